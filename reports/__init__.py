@@ -1,0 +1,1 @@
+"""One definition per table (tables/) and one module per figure (plots/)."""

@@ -1,0 +1,37 @@
+"""vpbench: compare ways of prompting a frozen vision transformer.
+
+The Python interface is five functions, which the command line calls too::
+
+    import vpbench
+
+    vpbench.run(methods=["linear", "vpt"], suite="mini", results="results/runs")
+    frame = vpbench.load_results("results/runs")
+    print(vpbench.report(table="1", results="results/runs"))
+    vpbench.show("method", "insvp")
+    model = vpbench.create_method("vpt", "vit_base_patch16_224", 100, weights="random", prompt_length=10)
+
+Importing vpbench imports no torch; the functions do when they need it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "create_method", "load_results", "report", "run", "show"]
+
+# In a checkout that is not installed, methods/, benchmarks/ and reports/ lie beside this folder: make them subpackages.
+_CHECKOUT = Path(__file__).resolve().parent.parent
+if not (Path(__file__).parent / "methods").exists() and (_CHECKOUT / "methods" / "__init__.py").exists():
+    __path__.append(str(_CHECKOUT))
+
+if TYPE_CHECKING:
+    from vpbench.api import create_method, load_results, report, run, show
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("vpbench.api"), name)
+    raise AttributeError(f"module 'vpbench' has no attribute {name!r}")

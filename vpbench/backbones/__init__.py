@@ -1,0 +1,1 @@
+"""Frozen backbones: named ones, weights from files and the hub, and one adapter per family over unmodified timm."""

@@ -1,0 +1,1 @@
+"""From a request to runs: specifications, the plan, and executing it."""

@@ -1,0 +1,97 @@
+"""The complete description of one run. Everything that can change its result is in it, and nothing else."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from vpbench.core.hashing import digest
+from vpbench.training.recipe import Recipe
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class MethodSpec(Frozen):
+    """A method with every option resolved."""
+
+    name: str
+    preset: str | None = None
+    version: int = 1
+    config: dict[str, JsonValue]
+
+    @property
+    def label(self) -> str:
+        """``name`` or ``name:preset``."""
+        return f"{self.name}:{self.preset}" if self.preset else self.name
+
+
+class BackboneSpec(Frozen):
+    """A backbone, the identity of its weights, and how its input is normalised.
+
+    ``weights`` is ``"random"``, ``"embedded"``, ``"file"`` or ``"hub:<repository>"``; ``path`` says where the file lies
+    on this machine and is no part of a run's identity.
+    """
+
+    name: str
+    weights: str
+    sha256: str | None = None
+    image_size: int = Field(ge=1)
+    patch_size: int = Field(ge=1)
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    path: str | None = Field(None, repr=False)
+
+
+class Preprocess(Frozen):
+    """How an image becomes the network's input, apart from mean and standard deviation.
+
+    ``stretch`` resizes to S x S whatever the aspect. ``crop`` resizes the short side to S / crop_ratio; testing takes the
+    centre S x S, and training a random S x S where ``random_crop`` says so.
+    """
+
+    resize: Literal["stretch", "crop"] = "stretch"
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    crop_ratio: float = Field(0.875, gt=0, le=1)
+    random_crop: bool = False
+    random_flip: bool = False
+    normalisation: Literal["weights", "imagenet", "none"] = "weights"
+
+
+class DataSpec(Frozen):
+    """A data set and the digest of its images, labels and splits; ``path`` is no part of a run's identity."""
+
+    suite: str
+    dataset: str
+    digest: str
+    path: str | None = Field(None, repr=False)
+
+
+class RunSpec(Frozen):
+    """One run: a method on a backbone, fitted to a data set with a recipe and a seed."""
+
+    method: MethodSpec
+    backbone: BackboneSpec
+    data: DataSpec
+    preprocess: Preprocess
+    recipe: Recipe
+    selection: Literal["last", "best_val"] = "last"
+    seed: int = Field(ge=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def identity(self) -> dict[str, Any]:
+        """What is hashed: everything but the paths of this machine."""
+        return self.model_dump(mode="json", exclude={"backbone": {"path"}, "data": {"path"}})
+
+    @cached_property
+    def run_id(self) -> str:
+        """32 hexadecimal digits: the same specification has the same id on every machine."""
+        return digest(self.identity())
+
+    @cached_property
+    def group_id(self) -> str:
+        """Like :attr:`run_id` but equal for runs that differ in their seed only."""
+        return digest({key: value for key, value in self.identity().items() if key != "seed"})

@@ -1,0 +1,119 @@
+"""The interface of a method: a small object that owns its parameters and acts at a few places of the forward pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from vpbench.interface.config import Fidelity, MethodConfig, Preset
+from vpbench.interface.context import Context
+from vpbench.interface.later import F, nn, torch
+from vpbench.interface.scope import Scope
+from vpbench.interface.session import Session
+from vpbench.interface.shape import BackboneShape
+from vpbench.interface.tokens import Tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+C = TypeVar("C", bound=MethodConfig)
+
+
+class Method(Generic[C]):
+    """Base class of all methods; the base class itself is linear probing.
+
+    A method file defines one subclass, and a :class:`MethodConfig` for its options. The engine calls, in this order:
+    ``build`` and ``attach`` once; ``prepare`` and ``phases`` when fitting; in every forward pass ``pixels``, then
+    ``before_block`` and ``after_block`` around each block; ``loss`` in training; ``merge`` before inference is timed.
+
+    Attributes:
+        config: the validated options.
+        shape: sizes of the backbone.
+        classes: number of classes.
+        own: the module that holds the method's parameters and buffers. Only these, the head, and what ``attach``
+            trained through its scope change in training, and only these are saved.
+    """
+
+    title: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    fidelity: ClassVar[Fidelity]
+    notes: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
+    families: ClassVar[frozenset[str]] = frozenset({"vit"})
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    presets: ClassVar[Mapping[str, Preset]] = {}
+    features_are_fixed: ClassVar[bool] = False
+    """Whether features never change in training, so that they can be computed once for the whole run."""
+
+    def __init__(self, config: C, shape: BackboneShape, classes: int) -> None:
+        self.config, self.shape, self.classes = config, shape, classes
+        self.own: Any = nn.Module()
+
+    def build(self) -> None:
+        """Create the method's parameters as attributes of ``self.own``, from the global random stream.
+
+        Raises:
+            UsageError: when the options do not fit the backbone.
+        """
+
+    def attach(self, scope: Scope) -> None:
+        """Change the frozen backbone where the hooks below do not reach, through ``scope``."""
+
+    def make_head(self, width: int, classes: int) -> nn.Module:
+        """The classifier on the backbone's features, (B, width) to (B, classes)."""
+        head = nn.Linear(width, classes)
+        if self.config.head_init == "vpt":
+            nn.init.kaiming_normal_(head.weight, mode="fan_out", a=0)
+            nn.init.constant_(head.bias, -math.log(99))
+        return head
+
+    def prepare(self, session: Session) -> None:
+        """Data-dependent set-up before training."""
+
+    def phases(self, session: Session) -> None:
+        """Fit the method; one plain training unless said otherwise."""
+        session.train()
+
+    def epoch_ended(self, epoch: int) -> None:
+        """Called in training after epoch ``epoch`` (from 0)."""
+
+    def pixels(self, images: Tensor, context: Context) -> Tensor:
+        """Edit the normalised images, (B, C, S, S)."""
+        return images
+
+    def before_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
+        """Edit the sequence that goes into ``block`` (0 to L-1)."""
+        return tokens
+
+    def after_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
+        """Edit the sequence that comes out of ``block``."""
+        return tokens
+
+    def predict(self, once: Callable[..., Tensor], images: Tensor) -> Tensor:
+        """Logits of a batch from one forward pass, or from several.
+
+        Args:
+            once: runs one forward pass on images; keyword arguments are put into its context's stash.
+            images: (B, C, S, S).
+        """
+        return once(images)
+
+    def loss(self, logits: Tensor, targets: Tensor, context: Context) -> Tensor:
+        """Training loss of a batch, a scalar.
+
+        Args:
+            logits: (B, classes).
+            targets: class ids (B,), or probabilities (B, classes) under label smoothing or Mixup.
+            context: of the forward pass that gave the logits.
+        """
+        return F.cross_entropy(logits, targets)
+
+    def merge(self) -> None:
+        """Turn into an exact cheaper form for inference, where there is one; not trainable afterwards."""
+
+
+def uniform_prompts(shape: BackboneShape, *size: int) -> nn.Parameter:
+    """A parameter of ``size`` from U(-v, v), v as in :attr:`BackboneShape.prompt_bound`."""
+    return nn.Parameter(torch.empty(*size).uniform_(-shape.prompt_bound, shape.prompt_bound))

@@ -1,0 +1,48 @@
+"""What a method can ask of the engine while it is being fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Session(Protocol):
+    """One run's training, as the hooks ``prepare`` and ``phases`` of a method see it.
+
+    The engine owns data, optimizer, schedule, augmentation and precision. The method says in which order things happen.
+    """
+
+    def train(self, name: str = "train") -> None:
+        """Fit all trainable tensors with the run's recipe, from a fresh optimizer and schedule.
+
+        Raises:
+            DivergedError: when the loss is not finite.
+        """
+        ...
+
+    def validate(self) -> float:
+        """Top-1 accuracy on the validation split, in percent."""
+        ...
+
+    def training_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training split once, in order and without augmentation: images (B, C, S, S), labels (B,)."""
+        ...
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits in evaluation mode, with gradient, in the run's precision."""
+        ...
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of the method's and the head's tensors."""
+        ...
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Put a copy back."""
+        ...
+
+    def reinitialise(self) -> None:
+        """Draw new initial values for the method's and the head's tensors from the run's random stream."""
+        ...

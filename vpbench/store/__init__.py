@@ -1,0 +1,1 @@
+"""The results folder: one parquet file per run."""

@@ -1,0 +1,108 @@
+"""Columns of a run's row. The version rises when a column is added or changes its meaning."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+STATUSES = ("ok", "diverged", "oom", "failed", "timeout", "unsupported")
+
+_IDENTITY = {
+    "run_id": (pa.string(), "hash of the specification"),
+    "group_id": (pa.string(), "the same without the seed"),
+    "status": (pa.string(), "ok, diverged, oom, failed, timeout or unsupported"),
+    "error": (pa.string(), "what went wrong, empty when ok"),
+    "started_at": (pa.timestamp("ms", tz="UTC"), "when the run began"),
+    "wall_s": (pa.float64(), "seconds from start to row, measuring included"),
+    "spec": (pa.string(), "the whole specification, JSON"),
+}
+_METHOD = {
+    "method": (pa.string(), "name, with its preset behind a colon"),
+    "method_version": (pa.int64(), "rises when a method's numbers change"),
+    "method_config": (pa.string(), "all options, JSON"),
+    "fidelity": (pa.string(), "paper, released-code, both-differ or approximate"),
+}
+_BACKBONE = {
+    "backbone": (pa.string(), "name"),
+    "weights": (pa.string(), "random, embedded, file or hub:<repository>"),
+    "weights_sha256": (pa.string(), "of the weight file, null for random weights"),
+    "image_size": (pa.int64(), "side of the input, pixels"),
+}
+_DATA = {
+    "suite": (pa.string(), "suite, or 'custom' for --data"),
+    "dataset": (pa.string(), "data set"),
+    "dataset_group": (pa.string(), "group within the suite"),
+    "data_digest": (pa.string(), "hash of images, labels and splits"),
+    "preprocess": (pa.string(), "resizing, cropping, flipping, normalisation, JSON"),
+    "classes": (pa.int64(), "number of classes"),
+    "n_train": (pa.int64(), "training images"),
+    "n_val": (pa.int64(), "validation images"),
+    "n_test": (pa.int64(), "test images"),
+}
+_TRAINING = {
+    "seed": (pa.int64(), "of everything random in the run"),
+    "recipe": (pa.string(), "optimizer, schedule and loss, JSON"),
+    "recipe_source": (pa.string(), "where the recipe's values come from"),
+    "optimizer": (pa.string(), "sgd or adamw"),
+    "lr": (pa.float64(), "peak learning rate in use"),
+    "weight_decay": (pa.float64(), "of the optimizer"),
+    "epochs": (pa.int64(), "epochs per training phase"),
+    "epochs_run": (pa.int64(), "epochs over all phases"),
+    "batch_size": (pa.int64(), "images per step"),
+    "precision": (pa.string(), "fp32, or bf16 autocast"),
+    "selection": (pa.string(), "last epoch, or best validation epoch"),
+    "selected_epoch": (pa.int64(), "epoch (from 1) whose parameters were tested"),
+    "train_loss": (pa.float64(), "mean loss of the last epoch"),
+    "first_losses": (pa.list_(pa.float64()), "losses of the first five steps"),
+}
+_QUALITY = {
+    "acc1": (pa.float64(), "top-1 accuracy on the test split, percent"),
+    "acc5": (pa.float64(), "top-5 accuracy on the test split, percent; null below six classes"),
+    "mean_per_class": (pa.float64(), "mean of the classes' top-1 accuracies, percent"),
+    "correct": (pa.int64(), "test images whose first guess is right"),
+    "correct5": (pa.int64(), "test images whose first five guesses hold the right one"),
+    "total": (pa.int64(), "test images"),
+    "val_acc1": (pa.float64(), "top-1 accuracy on the validation split, percent"),
+}
+_SIZE = {
+    "params_trainable": (pa.int64(), "trained parameters, head included"),
+    "params_method": (pa.int64(), "parameters of the method, trained or not, head excluded"),
+    "params_head": (pa.int64(), "parameters of the classifier"),
+    "params_total": (pa.int64(), "all parameters, backbone included"),
+    "bytes_saved": (pa.int64(), "size of the method's and the head's tensors as a file"),
+}
+_COST = {
+    "flops_forward": (pa.int64(), "floating-point operations per image (2 per multiply-add), prompts included"),
+    "flops_train_step": (pa.int64(), "the same for forward and backward of a training step, per image"),
+    "macs_fvcore": (pa.int64(), "multiply-adds per image as fvcore counts them"),
+    "latency_ms_p10": (pa.float64(), "inference of one image, milliseconds, 10th percentile"),
+    "latency_ms_p50": (pa.float64(), "the same, median"),
+    "latency_ms_p90": (pa.float64(), "the same, 90th percentile"),
+    "throughput": (pa.float64(), "images per second in inference"),
+    "throughput_batch": (pa.int64(), "batch size of throughput"),
+    "train_step_ms": (pa.float64(), "median time of a training step, milliseconds"),
+    "mem_train_peak": (pa.int64(), "peak memory in training, bytes: device allocator, or process on a CPU"),
+    "mem_infer_peak": (pa.int64(), "peak memory in inference, bytes"),
+}
+_ENVIRONMENT = {
+    "vpbench_version": (pa.string(), ""),
+    "git_commit": (pa.string(), "of the checkout vpbench ran from, null when installed"),
+    "git_dirty": (pa.bool_(), "whether that checkout had uncommitted changes"),
+    "python": (pa.string(), ""),
+    "torch": (pa.string(), ""),
+    "timm": (pa.string(), ""),
+    "platform": (pa.string(), "operating system and processor type"),
+    "device": (pa.string(), "cpu or cuda"),
+    "device_name": (pa.string(), "model of the processor or GPU"),
+    "threads": (pa.int64(), "threads of torch on a CPU"),
+}
+
+COLUMNS: dict[str, tuple[pa.DataType, str]] = {
+    **_IDENTITY, **_METHOD, **_BACKBONE, **_DATA, **_TRAINING, **_QUALITY, **_SIZE, **_COST, **_ENVIRONMENT
+}  # fmt: skip
+
+SCHEMA = pa.schema(
+    [pa.field(name, kind, metadata={"description": text}) for name, (kind, text) in COLUMNS.items()],
+    metadata={"vpbench_schema": str(SCHEMA_VERSION)},
+)

@@ -1,0 +1,1 @@
+"""Fitting a method: recipe, schedule, loop, selection."""

@@ -1,0 +1,51 @@
+"""How a method is fitted: the optimizer, its schedule, the loss. Data only; part of a run's identity."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Recipe(BaseModel):
+    """One training recipe. Frozen; unknown fields are errors.
+
+    The learning rate in use is ``lr * batch_size / lr_reference_batch`` (``lr`` itself when that is None).
+    Warm-up and decay follow a position t of T, counted in epochs or iterations, with W of T for warm-up: the factor is
+    t / W (``warmup_from_zero``, so that the first epoch of VPT's released code trains nothing) or (t + 1) / W before W,
+    and (1 + cos(pi (t - W) / (T - W))) / 2 afterwards.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.25, gt=0, description="base learning rate")
+    lr_reference_batch: int | None = Field(None, ge=1, description="batch size for which lr is meant, 256 in VPT's scripts; None: raw")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(0.0, ge=0)
+    decay: Literal["all", "not_head_bias", "matrices"] = Field(
+        "all", description="which tensors decay: all, all but the head's bias (VPT), or only those with two or more dimensions"
+    )
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(64, ge=1)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule_step: Literal["epoch", "iteration"] = "iteration"
+    warmup_epochs: float = Field(0.0, ge=0, description="W in epochs")
+    warmup_fraction: float | None = Field(None, ge=0, lt=1, description="W as a share of T, instead of warmup_epochs (InsVP: 0.2)")
+    warmup_from_zero: bool = Field(False, description="first factor 0, as VPT's released code")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    mixup: float = Field(0.0, ge=0, description="alpha of Mixup, 0 off")
+    cutmix: float = Field(0.0, ge=0, description="alpha of CutMix, 0 off")
+    mix_probability: float = Field(1.0, ge=0, le=1, description="share of batches that are mixed")
+    mix_switch: float = Field(0.5, ge=0, le=1, description="share of mixed batches that take CutMix where both are on")
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Recipe:
+        if self.warmup_fraction is None and self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} leaves none of {self.epochs} epochs; lower it or raise epochs")
+        return self
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up."""
+        return self.lr * self.batch_size / self.lr_reference_batch if self.lr_reference_batch else self.lr
