@@ -88,6 +88,13 @@ class PromptedModel(nn.Module):
             for name, tensor in self.own_tensors():
                 tensor.copy_(snapshot[name])
 
+    def reinitialise(self) -> None:
+        """Draw new initial values for the method's tensors and the head's from the global random stream."""
+        fresh = type(self.method)(self.method.config, self.method.shape, self.method.classes)
+        fresh.build()
+        self.own.load_state_dict(fresh.own.state_dict())
+        self.head.load_state_dict(fresh.make_head(self.backbone.feature_width, fresh.classes).state_dict())
+
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Name and parameter of every trainable tensor."""
         return [(name, tensor) for name, tensor in self.own_tensors() if isinstance(tensor, nn.Parameter) and tensor.requires_grad]

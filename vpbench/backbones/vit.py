@@ -12,7 +12,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from vpbench.core.errors import UnsupportedError
-from vpbench.interface import BackboneShape, Scope, Tokens
+from vpbench.interface import BackboneShape, Scope, Tokens, full_precision
 
 
 class ViTAdapter(nn.Module):
@@ -129,8 +129,8 @@ class KeyValuePromptedAttention(nn.Module):
         qkv = inner.qkv(x).reshape(images, length, 3, inner.num_heads, inner.head_dim).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
         query, key = inner.q_norm(query), inner.k_norm(key)
-        key_prompts, value_prompts = (prompts.to(x.dtype).expand(images, -1, -1, -1) for prompts in self.provide())
-        key, value = torch.cat([key_prompts.to(key.dtype), key], 2), torch.cat([value_prompts.to(value.dtype), value], 2)
+        key_prompts, value_prompts = (prompts.to(key.dtype).expand(images, -1, -1, -1) for prompts in self.provide())
+        key, value = torch.cat([key_prompts, key], 2), torch.cat([value_prompts, value.to(key.dtype)], 2)
         if inner.fused_attn:
             mixed = F.scaled_dot_product_attention(query, key, value)
         else:
@@ -162,7 +162,7 @@ class ClassAttentionRow:
     def __call__(self, block: int) -> Tensor:
         """Softmax weights over all keys, (B, heads, T), float32 or wider; reading a block forgets it."""
         attention, projected = self._attentions[block], self._projected.pop(block)
-        with torch.no_grad(), torch.autocast(projected.device.type, enabled=False):
+        with torch.no_grad(), full_precision(projected):
             projected = projected.float() if projected.dtype in (torch.bfloat16, torch.float16) else projected
             images, length, _ = projected.shape
             split = projected.view(images, length, 3, attention.num_heads, attention.head_dim)

@@ -7,6 +7,7 @@ from vpbench.interface.config import Fidelity, MethodConfig, Preset, option
 from vpbench.interface.context import Context
 from vpbench.interface.later import F, nn, torch
 from vpbench.interface.method import Method, uniform_prompts
+from vpbench.interface.precision import full_precision
 from vpbench.interface.scope import ClassAttention, Scope
 from vpbench.interface.session import Session
 from vpbench.interface.shape import BackboneShape
@@ -24,6 +25,7 @@ __all__ = [
     "Scope",
     "Session",
     "Tokens",
+    "full_precision",
     "nn",
     "option",
     "torch",

@@ -113,6 +113,10 @@ class Method(Generic[C]):
     def merge(self) -> None:
         """Turn into an exact cheaper form for inference, where there is one; not trainable afterwards."""
 
+    def active_parameters(self) -> int:
+        """Own parameters that act on the result: all, unless some were pruned."""
+        return sum(parameter.numel() for parameter in self.own.parameters())
+
 
 def uniform_prompts(shape: BackboneShape, *size: int) -> nn.Parameter:
     """A parameter of ``size`` from U(-v, v), v as in :attr:`BackboneShape.prompt_bound`."""

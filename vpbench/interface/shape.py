@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -48,3 +48,7 @@ class BackboneShape:
     def prompt_bound(self) -> float:
         """v of the prompts' initial U(-v, v), sqrt(6 / (3 p^2 + D)): KMnP/vpt src/models/vit_prompt/vit.py."""
         return math.sqrt(6 / (self.channels * self.patch_size**2 + self.width))
+
+    def resized(self, width: int) -> BackboneShape:
+        """The same shape with another token width, for prompts that are projected to D later."""
+        return replace(self, width=width)

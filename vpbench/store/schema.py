@@ -68,6 +68,7 @@ _QUALITY = {
 _SIZE = {
     "params_trainable": (pa.int64(), "trained parameters, head included"),
     "params_method": (pa.int64(), "parameters of the method, trained or not, head excluded"),
+    "params_active": (pa.int64(), "parameters of the method that act after pruning, head excluded"),
     "params_head": (pa.int64(), "parameters of the classifier"),
     "params_total": (pa.int64(), "all parameters, backbone included"),
     "bytes_saved": (pa.int64(), "size of the method's and the head's tensors as a file"),

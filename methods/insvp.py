@@ -1,0 +1,291 @@
+"""InsVP: prompts for the image and for every block, generated from the image itself."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field
+
+from vpbench.core.errors import UsageError
+from vpbench.interface import Context, F, Method, MethodConfig, Preset, Tokens, full_precision, nn, option, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _odd(kernel: int) -> int:
+    if kernel % 2 == 0:
+        raise ValueError(f"a kernel of {kernel} pixels has no centre: take an odd one")
+    return kernel
+
+
+Kernel = Annotated[int, Field(ge=1), AfterValidator(_odd)]
+
+
+class InsVPConfig(MethodConfig):
+    """Options of InsVP."""
+
+    prompt_length: int = option(
+        9, "prompts L_p per block", "InsVP paper, section 4.1: 9; released scripts: 9, 16 or 20 by data set", ge=1
+    )
+    patch_hidden: int = option(16, "hidden width of the patch prompter", "released scripts: hid_dim 16", ge=1)
+    global_hidden: int = option(6, "channels between the global prompter's convolutions", "released code's default", ge=1)
+    global_kernels: tuple[Kernel, Kernel] = option(
+        (11, 25), "kernel sizes of the global prompter at 224 pixels, odd", "released scripts; the paper names none"
+    )
+    dilation: int = option(
+        1,
+        "dilation of the global prompter's convolutions",
+        "assumption: the paper dilates by an amount it does not name, its code not",
+        ge=1,
+    )
+    specific_kernels: tuple[Kernel, Kernel, Kernel] = option(
+        (9, 5, 3),
+        "kernel sizes of the specific prompter at 224 pixels, odd",
+        "released scripts: 9 5 3 (CUB) or 7 9 3; the paper names none",
+    )
+    scale_kernels: bool = option(
+        True,
+        "scale all kernels by image size / 224, to an odd size of at least 3",
+        "assumption: prompters see the same part of an image of any size",
+    )
+    local_weight: float = option(0.3, "weight of the patch prompt", "InsVP paper, equation 6: 1 - beta_I, beta_I = 0.7")
+    global_weight: float = option(0.7, "weight of the global prompt", "InsVP paper, equation 6: beta_I = 0.7")
+    common_weight: float = option(0.5, "weight of the learned prompts", "InsVP paper, equation 10: beta_F = 0.5")
+    specific_weight: float = option(0.5, "weight of the generated prompts", "InsVP paper, equation 10: 1 - beta_F")
+    specific_input: Literal["image", "prompted"] = option(
+        "image",
+        "what the specific prompter sees: the image, or the image with its prompt",
+        "InsVP paper, equation 9; released code: prompted",
+    )
+    train_specific: bool = option(
+        True, "train the specific prompter, or leave it at its random start", "InsVP paper; the released optimizer never gets it"
+    )
+    per_layer_specific: bool = option(
+        False,
+        "generate the specific prompts anew for every block; in training their dropout then differs",
+        "released code: anew; the paper: once",
+    )
+    simam: bool = option(
+        False, "weight the pixels by SimAM's attention first", "released code, on for CUB, Dogs and SVHN; not in the paper"
+    )
+    dropout: float = option(
+        0.1, "on image prompts, common prompts and inside the specific prompter", "released code: 0.1 at every place", ge=0, lt=1
+    )
+    prompt_range: float = option(
+        1.0, "common prompts start from U(-range, range)", "released code: 1.0; the paper does not say", ge=0
+    )
+
+
+class InsVP(Method[InsVPConfig]):
+    """Image prompts from a patch and a global prompter, feature prompts from learned tokens and a specific prompter.
+
+    With patch prompter G_l, global prompter G_g, specific prompter G_s and common prompts P_j (equations 5 to 10):
+
+        x~  = x + local_weight G_l(x) + global_weight G_g(x)
+        p_j = common_weight P_j + specific_weight G_s(x)          replaces the prompts of block j
+
+    Parameters at patch size p, width D, L blocks, three image channels, hidden h, kernels k, c channels per token:
+    6 p^2 h + h + 3 p^2 (patch), 3 g k1^2 + g + 3 g k2^2 + 3 (global, g hidden channels), L L_p D (common), and for
+    n = L_p, 3 n k1^2 + n + c n^2 k2^2 + c n + c^2 n^2 k3^2 + c n (specific).
+    """
+
+    title = "InsVP"
+    summary = "prompts on the image and before every block, generated from the image itself"
+    paper = "InsVP: Efficient Instance Visual Prompting from Image Itself, ACM MM 2024"
+    fidelity = "both-differ"
+    notes = (
+        "The released code works on ViT-B/16 at 224 pixels only; other sizes follow the rule of specific_sizes.",
+        "The paper's convolutions are dilated, by an amount it does not name; the option dilation sets it.",
+        "Common prompts start from U(-1, 1), sixteen times the range that VPT uses on ViT-B/16.",
+        "In evaluation all blocks share one specific prompt; it is computed once even with per_layer_specific.",
+    )
+    Config = InsVPConfig
+    presets = {
+        "released": Preset(
+            "the released code's computation, including a specific prompter that its optimizer never gets",
+            {
+                "local_weight": 1.0, "global_weight": 2.0, "common_weight": 1.0, "specific_weight": 1.0,
+                "specific_input": "prompted", "train_specific": False, "per_layer_specific": True,
+            },
+            (
+                ("training of the specific prompter", "trained", "never updated: the optimizer does not get it"),
+                ("input of the specific prompter", "the image x", "the prompted image"),
+                ("calls of the specific prompter", "once per image", "once per block; only the dropout differs"),
+                ("global prompter", "dilated in the paper, by an unnamed amount; here dilation=1", "plain, 11 and 25 pixels"),
+                ("fusion of pixels", "convex: 0.3 patch + 0.7 global", "1 patch + 2 global"),
+                ("fusion of prompts", "convex: 0.5 common + 0.5 specific", "1 common + 1 specific"),
+                ("prompt length", "9", "9, 16 or 20 by data set (set prompt_length)"),
+                ("data", "90/10 split for tuning", "CIFAR, SVHN, GTSRB and Food train on 80 % (not reproduced)"),
+                ("choice of the epoch", "not stated; here the last, or by validation", "best test epoch (a marked extra here)"),
+                ("initial common prompts", "not stated; U(-1, 1)", "U(-1, 1)"),
+                ("regularisers", "dropout", "also Mixup, CutMix, label smoothing; SimAM on 3 data sets (simam)"),
+                ("gradient of the backbone", "frozen", "computed and unused (here frozen: the same result in less memory)"),
+                ("normalisation", "the backbone's own", "ImageNet mean and deviation, on weights made for 0.5"),
+                ("input size and width", "from the backbone", "224 pixels and 768 channels, as literals"),
+            ),
+        ),
+    }  # fmt: skip
+
+    def build(self) -> None:
+        """Creates ``patch``, ``global_``, ``specific`` and ``common`` (L, L_p, D).
+
+        Raises:
+            UsageError: when the backbone's width and image size allow no specific prompter.
+        """
+        config, shape, own = self.config, self.shape, self.own
+        colours, values = shape.channels, shape.channels * shape.patch_size**2
+        self.sizes = specific_sizes(shape.image_size, shape.width, colours)
+        # Linear layers over the patches of a grid, written as convolutions: the same sums, the same initial values.
+        own.patch = nn.Sequential(
+            nn.Conv2d(colours, config.patch_hidden, shape.patch_size, stride=shape.patch_size),
+            nn.ReLU(),
+            nn.Conv2d(config.patch_hidden, values, 1),
+            nn.PixelShuffle(shape.patch_size),
+        )
+        first, second = (self._kernel(size) for size in config.global_kernels)
+        own.global_ = nn.ModuleList(
+            _same_size(*sizes, config.dilation)
+            for sizes in ((colours, config.global_hidden, first), (config.global_hidden, colours, second))
+        )
+        length, wide = config.prompt_length, self.sizes.channels * config.prompt_length
+        first, second, third = (self._kernel(size) for size in config.specific_kernels)
+        own.specific = nn.ModuleList(
+            _same_size(*sizes) for sizes in ((colours, length, first), (length, wide, second), (wide, wide, third))
+        )
+        own.specific.requires_grad_(config.train_specific)
+        own.common = nn.Parameter(
+            torch.empty(shape.depth, length, shape.width).uniform_(-config.prompt_range, config.prompt_range)
+        )
+
+    def _kernel(self, at_224: int) -> int:
+        """The odd kernel size nearest to the same share of the image as ``at_224`` of 224 pixels."""
+        if not self.config.scale_kernels:
+            return at_224
+        return max(2 * round((at_224 * self.shape.image_size / 224 - 1) / 2) + 1, min(3, at_224))
+
+    def pixels(self, images: Tensor, context: Context) -> Tensor:
+        """Overlays the image prompt; keeps what the specific prompter needs, or its prompts, for the blocks."""
+        config = self.config
+        if config.simam:
+            images = weighted_by_simam(images)
+        prompted = images + self.image_prompt(images, context.training)
+        source = prompted if config.specific_input == "prompted" else images
+        if config.per_layer_specific and context.training:
+            context.stash["specific_input"] = source
+        else:
+            context.stash["specific_prompts"] = self.specific_prompts(source, context.training)
+        return prompted
+
+    def before_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
+        """Puts the block's prompts, common and specific, in place of what the last block made of its own."""
+        common = self._dropped(self.own.common[block].expand(len(tokens.x), -1, -1), context.training)
+        specific = context.stash.get("specific_prompts")
+        if specific is None:
+            specific = self.specific_prompts(context.stash["specific_input"], context.training)
+        return tokens.with_prompts(self.config.common_weight * common + self.config.specific_weight * specific)
+
+    def image_prompt(self, images: Tensor, training: bool) -> Tensor:
+        """The prompt that is added to the pixels (equation 6), (B, C, S, S)."""
+        local = self.patch_prompt(images)
+        # Large kernels on few channels: in half precision their backward pass is far slower than in float32.
+        with full_precision(images):
+            overall = self.global_prompt(images.to(self.own.common.dtype))
+        return self.config.local_weight * self._dropped(local, training) + self.config.global_weight * self._dropped(
+            overall, training
+        )
+
+    def patch_prompt(self, images: Tensor) -> Tensor:
+        """G_l, (B, C, S, S): every patch by itself; 0 on pixels beyond the last whole patch."""
+        prompt: Tensor = self.own.patch(images)
+        rest = images.shape[-1] - prompt.shape[-1]
+        return F.pad(prompt, (0, rest, 0, rest))
+
+    def global_prompt(self, images: Tensor) -> Tensor:
+        """G_g, (B, C, S, S): two convolutions over the whole image."""
+        first, second = self.own.global_
+        return convolve(F.relu(convolve(images, first)), second)
+
+    def specific_prompts(self, images: Tensor, training: bool) -> Tensor:
+        """G_s, (B, L_p, D): token t consists of channels c t to c t + c - 1 of the last map, channel by channel."""
+        sizes, (first, second, third) = self.sizes, self.own.specific
+        x = _cropped(F.leaky_relu(first(images), 0.01), sizes.first_side)
+        x = self._dropped(F.max_pool2d(x, sizes.first_pool), training)
+        x = _cropped(F.leaky_relu(second(x), 0.01), sizes.second_side)
+        x = self._dropped(F.max_pool2d(x, sizes.second_pool), training)
+        tokens: Tensor = third(x).reshape(len(images), self.config.prompt_length, self.shape.width)
+        return tokens
+
+    def _dropped(self, x: Tensor, training: bool) -> Tensor:
+        return F.dropout(x, self.config.dropout) if training and self.config.dropout else x
+
+
+class SpecificSizes(NamedTuple):
+    """Inner sizes of the specific prompter, in pixels; each pooling comes after cropping to the side given."""
+
+    first_side: int
+    first_pool: int
+    second_side: int
+    second_pool: int
+    grid: int
+    channels: int
+
+
+def specific_sizes(image_size: int, width: int, image_channels: int) -> SpecificSizes:
+    """Sizes with which a token of ``width`` becomes ``channels`` maps of ``grid`` x ``grid``.
+
+    The grid is the largest that divides the width with at least as many channels as the image has (with fewer, where there is no
+    such grid). The two pooling factors are whole and as equal as they can be, the first the larger; of the pixels that
+    they leave over, half is cropped before the first pooling and the rest before the second. At 224 pixels and width
+    768 this gives the released code's literals: 224, cropped to 208, pooled by 4 to 52, cropped to 48, pooled by 3 to 16.
+
+    Raises:
+        UsageError: when no grid fits, naming width and image size.
+    """
+    grids = [grid for grid in range(2, image_size + 1) if width % grid**2 == 0]
+    if not grids:
+        raise UsageError(
+            f"insvp needs a token width of the form channels x grid x grid with 2 <= grid <= image size; width {width} with"
+            f" images of {image_size} pixels is none. Choose another backbone, e.g. one of width 192, 384 or 768."
+        )
+    grid = max([side for side in grids if width // side**2 >= image_channels] or grids)
+    ratio = image_size // grid
+    second_pool = math.isqrt(ratio)
+    first_pool = ratio // second_pool
+    spare = image_size - first_pool * second_pool * grid
+    first_side = (image_size - spare // 2) // first_pool * first_pool
+    return SpecificSizes(first_side, first_pool, second_pool * grid, second_pool, grid, width // grid**2)
+
+
+def weighted_by_simam(images: Tensor) -> Tensor:
+    """Images (B, C, H, W) times SimAM's attention: a pixel counts the more, the farther it is from its channel's mean."""
+    squares = (images - images.mean((2, 3), keepdim=True)).square()
+    variance = squares.sum((2, 3), keepdim=True) / (images.shape[2] * images.shape[3] - 1)
+    return images * torch.sigmoid(squares / (4 * (variance + 1e-3)) + 0.5)
+
+
+def convolve(images: Tensor, convolution: nn.Conv2d) -> Tensor:
+    """``convolution(images)``, in the form that is cheap for a large kernel on few channels.
+
+    On a CPU, columns of large kernels are unfolded into channels, which leaves a kernel one pixel wide: half the time
+    forward and backward at 25 pixels, more on some shapes; from about 11 pixels down the direct form wins.
+    """
+    kernel, dilation = convolution.kernel_size[0], convolution.dilation[0]
+    if images.device.type != "cpu" or kernel < 15:
+        direct: Tensor = convolution(images)
+        return direct
+    reach = dilation * (kernel // 2)
+    columns = F.pad(images, (reach, reach)).unfold(3, 2 * reach + 1, 1)[..., ::dilation]
+    weight = convolution.weight.movedim(3, 2).flatten(1, 2).unsqueeze(-1)
+    return F.conv2d(columns.movedim(-1, 2).flatten(1, 2), weight, convolution.bias, padding=(reach, 0), dilation=(dilation, 1))
+
+
+def _same_size(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation)
+
+
+def _cropped(maps: Tensor, side: int) -> Tensor:
+    """The central ``side`` x ``side`` pixels of maps (B, C, H, H)."""
+    start = (maps.shape[-1] - side) // 2
+    return maps[..., start : start + side, start : start + side]

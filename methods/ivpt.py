@@ -1,0 +1,174 @@
+"""iVPT: deep prompts that are linked across layers, and class-salient patch tokens that are reinforced."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from vpbench.core.errors import UsageError
+from vpbench.interface import Context, F, Method, MethodConfig, Preset, Scope, Tokens, nn, option, torch, uniform_prompts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class IVPTConfig(MethodConfig):
+    """Options of iVPT."""
+
+    n_prompts: int = option(10, "prompt tokens N per block", "iVPT paper, tables 15 and 16: 5 to 200 per data set, 10 to start with", ge=1)
+    ar_k: int = option(10, "reinforced patch tokens k per block", "iVPT paper, tables 15 and 16: 1 to 100 per data set", ge=1)
+    structure: Literal["cdc", "vpt", "provp", "express", "vanilla_cdc"] = option(
+        "cdc", "how the prompts of neighbouring blocks are linked", "iVPT paper, figure 3: E (the method), A, B, C, D"
+    )
+    da: bool = option(True, "dynamic aggregation: weight the linked prompts by a learned N x N matrix", "iVPT paper, equations 5 and 6")
+    da_init: Literal["identity", "zero", "xavier"] = option(
+        "identity", "initial values of that matrix", "assumption: identity starts at plain cross-layer connection"
+    )
+    ar: Literal["topk", "none", "all"] = option(
+        "topk", "attentive reinforcement of the k most salient patch tokens, of none, or of all by position", "iVPT paper, equations 14 and 15"
+    )
+    ar_layers: Literal["all_but_last", "all"] = option(
+        "all_but_last", "blocks whose output is reinforced", "iVPT paper: input into the next layer; its printed parameter counts agree"
+    )
+    ar_init: Literal["vpt_uniform", "zero"] = option("vpt_uniform", "initial reinforcement", "assumption: VPT's convention")
+    salience: Literal["head_mean", "head_max", "head_mean_renorm"] = option(
+        "head_mean", "how the heads' attention to a patch token becomes one number", "assumption: the paper does not say"
+    )
+    dropout: float = option(0.0, "on the linked prompts", "KMnP/vpt's default; the paper names none", ge=0, lt=1)
+
+
+class IVPT(Method[IVPTConfig]):
+    """Cross-layer dynamic connection (CDC, DA) and attentive reinforcement (AR).
+
+    The prompts that enter block l are P^l + Gamma^(l-1) P^(l-1), made of raw parameters, so that they are the same for
+    every image (equations 4 to 6). After a block, the k patch tokens to which its class token attends most receive
+    learned vectors, by rank: the most salient one always the first (equations 14 and 15).
+
+    Parameters: L N D (CDC) + (L-1) N^2 (DA) + (L-1) k D (AR).
+    """
+
+    title = "iVPT"
+    summary = "deep prompts linked across layers, and reinforced salient patch tokens"
+    paper = "Zhou, Chen, Huang, Improving Task-relevant Information Sharing in Visual Prompt Tuning by Cross-layer Dynamic Connection, 2024"
+    fidelity = "paper"
+    notes = (
+        "No code was released; everything follows the equations, and what they leave open is an option marked as assumption.",
+        "The paper's table prints 0.02 M for DA where (L-1) N^2 gives 0.04 M on average; other figures of the paper confirm the formula.",
+        "Connecting prompts is a re-parametrisation of VPT-deep: it changes the optimisation, not what can be expressed.",
+    )
+    Config = IVPTConfig
+    presets = {
+        "cdc": Preset(
+            "cross-layer connection alone (the paper's component study)",
+            {"da": False, "ar": "none"},
+            (("dynamic aggregation", "on", "off"), ("attentive reinforcement", "top-k", "off")),
+        ),
+        "cdc-da": Preset(
+            "connection and dynamic aggregation (the paper's component study, and its segmentation set-up)",
+            {"ar": "none"},
+            (("attentive reinforcement", "top-k", "off"),),
+        ),
+    }
+
+    def build(self) -> None:
+        """Creates ``prompts`` (L or 1, N, D), ``gamma`` (L-1, N, N), ``reinforcement`` (blocks, k or M, D) and the
+        residual prompts of structure ``express``."""
+        config, shape = self.config, self.shape
+        length, width = config.n_prompts, shape.width
+        if config.ar == "topk" and config.ar_k > shape.patches:
+            raise UsageError(f"ivpt.ar_k={config.ar_k} is more than the backbone's {shape.patches} patch tokens; lower it.")
+        self.own.prompts = uniform_prompts(shape, 1 if config.structure == "express" else shape.depth, length, width)
+        if self._aggregates:
+            gamma = torch.eye(length).repeat(shape.depth - 1, 1, 1)
+            self.own.gamma = nn.Parameter(gamma if config.da_init == "identity" else torch.zeros_like(gamma))
+            if config.da_init == "xavier":
+                for matrix in self.own.gamma:
+                    nn.init.xavier_uniform_(matrix)
+        if config.ar != "none":
+            blocks = shape.depth if config.ar_layers == "all" else shape.depth - 1
+            self.own.reinforcement = uniform_prompts(shape, blocks, config.ar_k if config.ar == "topk" else shape.patches, width)
+            if config.ar_init == "zero":
+                nn.init.zeros_(self.own.reinforcement)
+        if config.structure == "express":
+            self.own.residual = nn.ParameterDict(
+                {
+                    f"{site}_{block}": nn.Parameter(torch.zeros(length, 3 * width if site == "qkv" else width))
+                    for block in range(shape.depth)
+                    for site in ("norm1", "qkv", "attention")
+                }
+            )
+
+    @property
+    def _aggregates(self) -> bool:
+        # The paper compares structures without DA; only its own has a Gamma.
+        return self.config.da and self.config.structure == "cdc" and self.shape.depth > 1
+
+    def attach(self, scope: Scope) -> None:
+        """Watches the class token's attention for ``topk``; places the residual prompts of ``express``."""
+        if self.config.ar == "topk":
+            self._attention = scope.watch_class_attention()
+        if self.config.structure == "express":
+            for name, values in self.own.residual.items():
+                site, _, block = name.rpartition("_")
+                scope.add_to_prompts(int(block), site, values)
+
+    def linked_prompts(self) -> list[Tensor]:
+        """The prompts that enter each block, (N, D), where they do not depend on the image (structures A, D, E)."""
+        prompts, structure = list(self.own.prompts), self.config.structure
+        if structure == "vanilla_cdc":
+            return list(self.own.prompts.cumsum(0))
+        if structure != "cdc":
+            return prompts
+        carried = [torch.einsum("nm,md->nd", gamma, last) for gamma, last in zip(self.own.gamma, prompts)] if self._aggregates else prompts
+        return [prompts[0], *(own + link for own, link in zip(prompts[1:], carried))]
+
+    def before_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
+        """Inserts the prompts of ``block``; structures B and C use what the last block made of its prompts."""
+        if block == 0:
+            context.stash["prompts"] = self.linked_prompts()
+        if self.config.structure == "express" and block > 0:
+            return tokens
+        prompts = context.stash["prompts"][block]
+        if self.config.structure == "provp" and block > 0:
+            prompts = prompts + tokens.prompt_tokens
+        if context.training and self.config.dropout:
+            prompts = F.dropout(prompts.expand(len(tokens.x), -1, -1), self.config.dropout)
+        return tokens.with_prompts(prompts)
+
+    def after_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
+        """Reinforces patch tokens of the block's output."""
+        if self.config.ar == "none" or block >= len(self.own.reinforcement):
+            return tokens
+        values = self.own.reinforcement[block]
+        if self.config.ar == "all":
+            return tokens.add_to_patches(values)
+        chosen = self.most_salient(self._attention(block)[..., tokens.prefix + tokens.prompts :])
+        context.stash.setdefault("chosen", []).append(chosen)
+        return tokens.add_to_patches(values, chosen)
+
+    def most_salient(self, attention: Tensor) -> Tensor:
+        """The k patch tokens with the most attention, in descending order, the lower index first among equals.
+
+        Args:
+            attention: of the class token to the patch tokens, (B, heads, M).
+
+        Returns:
+            indices, (B, k).
+        """
+        if self.config.salience == "head_max":
+            weights = attention.amax(1)
+        elif self.config.salience == "head_mean_renorm":
+            weights = (attention / attention.sum(-1, keepdim=True)).mean(1)
+        else:
+            weights = attention.mean(1)
+        return weights.argsort(dim=-1, descending=True, stable=True)[:, : self.config.ar_k]
+
+    def merge(self) -> None:
+        """Folds the links into the prompts: what remains is VPT-deep with reinforcement, at no cost for CDC and DA."""
+        if self.config.structure not in ("cdc", "vanilla_cdc"):
+            return
+        with torch.no_grad():
+            folded = torch.stack(self.linked_prompts())
+        self.own.prompts = nn.Parameter(folded, requires_grad=False)
+        if self._aggregates:
+            del self.own.gamma
+        self.config = self.config.model_copy(update={"structure": "vpt", "da": False})

@@ -1,0 +1,20 @@
+"""Linear probing: a linear classifier on the frozen model's features, and nothing else."""
+
+from __future__ import annotations
+
+from vpbench.interface import Method, MethodConfig
+
+
+class LinearConfig(MethodConfig):
+    """Linear probing has no options of its own."""
+
+
+class Linear(Method[LinearConfig]):
+    """Trains the head alone; the features of an image never change."""
+
+    title = "Linear probing"
+    summary = "a linear classifier on frozen features"
+    paper = "the baseline of every paper in the field"
+    fidelity = "paper"
+    Config = LinearConfig
+    features_are_fixed = True

@@ -1,0 +1,412 @@
+"""ViaPT: prompts shared by a data set and prompts sampled for each image, carried from block to block through a PCA."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import model_validator
+
+from vpbench.core.errors import UsageError
+from vpbench.interface import (
+    Context,
+    F,
+    Method,
+    MethodConfig,
+    Preset,
+    Session,
+    Tokens,
+    full_precision,
+    nn,
+    option,
+    torch,
+    uniform_prompts,
+)
+from vpbench.methods._pca import Basis, axes_of_covariance, complement, guarded, principal_axes, seeded_normal, seeded_order
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCAFFOLD = "first author's scaffold (6cec801e)"
+FIGURE = "ViaPT paper's method figure"
+
+
+class ViaPTConfig(MethodConfig):
+    """Options of ViaPT. The paper leaves much open: an assumption is marked as one."""
+
+    n_dataset: int = option(5, "prompts n_D that all images share", f"assumption; {SCAFFOLD}: 4", ge=0)
+    n_instance: int = option(5, "prompts lambda that are sampled for each image", f"assumption; {SCAFFOLD}: 4", ge=0)
+    pca_dim: int = option(
+        128,
+        "retained coordinates m of a prompt's output: 0 keeps nothing, the width everything",
+        "ViaPT paper: 128 is best",
+        ge=0,
+    )
+    pca_mode: Literal["running", "batch", "sample", "fixed", "random_proj", "random_coord", "learned"] = option(
+        "running",
+        "rows of the PCA: training so far, the batch, the image, a calibration set; or a random or a learned projection instead",
+        f"assumption: the paper names no rows, and m=128 rules the image out; {SCAFFOLD}: batch; random: the paper's control",
+    )
+    eval_basis: Literal["running", "batch"] = option(
+        "running", "mode batch in evaluation; with batch a prediction depends on its neighbours", f"assumption; {SCAFFOLD}: batch"
+    )
+    pca_center: bool = option(True, "subtract the mean before projecting", f"definition of a PCA; {SCAFFOLD}")
+    detach_basis: bool = option(
+        True, "no gradient through mean and basis", f"assumption: it is unbounded at equal variances; {SCAFFOLD}: false"
+    )
+    pca_freeze_epoch: int = option(
+        10, "epochs after which mode running keeps its basis", "assumption: the end of the warm-up", ge=0
+    )
+    below_rank: Literal["zeros", "error"] = option("zeros", "what to do where the rows span fewer than m coordinates", SCAFFOLD)
+    calibration_images: int = option(256, "training images that define the basis of mode fixed", "assumption", ge=1)
+    fusion: Literal["concat", "subspace"] = option(
+        "concat", "retained coordinates beside the learned values, or left where they live", f"{FIGURE}; subspace: assumption"
+    )
+    first_fusion: Literal["none", "pca"] = option("none", "whether PCA and learned values come before block 0 too", FIGURE)
+    partials: Literal["per_layer", "shared"] = option(
+        "per_layer", "learned values for each block or one set for all", f"ViaPT paper: m=0 is VPT-deep; {SCAFFOLD}: shared"
+    )
+    order: Literal["retained_first", "learned_first"] = option(
+        "retained_first", "which features the retained coordinates take", f"{SCAFFOLD}; the figure draws the learned ones on top"
+    )
+    gen_hidden: int = option(32, "channels of the generator", f"assumption: below VPT-deep's parameters; {SCAFFOLD}: 256", ge=1)
+    gen_kernel2: int = option(3, "kernel size of its second convolution, odd", SCAFFOLD, ge=1)
+    gen_per_prompt: bool = option(False, "one Gaussian for each prompt instead of one for all prompts of an image", SCAFFOLD)
+    gen_input: Literal["tokens", "pixels"] = option(
+        "tokens", "patch tokens with position embedding, or the pixels of each patch", f"{SCAFFOLD}; the figure draws the image"
+    )
+    gen_init: Literal["vpt", "torch"] = option(
+        "vpt", "first deviation of the sampled prompts: that of VPT's prompts, or about 1", f"assumption; {SCAFFOLD}: torch"
+    )
+    prompt_init: Literal["vpt", "normal"] = option(
+        "vpt", "prompts and learned values: VPT's U(-v, v), or truncated normal, 0.02", f"assumption; {SCAFFOLD}: normal"
+    )
+    dropout: float = option(0.0, "on what is inserted: first prompts and learned values", "KMnP/vpt's default", ge=0, lt=1)
+    kl_weight: float = option(0.0, "of the Gaussian's divergence from N(0, 1) in the loss", "assumption: no source has it", ge=0)
+    fresh_instance_per_layer: bool = option(
+        False, "new samples in place of the image's prompts before every block", f"{FIGURE}: no"
+    )
+    eval_mode: Literal["fixed", "multi", "mean"] = option(
+        "fixed",
+        "noise in evaluation: one draw for all images, several averaged, none",
+        f"{SCAFFOLD}: fixed; the paper also has rounds",
+    )
+    rounds: int = option(5, "draws of eval_mode multi", "ViaPT paper: R=5", ge=1)
+    eval_seed: int = option(0, "seed of the fixed draw and of the random projections; draw r has eval_seed + r", SCAFFOLD, ge=0)
+    round_average: Literal["prob", "logit"] = option("prob", "what eval_mode multi averages", "assumption")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ViaPTConfig:
+        if self.n_dataset + self.n_instance == 0:
+            raise ValueError("n_dataset and n_instance are both 0: there is no prompt")
+        if self.gen_kernel2 % 2 == 0:
+            raise ValueError(f"gen_kernel2={self.gen_kernel2} has no centre: take an odd kernel")
+        if not self.detach_basis and self.pca_mode not in ("batch", "sample"):
+            raise ValueError(f"detach_basis=false needs pca_mode batch or sample: the basis of {self.pca_mode} has no gradient")
+        if self.fusion == "subspace" and self.pca_mode == "learned":
+            raise ValueError("fusion=subspace needs an orthonormal basis, which pca_mode=learned does not keep")
+        if self.fresh_instance_per_layer and (self.n_dataset == 0 or self.first_fusion == "pca"):
+            raise ValueError("fresh_instance_per_layer needs n_dataset of at least 1 and first_fusion=none")
+        return self
+
+
+class ViaPT(Method[ViaPTConfig]):
+    """Dataset prompts P_D and sampled prompts P_I enter block 0; their outputs are carried on, reduced and refilled.
+
+    With Y_l the prompt outputs of a block, V_l (D, m) the leading principal axes of such outputs and A_l (n, D - m)
+    learned: X_1 = [P_D; P_I], X_(l+1) = [(Y_l - mean_l) V_l, A_l]. An encoder of the patch tokens gives mean and
+    deviation of P_I. With m = D, X_(l+1) = Y_l; with m = 0, X_(l+1) = A_l.
+
+    Parameters: n_D D + (L-1) n (D - m) + G, n = n_D + lambda; G = (D h + h) + (9 h^2 + h) + (2 D h + 2 D) for a
+    generator of h channels. A learned projection has (L-1) D m more.
+    """
+
+    title = "ViaPT"
+    summary = "dataset-level and sampled instance prompts, carried from block to block through a PCA"
+    paper = "Xiao et al., Visual Instance-aware Prompt Tuning, ACM MM 2025"
+    fidelity = "paper"
+    notes = (
+        "Only parts of the paper were at hand, and no final code is released: what is open is an option marked as assumption.",
+        "m=0 is VPT-deep and m=D is VPT-shallow exactly only without instance prompts. With them block 0 differs; m=0 with"
+        " first_fusion=pca ignores the generator and is VPT-deep.",
+        "Until the first training batch the basis is the first m coordinates, with mean 0. Training that goes on from a loaded"
+        " state starts it anew.",
+        "A PCA along the tokens, and a generator input without position embedding, are not offered.",
+    )
+    Config = ViaPTConfig
+    presets = {
+        "scaffold": Preset(
+            "the values of the first author's scaffold, which calls itself no final recipe",
+            {
+                "n_dataset": 4, "n_instance": 4, "pca_dim": 384, "pca_mode": "batch", "eval_basis": "batch",
+                "detach_basis": False, "partials": "shared", "gen_hidden": 256, "gen_init": "torch", "prompt_init": "normal",
+            },
+            (
+                ("prompts", "5 + 5", "4 + 4"),
+                ("retained coordinates", "128", "384 (needs a width of at least 384)"),
+                ("rows of the PCA", "training so far", "the batch, in evaluation too: a prediction depends on its neighbours"),
+                ("gradient of the basis", "none", "through a singular value decomposition in float64"),
+                ("learned values", "for each block", "shared by all blocks"),
+                ("generator", "32 channels, starts at VPT's prompt scale", "256 channels, starts at deviation 1"),
+                ("initial prompts", "U(-v, v)", "truncated normal, deviation 0.02"),
+                ("recipe", "the suite's", "learning rate 5e-4, weight decay 0.05, 50 epochs, batch 32 (optimizer not named)"),
+            ),
+        ),
+    }  # fmt: skip
+
+    def build(self) -> None:
+        """Creates ``dataset`` (n_D, D), ``generator``, ``partials`` (connections or 1, n, D - m) and the bases.
+
+        A connection is a place between blocks, or before block 0 with ``first_fusion=pca``, where prompts are carried on.
+
+        Raises:
+            UsageError: when ``pca_dim`` is larger than the backbone's width.
+        """
+        config, width, own = self.config, self.shape.width, self.own
+        if config.pca_dim > width:
+            raise UsageError(
+                f"viapt.pca_dim={config.pca_dim} is more than the backbone's width {width}; lower it to at most {width}."
+            )
+        self.first_connection = 0 if config.first_fusion == "pca" else 1
+        self.connections = self.shape.depth - self.first_connection
+        self.carried = config.n_dataset + (0 if config.fresh_instance_per_layer else config.n_instance)
+        if config.n_dataset:
+            own.dataset = self._initial(config.n_dataset, width)
+        if config.n_instance:
+            self._build_generator()
+        if config.pca_dim < width:
+            own.partials = self._initial(
+                1 if config.partials == "shared" else self.connections, self.carried, width - config.pca_dim
+            )
+        self.projects = 0 < config.pca_dim < width
+        if self.projects:
+            self._build_bases()
+
+    def _initial(self, *size: int) -> nn.Parameter:
+        if self.config.prompt_init == "vpt":
+            return uniform_prompts(self.shape, *size)
+        return nn.Parameter(nn.init.trunc_normal_(torch.empty(*size), std=0.02))
+
+    def _build_generator(self) -> None:
+        config, shape, width = self.config, self.shape, self.shape.width
+        inputs = width if config.gen_input == "tokens" else shape.channels * shape.patch_size**2
+        gaussians = config.n_instance if config.gen_per_prompt else 1
+        last = nn.Linear(config.gen_hidden, 2 * gaussians * width)
+        if config.gen_init == "vpt":
+            nn.init.normal_(last.weight, std=0.02)
+            nn.init.zeros_(last.bias)
+            nn.init.constant_(last.bias[gaussians * width :], math.log(shape.prompt_bound / math.sqrt(3)))
+        self.own.generator = nn.Sequential(
+            nn.Conv2d(inputs, config.gen_hidden, 1),
+            nn.GELU(),
+            nn.Conv2d(config.gen_hidden, config.gen_hidden, config.gen_kernel2, padding=config.gen_kernel2 // 2),
+            nn.GELU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            last,
+        )
+        # Drawn on the CPU and kept, so that a prediction depends neither on the device nor on the order of images.
+        rounds = config.rounds if config.eval_mode == "multi" else 1
+        layers = shape.depth if config.fresh_instance_per_layer else 1
+        draws = [seeded_normal(config.eval_seed + r, layers, config.n_instance, width) for r in range(rounds)]
+        self.own.register_buffer("noise", torch.stack(draws))
+
+    def _build_bases(self) -> None:
+        """Buffers ``mean`` (connections, D), ``basis`` (connections, D, m) and sums for the next basis, which are not saved."""
+        config, own, width, mode = self.config, self.own, self.shape.width, self.config.pca_mode
+        self.observing = (mode == "running" and config.pca_freeze_epoch > 0) or (
+            mode == "batch" and config.eval_basis == "running"
+        )
+        self.unfitted = set(range(self.connections)) if mode == "running" else set()
+        self.calibrating: int | None = None
+        if mode == "sample" or (mode == "batch" and config.eval_basis == "batch"):
+            return
+        bases = torch.stack([self._initial_basis(index) for index in range(self.connections)])
+        own.register_buffer("mean", torch.zeros(self.connections, width))
+        if mode == "learned":
+            own.basis = nn.Parameter(bases)
+            return
+        own.register_buffer("basis", bases)
+        if config.fusion == "subspace":
+            own.register_buffer("rest", complement(bases).to(bases.dtype))
+        if mode in ("running", "batch", "fixed"):
+            for name, size in (("count", (1,)), ("total", (width,)), ("outer", (width, width))):
+                own.register_buffer(name, torch.zeros(self.connections, *size, dtype=torch.float64), persistent=False)
+
+    def _initial_basis(self, index: int) -> Tensor:
+        width, m, mode = self.shape.width, self.config.pca_dim, self.config.pca_mode
+        if mode in ("random_proj", "learned"):
+            start = seeded_normal(self.config.eval_seed + index, width, m) if mode == "random_proj" else torch.randn(width, m)
+            orthonormal: Tensor = torch.linalg.qr(start).Q
+            return orthonormal
+        columns = seeded_order(self.config.eval_seed + index, width) if mode == "random_coord" else torch.arange(width)
+        return torch.eye(width)[:, columns[:m]]
+
+    def prepare(self, session: Session) -> None:
+        """Mode fixed: defines the bases from prompt outputs on training images, one connection after the other."""
+        if self.config.pca_mode != "fixed" or not self.projects:
+            return
+        for index in range(self.connections):
+            self.calibrating, seen = index, 0
+            for images, _ in session.training_batches():
+                with torch.no_grad():
+                    session.logits(images[: self.config.calibration_images - seen])
+                seen += len(images)
+                if seen >= self.config.calibration_images:
+                    break
+            self._refresh(index)
+        self.calibrating = None
+
+    def epoch_ended(self, epoch: int) -> None:
+        """Takes up the epoch's statistics as the new bases; mode running keeps them from ``pca_freeze_epoch`` on."""
+        if not self.projects or not self.observing:
+            return
+        for index in range(self.connections):
+            self._refresh(index)
+        self.observing = self.config.pca_mode == "batch" or epoch + 1 < self.config.pca_freeze_epoch
+
+    def before_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
+        """Block 0: inserts [P_D; P_I]. Later: replaces the prompt outputs by what is carried on of them."""
+        if block == 0:
+            tokens = tokens.with_prompts(self._dropped(self._first_prompts(tokens, context), context))
+        fresh = self.config.fresh_instance_per_layer and self.config.n_instance > 0
+        if block < self.first_connection or (self.config.pca_dim == self.shape.width and not fresh):
+            return tokens
+        prompts = self._carried_on(block - self.first_connection, tokens.prompt_tokens[:, : self.carried], context)
+        return tokens.with_prompts(torch.cat([prompts, self._sampled(block, context)], dim=1) if fresh else prompts)
+
+    def predict(self, once: Callable[..., Tensor], images: Tensor) -> Tensor:
+        """One forward pass; in evaluation with ``eval_mode=multi`` the average over rounds, as logarithms of probabilities."""
+        config = self.config
+        if config.eval_mode != "multi" or config.rounds == 1 or config.n_instance == 0 or self.own.training:
+            return once(images)
+        logits = torch.stack([_at_least_float32(once(images, round=r)) for r in range(config.rounds)])
+        if config.round_average == "logit":
+            return logits.mean(0)
+        return logits.log_softmax(-1).logsumexp(0) - math.log(config.rounds)
+
+    def loss(self, logits: Tensor, targets: Tensor, context: Context) -> Tensor:
+        """Cross-entropy, plus ``kl_weight`` times the divergence from N(0, 1): summed over features, mean over Gaussians."""
+        value = super().loss(logits, targets, context)
+        if self.config.kl_weight == 0 or "gaussian" not in context.stash:
+            return value
+        mean, log_sigma = context.stash["gaussian"]
+        divergence: Tensor = 0.5 * (mean.square() + (2 * log_sigma).exp() - 1 - 2 * log_sigma).sum(-1).mean()
+        return value + self.config.kl_weight * divergence
+
+    def gaussian(self, tokens: Tokens, context: Context) -> tuple[Tensor, Tensor]:
+        """Mean and logarithm of the deviation of the image's prompts, each (B, 1 or lambda, D), float32 or wider."""
+        shape = self.shape
+        if self.config.gen_input == "tokens":
+            maps = tokens.patch_tokens.transpose(1, 2).reshape(-1, shape.width, shape.grid, shape.grid)
+        else:
+            side = shape.grid * shape.patch_size
+            maps = F.pixel_unshuffle(context.images[..., :side, :side], shape.patch_size)
+        mean, log_sigma = _at_least_float32(self.own.generator(maps)).reshape(len(maps), 2, -1, shape.width).unbind(1)
+        return mean, log_sigma.clamp(-5, 2)
+
+    def _first_prompts(self, tokens: Tokens, context: Context) -> Tensor:
+        """[P_D; P_I], (B, n, D); a test may put its own P_I into the stash as ``instance_prompts``."""
+        parts = [self.own.dataset.expand(len(tokens.x), -1, -1)] if self.config.n_dataset else []
+        if "instance_prompts" in context.stash:
+            parts.append(context.stash["instance_prompts"])
+        elif self.config.n_instance:
+            context.stash["gaussian"] = self.gaussian(tokens, context)
+            parts.append(self._sampled(0, context))
+        return torch.cat(parts, dim=1)
+
+    def _sampled(self, block: int, context: Context) -> Tensor:
+        """P_I = mean + deviation * noise, (B, lambda, D): new noise for every image in training, fixed noise otherwise."""
+        mean: Tensor
+        log_sigma: Tensor
+        mean, log_sigma = context.stash["gaussian"]
+        if context.training:
+            noise = torch.randn(len(mean), self.config.n_instance, self.shape.width, device=mean.device, dtype=mean.dtype)
+        else:
+            noise = self.own.noise[context.stash.get("round", 0), block]
+        if self.config.eval_mode == "mean" and not context.training:
+            noise = torch.zeros_like(noise)
+        return mean + log_sigma.exp() * noise
+
+    def _carried_on(self, index: int, outputs: Tensor, context: Context) -> Tensor:
+        """What the next block gets of prompt outputs (B, n, D): their m coordinates and the learned values, (B, n, D)."""
+        config, own = self.config, self.own
+        if config.pca_dim == self.shape.width:
+            return outputs
+        learned = self._dropped(own.partials[index % len(own.partials)].expand(len(outputs), -1, -1), context)
+        if config.pca_dim == 0:
+            return learned
+        with full_precision(outputs):
+            outputs = _at_least_float32(outputs)
+            learned = learned.to(outputs.dtype)
+            basis = self._basis(index, outputs, context)
+            if basis.rest is not None:
+                return outputs @ basis.axes @ basis.axes.mT + learned @ basis.rest.mT
+            scores = (outputs - basis.mean if config.pca_center else outputs) @ basis.axes
+        return torch.cat([scores, learned] if config.order == "retained_first" else [learned, scores], dim=-1)
+
+    def _dropped(self, x: Tensor, context: Context) -> Tensor:
+        return F.dropout(x, self.config.dropout) if context.training and self.config.dropout else x
+
+    def _basis(self, index: int, outputs: Tensor, context: Context) -> Basis:
+        """The basis for these outputs (B, n, D); in training, modes running and batch also take note of them."""
+        config = self.config
+        if (context.training and self.observing) or self.calibrating == index:
+            self._observe(index, outputs.detach())
+        rows = outputs.detach() if config.detach_basis else guarded(outputs)
+        if config.pca_mode == "sample":
+            return self._fitted(rows).to(outputs)
+        if config.pca_mode == "batch" and (context.training or config.eval_basis == "batch"):
+            return self._fitted(rows.flatten(0, 1)).to(outputs)
+        if context.training and index in self.unfitted:
+            # The fitted tensors, not the buffers, go into the graph: the next connection changes the buffers in place.
+            self.unfitted.discard(index)
+            fitted = self._fitted(rows.flatten(0, 1)).to(outputs)
+            self._keep(index, fitted)
+            return fitted
+        rest = self.own.rest[index] if config.fusion == "subspace" else None
+        return Basis(self.own.mean[index], self.own.basis[index], rest).to(outputs)
+
+    def _fitted(self, rows: Tensor) -> Basis:
+        """The principal axes of rows (R, D) or (B, R, D)."""
+        mean, axes = principal_axes(rows, self.config.pca_dim)
+        self._check_rank(axes)
+        return Basis(mean, axes, complement(axes) if self.config.fusion == "subspace" else None)
+
+    def _check_rank(self, axes: Tensor) -> None:
+        if self.config.below_rank == "error" and not axes.is_meta and not axes.any(-2).all():
+            raise UsageError(
+                f"viapt.pca_dim={self.config.pca_dim} is more than the rank of the prompt outputs: lower it, take larger batches,"
+                " or set below_rank=zeros."
+            )
+
+    def _keep(self, index: int, basis: Basis) -> None:
+        with torch.no_grad():
+            self.own.mean[index] = basis.mean.reshape(-1)
+            self.own.basis[index] = basis.axes
+            if basis.rest is not None:
+                self.own.rest[index] = basis.rest
+
+    def _observe(self, index: int, outputs: Tensor) -> None:
+        rows = outputs.flatten(0, 1).double()
+        self.own.count[index] += len(rows)
+        self.own.total[index] += rows.sum(0)
+        self.own.outer[index] += rows.mT @ rows
+
+    def _refresh(self, index: int) -> None:
+        """A new basis from the sums, its signs as in the old one; the sums start again."""
+        own, count = self.own, self.own.count[index]
+        if count < 2:
+            return
+        mean, moment = own.total[index] / count, own.outer[index] / count
+        axes = axes_of_covariance(moment - torch.outer(mean, mean), moment.trace(), self.config.pca_dim)
+        self._check_rank(axes)
+        axes = axes * torch.where((axes * own.basis[index]).sum(0) < 0, -1.0, 1.0)
+        self._keep(index, Basis(mean, axes, complement(axes) if self.config.fusion == "subspace" else None))
+        for sums in (own.count, own.total, own.outer):
+            sums[index] = 0
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

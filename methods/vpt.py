@@ -1,0 +1,84 @@
+"""VPT: learnable prompt tokens in the sequence, before every block (deep) or before the first (shallow)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vpbench.interface import Context, F, Method, MethodConfig, Preset, Tokens, nn, option, uniform_prompts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class VPTConfig(MethodConfig):
+    """Options of VPT."""
+
+    prompt_length: int = option(10, "prompt tokens N per block", "VPT paper, section 3.2; chosen per data set from 1 to 200", ge=1)
+    deep: bool = option(
+        True, "new prompts before every block, their outputs discarded; else prompts before block 0 only", "VPT paper, equations 4 to 7"
+    )
+    dropout: float = option(
+        0.1, "on the prompts, element by element, anew for every image", "KMnP/vpt: 0.1 in its deep runs, 0.0 in its shallow ones", ge=0, lt=1
+    )
+    project: int | None = option(
+        None, "width d' of the prompts; a linear layer takes them to the token width", "KMnP/vpt MODEL.PROMPT.PROJECT, off by default", ge=1
+    )
+
+
+class VPT(Method[VPTConfig]):
+    """Prompts ``[class | prompts | patches]`` without position embeddings.
+
+    Parameters: N D (shallow) or L N D (deep); with ``project``, d' for D and d' D + D more.
+    """
+
+    title = "VPT"
+    summary = "learnable prompt tokens before every block (deep) or the first (shallow)"
+    paper = "Jia et al., Visual Prompt Tuning, ECCV 2022"
+    fidelity = "released-code"
+    notes = (
+        "The released recipe trains its first epoch at learning rate 0; the recipe's warmup_from_zero reproduces that.",
+        "The released head starts from Kaiming-normal weights (fan-out) and bias -4.595; head_init=vpt reproduces that.",
+    )
+    Config = VPTConfig
+    presets = {
+        "shallow": Preset(
+            "VPT-shallow: prompts before the first block only, no dropout",
+            {"deep": False, "dropout": 0.0},
+            (("prompts", "new ones before every block", "before block 0, their outputs travel on"), ("prompt dropout", "0.1", "0")),
+        ),
+        "released": Preset(
+            "VPT-deep with the released head",
+            {"head_init": "vpt"},
+            (
+                ("head", "PyTorch's initial values", "Kaiming-normal (fan-out), bias -4.595"),
+                ("recipe", "the suite's", "SGD, 100 epochs, 10 of warm-up from 0, cosine per epoch"),
+            ),
+        ),
+    }
+
+    def build(self) -> None:
+        """Creates ``prompts`` (1 or L, N, d') from U(-v, v), v = sqrt(6 / (3 p^2 + d')), and ``projection``."""
+        config, shape = self.config, self.shape
+        blocks = shape.depth if config.deep else 1
+        if config.project is None:
+            self.own.prompts = uniform_prompts(shape, blocks, config.prompt_length, shape.width)
+            return
+        narrow = shape.resized(config.project)
+        self.own.prompts = uniform_prompts(narrow, blocks, config.prompt_length, config.project)
+        self.own.projection = nn.Linear(config.project, shape.width)
+        nn.init.kaiming_normal_(self.own.projection.weight, a=0, mode="fan_out")
+
+    def before_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
+        """Inserts the block's prompts; in deep mode these replace what the last block made of its own."""
+        if block > 0 and not self.config.deep:
+            return tokens
+        return tokens.with_prompts(self._dropped(self._projected(block), len(tokens.x), context.training))
+
+    def _projected(self, block: int) -> Tensor:
+        prompts = self.own.prompts[block]
+        return prompts if self.config.project is None else self.own.projection(prompts)
+
+    def _dropped(self, prompts: Tensor, images: int, training: bool) -> Tensor:
+        if not training or self.config.dropout == 0:
+            return prompts
+        return F.dropout(prompts.expand(images, -1, -1), self.config.dropout)

@@ -1,0 +1,215 @@
+"""t-SNE of the features before the classifier: one panel per method, the same test images in each.
+
+t-SNE alone misleads, so every panel also names the test accuracy and how often the nearest neighbours of an image, in the
+full feature space, agree on its class.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from sklearn.neighbors import NearestNeighbors
+
+from vpbench.core.errors import StoreError
+from vpbench.core.hashing import digest
+from vpbench.reporting.definition import load_definition
+from vpbench.reporting.runs import Filters, arrange, of_section
+from vpbench.reporting.sections import in_order, titles
+from vpbench.store.folder import Store
+
+NEIGHBOURS = 5
+LEGEND_LIMIT = 16  # more classes get no legend: nobody tells so many colours apart
+FEWEST_IMAGES = 10
+_COLUMNS = 3
+_MARKERS = ("o", "^")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One method's features of n test images.
+
+    Attributes:
+        label: the method with its options, as in the tables.
+        run_id: the run they come from.
+        acc1: its test accuracy, percent.
+        features: (n, D) float32.
+        labels: (n,) class of each image.
+        indices: (n,) position of each image in the test split.
+    """
+
+    label: str
+    run_id: str
+    acc1: float
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    indices: NDArray[np.int64]
+
+
+def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
+    """One figure per data set and group of comparable runs, named ``tsne_<backbone>_<dataset>_seed<seed>``.
+
+    The seed is the one that most methods have features of, unless the filters fix it.
+
+    Raises:
+        StoreError: when no run has features, or those of one figure are not of the same images.
+    """
+    runs = arrange(runs, filters)
+    stored = runs[[store.artefact_path(run_id, "features.npz").exists() for run_id in runs["run_id"]]]
+    stored = stored[(stored["status"] == "ok") & ~stored["repeat"]]
+    if stored.empty:
+        raise StoreError(f"no features in {store.folder} for these runs: run them again with --save features.")
+    names = titles(in_order(stored["section"]))
+    backbones = [section[0] for section in names]
+    for section, title in names.items():
+        own = of_section(stored, section)
+        # Two sections of one backbone (say, 10 and 100 epochs) need different file names.
+        suffix = f"_{digest(list(section), 6)}" if backbones.count(section[0]) > 1 else ""
+        for dataset, group in own.groupby("dataset"):
+            seed = int(group["seed"].mode().min())
+            panels = [_load(store, run) for run in _in_table_order(group[group["seed"] == seed]).to_dict("records")]
+            _check_same_images(panels)
+            absent = _without_features(runs, section, dataset, seed, panels)
+            yield f"tsne_{section[0]}_{dataset}_seed{seed}{suffix}", _figure(panels, f"{dataset}, seed {seed}: {title}", absent)
+
+
+def _without_features(
+    runs: pd.DataFrame, section: tuple[Any, ...], dataset: Any, seed: int, panels: Sequence[Panel]
+) -> list[str]:
+    """Methods that ran on the same images but have no panel."""
+    same = of_section(runs, section)
+    same = same[(same["dataset"] == dataset) & (same["seed"] == seed)]
+    return sorted(set(same["row"]) - {panel.label for panel in panels})
+
+
+def knn_accuracy(features: NDArray[np.float32], labels: NDArray[np.int64], neighbours: int = NEIGHBOURS) -> float:
+    """Leave-one-out accuracy of a majority vote of the nearest neighbours by cosine distance, percent.
+
+    Args:
+        features: (n, D).
+        labels: (n,) classes, counted from 0; of equally frequent ones the lowest wins.
+        neighbours: voters per image, at most n - 1.
+    """
+    search = NearestNeighbors(n_neighbors=min(neighbours, len(labels) - 1), metric="cosine").fit(features)
+    voters = labels[search.kneighbors(return_distance=False)]  # without a query, no point is its own neighbour
+    votes = np.stack([np.bincount(row, minlength=int(labels.max()) + 1) for row in voters])
+    return float(100 * np.mean(votes.argmax(axis=1) == labels))
+
+
+def embed(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Features (n, D) -> positions (n, 2): PCA to at most 50 dimensions, then t-SNE; the same input gives the same output."""
+    n, width = features.shape
+    if np.ptp(features, axis=0).max() == 0:  # all images alike: there is nothing to lay out, and PCA would divide by zero
+        return np.zeros((n, 2), dtype=np.float32)
+    reduced = PCA(min(50, width, n - 1), svd_solver="full").fit_transform(features)
+    positions: NDArray[np.float32] = TSNE(init="pca", random_state=0, perplexity=_perplexity(n)).fit_transform(reduced)
+    return positions
+
+
+def _perplexity(n: int) -> float:
+    return min(30.0, (n - 1) / 3)
+
+
+def _in_table_order(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs in the order of InsVP's Table 1."""
+    definition = load_definition("insvp", "1")
+    order = sorted(range(len(runs)), key=lambda i: (definition.place(runs["method"].iloc[i]), runs["row"].iloc[i]))
+    return runs.iloc[order]
+
+
+def _load(store: Store, run: dict[Any, Any]) -> Panel:
+    path = store.artefact_path(run["run_id"], "features.npz")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            features, labels, indices = arrays["features"].astype(np.float32), arrays["labels"], arrays["indices"]
+    except (OSError, ValueError, KeyError) as error:
+        raise StoreError(f"{path} holds no features: {error}. Run {run['row']} again with --save features.") from error
+    if not np.isfinite(features).all():
+        raise StoreError(f"features of run {run['run_id']} ({run['row']}) hold NaN or infinity: {path}.")
+    if len(labels) < FEWEST_IMAGES:
+        raise StoreError(f"{path} holds {len(labels)} images; t-SNE needs {FEWEST_IMAGES}.")
+    return Panel(run["row"], run["run_id"], run["acc1"], features, labels, indices)
+
+
+def _check_same_images(panels: Sequence[Panel]) -> None:
+    first = panels[0]
+    different = [
+        panel
+        for panel in panels[1:]
+        if not (np.array_equal(panel.indices, first.indices) and np.array_equal(panel.labels, first.labels))
+    ]
+    if different:
+        listing = ", ".join(f"{panel.run_id} ({panel.label})" for panel in different)
+        raise StoreError(
+            f"features of other test images than {first.run_id} ({first.label}): {listing}. Run them again with --save features."
+        )
+
+
+def _figure(panels: Sequence[Panel], title: str, absent: Sequence[str]) -> Figure:
+    """Panels in rows of three; below them how they were made and, for few classes, what the colours mean."""
+    columns = min(len(panels), _COLUMNS)
+    rows = -(-len(panels) // columns)
+    classes = np.unique(panels[0].labels)
+    legend = len(classes) <= LEGEND_LIMIT
+    figure = Figure(figsize=(max(2.3 * columns, 3.5), 2.5 * rows + (1.2 if legend else 0.8)), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    styles = _styles(len(classes))
+    for ax, panel in zip(axes, panels):
+        _scatter(ax, panel, classes, styles)
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    letters = max(32 * columns, 48)
+    figure.suptitle(textwrap.fill(title, letters))
+    keys = [Line2D([], [], ls="", marker=mark, color=hue, label=str(k)) for k, (hue, mark) in zip(classes, styles)]
+    keys = _row_wise(keys, 8 if columns > 1 else 5) if legend else []
+    caption = textwrap.fill(_caption(panels[0].labels, absent), letters + 10) + ("\nClasses:" if keys else "")
+    below = figure.legend(
+        handles=keys, ncols=8 if columns > 1 else 5, title=caption, loc="outside lower center", frameon=False, handletextpad=0.1
+    )
+    below.get_title().set(multialignment="center", fontsize=7, color="0.3")
+    return figure
+
+
+def _row_wise(keys: Sequence[Line2D], columns: int) -> list[Line2D]:
+    """Reordered for a legend, which fills its columns first, so that it reads row by row."""
+    return [key for first in range(columns) for key in keys[first::columns]]
+
+
+def _styles(count: int) -> list[tuple[Any, str]]:
+    """Colour and marker per class: eight colours that colour-blind readers tell apart, in two shapes."""
+    if count > LEGEND_LIMIT:
+        return [(colour, "o") for colour in sns.color_palette("husl", count)]
+    palette = sns.color_palette("colorblind")
+    eight = [*(palette[index] for index in (0, 1, 2, 3, 4, 9, 8)), (0.15, 0.15, 0.15)]  # the others are too close to these
+    return [(eight[index % 8], _MARKERS[index // 8]) for index in range(count)]
+
+
+def _scatter(ax: Axes, panel: Panel, classes: NDArray[np.int64], styles: Sequence[tuple[Any, str]]) -> None:
+    positions = embed(panel.features)
+    for label, (colour, marker) in zip(classes, styles):
+        x, y = positions[panel.labels == label].T
+        ax.scatter(x, y, s=10, color=colour, marker=marker, linewidths=0, alpha=0.8)
+    name = textwrap.fill(panel.label, 30)
+    ax.set_title(f"{name}\nacc1 {panel.acc1:.1f}, kNN {knn_accuracy(panel.features, panel.labels):.1f}")
+    ax.set(xticks=[], yticks=[])
+    ax.set_box_aspect(1)
+
+
+def _caption(labels: NDArray[np.int64], absent: Sequence[str]) -> str:
+    n = len(labels)
+    missing = f" No features stored: {', '.join(absent)}." if absent else ""
+    return (
+        f"t-SNE of {n} test images, perplexity {_perplexity(n):.0f}. acc1: top-1 on the whole test split (%). "
+        f"kNN: leave-one-out accuracy of {NEIGHBOURS} cosine neighbours (%).{missing}"
+    )

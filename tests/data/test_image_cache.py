@@ -1,0 +1,229 @@
+"""The image cache: right pixels, and whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vpbench.core.errors import DataError
+from vpbench.data import cache
+from vpbench.data.cache import RaggedImages, cache_key, default_root, prepare, resized
+from vpbench.data.raw import PixelSplit, RawData, RawSplit
+from vpbench.data.sources import open_path
+from vpbench.execution.spec import Preprocess
+
+CROP = Preprocess(resize="crop", crop_ratio=0.8, random_crop=True)
+
+
+class WideSplit(PixelSplit):
+    """Image ``i`` is i pixels wider than the first."""
+
+    def image(self, index: int) -> Image.Image:
+        return super().image(index).resize((20 + 4 * index, 20))
+
+
+def make(kind: type[PixelSplit] = PixelSplit, seed: int = 0) -> RawData:
+    rng = np.random.default_rng(seed)
+    splits: dict[str, RawSplit] = {
+        name: kind(rng.integers(0, 256, (count, 20, 20), dtype=np.uint8), np.arange(count) % 2, name)
+        for name, count in (("train", 6), ("val", 0), ("test", 4))
+    }
+    return RawData.of(["a", "b"], splits)
+
+
+def test_stretched_images_are_one_array(tmp_path: Path) -> None:
+    raw, seen = make(WideSplit), []
+    data = prepare(raw, Preprocess(), 16, tmp_path, lambda done, total: seen.append((done, total)))
+    assert data.train.images.shape == (6, 16, 16, 3)
+    assert data.val.images.shape == (0, 16, 16, 3)
+    assert data.class_names == ("a", "b")
+    assert data.train.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert seen == [(done, 10) for done in range(1, 11)]
+    wanted = raw.splits["train"].image(3).resize((16, 16), Image.Resampling.BICUBIC)
+    assert np.array_equal(data.train.images[3], np.asarray(wanted))
+
+
+def test_second_time_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = prepare(make(), Preprocess(), 16, tmp_path)
+    monkeypatch.setattr(PixelSplit, "image", None)
+    second = prepare(make(), Preprocess(), 16, tmp_path, lambda *_: pytest.fail("was built again"))
+    assert np.array_equal(first.test.images, second.test.images)
+    with pytest.raises(ValueError, match="read-only"):
+        second.test.images[0] = 0
+
+
+def test_random_crops_keep_a_margin_in_train_only(tmp_path: Path) -> None:
+    data = prepare(make(WideSplit), CROP, 16, tmp_path)
+    assert isinstance(data.train.images, RaggedImages)
+    assert [data.train.images[index].shape for index in range(6)] == [(20, 20 + 4 * index, 3) for index in range(6)]
+    assert data.test.images.shape == (4, 16, 16, 3)
+    same_size = prepare(make(seed=1), CROP, 16, tmp_path)
+    assert same_size.train.images.shape == (6, 20, 20, 3)
+    assert same_size.train.has_margin
+    assert not same_size.test.has_margin
+
+
+def test_test_images_are_the_centre(tmp_path: Path) -> None:
+    image = make(WideSplit).splits["test"].image(2)  # 28 x 20, so that 0.8 of the short side needs no resizing
+    assert np.array_equal(resized(image, CROP, 16), np.asarray(image)[2:18, 6:22])
+    data = prepare(make(WideSplit), CROP, 16, tmp_path)
+    assert np.array_equal(data.test.images[2], np.asarray(image)[2:18, 6:22])
+    assert np.array_equal(data.train.take(np.array([2]))[0], np.asarray(data.train.images[2])[2:18, 6:22])
+
+
+@pytest.mark.parametrize(("width", "height"), [(7, 300), (300, 7), (64, 64), (65, 64), (1, 1)])
+@pytest.mark.parametrize("ratio", [0.875, 0.9, 1.0])
+def test_any_aspect_gives_the_right_size(width: int, height: int, ratio: float) -> None:
+    image = Image.new("RGB", (width, height))
+    assert resized(image, Preprocess(resize="crop", crop_ratio=ratio), 32).shape == (32, 32, 3)
+    kept = resized(image, Preprocess(resize="crop", crop_ratio=ratio), 32, keep_margin=True)
+    assert min(kept.shape[:2]) == round(32 / ratio)
+    assert resized(image, Preprocess(), 32).shape == (32, 32, 3)
+
+
+def test_key_follows_what_changes_pixels() -> None:
+    raw, plain = make(), Preprocess()
+    key = cache_key(raw, plain, 16)
+    for same in ({"random_flip": True}, {"normalisation": "none"}, {"crop_ratio": 0.5}, {"random_crop": True}):
+        assert cache_key(raw, plain.model_copy(update=same), 16) == key
+    for other in ({"resize": "crop"}, {"interpolation": "bilinear"}):
+        assert cache_key(raw, plain.model_copy(update=other), 16) != key
+    assert cache_key(raw, CROP, 16) != cache_key(raw, CROP.model_copy(update={"crop_ratio": 0.5}), 16)
+    assert cache_key(raw, CROP, 16) != cache_key(raw, CROP.model_copy(update={"random_crop": False}), 16)
+    assert cache_key(raw, plain, 32) != key
+    assert cache_key(make(seed=1), plain, 16) != key
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing file", "no summary", "empty folder", "half a summary", "a file"])
+def test_broken_cache_is_built_again(tmp_path: Path, damage: str) -> None:
+    before = np.array(prepare(make(), Preprocess(), 16, tmp_path).train.images)
+    (folder,) = tmp_path.iterdir()
+    if damage == "truncated":
+        os.truncate(folder / "train.bin", 1000)
+    elif damage == "missing file":
+        (folder / "test.bin").unlink()
+    elif damage == "half a summary":
+        os.truncate(folder / "complete.json", 30)
+    elif damage == "no summary":
+        (folder / "complete.json").unlink()
+    else:
+        for file in folder.iterdir():
+            file.unlink()
+        if damage == "a file":
+            folder.rmdir()
+            folder.touch()
+    built: list[int] = []
+    again = prepare(make(), Preprocess(), 16, tmp_path, lambda done, _: built.append(done))
+    assert len(built) == 10
+    assert np.array_equal(again.train.images, before)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
+    def interrupt(done: int, _: int) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(make(), Preprocess(), 16, tmp_path, interrupt)
+    assert list(tmp_path.iterdir()) == []
+    assert len(prepare(make(), Preprocess(), 16, tmp_path).test) == 4
+
+
+def test_leftovers_of_killed_processes_go_after_a_day(tmp_path: Path) -> None:
+    old, young = tmp_path / f"{cache.SCRATCH}old", tmp_path / f"{cache.SCRATCH}young"
+    for folder in (old, young):
+        (folder / "new").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    prepare(make(), Preprocess(), 16, tmp_path)
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_summary_counts_images_and_bytes(tmp_path: Path) -> None:
+    prepare(make(), Preprocess(), 16, tmp_path)
+    (folder,) = tmp_path.iterdir()
+    summary = json.loads((folder / "complete.json").read_text())
+    assert summary["images"] == {"train": 6, "val": 0, "test": 4}
+    assert summary["bytes"]["train.bin"] == 6 * 16 * 16 * 3
+
+
+def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot write the image cache .*file.*set VPBENCH_CACHE"):
+        prepare(make(), Preprocess(), 16, tmp_path / "file")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match=r"disk is full.*set VPBENCH_CACHE to a folder with room"):
+        prepare(make(), Preprocess(), 16, tmp_path / "full")
+    assert list((tmp_path / "full").iterdir()) == []
+
+
+def test_bad_image_is_named(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for category in ("a", "b"):
+            (tmp_path / "data" / split / category).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / "data" / split / category / "0.png")
+    bad = tmp_path / "data" / "test" / "b" / "1.png"
+    bad.write_bytes((tmp_path / "data" / "test" / "b" / "0.png").read_bytes()[:-30])
+    with pytest.raises(DataError, match=r"test/b/1\.png cannot be read as an image"):
+        prepare(open_path(tmp_path / "data"), Preprocess(), 16, tmp_path / "cache")
+
+
+def test_cache_lies_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VPBENCH_CACHE", str(tmp_path / "mine"))
+    prepare(make(), Preprocess(), 16)
+    assert len(list((tmp_path / "mine").iterdir())) == 1
+    monkeypatch.delenv("VPBENCH_CACHE")
+    assert default_root().name == "vpbench"
+
+
+def test_two_processes_build_one_cache(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for place in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / "data" / place).mkdir(parents=True)
+        for number in range(30):
+            Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "data" / place / f"{number}.png")
+    code = (
+        "import sys; from pathlib import Path; from vpbench.data.cache import prepare;"
+        "from vpbench.data.sources import open_path; from vpbench.execution.spec import Preprocess; root = Path(sys.argv[1]);"
+        "data = prepare(open_path(root / 'data'), Preprocess(), 32, root / 'cache'); print(int(data.train.images.sum()))"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    sums = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sums[0] == sums[1] != ""
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["flowers12", "pets37", "eurosat1k", "cub100"])
+def test_real_files(shared: Path, tmp_path: Path, name: str) -> None:
+    raw = open_path(shared / "data" / f"{name}.parquet")
+    data = prepare(raw, Preprocess(), 64, tmp_path)
+    assert data.test.images.shape == (len(raw.splits["test"]), 64, 64, 3)
+    assert data.train.images.std() > 20
+
+
+def test_slower_process_uses_the_cache_of_the_faster(tmp_path: Path) -> None:
+    """Both find nothing; the second one finishes while the first is still building."""
+    raw = make()
+
+    def overtake(done: int, total: int) -> None:
+        if done == total:
+            prepare(raw, Preprocess(), 16, tmp_path)
+
+    data = prepare(raw, Preprocess(), 16, tmp_path, overtake)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert np.array_equal(data.test.images, prepare(raw, Preprocess(), 16, tmp_path).test.images)

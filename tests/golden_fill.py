@@ -1,0 +1,142 @@
+"""Tensors filled by a formula, and models made of them, for the expected numbers in ``tests/golden``.
+
+``VPBENCH_GOLDEN=DIR`` takes the files from another folder: other sizes, other numbers, another name prefix.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+from vpbench.backbones.vit import ViTAdapter
+from vpbench.interface import Method
+from vpbench.model import PromptedModel
+
+Config = Mapping[str, Any]
+
+
+def fnv1a64(text: str) -> int:
+    """The 64-bit FNV-1a hash of a text."""
+    value = 0xCBF29CE484222325
+    for byte in text.encode():
+        value = ((value ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return value
+
+
+def fill(name: str, shape: Sequence[int], scale: float = 1.0, offset: float = 0.0) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """``offset + scale u``, u uniform on [-1, 1) from splitmix64 of the name's hash and the index; float32."""
+    count = math.prod(shape)
+    with np.errstate(over="ignore"):
+        z = np.uint64(fnv1a64(name)) + np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    u = (z >> np.uint64(11)).astype(np.float64) / 2.0**53 * 2.0 - 1.0
+    filled: np.ndarray[Any, np.dtype[np.float32]] = (offset + scale * u).reshape(tuple(shape)).astype(np.float32)
+    return filled
+
+
+def load_golden(name: str) -> dict[str, Any]:
+    """The file ``name``.json: its ``config`` and its ``cases``; the test is skipped where another folder lacks it."""
+    if not golden_path(name).exists() and "VPBENCH_GOLDEN" in os.environ:
+        pytest.skip(f"{golden_path(name)} does not exist")
+    content: dict[str, Any] = json.loads(golden_path(name).read_text())
+    return content
+
+
+def golden_path(name: str) -> Path:
+    """Where the file ``name``.json is looked for."""
+    return Path(os.environ.get("VPBENCH_GOLDEN", Path(__file__).parent / "golden")) / f"{name}.json"
+
+
+def golden_cases(name: str) -> list[str]:
+    """Names of the file's cases, to parametrise a test with; none where there is no such file."""
+    return sorted(load_golden(name)["cases"]) if golden_path(name).exists() else []
+
+
+def filled(name: str, shape: Sequence[int], scale: float, offset: float, config: Config) -> Tensor:
+    """The tensor called ``name``, under the file's prefix."""
+    return torch.from_numpy(fill(config.get("prefix", "") + name, shape, scale, offset))
+
+
+def matrix_scale(shape: Sequence[int]) -> float:
+    """Scale of a weight: sqrt(3 / product of all dimensions but the first)."""
+    return math.sqrt(3 / math.prod(shape[1:]))
+
+
+def images(config: Config) -> Tensor:
+    """The input, (B, 3, img, img)."""
+    return filled("images", (config["B"], 3, config["img"], config["img"]), 1.0, 0.0, config)
+
+
+def labels(config: Config) -> Tensor:
+    """0, 1, 2, ... modulo the number of classes, (B,)."""
+    classes: Tensor = torch.arange(config["B"]) % config["classes"]
+    return classes
+
+
+def filled_vit(config: Config) -> VisionTransformer:
+    """A plain ViT without classifier, every tensor filled under timm's own name."""
+    vit = VisionTransformer(
+        img_size=config["img"], patch_size=config["patch"], embed_dim=config["dim"], depth=config["depth"],
+        num_heads=config["heads"], num_classes=0, global_pool="token",
+    )  # fmt: skip
+    with torch.no_grad():
+        for name, tensor in vit.state_dict().items():
+            tensor.copy_(filled(name, tensor.shape, *_scale_and_offset(name, tensor.shape), config))
+    vit.eval()
+    return vit
+
+
+def _scale_and_offset(name: str, shape: Sequence[int]) -> tuple[float, float]:
+    if name.endswith("bias"):
+        return 0.1, 0.0
+    if name in ("pos_embed", "cls_token"):
+        return 0.5, 0.0
+    if "norm" in name:
+        return 0.1, 1.0
+    return matrix_scale(shape), 0.0
+
+
+def golden_model(config: Config, method: type[Method[Any]], settings: Mapping[str, Any]) -> PromptedModel:
+    """A filled backbone and head with ``method``, whose own tensors are still to be filled; in evaluation mode."""
+    adapter = ViTAdapter(filled_vit(config))
+    model = PromptedModel(adapter, method(method.Config(**settings), adapter.shape, config["classes"]), config["classes"])
+    fill_head(model.head, config)
+    return model.eval()
+
+
+def fill_head(head: nn.Module, config: Config) -> None:
+    """Fill a linear head as ``head.weight`` and ``head.bias``."""
+    with torch.no_grad():
+        for name, tensor in head.state_dict().items():
+            tensor.copy_(filled(f"head.{name}", tensor.shape, *_scale_and_offset(name, tensor.shape), config))
+
+
+def check_logits(logits: Tensor, case: Mapping[str, Any], tolerance: float = 1e-4) -> None:
+    """Logits agree to ``tolerance`` of the largest expected one."""
+    expected = torch.tensor(case["logits"])
+    torch.testing.assert_close(logits.detach().float(), expected, rtol=0, atol=tolerance * float(expected.abs().max()))
+
+
+def check_gradient(gradient: Tensor | None, expected: Mapping[str, Any], tolerance: float = 1e-4) -> None:
+    """Norm and first values of a gradient agree: ``tolerance`` is relative to the norm, for values to the gradient's scale."""
+    if expected["grad_l2"] is None:
+        assert gradient is None or not gradient.any()
+        return
+    assert gradient is not None
+    assert list(gradient.shape) == expected["shape"]
+    assert float(gradient.double().norm()) == pytest.approx(expected["grad_l2"], rel=tolerance)
+    first = torch.tensor(expected["grad_first"])
+    scale = max(expected["grad_l2"] / math.sqrt(gradient.numel()), float(first.abs().max()))
+    torch.testing.assert_close(gradient.flatten()[: len(first)].float(), first, rtol=tolerance, atol=tolerance * scale)

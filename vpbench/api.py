@@ -1,0 +1,168 @@
+"""The Python interface, which the command line is a thin layer over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vpbench.store.folder import DEFAULT_FOLDER, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vpbench.execution.inline import Watcher
+    from vpbench.execution.plan import Plan, Request
+    from vpbench.model import PromptedModel
+
+DEFAULT_SAVE = ("features", "predictions", "curve")
+
+
+def run(
+    methods: Sequence[str] | str | None = None,
+    suite: str | None = None,
+    *,
+    data: str | Path | None = None,
+    backbone: str | None = None,
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+    epochs: int | None = None,
+    seeds: int = 1,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    results: str | Path = DEFAULT_FOLDER,
+    save: Iterable[str] = DEFAULT_SAVE,
+    watcher: Watcher | None = None,
+    **more: Any,
+) -> pd.DataFrame:
+    """Train and measure every method on every data set, skipping what is stored, and return the rows.
+
+    Args:
+        methods: names, each with an optional preset (``"insvp:released"``), as a list or separated by commas; None: all
+            six of vpbench.
+        suite: which data sets and protocol; ``"mini"`` needs nothing but vpbench itself.
+        data: an ImageFolder tree or a parquet file instead of a suite.
+        backbone: a name of ``vpbench list backbones``, or any ViT of timm; None: the suite's.
+        weights: None for the backbone's own, ``"random"``, or a file or folder.
+        image_size: pixels; position embeddings are resampled.
+        epochs: of every training, instead of the suite's.
+        seeds: how many of the suite's seeds.
+        settings: ``{"vpt.prompt_length": 50, "recipe.lr": 0.01}``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        results: folder of the rows.
+        save: what to keep beside each row: ``features``, ``predictions``, ``curve``, ``weights``.
+        watcher: hears of progress.
+        more: other fields of :class:`vpbench.execution.plan.Request`.
+
+    Returns:
+        one row per run of the request, old and new, see ``vpbench.store.schema``.
+
+    Raises:
+        VpbenchError: when something in the request cannot work; nothing has been run then.
+    """
+    from vpbench.execution.plan import DEFAULT_METHODS, Request
+
+    chosen = methods.split(",") if isinstance(methods, str) else methods
+    request = Request(
+        methods=tuple(chosen or DEFAULT_METHODS), suite=suite, data=str(data) if data else None, backbone=backbone,
+        weights=str(weights) if weights else None, image_size=image_size, epochs=epochs, seeds=seeds, settings=settings or {}, **more,
+    )  # fmt: skip
+    plan, store = plan_runs(request, results, save)
+    return execute_plan(plan, store, device, save, watcher)
+
+
+def plan_runs(request: Request, results: str | Path = DEFAULT_FOLDER, save: Iterable[str] = DEFAULT_SAVE) -> tuple[Plan, Store]:
+    """Check a request and find what is missing, without running anything."""
+    from vpbench.core.names import unknown
+    from vpbench.execution.plan import make_plan
+    from vpbench.execution.worker import ARTEFACTS
+
+    for name in save:
+        if name not in ARTEFACTS:
+            raise unknown("thing to --save", name, ARTEFACTS)
+    store = Store(results)
+    return make_plan(request, store, [ARTEFACTS[name] for name in save]), store
+
+
+def execute_plan(
+    plan: Plan, store: Store, device: str = "auto", save: Iterable[str] = DEFAULT_SAVE, watcher: Watcher | None = None
+) -> pd.DataFrame:
+    """Run what is missing in a plan; the rows of the whole plan."""
+    from vpbench.execution.device import resolve_device
+    from vpbench.execution.inline import Silent, execute_inline
+
+    place = resolve_device(device)
+    store.check_writable()
+    for _ in execute_inline(plan, store, place, save, watcher or Silent()):
+        pass
+    frame = store.load()
+    return frame[frame["run_id"].isin({run.spec.run_id for run in plan.runs})].reset_index(drop=True)
+
+
+def load_results(folder: str | Path = DEFAULT_FOLDER) -> pd.DataFrame:
+    """All rows of a results folder, one per run; an empty frame with all columns when there are none."""
+    return Store(folder).load()
+
+
+def create_method(
+    method: str,
+    backbone: str,
+    classes: int,
+    *,
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+    seed: int | None = None,
+    **options: Any,
+) -> PromptedModel:
+    """A frozen backbone with a method on it: a torch module from normalised images to logits.
+
+    Only the trainable tensors require gradients. ``model.backbone.shape`` has the sizes.
+
+    Args:
+        method: ``name`` or ``name:preset``.
+        backbone: a name of ``vpbench list backbones``, or any ViT of timm.
+        classes: number of classes.
+        weights: None for the backbone's own, ``"random"``, or a file or folder.
+        image_size: pixels; None for the size of pretraining.
+        seed: of the method's initial values; None takes torch's current random state.
+        options: of the method, e.g. ``prompt_length=10``.
+
+    Raises:
+        VpbenchError: for an unknown name, an option that does not fit, or missing weights.
+    """
+    import torch
+
+    from vpbench.backbones.named import resolve_backbone
+    from vpbench.build import build_model
+    from vpbench.catalog import resolve_method
+
+    spec = resolve_backbone(backbone, str(weights) if weights else None, image_size)
+    chosen = resolve_method(method, options)
+    if seed is not None:
+        torch.manual_seed(seed)
+    return build_model(chosen, spec, classes)
+
+
+def report(
+    table: str | int | None = None,
+    plot: str | None = None,
+    *,
+    results: str | Path = DEFAULT_FOLDER,
+    format: Literal["terminal", "md", "tex", "csv"] = "terminal",
+    out: str | Path | None = None,
+    **filters: Any,
+) -> str | list[Path]:
+    """Render a table (as text) or a figure (as files) from a results folder; see ``vpbench report --help``."""
+    from vpbench.reporting.api import make_report
+
+    return make_report(
+        table=None if table is None else str(table), plot=plot, results=Path(results), format=format,
+        out=Path(out) if out else None, **filters,
+    )  # fmt: skip
+
+
+def show(kind: str, name: str, results: str | Path = DEFAULT_FOLDER) -> dict[str, Any]:
+    """Everything about one method, dataset, suite, backbone or run, as plain data."""
+    from vpbench.describe import describe
+
+    return describe(kind, name, Path(results))

@@ -1,0 +1,150 @@
+"""Building a frozen backbone and filling it with weights. Nothing is ever left at a random value by accident."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import VisionTransformer
+from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import Tensor
+
+from vpbench.backbones.named import backbone_card, backbone_names
+from vpbench.backbones.vit import ViTAdapter
+from vpbench.core.errors import UsageError, WeightsError
+from vpbench.core.hashing import file_sha256
+from vpbench.execution.spec import BackboneSpec
+
+RANDOM_SEED = 0  # of --weights random: the same values in every run
+
+# Classifiers of pretraining, which no method reads.
+_CLASSIFIER = ("head.", "head_dist.", "pre_logits.")
+
+
+def load_backbone(spec: BackboneSpec) -> ViTAdapter:
+    """The frozen backbone that ``spec`` describes.
+
+    Raises:
+        WeightsError: when the weight file is missing, unreadable, changed since ``spec`` was made, or does not match the
+            architecture; the message names the keys.
+        UnsupportedError: when timm's model is no ViT.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        vit = _architecture(spec)
+    if spec.weights != "random":
+        path = Path(spec.path) if spec.path else _download(spec)
+        if spec.sha256 and file_sha256(path) != spec.sha256:
+            raise WeightsError(f"{path} is not the file that the run was planned with (its SHA-256 differs); plan the run again.")
+        fill(vit, path)
+    return ViTAdapter(vit)
+
+
+def _architecture(spec: BackboneSpec) -> VisionTransformer:
+    sizes = {"img_size": spec.image_size, "patch_size": spec.patch_size}
+    if spec.name in backbone_names():
+        return VisionTransformer(**{**backbone_card(spec.name).vit, **sizes, "num_classes": 0})
+    try:
+        return timm.create_model(spec.name.split(".")[0], num_classes=0, **sizes)
+    except (TypeError, AssertionError) as error:
+        raise UsageError(f"{spec.name} cannot be built for {spec.image_size} px and patches of {spec.patch_size} px: {error}") from error
+
+
+def _download(spec: BackboneSpec) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository, _, filename = spec.weights.removeprefix("hub:").rpartition("/")
+    try:
+        return Path(hf_hub_download(repository, filename))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(
+            f"weights of {spec.name} cannot be fetched from the hub ({repository}): {reason} "
+            "Give a file or folder with --weights, or ask for --weights random on purpose."
+        ) from error
+
+
+def fill(vit: VisionTransformer, path: Path) -> None:
+    """Load a weight file into a ViT, resampling position and patch embeddings to its sizes.
+
+    Args:
+        vit: receives the values, in float32.
+        path: ``.safetensors``, Google's ``.npz``, or a PyTorch file, which may hold tensors only.
+
+    Raises:
+        WeightsError: when the file cannot be read, or a key is missing, surplus or of another shape.
+    """
+    if path.suffix == ".npz":
+        _fill_from_npz(vit, path)
+        return
+    state = _state(path)
+    try:
+        state = checkpoint_filter_fn(state, vit)
+    except (KeyError, RuntimeError, AssertionError, AttributeError) as error:
+        raise WeightsError(f"{path} holds no weights of a vision transformer: {error}") from error
+    wanted = vit.state_dict()
+    state = {key: value for key, value in state.items() if key in wanted or not key.startswith(_CLASSIFIER)}
+    _compare(path, {key: tuple(value.shape) for key, value in state.items()}, {key: tuple(value.shape) for key, value in wanted.items()})
+    vit.load_state_dict({key: value.float() for key, value in state.items()}, strict=True)
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # weights_only: a checkpoint may hold tensors and plain containers, never code.
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: there is no such file.") from error
+    except pickle.UnpicklingError as error:
+        raise WeightsError(f"{path} holds more than tensors and is not loaded for safety; save its state dict alone.") from error
+    except (SafetensorError, RuntimeError, OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
+        raise WeightsError(f"{path} is no readable weight file: {str(error).splitlines()[0]}") from error
+    for wrapper in ("state_dict", "model"):
+        loaded = loaded.get(wrapper, loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors).")
+    return loaded
+
+
+def _compare(path: Path, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> None:
+    problems = []
+    for word, keys in (("missing", wanted.keys() - found.keys()), ("surplus", found.keys() - wanted.keys())):
+        if keys:
+            problems.append(f"{len(keys)} {word} ({_some(keys)})")
+    wrong = {f"{key} {found[key]} instead of {wanted[key]}" for key in wanted.keys() & found.keys() if found[key] != wanted[key]}
+    if wrong:
+        problems.append(f"{len(wrong)} of another shape ({_some(wrong)})")
+    if problems:
+        raise WeightsError(f"{path} does not match the architecture: {'; '.join(problems)}. Choose the backbone it belongs to.")
+
+
+def _some(names: set[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+
+
+def _fill_from_npz(vit: VisionTransformer, path: Path) -> None:
+    """Google's JAX checkpoints, through timm's own mapping of their names."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = set(archive.files)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise WeightsError(f"{path} is no readable .npz file: {error}") from error
+    prefix = "opt/target/" if "opt/target/embedding/kernel" in names else ""
+    if f"{prefix}embedding/kernel" not in names:
+        raise WeightsError(f"{path} does not match the architecture: 1 missing (embedding/kernel), so it is none of Google's ViT files.")
+    blocks = {name.split("encoderblock_")[1].split("/")[0] for name in names if "encoderblock_" in name}
+    if len(blocks) != len(vit.blocks):
+        raise WeightsError(f"{path} does not match the architecture: it has {len(blocks)} blocks instead of {len(vit.blocks)}.")
+    try:
+        vit.load_pretrained(str(path))
+    except (KeyError, RuntimeError, AssertionError, ValueError) as error:
+        raise WeightsError(f"{path} does not match the architecture: {error}") from error

@@ -1,0 +1,43 @@
+"""From specifications to a model."""
+
+from __future__ import annotations
+
+import torch
+
+from vpbench.backbones.load import load_backbone
+from vpbench.backbones.vit import ViTAdapter
+from vpbench.catalog import method_class
+from vpbench.execution.spec import BackboneSpec, MethodSpec
+from vpbench.model import PromptedModel
+
+
+def build_model(method: MethodSpec, backbone: BackboneSpec, classes: int, device: torch.device | str = "cpu") -> PromptedModel:
+    """A frozen backbone with a freshly initialised method, in training mode.
+
+    The method's values come from torch's global random stream of the CPU, so that they are the same on every device.
+
+    Args:
+        method: which method, with all options.
+        backbone: which backbone and weights.
+        classes: of the data set.
+        device: where the model ends up.
+
+    Raises:
+        WeightsError: when the weights cannot be loaded.
+        UsageError: when an option does not fit the backbone.
+        UnsupportedError: when the method does not work on the backbone.
+    """
+    return _assemble(method, load_backbone(backbone), classes).to(device)
+
+
+def build_shell(method: MethodSpec, backbone: BackboneSpec, classes: int, device: str) -> PromptedModel:
+    """The same model without the backbone's values, for counting only: it costs no time, and on ``"meta"`` no memory."""
+    with torch.device("meta"):
+        adapter = load_backbone(backbone.model_copy(update={"weights": "random", "path": None, "sha256": None}))
+    with torch.device(device), torch.random.fork_rng(devices=[]):
+        return _assemble(method, adapter.to_empty(device=device), classes)
+
+
+def _assemble(method: MethodSpec, adapter: ViTAdapter, classes: int) -> PromptedModel:
+    kind = method_class(method.name)
+    return PromptedModel(adapter, kind(kind.Config.model_validate(method.config), adapter.shape, classes), classes)

@@ -1,0 +1,62 @@
+"""The ``vpbench`` command: one module per verb, imported only when its verb is used."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from vpbench import __version__
+from vpbench.cli.listing import list_entries
+from vpbench.cli.new import app as new_app
+from vpbench.cli.report import report
+from vpbench.cli.run import run
+from vpbench.cli.show import show
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Compare ways of prompting a frozen vision transformer.",
+    epilog="First steps: 'vpbench run' needs nothing but this package; then 'vpbench report --table 1'.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+app.command()(run)
+app.command()(report)
+app.command("list")(list_entries)
+app.command()(show)
+app.add_typer(new_app, name="new")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vpbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")] = False,
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Run the command line; a user's mistake is one line on stderr and an exit code, never a traceback."""
+    from vpbench.core.errors import VpbenchError
+
+    try:
+        app()
+    except VpbenchError as error:
+        typer.echo(f"vpbench: {' '.join(str(error).split())}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("vpbench: interrupted; finished runs are stored, the same command continues.", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, as with `vpbench list | head`
+        sys.exit(0)
+    sys.exit(0)

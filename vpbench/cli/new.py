@@ -1,0 +1,51 @@
+"""``vpbench new``: files to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Write the files that a new plug-in starts from.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command()
+def method(
+    name: Annotated[str, typer.Argument(help="a Python name in lower case, e.g. my_prompts")],
+    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Root of a checkout of vpbench, or of your own package.")] = Path(),
+) -> None:
+    """Write methods/NAME.py, a working method, and tests/methods/test_NAME.py, its test.
+
+    In a checkout of vpbench that is all: the method is found by its file. In a package of your own, name the class as an
+    entry point of the group `vpbench.methods`.
+
+    Example: `vpbench new method my_prompts`
+    """
+    from importlib.resources import files
+
+    from vpbench.catalog import method_registry
+    from vpbench.core.errors import UsageError
+
+    if not name.isidentifier() or name != name.lower() or name.startswith("_"):
+        raise UsageError(f"'{name}' is no name for a method: take small letters, digits and underscores, e.g. my_prompts.")
+    if name in method_registry().names():
+        raise UsageError(f"there is a method '{name}' already; choose another name.")
+    title = "".join(part.capitalize() for part in name.split("_"))
+    targets = {folder / "methods" / f"{name}.py": "method.py.txt", folder / "tests" / "methods" / f"test_{name}.py": "test_method.py.txt"}
+    for path in targets:
+        if path.exists():
+            raise UsageError(f"{path} exists already and is left as it is; choose another name or folder.")
+    for path, template in targets.items():
+        text = (files("vpbench.cli") / "templates" / template).read_text(encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text.replace("NAME", name).replace("TITLE", title), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror or error}. Choose another --folder.") from error
+        typer.echo(path)

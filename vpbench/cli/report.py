@@ -1,0 +1,77 @@
+"""``vpbench report``: tables and figures from the results folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_Only = "Keep only this {}; several with commas."
+
+
+def report(
+    table: Annotated[str | None, typer.Option(help="Number of a table; 1 when neither a table nor a plot is named.")] = None,
+    paper: Annotated[str, typer.Option(help="Paper that the table's number belongs to.")] = "insvp",
+    plot: Annotated[str | None, typer.Option(help="A figure instead, e.g. tsne.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="terminal, md, tex, csv or json. Default: what --out ends with, else terminal.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder.")] = Path("results/runs"),
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE_OR_FOLDER", help="Where to write. Default: stdout, figures to results/figures.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help=_Only.format("data set"))] = None,
+    suite: Annotated[str | None, typer.Option(help=_Only.format("suite"))] = None,
+    backbone: Annotated[str | None, typer.Option(help=_Only.format("backbone"))] = None,
+    method: Annotated[str | None, typer.Option(help=_Only.format("method"))] = None,
+    seed: Annotated[int | None, typer.Option(help="Keep only this seed.")] = None,
+) -> None:
+    """Show the stored runs as a table or a figure. Reads the results folder and nothing else.
+
+    Examples:
+
+    - `vpbench report` - table 1 in the terminal
+    - `vpbench report --table 1 --out table1.tex` - the same for LaTeX; also .md, .csv, .json
+    - `vpbench report --suite mini --method vpt,insvp --format md`
+    - `vpbench report --plot tsne --dataset digits` - needs runs made with `--save features`
+    """
+    from vpbench.core.errors import UsageError
+    from vpbench.reporting.api import make_report
+
+    if json and format not in (None, "json"):
+        raise UsageError(f"--json and --format {format} exclude each other; leave one out.")
+    with _warnings_as_lines():
+        made = make_report(
+            table, plot, paper=paper, format="json" if json else format, results=results, out=out,
+            dataset=dataset, suite=suite, backbone=backbone, method=method, seed=seed, width=_width(), colour=_colour(),
+        )  # fmt: skip
+    typer.echo(made if isinstance(made, str) else "\n".join(map(str, made)), nl=not isinstance(made, str))
+
+
+def _width() -> int | None:
+    """Characters of a line on a terminal; a pipe or a file has no limit."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _colour() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print each warning, such as a broken result file, as one line on stderr."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        try:
+            yield
+        finally:
+            for warning in caught:
+                typer.echo(f"warning: {' '.join(str(warning.message).split())}", err=True)

@@ -1,0 +1,57 @@
+"""Cards: small TOML files that describe a data set, a suite, a recipe or a backbone."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from vpbench.core.errors import UsageError
+from vpbench.core.names import unknown
+
+Card = TypeVar("Card", bound=BaseModel)
+
+
+def card_names(folder: str) -> list[str]:
+    """Names of the cards in ``benchmarks/<folder>``, sorted."""
+    return sorted(entry.name.removesuffix(".toml") for entry in _folder(folder).iterdir() if entry.name.endswith(".toml"))
+
+
+def read_card(folder: str, name: str, kind: type[Card], word: str) -> Card:
+    """The card ``name``, validated.
+
+    Raises:
+        UsageError: for an unknown name (with a suggestion) or a card that does not fit its kind.
+    """
+    if name not in card_names(folder):
+        raise unknown(word, name, card_names(folder), f"(vpbench list {folder})")
+    try:
+        return kind.model_validate(read_toml(folder, name))
+    except ValidationError as error:
+        raise UsageError(f"benchmarks/{folder}/{name}.toml: {first_error(error)}") from error
+
+
+def read_toml(folder: str, name: str) -> dict[str, Any]:
+    """A card's content, unchecked."""
+    return tomllib.loads((_folder(folder) / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def packaged_file(folder: str, name: str) -> Path:
+    """A file that ships beside the cards of ``folder``."""
+    return Path(str(_folder(folder) / name))
+
+
+def first_error(error: ValidationError) -> str:
+    """The first complaint of pydantic in one line: where, what, and the value given."""
+    complaint = error.errors()[0]
+    where = ".".join(str(part) for part in complaint["loc"]) or "it"
+    text = complaint["msg"].removeprefix("Value error, ")
+    given = complaint.get("input")
+    return f"{where}: {text}" + (f" (given: {given!r})" if isinstance(given, str | int | float | bool | list) else "")
+
+
+def _folder(name: str) -> Any:
+    return files("vpbench.benchmarks") / name

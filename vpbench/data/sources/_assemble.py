@@ -1,0 +1,106 @@
+"""What a user's folder and a user's parquet file have in common: checks, class ids, and splits that are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vpbench.core.errors import DataError
+from vpbench.data.raw import SPLITS, Labels, RawData, RawSplit
+from vpbench.data.splitting import Indices, hold_out
+
+SEED = 0
+TEST_SHARE, VAL_SHARE = 0.2, 0.1
+
+Keys = NDArray[np.int64] | NDArray[np.str_]
+
+SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def assemble(
+    origin: str,
+    keys: Keys,
+    membership: NDArray[np.str_] | None,
+    select: Callable[[Indices, Labels], RawSplit],
+    class_name: Callable[[int | str], str] = str,
+) -> RawData:
+    """A data set out of a list of labelled images.
+
+    Class ids 0 ... C-1 are given to the classes of the training split, in sorted order, and hold for all splits: ids made
+    for each split by itself would differ as soon as one split lacks a class.
+
+    Args:
+        origin: the folder or file, for messages.
+        keys: each image's label as the user wrote it, shape (n,).
+        membership: each image's split, one of ``SPLITS``; None when the user made no splits.
+        select: makes the split of the images at some indices, with their class ids.
+        class_name: readable name of a label.
+
+    Raises:
+        DataError: for a split without images, fewer than two classes, or classes that differ between train and test.
+    """
+    if len(keys) == 0:
+        raise DataError(f"{origin} holds no images; give a folder or file with at least two classes of images.")
+    notes: list[str] = []
+    parts = _random_parts(keys, notes) if membership is None else {name: np.flatnonzero(membership == name) for name in SPLITS}
+    if membership is not None and len(parts["train"]) and not len(parts["val"]):
+        parts = _with_validation(parts, keys, notes)
+    for split in ("train", "test"):
+        if not len(parts[split]):
+            raise DataError(f"{origin} has no {split} images; add a split '{split}' with images of every class.")
+    _check_classes(origin, {name: keys[part] for name, part in parts.items()}, class_name, notes)
+
+    classes = np.unique(keys[parts["train"]])
+    splits = {name: select(part, np.searchsorted(classes, keys[part]).astype(np.int64)) for name, part in parts.items()}
+    return RawData.of([class_name(key) for key in classes.tolist()], splits, notes)
+
+
+def _random_parts(keys: Keys, notes: list[str]) -> dict[str, Indices]:
+    ids = np.unique(keys, return_inverse=True)[1].astype(np.int64)
+    rest, test = hold_out(ids, TEST_SHARE, SEED)
+    train, val = hold_out(ids[rest], VAL_SHARE / (1 - TEST_SHARE), SEED)
+    notes.append("No splits given: 70 % of every class became train, 10 % val, 20 % test, drawn with a fixed seed.")
+    return {"train": rest[train], "val": rest[val], "test": test}
+
+
+def _with_validation(parts: dict[str, Indices], keys: Keys, notes: list[str]) -> dict[str, Indices]:
+    train = parts["train"]
+    ids = np.unique(keys[train], return_inverse=True)[1].astype(np.int64)
+    kept, held = hold_out(ids, VAL_SHARE, SEED)
+    notes.append(f"No validation split: {len(held)} of {len(train)} training images became one, drawn with a fixed seed.")
+    return {**parts, "train": train[kept], "val": train[held]}
+
+
+def _check_classes(
+    origin: str,
+    keys: dict[str, Keys],
+    class_name: Callable[[int | str], str],
+    notes: list[str],
+) -> None:
+    sets = {split: set(np.unique(values).tolist()) for split, values in keys.items()}
+
+    def named(classes: Iterable[int | str]) -> str:
+        return _listed([class_name(key) for key in sorted(classes)])
+
+    for split in ("val", "test"):
+        if extra := sets[split] - sets["train"]:
+            raise DataError(
+                f"{origin}: {split} has images of {named(extra)}, train has none; add some to train or take them out."
+            )
+    if len(sets["train"]) < 2:
+        raise DataError(f"{origin} has one class only, {named(sets['train'])}; classification needs two or more.")
+    if absent := sets["train"] - sets["test"]:
+        raise DataError(
+            f"{origin}: train has images of {named(absent)}, test has none; add some to test or take them out of train."
+        )
+    if absent := sets["train"] - sets["val"]:
+        notes.append(f"Not in val: {named(absent)}.")
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    """``classes 'a', 'b' and 7 more``."""
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"class{'es' if len(names) > 1 else ''} {shown}{more}"

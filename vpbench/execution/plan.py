@@ -1,0 +1,215 @@
+"""From what the user asks for to the runs that are still missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vpbench.backbones.named import resolve_backbone
+from vpbench.catalog import method_class, resolve_method
+from vpbench.core.errors import UnsupportedError, UsageError
+from vpbench.core.names import unknown
+from vpbench.data.catalog import dataset_card
+from vpbench.data.raw import RawData
+from vpbench.data.sources import open_dataset, open_path
+from vpbench.execution.protocol import CUSTOM_SUITE, SuiteCard, method_options, recipe_entries, resolve_recipe, suite_card
+from vpbench.execution.spec import DataSpec, MethodSpec, RunSpec
+from vpbench.store.folder import Store
+
+DEFAULT_METHODS = ("linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt")
+DEFAULT_SUITE = "mini"
+
+# A repetition would end the same way, so these are not run again.
+SETTLED = ("ok", "diverged", "unsupported")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user can ask of ``vpbench run``; None means the suite's own value."""
+
+    methods: Sequence[str] = DEFAULT_METHODS
+    suite: str | None = None
+    data: str | None = None
+    datasets: Sequence[str] | None = None
+    backbone: str | None = None
+    weights: str | None = None
+    image_size: int | None = None
+    patch_size: int | None = None
+    epochs: int | None = None
+    seeds: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    precision: str | None = None
+    selection: str | None = None
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run, with what its row says beside the specification."""
+
+    spec: RunSpec
+    recipe_source: str
+    group: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a request, in order, and those of them that the store already has.
+
+    ``data`` holds each data set once, opened but not decoded.
+    """
+
+    runs: list[PlannedRun]
+    stored: frozenset[str]
+    data: dict[str, RawData]
+
+    @property
+    def missing(self) -> list[PlannedRun]:
+        return [run for run in self.runs if run.spec.run_id not in self.stored]
+
+
+def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> Plan:
+    """Resolve and check everything before anything is computed.
+
+    Args:
+        request: what to run.
+        store: where rows are; a run counts as stored when its row is settled and has the wanted artefacts.
+        artefacts: file names that each run has to leave beside its row.
+
+    Raises:
+        VpbenchError: for anything in the request that cannot work.
+    """
+    if request.seeds < 1:
+        raise UsageError(f"--seeds {request.seeds}: ask for at least one.")
+    if not request.methods:
+        raise UsageError("--methods names no method; vpbench list methods shows them.")
+    suite_name = CUSTOM_SUITE if request.data else (request.suite or DEFAULT_SUITE)
+    suite = suite_card(suite_name)
+    datasets = _open(request, suite)
+    backbone = resolve_backbone(request.backbone or suite.backbone, request.weights, request.image_size, request.patch_size)
+    options, overrides = _split_settings(request)
+    mean, std = backbone.mean, backbone.std
+    if suite.preprocess.normalisation != "weights":
+        mean, std = _NORMALISATION[suite.preprocess.normalisation]
+        backbone = backbone.model_copy(update={"mean": mean, "std": std})
+    runs = []
+    for name, data in datasets.items():
+        card = None if request.data else dataset_card(name)
+        for label in dict.fromkeys(request.methods):
+            method, _, preset = label.partition(":")
+            entries = recipe_entries(method, suite_name, name, preset or None)
+            chosen = resolve_method(label, {**method_options(entries), **options.get(method, {})})
+            recipe, source = resolve_recipe(suite, entries, {**overrides[""], **overrides.get(method, {})})
+            for seed in seeds_of(suite, request.seeds):
+                spec = RunSpec(
+                    method=chosen, backbone=backbone, preprocess=suite.preprocess, recipe=recipe, seed=seed,
+                    data=DataSpec(suite=suite_name, dataset=name, digest=data.digest, path=request.data),
+                    selection=request.selection or suite.selection, precision=_precision(request.precision or suite.precision),
+                )  # fmt: skip
+                runs.append(PlannedRun(spec, source, card.group if card else "custom", card.title if card else name))
+    _check_models(runs, {name: len(data.class_names) for name, data in datasets.items()})
+    _check_validation(runs, datasets)
+    return Plan(runs, _stored(runs, store, artefacts), datasets)
+
+
+_NORMALISATION = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+def seeds_of(suite: SuiteCard, count: int) -> list[int]:
+    """The first ``count`` seeds of a suite; beyond its own list, the numbers after the last one."""
+    own = list(suite.seeds[:count])
+    return own + [suite.seeds[-1] + 1 + extra for extra in range(count - len(own))]
+
+
+def _open(request: Request, suite: SuiteCard) -> dict[str, RawData]:
+    if request.data:
+        if request.suite and request.suite != CUSTOM_SUITE:
+            raise UsageError("--suite and --data exclude each other: a suite brings its own data.")
+        return {Path(request.data).stem: open_path(Path(request.data))}
+    names = request.datasets or suite.datasets
+    for name in names:
+        if name not in suite.datasets:
+            raise unknown(f"dataset of suite {request.suite or DEFAULT_SUITE}", name, suite.datasets)
+    if not names:
+        raise UsageError("the suite 'custom' is for your own images: say --data PATH.")
+    return {name: open_dataset(dataset_card(name)) for name in names}
+
+
+def _split_settings(request: Request) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """``--set`` by method: options, and fields of the recipe (under "" for all methods)."""
+    asked = {label.partition(":")[0] for label in request.methods}
+    options: dict[str, dict[str, Any]] = {}
+    recipes: dict[str, dict[str, Any]] = {"": {}}
+    if request.epochs is not None:
+        recipes[""]["epochs"] = request.epochs
+    for name, value in request.settings.items():
+        parts = name.split(".")
+        if len(parts) == 2 and parts[0] == "recipe":
+            recipes[""][parts[1]] = value
+        elif len(parts) == 3 and parts[1] == "recipe":
+            recipes.setdefault(_asked(parts[0], asked, name), {})[parts[2]] = value
+        elif len(parts) == 2:
+            options.setdefault(_asked(parts[0], asked, name), {})[parts[1]] = value
+        else:
+            raise UsageError(f"--set {name}: write METHOD.OPTION=VALUE, recipe.FIELD=VALUE or METHOD.recipe.FIELD=VALUE.")
+    return options, recipes
+
+
+def _asked(method: str, asked: set[str], setting: str) -> str:
+    if method not in asked:
+        method_class(method)  # an unknown name gets its own error
+        raise UsageError(f"--set {setting}: {method} is not among --methods {','.join(sorted(asked))}.")
+    return method
+
+
+def _precision(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    import torch
+
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    from vpbench.execution.device import cpu_computes_bf16
+
+    return "bf16" if cpu_computes_bf16() else "fp32"
+
+
+def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> None:
+    """Build every kind of model once without values, so that an option that does not fit fails before any training."""
+    from vpbench.build import build_shell
+
+    seen: set[str] = set()
+    for run in runs:
+        method: MethodSpec = run.spec.method
+        key = json.dumps([method.model_dump(), classes[run.spec.data.dataset]], sort_keys=True)
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            build_shell(method, run.spec.backbone, classes[run.spec.data.dataset], "meta")
+        except UnsupportedError:
+            continue  # becomes a row with that status
+
+
+def _check_validation(runs: list[PlannedRun], datasets: dict[str, RawData]) -> None:
+    for run in runs:
+        if run.spec.selection == "best_val" and not len(datasets[run.spec.data.dataset].splits["val"]):
+            raise UsageError(f"{run.spec.data.dataset} has no validation images, so the best epoch cannot be chosen: use --selection last.")
+
+
+def _stored(runs: list[PlannedRun], store: Store, artefacts: Iterable[str]) -> frozenset[str]:
+    statuses, wanted = store.statuses(), list(artefacts)
+
+    def is_stored(run_id: str) -> bool:
+        status = statuses.get(run_id)
+        if status == "ok":
+            return all(store.artefact_path(run_id, name).exists() for name in wanted)
+        return status in SETTLED
+
+    return frozenset(run.spec.run_id for run in runs if is_stored(run.spec.run_id))

@@ -1,0 +1,185 @@
+"""One run, from its specification to its row."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from vpbench.build import build_model
+from vpbench.catalog import method_class
+from vpbench.core.errors import DivergedError, StoreError, UnsupportedError
+from vpbench.data.batches import Normaliser
+from vpbench.data.cache import CachedData
+from vpbench.execution.device import describe
+from vpbench.execution.plan import PlannedRun
+from vpbench.execution.spec import RunSpec
+from vpbench.measure.operations import count_operations
+from vpbench.measure.size import bytes_saved, parameter_counts
+from vpbench.measure.timing import measure_inference, measure_training
+from vpbench.store.folder import Store
+from vpbench.training.evaluate import Scores
+from vpbench.training.fit import Epoch, Trainer
+
+FEATURE_IMAGES = 1000  # test images whose features are kept for t-SNE
+ARTEFACTS = {
+    "features": "features.npz",
+    "predictions": "predictions.npz",
+    "curve": "curve.csv",
+    "weights": "weights.safetensors",
+}
+
+
+def execute(
+    run: PlannedRun, data: CachedData, store: Store, device: torch.device, save: Iterable[str] = (),
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train, measure, test once, and store. Whatever goes wrong in the run becomes a row with a status and the error.
+
+    Args:
+        run: what to do.
+        data: the decoded data set.
+        store: receives the row, and before it the artefacts.
+        device: where to compute.
+        save: keys of :data:`ARTEFACTS` to leave beside the row.
+        on_epoch: progress.
+
+    Returns:
+        the row as stored.
+
+    Raises:
+        StoreError: when the row cannot be written.
+    """
+    started, clock = datetime.now(UTC), time.perf_counter()
+    row = {**_described(run, data), "started_at": started, "status": "ok", "error": ""}
+    try:
+        row.update(_run(run.spec, data, store, device, set(save), on_epoch))
+    except StoreError:
+        raise
+    except DivergedError as error:
+        row.update(status="diverged", error=str(error))
+    except UnsupportedError as error:
+        row.update(status="unsupported", error=str(error))
+    except torch.OutOfMemoryError as error:
+        row.update(status="oom", error=str(error).splitlines()[0])
+    except MemoryError:
+        row.update(status="oom", error="the machine has too little memory for this run; lower the batch size.")
+    except Exception:
+        row.update(status="failed", error=traceback.format_exc(limit=-6))
+    row.update(describe(device), wall_s=time.perf_counter() - clock)
+    store.write_row(row)
+    return row
+
+
+def _described(run: PlannedRun, data: CachedData) -> dict[str, Any]:
+    """What is known of a run before it happens."""
+    spec = run.spec
+    return {
+        "run_id": spec.run_id,
+        "group_id": spec.group_id,
+        "spec": json.dumps(spec.identity(), sort_keys=True),
+        "method": spec.method.label,
+        "method_version": spec.method.version,
+        "method_config": json.dumps(spec.method.config, sort_keys=True),
+        "fidelity": method_class(spec.method.name).fidelity,
+        "backbone": spec.backbone.name,
+        "weights": spec.backbone.weights,
+        "weights_sha256": spec.backbone.sha256,
+        "image_size": spec.backbone.image_size,
+        "suite": spec.data.suite,
+        "dataset": spec.data.dataset,
+        "dataset_group": run.group,
+        "data_digest": spec.data.digest,
+        "preprocess": spec.preprocess.model_dump_json(),
+        "classes": len(data.class_names),
+        "n_train": len(data.train),
+        "n_val": len(data.val),
+        "n_test": len(data.test),
+        "seed": spec.seed,
+        "recipe": spec.recipe.model_dump_json(),
+        "recipe_source": run.recipe_source,
+        "optimizer": spec.recipe.optimizer,
+        "lr": spec.recipe.peak_lr,
+        "weight_decay": spec.recipe.weight_decay,
+        "epochs": spec.recipe.epochs,
+        "batch_size": spec.recipe.batch_size,
+        "precision": spec.precision,
+        "selection": spec.selection,
+    }
+
+
+def _run(
+    spec: RunSpec, data: CachedData, store: Store, device: torch.device, save: set[str], on_epoch: Callable[[Epoch], None]
+) -> dict[str, Any]:
+    torch.manual_seed(spec.seed)
+    model = build_model(spec.method, spec.backbone, len(data.class_names), device)
+    # On a CPU, torch's fused kernel for short sequences in bf16 is several times slower than explicit attention.
+    model.backbone.use_fused_attention(device.type == "cuda" or spec.precision == "fp32")
+    normalise = Normaliser(spec.backbone.mean, spec.backbone.std, device)
+    trainer = Trainer(model, data, spec, normalise, device, on_epoch)
+    sizes = parameter_counts(model)
+    trainer.fit()
+    scores = trainer.evaluate(data.test)
+    sizes["params_active"] = parameter_counts(model)["params_active"]
+    found = {
+        **sizes,
+        "epochs_run": len(trainer.curve),
+        "selected_epoch": trainer.selected_epoch,
+        "train_loss": trainer.curve[-1].train_loss,
+        "first_losses": trainer.first_losses,
+        "acc1": scores.acc1,
+        "acc5": scores.acc5,
+        "mean_per_class": scores.mean_per_class,
+        "correct": scores.correct,
+        "correct5": scores.correct5,
+        "total": scores.total,
+        "val_acc1": trainer.validate() if len(data.val) else None,
+        "bytes_saved": bytes_saved(model),
+    }
+    _save(spec.run_id, trainer, scores, store, save)
+    found.update(measure_training(model, spec.recipe, device, spec.precision))
+    found.update(measure_inference(model, device, spec.precision))
+    found.update(count_operations(spec.method, spec.backbone, len(data.class_names)))
+    return found
+
+
+def _save(run_id: str, trainer: Trainer, scores: Scores, store: Store, save: set[str]) -> None:
+    def write_npz(**arrays: Any) -> Callable[[Path], None]:
+        def write(path: Path) -> None:
+            with path.open("wb") as stream:
+                np.savez_compressed(stream, **arrays)
+
+        return write
+
+    def write_curve(path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            table = csv.DictWriter(stream, list(asdict(trainer.curve[0])))
+            table.writeheader()
+            table.writerows(asdict(epoch) for epoch in trainer.curve)
+
+    def write_weights(path: Path) -> None:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in trainer.model.own_tensors()}, path)
+
+    if "features" in save:
+        count = min(FEATURE_IMAGES, scores.total)
+        features = trainer.features(trainer.data.test, count)
+        store.write_artefact(
+            run_id, ARTEFACTS["features"], write_npz(features=features, labels=scores.labels[:count], indices=np.arange(count))
+        )
+    if "predictions" in save:
+        arrays = {"labels": scores.labels, "ranked": scores.ranked, "confidence": scores.confidence}
+        store.write_artefact(run_id, ARTEFACTS["predictions"], write_npz(**arrays))
+    if "curve" in save:
+        store.write_artefact(run_id, ARTEFACTS["curve"], write_curve)
+    if "weights" in save:
+        store.write_artefact(run_id, ARTEFACTS["weights"], write_weights)

@@ -1,0 +1,1 @@
+"""What a run costs: parameters, operations, time and memory."""

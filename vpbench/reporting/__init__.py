@@ -1,0 +1,1 @@
+"""From the store to tables and figures; imports no torch."""

@@ -1,0 +1,74 @@
+"""The lines below a table: how to read it, what is missing, where its numbers come from."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from vpbench.reporting.definition import TableDefinition
+
+
+def footer_lines(runs: pd.DataFrame, definition: TableDefinition, n: int | None, filled: int, cells: int) -> tuple[str, ...]:
+    """All lines, in reading order.
+
+    Args:
+        n: seeds behind every number, or None when they differ (cells then show their own).
+        filled: methods x data sets that have a number.
+        cells: methods x data sets.
+    """
+    lines = [
+        _seeds(n, filled),
+        _grid(filled, cells),
+        _without_number(runs, definition.metric),
+        *(cost.note for cost in definition.costs),
+        _repeats(runs),
+        f"Runs: {len(runs)}, made by {_versions(runs)}.",
+        *_recipes(runs),
+        *definition.notes,
+    ]
+    return tuple(line for line in lines if line)
+
+
+def _seeds(n: int | None, filled: int) -> str:
+    if not filled:
+        return "No run has a number."
+    if n is None:
+        return "Mean ± sample standard deviation over seeds; their number stands in parentheses."
+    return f"Mean ± sample standard deviation over {n} seeds." if n > 1 else "One seed each, so no standard deviation."
+
+
+def _grid(filled: int, cells: int) -> str:
+    if filled == cells:
+        return ""
+    return f"Half-filled grid: {filled} of {cells} cells have a number; a row with an empty cell has no mean."
+
+
+def _without_number(runs: pd.DataFrame, metric: str) -> str:
+    failed = runs.loc[runs["status"] != "ok", "status"].value_counts().sort_index()
+    parts = [f"{count} {status}" for status, count in failed.items()]
+    if empty := int((runs["status"].eq("ok") & runs[metric].isna()).sum()):
+        parts.append(f"{empty} ok but without {metric}")
+    return f"Runs without a number: {', '.join(parts)}." if parts else ""
+
+
+def _repeats(runs: pd.DataFrame) -> str:
+    count = int(runs["repeat"].sum())
+    return f"Left out: {count} that repeat the seed of another run on the same data, in another suite." if count else ""
+
+
+def _versions(runs: pd.DataFrame) -> str:
+    """Each version with its commits, and whether a checkout had changes that no commit holds."""
+    columns = runs[["vpbench_version", "git_commit", "git_dirty"]].astype(object)
+    kinds = columns.where(columns.notna(), None).drop_duplicates().itertuples(index=False, name=None)
+    return "; ".join(sorted(_version(*kind) for kind in kinds))
+
+
+def _version(version: str | None, commit: str | None, dirty: bool | None) -> str:
+    source = [f"commit {commit[:8]}"] if commit else []
+    source += ["uncommitted changes: provisional"] if dirty else []
+    return f"vpbench {version or 'of unknown version'}" + (f" ({', '.join(source)})" if source else "")
+
+
+def _recipes(runs: pd.DataFrame) -> list[str]:
+    """One line per source of recipes."""
+    known = runs[["method", "recipe_source"]].dropna().groupby("recipe_source")["method"]
+    return [f"Recipe of {', '.join(sorted(set(methods)))}: {str(source).rstrip('. ')}." for source, methods in known]

@@ -1,0 +1,228 @@
+"""Fitting one method: the engine's side of a session."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup
+from torch import Tensor
+
+from vpbench.core.errors import DivergedError
+from vpbench.data.batches import Normaliser, evaluation_batches, training_batches
+from vpbench.data.cache import CachedData, CachedSplit
+from vpbench.execution.spec import RunSpec
+from vpbench.model import PromptedModel
+from vpbench.training.evaluate import Scores
+from vpbench.training.optim import lr_factor, make_optimizer
+
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is known after an epoch, for the learning curve and the progress display."""
+
+    phase: str
+    epoch: int
+    epochs: int
+    lr: float
+    train_loss: float
+    val_acc1: float | None
+
+
+class Trainer:
+    """A session (see :class:`vpbench.interface.Session`) over one model and one data set.
+
+    Args:
+        model: on ``device``.
+        data: cached splits.
+        spec: recipe, preprocessing, selection, seed and precision are read from it.
+        normalise: from stored bytes to the network's input, on ``device``.
+        device: where to compute.
+        on_epoch: called after every epoch.
+
+    Attributes:
+        curve: every epoch of every phase so far.
+        first_losses: of the first five steps of the first phase.
+        selected_epoch: epoch (from 1) of the last phase whose parameters were kept.
+    """
+
+    def __init__(
+        self, model: PromptedModel, data: CachedData, spec: RunSpec, normalise: Normaliser, device: torch.device,
+        on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    ) -> None:  # fmt: skip
+        self.model, self.data, self.spec, self.normalise, self.device = model, data, spec, normalise, device
+        self.on_epoch = on_epoch
+        self.curve: list[Epoch] = []
+        self.first_losses: list[float] = []
+        self.selected_epoch = 0
+        self._order = torch.Generator().manual_seed(spec.seed)
+        self._features: dict[int, Tensor] = {}
+
+    def fit(self) -> None:
+        """Run the method's own set-up and phases."""
+        self.model.method.prepare(self)
+        self.model.method.phases(self)
+
+    # What a method may call
+
+    def train(self, name: str = "train") -> None:
+        """See :meth:`vpbench.interface.Session.train`."""
+        recipe, split = self.spec.recipe, self.data.train
+        trainable = self.model.trainable()
+        optimizer = make_optimizer(trainable, recipe)
+        steps = math.ceil(len(split) / recipe.batch_size)
+        best: tuple[float, dict[str, Tensor]] | None = None
+        mix = self._mixup()
+        for epoch in range(recipe.epochs):
+            self.model.train()
+            losses = []
+            for step, (inputs, labels) in enumerate(self._training_inputs()):
+                rate = recipe.peak_lr * lr_factor(recipe, epoch * steps + step, steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                if mix is not None:
+                    # Mixup pairs the images of a batch, so an odd one leaves its last image out.
+                    inputs, labels = mix(inputs[: len(inputs) // 2 * 2], labels[: len(labels) // 2 * 2])
+                loss = self._loss(inputs, self._smoothed(labels))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.detach())
+                if len(self.first_losses) < 5:
+                    self.first_losses.append(loss.item())
+            self.model.method.epoch_ended(epoch)
+            mean_loss = torch.stack(losses).mean().item()
+            if not math.isfinite(mean_loss):
+                raise DivergedError(f"the loss became {mean_loss} in epoch {epoch + 1} ({name}); the learning rate was {rate:g}.")
+            accuracy = self.validate() if self.spec.selection == "best_val" else None
+            if accuracy is not None and (best is None or accuracy > best[0]):
+                best, self.selected_epoch = (accuracy, self.snapshot()), epoch + 1
+            self.curve.append(Epoch(name, epoch + 1, recipe.epochs, rate, mean_loss, accuracy))
+            self.on_epoch(self.curve[-1])
+        if best is not None:
+            self.restore(best[1])
+        else:
+            self.selected_epoch = recipe.epochs
+
+    def validate(self) -> float:
+        """See :meth:`vpbench.interface.Session.validate`."""
+        return self.evaluate(self.data.val).acc1
+
+    def training_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :meth:`vpbench.interface.Session.training_batches`."""
+        return evaluation_batches(self.data.train, self.spec.recipe.batch_size, self.normalise)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """See :meth:`vpbench.interface.Session.logits`."""
+        self.model.eval()
+        with self._precision():
+            return self.model(images).float()
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """See :meth:`vpbench.interface.Session.snapshot`."""
+        return self.model.snapshot()
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """See :meth:`vpbench.interface.Session.restore`."""
+        self.model.restore(snapshot)
+
+    def reinitialise(self) -> None:
+        """See :meth:`vpbench.interface.Session.reinitialise`."""
+        self.model.reinitialise()
+
+    # What the engine calls
+
+    def evaluate(self, split: CachedSplit) -> Scores:
+        """Predictions of the model on a split, in evaluation mode."""
+        labels, ranked, confidence = [], [], []
+        self.model.eval()
+        with torch.no_grad(), self._precision():
+            for inputs, truth in self._evaluation_inputs(split):
+                logits = self.model.head(inputs) if self._uses_features else self.model(inputs)
+                probabilities = logits.float().softmax(-1)
+                if not torch.isfinite(probabilities).all():
+                    raise DivergedError("the logits are not finite.")
+                top = probabilities.topk(min(5, logits.shape[-1]))
+                labels.append(truth.cpu().numpy())
+                ranked.append(top.indices.cpu().numpy())
+                confidence.append(top.values[:, 0].cpu().numpy())
+        return Scores(np.concatenate(labels), np.concatenate(ranked), np.concatenate(confidence), len(self.data.class_names))
+
+    def features(self, split: CachedSplit, count: int) -> np.ndarray[tuple[int, int], np.dtype[np.float16]]:
+        """Features that the head reads for the first ``count`` images of a split, (count, D)."""
+        self.model.eval()
+        found: list[Tensor] = []
+        with torch.no_grad(), self._precision():
+            for inputs, _ in self._evaluation_inputs(split):
+                found.append((inputs if self._uses_features else self.model.features(inputs)).float().cpu())
+                if sum(map(len, found)) >= count:
+                    break
+        return torch.cat(found)[:count].numpy().astype(np.float16)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bf16")
+
+    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        with self._precision():
+            if self._uses_features:
+                return F.cross_entropy(self.model.head(inputs).float(), targets)
+            return self.model.training_loss(inputs, targets)[0]
+
+    def _mixup(self) -> Mixup | None:
+        recipe = self.spec.recipe
+        if not recipe.mixup and not recipe.cutmix:
+            return None
+        np.random.seed(self.spec.seed)  # timm's Mixup draws from NumPy's global stream
+        return Mixup(
+            mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, prob=recipe.mix_probability, switch_prob=recipe.mix_switch,
+            label_smoothing=recipe.label_smoothing, num_classes=len(self.data.class_names),
+        )  # fmt: skip
+
+    def _smoothed(self, labels: Tensor) -> Tensor:
+        smoothing = self.spec.recipe.label_smoothing
+        if not smoothing or labels.ndim == 2:
+            return labels
+        classes = len(self.data.class_names)
+        return F.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
+
+    @property
+    def _uses_features(self) -> bool:
+        """Whether features are computed once and only the head runs from then on; exact, since they never change."""
+        preprocess, recipe = self.spec.preprocess, self.spec.recipe
+        random = preprocess.random_crop or preprocess.random_flip or recipe.mixup > 0 or recipe.cutmix > 0
+        return self.model.method.features_are_fixed and not random
+
+    def _fixed_features(self, split: CachedSplit) -> Tensor:
+        if id(split) not in self._features:
+            was_training = self.model.training
+            self.model.eval()
+            with torch.no_grad(), self._precision():
+                batches = evaluation_batches(split, EVALUATION_BATCH, self.normalise)
+                self._features[id(split)] = torch.cat([self.model.features(images).float() for images, _ in batches])
+            self.model.train(was_training)
+        return self._features[id(split)]
+
+    def _training_inputs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        split, batch = self.data.train, self.spec.recipe.batch_size
+        if not self._uses_features:
+            yield from training_batches(
+                split, batch, self.spec.preprocess, self.spec.backbone.image_size, self.normalise, self._order
+            )
+            return
+        features, labels = self._fixed_features(split), torch.from_numpy(np.asarray(split.labels)).to(self.device)
+        for picked in torch.randperm(len(split), generator=self._order).to(self.device).split(batch):
+            yield features[picked], labels[picked]
+
+    def _evaluation_inputs(self, split: CachedSplit) -> Iterator[tuple[Tensor, Tensor]]:
+        if not self._uses_features:
+            yield from evaluation_batches(split, EVALUATION_BATCH, self.normalise)
+            return
+        labels = torch.from_numpy(np.asarray(split.labels)).to(self.device)
+        yield from zip(self._fixed_features(split).split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH))
