@@ -179,7 +179,7 @@ class ViaPT(Method[ViaPTConfig]):
             own.partials = self._initial(
                 1 if config.partials == "shared" else self.connections, self.carried, width - config.pca_dim
             )
-        self.projects = 0 < config.pca_dim < width
+        self.projects = 0 < config.pca_dim < width and self.connections > 0
         if self.projects:
             self._build_bases()
 
@@ -236,11 +236,12 @@ class ViaPT(Method[ViaPTConfig]):
 
     def _initial_basis(self, index: int) -> Tensor:
         width, m, mode = self.shape.width, self.config.pca_dim, self.config.pca_mode
+        seed = self.config.eval_seed + 1000 + index  # apart from the seeds of the evaluation noise
         if mode in ("random_proj", "learned"):
-            start = seeded_normal(self.config.eval_seed + index, width, m) if mode == "random_proj" else torch.randn(width, m)
+            start = seeded_normal(seed, width, m) if mode == "random_proj" else torch.randn(width, m)
             orthonormal: Tensor = torch.linalg.qr(start).Q
             return orthonormal
-        columns = seeded_order(self.config.eval_seed + index, width) if mode == "random_coord" else torch.arange(width)
+        columns = seeded_order(seed, width) if mode == "random_coord" else torch.arange(width)
         return torch.eye(width)[:, columns[:m]]
 
     def prepare(self, session: Session) -> None:

@@ -93,12 +93,14 @@ def write_views(arguments: argparse.Namespace) -> None:
             print(f"{first}/{count} views, {time.time() - start:.0f} s", flush=True)
 
 
-def student_inputs(pixels: Tensor, size: int) -> Tensor:
-    """uint8 views to normalised images (mean and standard deviation 0.5) of ``size`` pixels."""
-    images = pixels.float() / 255
-    if size != SOURCE_SIZE:
-        images = F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
-    return (images - 0.5) / 0.5
+def student_views(path: Path, size: int) -> Tensor:
+    """All stored views at the student's size, uint8, shape (views, 3, size, size)."""
+    pixels = np.load(path, mmap_mode="r")
+    resized = np.empty((len(pixels), 3, size, size), np.uint8)
+    for first in range(0, len(pixels), 1000):
+        images = F.interpolate(torch.from_numpy(pixels[first : first + 1000]).float(), size=size, mode="bicubic", antialias=True)
+        resized[first : first + 1000] = images.clamp(0, 255).round().to(torch.uint8).numpy()
+    return torch.from_numpy(resized)
 
 
 def distillation_loss(student: Tensor, target: Tensor, scale: Tensor, teacher: VisionTransformer) -> Tensor:
@@ -122,7 +124,7 @@ def train(arguments: argparse.Namespace) -> None:
     random = np.random.default_rng(arguments.seed)
     device = torch.device(arguments.device)
     teacher = load_teacher(arguments.teacher).to(device)
-    pixels = np.load(arguments.views / "pixels.npy", mmap_mode="r")
+    pixels = student_views(arguments.views / "pixels.npy", arguments.size)
     tokens = np.load(arguments.views / "tokens.npy", mmap_mode="r")
     scale = torch.from_numpy(tokens[:20000, 0].astype(np.float32).std(0)).to(device)
     student = VisionTransformer(
@@ -145,7 +147,7 @@ def train(arguments: argparse.Namespace) -> None:
         if step % batches == 0:
             order = random.permutation(len(pixels))
         picked = np.sort(order[(step % batches) * arguments.batch :][: arguments.batch])
-        images = student_inputs(torch.from_numpy(pixels[picked]).to(device), arguments.size)
+        images = (pixels[picked].to(device).float() / 255 - 0.5) / 0.5
         target = torch.from_numpy(tokens[picked]).to(device).float()
         if random.random() < 0.5:
             images = images.flip(-1)
@@ -186,11 +188,11 @@ def main() -> None:
     views.set_defaults(handler=write_views)
     fit = verbs.add_parser("train", help="fit the student")
     fit.add_argument("--views", type=Path, required=True, help="folder written by `views`")
-    fit.add_argument("--steps", type=int, default=20000)
+    fit.add_argument("--steps", type=int, default=6000)
     fit.add_argument("--batch", type=int, default=128)
     fit.add_argument("--lr", type=float, default=2e-3)
-    fit.add_argument("--size", type=int, default=48, help="pixels")
-    fit.add_argument("--patch", type=int, default=12)
+    fit.add_argument("--size", type=int, default=40, help="pixels")
+    fit.add_argument("--patch", type=int, default=8)
     fit.add_argument("--depth", type=int, default=6)
     fit.add_argument("--heads", type=int, default=3)
     fit.add_argument("--drop-path", type=float, default=0.0)

@@ -497,6 +497,14 @@ def test_projection_stays_in_float32_under_autocast() -> None:
     assert all(tensor.grad is not None and tensor.grad.isfinite().all() for _, tensor in model.trainable())
 
 
+def test_one_block_has_no_connection() -> None:
+    shape = BackboneShape(family="vit", image_size=32, patch_size=8, width=WIDTH, depth=1, heads=4, prefix=1)
+    method = ViaPT(ViaPTConfig(pca_dim=12), shape, CLASSES)
+    method.build()
+    method.epoch_ended(0)
+    assert method.own.partials.numel() == 0
+
+
 def test_more_coordinates_than_the_width_are_refused() -> None:
     with pytest.raises(UsageError, match=r"pca_dim=128 .* width 48"):
         small(pca_dim=128)

@@ -15,8 +15,9 @@ def list_entries(
 
     Examples:
 
-    - `vpbench list methods`
-    - `vpbench list datasets --json`
+    \b
+      vpbench list methods
+      vpbench list datasets --json
     """
     import json
 

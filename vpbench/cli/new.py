@@ -25,7 +25,10 @@ def method(
     In a checkout of vpbench that is all: the method is found by its file. In a package of your own, name the class as an
     entry point of the group `vpbench.methods`.
 
-    Example: `vpbench new method my_prompts`
+    Examples:
+
+    \b
+      vpbench new method my_prompts
     """
     from importlib.resources import files
 

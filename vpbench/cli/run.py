@@ -40,10 +40,11 @@ def run(
 
     Examples:
 
-    - `vpbench run` - six methods on the built-in suite and backbone
-    - `vpbench run --methods linear,vpt,insvp:released --suite mini --seeds 3`
-    - `vpbench run --data flowers.parquet --backbone vit_tiny_patch16_224 --weights vit_tiny.safetensors --image-size 96`
-    - `vpbench run --methods vpt --set vpt.prompt_length=50 --set recipe.lr=0.005 --epochs 20 --dry-run`
+    \b
+      vpbench run    six methods on the built-in suite and backbone
+      vpbench run --methods linear,vpt,insvp:released --suite mini --seeds 3
+      vpbench run --data flowers.parquet --backbone vit_tiny_patch16_224 --weights vit_tiny.safetensors --image-size 96
+      vpbench run --methods vpt --set vpt.prompt_length=50 --set recipe.lr=0.005 --epochs 20 --dry-run
     """
     import json
 

@@ -18,8 +18,9 @@ def show(
 
     Examples:
 
-    - `vpbench show method insvp`
-    - `vpbench show run 3fa9`
+    \b
+      vpbench show method insvp
+      vpbench show run 3fa9
     """
     import json
 
