@@ -207,7 +207,7 @@ class E2VPT(Method[E2VPTConfig]):
                 (self.own.token_mask, token_scores, tokens),
                 (self.own.segment_mask, segment_scores, segments),
             ):
-                mask.fill_(1).scatter_(-1, scores.argsort(-1, stable=True)[..., :count], 0)
+                mask.fill_(1).scatter_(-1, scores.argsort(dim=-1, stable=True)[..., :count], 0)
 
     def active_parameters(self) -> int:
         """Parameters that pruning left: L/layers * sum(m M) D/R visual ones, and all key-value ones."""

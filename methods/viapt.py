@@ -139,13 +139,14 @@ class ViaPT(Method[ViaPTConfig]):
         "scaffold": Preset(
             "the values of the first author's scaffold, which calls itself no final recipe",
             {
-                "n_dataset": 4, "n_instance": 4, "pca_dim": 384, "pca_mode": "batch", "eval_basis": "batch",
+                "n_dataset": 4, "n_instance": 4, "pca_dim": 384, "pca_mode": "batch",
                 "detach_basis": False, "partials": "shared", "gen_hidden": 256, "gen_init": "torch", "prompt_init": "normal",
             },
             (
                 ("prompts", "5 + 5", "4 + 4"),
                 ("retained coordinates", "128", "384 (needs a width of at least 384)"),
-                ("rows of the PCA", "training so far", "the batch, in evaluation too: a prediction depends on its neighbours"),
+                ("rows of the PCA", "training so far", "the batch; in evaluation training so far, since with the batch there"
+                 " (eval_basis=batch, as the scaffold) a prediction depends on its neighbours"),
                 ("gradient of the basis", "none", "through a singular value decomposition in float64"),
                 ("learned values", "for each block", "shared by all blocks"),
                 ("generator", "32 channels, starts at VPT's prompt scale", "256 channels, starts at deviation 1"),

@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+
+from vpbench.backbones.vit import ViTAdapter
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +19,10 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} does not exist; set VPBENCH_SHARED")
     return folder
+
+
+@pytest.fixture(scope="session")
+def vit_b16() -> ViTAdapter:
+    """ViT-B/16 at 224 pixels without values, for counting."""
+    with torch.device("meta"):
+        return ViTAdapter(timm.create_model("vit_base_patch16_224", num_classes=0))

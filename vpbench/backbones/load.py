@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import VisionTransformer
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
 
-from vpbench.backbones.named import backbone_card, backbone_names
+from vpbench.backbones.named import backbone_card, backbone_names, weights_sha256
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UsageError, WeightsError
-from vpbench.core.hashing import file_sha256
 from vpbench.execution.spec import BackboneSpec
 
 RANDOM_SEED = 0  # of --weights random: the same values in every run
@@ -40,7 +37,7 @@ def load_backbone(spec: BackboneSpec) -> ViTAdapter:
         vit = _architecture(spec)
     if spec.weights != "random":
         path = Path(spec.path) if spec.path else _download(spec)
-        if spec.sha256 and file_sha256(path) != spec.sha256:
+        if spec.sha256 and weights_sha256(path) != spec.sha256:
             raise WeightsError(f"{path} is not the file that the run was planned with (its SHA-256 differs); plan the run again.")
         fill(vit, path)
     return ViTAdapter(vit)
@@ -87,8 +84,8 @@ def fill(vit: VisionTransformer, path: Path) -> None:
     state = _state(path)
     try:
         state = checkpoint_filter_fn(state, vit)
-    except (KeyError, RuntimeError, AssertionError, AttributeError) as error:
-        raise WeightsError(f"{path} holds no weights of a vision transformer: {error}") from error
+    except Exception as error:  # timm recognises foreign layouts by their keys and trusts their shapes
+        raise WeightsError(f"{path} holds no weights of this vision transformer ({_line(error)}). Choose the backbone it belongs to.") from error
     wanted = vit.state_dict()
     state = {key: value for key, value in state.items() if key in wanted or not key.startswith(_CLASSIFIER)}
     _compare(path, {key: tuple(value.shape) for key, value in state.items()}, {key: tuple(value.shape) for key, value in wanted.items()})
@@ -103,15 +100,25 @@ def _state(path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: there is no such file.") from error
-    except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path} holds more than tensors and is not loaded for safety; save its state dict alone.") from error
-    except (SafetensorError, RuntimeError, OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
-        raise WeightsError(f"{path} is no readable weight file: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # what a damaged file does to the readers is anybody's guess
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise WeightsError(f"{path} holds more than tensors and is not loaded for safety; save its state dict alone.") from error
+        raise _unreadable(path, error) from error
     for wrapper in ("state_dict", "model"):
         loaded = loaded.get(wrapper, loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
+    if not isinstance(loaded, dict) or not loaded or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()):
         raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors).")
     return loaded
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"{path} is no weight file, or a damaged one ({_line(error)}): fetch it again, or name another with --weights.")
+
+
+def _line(error: Exception) -> str:
+    """An error's first line, or its type where it has none or torch's general advice."""
+    text = "" if isinstance(error, pickle.UnpicklingError) else str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _compare(path: Path, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> None:
@@ -136,15 +143,28 @@ def _fill_from_npz(vit: VisionTransformer, path: Path) -> None:
     try:
         with np.load(path, allow_pickle=False) as archive:
             names = set(archive.files)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path} is no readable .npz file: {error}") from error
-    prefix = "opt/target/" if "opt/target/embedding/kernel" in names else ""
-    if f"{prefix}embedding/kernel" not in names:
+            prefix = "opt/target/" if "opt/target/embedding/kernel" in names else ""
+            width = archive[f"{prefix}embedding/kernel"].shape[-1] if f"{prefix}embedding/kernel" in names else 0
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: there is no such file.") from error
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    if not width:
         raise WeightsError(f"{path} does not match the architecture: 1 missing (embedding/kernel), so it is none of Google's ViT files.")
     blocks = {name.split("encoderblock_")[1].split("/")[0] for name in names if "encoderblock_" in name}
-    if len(blocks) != len(vit.blocks):
-        raise WeightsError(f"{path} does not match the architecture: it has {len(blocks)} blocks instead of {len(vit.blocks)}.")
+    if (len(blocks), width) != (len(vit.blocks), vit.embed_dim):
+        raise WeightsError(
+            f"{path} does not match the architecture: it has {len(blocks)} blocks of width {width} instead of {len(vit.blocks)} "
+            f"of width {vit.embed_dim}. Choose the backbone it belongs to."
+        )
+    with torch.no_grad():  # timm passes over what the file does not have: not a number until it is filled
+        for parameter in vit.parameters():
+            parameter.fill_(torch.nan)
     try:
         vit.load_pretrained(str(path))
-    except (KeyError, RuntimeError, AssertionError, ValueError) as error:
-        raise WeightsError(f"{path} does not match the architecture: {error}") from error
+    except Exception as error:
+        raise WeightsError(f"{path} does not match the architecture: {_line(error)}. Choose the backbone it belongs to.") from error
+    if empty := {name for name, parameter in vit.named_parameters() if parameter.isnan().any()}:
+        raise WeightsError(
+            f"{path} does not match the architecture: {len(empty)} missing ({_some(empty)}). Choose the backbone it belongs to."
+        )

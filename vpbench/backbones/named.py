@@ -75,22 +75,38 @@ def resolve_backbone(
     source, path = own
     if weights == "random":
         source, path = "random", None
-    elif found := _weight_file(weights, architecture):
+    elif found := _weight_file(weights, name):
         source, path = "file", str(found)
     elif not source:
         raise WeightsError(f"timm has no pretrained weights for {name}: give --weights FILE, or --weights random on purpose.")
     return BackboneSpec(
-        name=name, weights=source, sha256=file_sha256(Path(path)) if path else None, image_size=image_size,
+        name=name, weights=source, sha256=weights_sha256(Path(path)) if path else None, image_size=image_size,
         patch_size=patch_size, mean=mean, std=std, path=path,
     )  # fmt: skip
+
+
+def weights_sha256(path: Path) -> str:
+    """SHA-256 of a weight file.
+
+    Raises:
+        WeightsError: when it cannot be read.
+    """
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise WeightsError(f"weight file {path} cannot be read: {error.strerror or error}. Name another with --weights.") from error
 
 
 def _nearest(size: int, patch: int) -> int:
     return max(1, round(size / patch)) * patch
 
 
-def _weight_file(weights: str | None, architecture: str) -> Path | None:
-    """The file that ``--weights`` or ``VPBENCH_WEIGHTS`` means for this architecture, if any."""
+def _weight_file(weights: str | None, name: str) -> Path | None:
+    """The file that ``--weights`` or ``VPBENCH_WEIGHTS`` means for this backbone, if any.
+
+    In a folder that is the one file called like the backbone, with its tag or without; or else the only one whose name
+    begins with the architecture's.
+    """
     given = weights or os.environ.get("VPBENCH_WEIGHTS")
     if not given:
         return None
@@ -100,8 +116,12 @@ def _weight_file(weights: str | None, architecture: str) -> Path | None:
         raise WeightsError(f"{origin}: there is no such file or folder.")
     if path.is_file():
         return path
-    stem = architecture.split(".")[0]
+    stem = name.split(".")[0]
     fitting = sorted(file for file in path.iterdir() if file.name.startswith(stem) and file.name.endswith(WEIGHT_SUFFIXES))
+    for wanted in (name, stem):
+        called = [file for file in fitting if file.name in {wanted + suffix for suffix in WEIGHT_SUFFIXES}]
+        if len(called) == 1:
+            return called[0]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:

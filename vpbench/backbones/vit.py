@@ -135,8 +135,8 @@ class KeyValuePromptedAttention(nn.Module):
             mixed = F.scaled_dot_product_attention(query, key, value)
         else:
             mixed = (query * inner.scale @ key.transpose(-2, -1)).softmax(-1) @ value
-        mixed = inner.norm(mixed.transpose(1, 2).reshape(images, length, inner.attn_dim))
-        if inner.gate is not None:
+        mixed = inner.norm(mixed.transpose(1, 2).reshape(images, length, -1))
+        if getattr(inner, "gate", None) is not None:  # older versions of timm have none
             mixed = mixed * inner.gate(x).sigmoid()
         return inner.proj_drop(inner.proj(mixed))
 

@@ -35,8 +35,15 @@ def read_card(folder: str, name: str, kind: type[Card], word: str) -> Card:
 
 
 def read_toml(folder: str, name: str) -> dict[str, Any]:
-    """A card's content, unchecked."""
-    return tomllib.loads((_folder(folder) / f"{name}.toml").read_text(encoding="utf-8"))
+    """A card's content, unchecked.
+
+    Raises:
+        UsageError: when it is no TOML.
+    """
+    try:
+        return tomllib.loads((_folder(folder) / f"{name}.toml").read_text(encoding="utf-8"))
+    except ValueError as error:  # of the syntax, or of the encoding
+        raise UsageError(f"benchmarks/{folder}/{name}.toml is no TOML: {error}") from error
 
 
 def packaged_file(folder: str, name: str) -> Path:

@@ -36,13 +36,18 @@ class Registry(Generic[T]):
         return {info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_")}
 
     def _entry_points(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=self._group)} if self._group else {}
+        found: dict[str, EntryPoint] = {}
+        for point in entry_points(group=self._group) if self._group else ():
+            other = found.setdefault(point.name, point)
+            if other.value != point.value:
+                raise UsageError(f"{self.kind} '{point.name}' is both {other.value} and {point.value}; uninstall one of them.")
+        return found
 
     def names(self) -> list[str]:
         """All names, sorted; imports none of the entries.
 
         Raises:
-            UsageError: when an entry point takes a name that vpbench itself uses.
+            UsageError: when an entry point takes a name that vpbench itself or another distribution uses.
         """
         modules, points = self._modules(), self._entry_points()
         for name in sorted(modules & points.keys()):
@@ -65,7 +70,7 @@ class Registry(Generic[T]):
         try:
             loaded = point.load()
         except Exception as error:
-            raise UsageError(f"{self.kind} '{name}' cannot be imported from {point.value}: {error}") from error
+            raise UsageError(f"{self.kind} '{name}' cannot be imported from {point.value}: {type(error).__name__}: {error}") from error
         return self._pick(name, loaded)
 
 

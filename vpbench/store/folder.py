@@ -10,6 +10,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,11 @@ class Store:
         """
         if surplus := sorted(set(row) - COLUMNS.keys()):
             raise StoreError(f"unknown columns {', '.join(surplus)}: the schema (version {SCHEMA_VERSION}) does not have them.")
+        if cut := [name for name, value in row.items() if pa.types.is_integer(COLUMNS[name][0]) and isinstance(value, float)]:
+            raise StoreError(f"run {row.get('run_id')}: {', '.join(cut)} must be integers, and pyarrow would cut the fraction off.")
         try:
             table = pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS}], schema=SCHEMA)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (pa.ArrowException, OverflowError) as error:
             raise StoreError(f"run {row.get('run_id')}: a value does not fit its column: {error}") from error
         path = self.row_path(row["run_id"])
         self._write_whole(path, lambda partial: pq.write_table(table, partial))
@@ -88,12 +91,13 @@ class Store:
         except OSError as error:
             raise StoreError(f"{path} cannot be written: {error.strerror or error}. Free space or choose --results FOLDER.") from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # a folder that cannot be written cannot be tidied either
+                partial.unlink()
 
     def statuses(self) -> dict[str, str]:
         """Status of every stored run, by run id; broken files are left out, so that their runs are repeated."""
         rows, _ = self._read(["run_id", "status"])
-        return {row["run_id"]: row["status"] for table in rows for row in table.to_pylist()}
+        return {row["run_id"]: row["status"] for table in rows for row in table.to_pylist() if "status" in row}
 
     def load(self) -> pd.DataFrame:
         """All rows, one per run, in the order of ``run_id``; columns that an older file lacks are empty.
@@ -115,9 +119,11 @@ class Store:
         for path in self._row_files():
             try:
                 table = pq.ParquetFile(path).read(columns=columns)
-                missing = [field for field in SCHEMA if field.name not in table.column_names] if columns is None else []
-                for field in missing:
-                    table = table.append_column(field, pa.nulls(len(table), field.type))
+                for field in SCHEMA if columns is None else ():
+                    if field.name not in table.column_names:
+                        table = table.append_column(field, pa.nulls(len(table), field.type))
+                    elif (values := table[field.name]).type != field.type:  # of a version that stored it otherwise
+                        table = table.set_column(table.column_names.index(field.name), field, values.cast(field.type))
                 if "run_id" not in table.column_names:
                     raise pa.ArrowInvalid("it has no run_id column")
                 tables.append(table.replace_schema_metadata(None))

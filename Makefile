@@ -1,0 +1,34 @@
+# Two commands: `make demo` shows vpbench at work, `make test` proves it. Both set up .venv on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/vpbench run --suite mini
+	$(BIN)/vpbench report --table 1
+
+test: $(VENV)/.tested
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.tested
+	$(BIN)/python -m pip install --quiet '.[dev]'
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	cd / && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p vpbench
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+# The sources of vpbench are reinstalled when one of them is newer than the last installation.
+SOURCES := pyproject.toml $(shell find vpbench methods benchmarks reports -name '*.py' -o -name '*.toml' -o -name '*.safetensors' -o -name '*.txt')
+
+$(VENV)/.installed: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check .
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[test]'
+	touch $@
