@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import field_validator
@@ -19,25 +20,39 @@ _CODE = "ChengHan111/E2VPT"
 class E2VPTConfig(MethodConfig):
     """Options of E2VPT."""
 
-    prompt_length: int = option(10, "visual prompts N_P per block", f"{_CODE} command.txt: 10 for most VTAB tasks, 5 for FGVC", ge=1)
+    prompt_length: int = option(
+        10, "visual prompts N_P per block", f"{_CODE} command.txt: 10 for most VTAB tasks, 5 for FGVC", ge=1
+    )
     kv_length: int = option(5, "key-value prompts N_kv per block and head", f"{_CODE} command.txt: 5 for most data sets", ge=1)
     shared_kv: bool = option(True, "one tensor serves as key and as value prompts", f"{_CODE} SHARE_PARAM_KV")
     kv_init: Literal["kaiming", "trunc_normal", "uniform"] = option(
-        "kaiming", "initial key-value prompts: U(+-sqrt(6 / (N_kv D/h))), N(0, 0.02), or U(+-sqrt(6 / (3 p^2 + 16)))", f"{_CODE} ORIGIN_INIT 2, 1, 0"
+        "kaiming",
+        "initial key-value prompts: U(+-sqrt(6 / (N_kv D/h))), N(0, 0.02), or U(+-sqrt(6 / (3 p^2 + 16)))",
+        f"{_CODE} ORIGIN_INIT 2, 1, 0",
     )
     dropout: float = option(0.1, "on the visual prompts", f"{_CODE}: DROPOUT_P of every command", ge=0, lt=1)
-    prune: bool = option(True, "train, score, prune and rewind; else one plain training", "E2VPT paper, section on prompt pruning")
+    prune: bool = option(
+        True, "train, score, prune and rewind; else one plain training", "E2VPT paper, section on prompt pruning"
+    )
     segments: int = option(16, "segments R that a prompt's channels fall into; must divide the token width", f"{_CODE}: 16", ge=1)
     segment_layout: Literal["contiguous", "interleaved"] = option(
-        "contiguous", "channels of a segment: neighbours, or equal modulo R", "paper, from memory; the released code tiles its mask (interleaved)"
+        "contiguous",
+        "channels of a segment: neighbours, or equal modulo R",
+        "paper, from memory; the released code tiles its mask (interleaved)",
     )
     importance: Literal["absolute", "signed"] = option(
-        "absolute", "score of a mask element: mean of |dL/dm| over batches, or of dL/dm", "paper, from memory; the released code is signed"
+        "absolute",
+        "score of a mask element: mean of |dL/dm| over batches, or of dL/dm",
+        "paper, from memory; the released code is signed",
     )
-    masks_trained: bool = option(False, "the masks are trained in the first phase", "paper, from memory; the released code trains them")
+    masks_trained: bool = option(
+        False, "the masks are trained in the first phase", "paper, from memory; the released code trains them"
+    )
     per_layer_masks: bool = option(False, "every block has masks of its own", f"{_CODE} shares them")
     rewind: Literal["initial", "fresh"] = option(
-        "initial", "what training starts from after pruning: the initial values, or new ones", "paper, from memory; the released code draws new ones"
+        "initial",
+        "what training starts from after pruning: the initial values, or new ones",
+        "paper, from memory; the released code draws new ones",
     )
     candidates: tuple[tuple[int, int], ...] | Literal["released"] = option(
         ((20, 20), (50, 50)),
@@ -124,7 +139,10 @@ class E2VPT(Method[E2VPTConfig]):
     def attach(self, scope: Scope) -> None:
         """Puts each block's key-value prompts in front of its keys and values."""
         for block in range(self.shape.depth):
-            scope.prompt_keys_values(block, lambda block=block: (self.own.kv_prompts[block, 0], self.own.kv_prompts[block, -1]))
+            scope.prompt_keys_values(block, partial(self._keys_values, block))
+
+    def _keys_values(self, block: int) -> tuple[Tensor, Tensor]:
+        return self.own.kv_prompts[block, 0], self.own.kv_prompts[block, -1]
 
     def before_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
         """Inserts the block's masked prompts in place of the last block's outputs."""

@@ -14,20 +14,28 @@ if TYPE_CHECKING:
 class IVPTConfig(MethodConfig):
     """Options of iVPT."""
 
-    n_prompts: int = option(10, "prompt tokens N per block", "iVPT paper, tables 15 and 16: 5 to 200 per data set, 10 to start with", ge=1)
+    n_prompts: int = option(
+        10, "prompt tokens N per block", "iVPT paper, tables 15 and 16: 5 to 200 per data set, 10 to start with", ge=1
+    )
     ar_k: int = option(10, "reinforced patch tokens k per block", "iVPT paper, tables 15 and 16: 1 to 100 per data set", ge=1)
     structure: Literal["cdc", "vpt", "provp", "express", "vanilla_cdc"] = option(
         "cdc", "how the prompts of neighbouring blocks are linked", "iVPT paper, figure 3: E (the method), A, B, C, D"
     )
-    da: bool = option(True, "dynamic aggregation: weight the linked prompts by a learned N x N matrix", "iVPT paper, equations 5 and 6")
+    da: bool = option(
+        True, "dynamic aggregation: weight the linked prompts by a learned N x N matrix", "iVPT paper, equations 5 and 6"
+    )
     da_init: Literal["identity", "zero", "xavier"] = option(
         "identity", "initial values of that matrix", "assumption: identity starts at plain cross-layer connection"
     )
     ar: Literal["topk", "none", "all"] = option(
-        "topk", "attentive reinforcement of the k most salient patch tokens, of none, or of all by position", "iVPT paper, equations 14 and 15"
+        "topk",
+        "attentive reinforcement of the k most salient patch tokens, of none, or of all by position",
+        "iVPT paper, equations 14 and 15",
     )
     ar_layers: Literal["all_but_last", "all"] = option(
-        "all_but_last", "blocks whose output is reinforced", "iVPT paper: input into the next layer; its printed parameter counts agree"
+        "all_but_last",
+        "blocks whose output is reinforced",
+        "iVPT paper: input into the next layer; its printed parameter counts agree",
     )
     ar_init: Literal["vpt_uniform", "zero"] = option("vpt_uniform", "initial reinforcement", "assumption: VPT's convention")
     salience: Literal["head_mean", "head_max", "head_mean_renorm"] = option(
@@ -118,7 +126,11 @@ class IVPT(Method[IVPTConfig]):
             return list(self.own.prompts.cumsum(0))
         if structure != "cdc":
             return prompts
-        carried = [torch.einsum("nm,md->nd", gamma, last) for gamma, last in zip(self.own.gamma, prompts)] if self._aggregates else prompts
+        carried = (
+            [torch.einsum("nm,md->nd", gamma, last) for gamma, last in zip(self.own.gamma, prompts)]
+            if self._aggregates
+            else prompts
+        )
         return [prompts[0], *(own + link for own, link in zip(prompts[1:], carried))]
 
     def before_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:

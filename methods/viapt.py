@@ -55,8 +55,11 @@ class ViaPTConfig(MethodConfig):
     detach_basis: bool = option(
         True, "no gradient through mean and basis", f"assumption: it is unbounded at equal variances; {SCAFFOLD}: false"
     )
-    pca_freeze_epoch: int = option(
-        10, "epochs after which mode running keeps its basis", "assumption: the end of the warm-up", ge=0
+    pca_freeze_epoch: int | None = option(
+        None,
+        "epochs after which mode running keeps its basis; null: a tenth of the run, 10 of 100",
+        "assumption: the end of the warm-up; a basis that still turns at the end undoes what was learned",
+        ge=0,
     )
     below_rank: Literal["zeros", "error"] = option("zeros", "what to do where the rows span fewer than m coordinates", SCAFFOLD)
     calibration_images: int = option(256, "training images that define the basis of mode fixed", "assumption", ge=1)
@@ -216,7 +219,7 @@ class ViaPT(Method[ViaPTConfig]):
     def _build_bases(self) -> None:
         """Buffers ``mean`` (connections, D), ``basis`` (connections, D, m) and sums for the next basis, which are not saved."""
         config, own, width, mode = self.config, self.own, self.shape.width, self.config.pca_mode
-        self.observing = (mode == "running" and config.pca_freeze_epoch > 0) or (
+        self.observing = (mode == "running" and config.pca_freeze_epoch != 0) or (
             mode == "batch" and config.eval_basis == "running"
         )
         self.unfitted = set(range(self.connections)) if mode == "running" else set()
@@ -260,13 +263,14 @@ class ViaPT(Method[ViaPTConfig]):
             self._refresh(index)
         self.calibrating = None
 
-    def epoch_ended(self, epoch: int) -> None:
+    def epoch_ended(self, epoch: int, epochs: int) -> None:
         """Takes up the epoch's statistics as the new bases; mode running keeps them from ``pca_freeze_epoch`` on."""
         if not self.projects or not self.observing:
             return
         for index in range(self.connections):
             self._refresh(index)
-        self.observing = self.config.pca_mode == "batch" or epoch + 1 < self.config.pca_freeze_epoch
+        freeze = math.ceil(epochs / 10) if self.config.pca_freeze_epoch is None else self.config.pca_freeze_epoch
+        self.observing = self.config.pca_mode == "batch" or epoch + 1 < freeze
 
     def before_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
         """Block 0: inserts [P_D; P_I]. Later: replaces the prompt outputs by what is carried on of them."""

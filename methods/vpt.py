@@ -13,15 +13,26 @@ if TYPE_CHECKING:
 class VPTConfig(MethodConfig):
     """Options of VPT."""
 
-    prompt_length: int = option(10, "prompt tokens N per block", "VPT paper, section 3.2; chosen per data set from 1 to 200", ge=1)
+    prompt_length: int = option(
+        10, "prompt tokens N per block", "VPT paper, section 3.2; chosen per data set from 1 to 200", ge=1
+    )
     deep: bool = option(
-        True, "new prompts before every block, their outputs discarded; else prompts before block 0 only", "VPT paper, equations 4 to 7"
+        True,
+        "new prompts before every block, their outputs discarded; else prompts before block 0 only",
+        "VPT paper, equations 4 to 7",
     )
     dropout: float = option(
-        0.1, "on the prompts, element by element, anew for every image", "KMnP/vpt: 0.1 in its deep runs, 0.0 in its shallow ones", ge=0, lt=1
+        0.1,
+        "on the prompts, element by element, anew for every image",
+        "KMnP/vpt: 0.1 in its deep runs, 0.0 in its shallow ones",
+        ge=0,
+        lt=1,
     )
     project: int | None = option(
-        None, "width d' of the prompts; a linear layer takes them to the token width", "KMnP/vpt MODEL.PROMPT.PROJECT, off by default", ge=1
+        None,
+        "width d' of the prompts; a linear layer takes them to the token width",
+        "KMnP/vpt MODEL.PROMPT.PROJECT, off by default",
+        ge=1,
     )
 
 
@@ -44,7 +55,10 @@ class VPT(Method[VPTConfig]):
         "shallow": Preset(
             "VPT-shallow: prompts before the first block only, no dropout",
             {"deep": False, "dropout": 0.0},
-            (("prompts", "new ones before every block", "before block 0, their outputs travel on"), ("prompt dropout", "0.1", "0")),
+            (
+                ("prompts", "new ones before every block", "before block 0, their outputs travel on"),
+                ("prompt dropout", "0.1", "0"),
+            ),
         ),
         "released": Preset(
             "VPT-deep with the released head",

@@ -62,10 +62,12 @@ def run(
     """
     from vpbench.execution.plan import DEFAULT_METHODS, Request
 
-    chosen = methods.split(",") if isinstance(methods, str) else methods
+    chosen = [word.strip() for word in methods.split(",")] if isinstance(methods, str) else methods
+    save = tuple(save)
     request = Request(
-        methods=tuple(chosen or DEFAULT_METHODS), suite=suite, data=str(data) if data else None, backbone=backbone,
-        weights=str(weights) if weights else None, image_size=image_size, epochs=epochs, seeds=seeds, settings=settings or {}, **more,
+        methods=DEFAULT_METHODS if chosen is None else tuple(chosen), suite=suite, data=str(data) if data else None,
+        backbone=backbone, weights=str(weights) if weights else None, image_size=image_size, epochs=epochs, seeds=seeds,
+        settings=settings or {}, device=device, **more,
     )  # fmt: skip
     plan, store = plan_runs(request, results, save)
     return execute_plan(plan, store, device, save, watcher)
@@ -74,8 +76,7 @@ def run(
 def plan_runs(request: Request, results: str | Path = DEFAULT_FOLDER, save: Iterable[str] = DEFAULT_SAVE) -> tuple[Plan, Store]:
     """Check a request and find what is missing, without running anything."""
     from vpbench.core.names import unknown
-    from vpbench.execution.plan import make_plan
-    from vpbench.execution.worker import ARTEFACTS
+    from vpbench.execution.plan import ARTEFACTS, make_plan
 
     for name in save:
         if name not in ARTEFACTS:
@@ -88,10 +89,13 @@ def execute_plan(
     plan: Plan, store: Store, device: str = "auto", save: Iterable[str] = DEFAULT_SAVE, watcher: Watcher | None = None
 ) -> pd.DataFrame:
     """Run what is missing in a plan; the rows of the whole plan."""
+    from vpbench.backbones.load import load_backbone
     from vpbench.execution.device import resolve_device
     from vpbench.execution.inline import Silent, execute_inline
 
     place = resolve_device(device)
+    for backbone in {run.spec.backbone for run in plan.missing}:
+        load_backbone(backbone)  # weights that do not fit end the grid here, not after the images are decoded
     store.check_writable()
     for _ in execute_inline(plan, store, place, save, watcher or Silent()):
         pass
@@ -148,7 +152,7 @@ def report(
     plot: str | None = None,
     *,
     results: str | Path = DEFAULT_FOLDER,
-    format: Literal["terminal", "md", "tex", "csv"] = "terminal",
+    format: Literal["terminal", "md", "tex", "csv", "json"] = "terminal",
     out: str | Path | None = None,
     **filters: Any,
 ) -> str | list[Path]:

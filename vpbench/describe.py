@@ -13,7 +13,6 @@ from vpbench.core.errors import StoreError
 from vpbench.core.names import unknown
 from vpbench.data.catalog import dataset_card, dataset_names
 from vpbench.execution.protocol import suite_card, suite_names
-from vpbench.store.folder import Store
 
 KINDS = ("methods", "datasets", "suites", "backbones")
 
@@ -27,15 +26,26 @@ def listing(kind: str) -> list[dict[str, Any]]:
     makers: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "methods": lambda: [_method_line(name) for name in method_registry().names()],
         "datasets": lambda: [
-            {"name": name, **dataset_card(name).model_dump(mode="json", include={"title", "group", "classes", "n_train", "n_val", "n_test"})}
+            {
+                "name": name,
+                **dataset_card(name).model_dump(mode="json", include={"title", "group", "classes", "n_train", "n_val", "n_test"}),
+            }
             for name in dataset_names()
         ],
         "suites": lambda: [
-            {"name": name, "title": suite_card(name).title, "datasets": list(suite_card(name).datasets), "backbone": suite_card(name).backbone}
+            {
+                "name": name,
+                "title": suite_card(name).title,
+                "datasets": list(suite_card(name).datasets),
+                "backbone": suite_card(name).backbone,
+            }
             for name in suite_names()
         ],
         "backbones": lambda: [
-            {"name": name, **backbone_card(name).model_dump(mode="json", include={"title", "parameters", "pretraining", "licence"})}
+            {
+                "name": name,
+                **backbone_card(name).model_dump(mode="json", include={"title", "parameters", "pretraining", "licence"}),
+            }
             for name in backbone_names()
         ],
     }
@@ -108,12 +118,14 @@ def _method(label: str) -> dict[str, Any]:
 
 
 def _run(name: str, results: Path) -> dict[str, Any]:
+    from vpbench.store.folder import Store  # brings pandas, which lists can do without
+
     frame = Store(results).load()
     found = frame[frame["run_id"].str.startswith(name)] if len(frame) else frame
     if len(found) != 1:
         many = f"{len(found)} runs begin with '{name}'; give more digits" if len(found) else f"there is no run '{name}'"
         raise StoreError(f"{results}: {many} ({len(frame)} runs are stored there; --results chooses another folder).")
-    row = json.loads(found.iloc[0].to_json(date_format="iso"))
+    row = json.loads(found.iloc[0].to_json(date_format="iso", double_precision=15))
     for column in ("spec", "method_config", "preprocess", "recipe"):
         row[column] = json.loads(row[column]) if row[column] else None
     return dict(row)

@@ -97,4 +97,6 @@ class PromptedModel(nn.Module):
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Name and parameter of every trainable tensor."""
-        return [(name, tensor) for name, tensor in self.own_tensors() if isinstance(tensor, nn.Parameter) and tensor.requires_grad]
+        return [
+            (name, tensor) for name, tensor in self.own_tensors() if isinstance(tensor, nn.Parameter) and tensor.requires_grad
+        ]

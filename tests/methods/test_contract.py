@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -111,7 +110,9 @@ def test_only_own_tensors_train_and_the_backbone_stays_bit_identical(label: str,
     assert all(tensor.requires_grad == (id(tensor) in optimized) for tensor in model.parameters())
     for _ in range(2):
         step(model, images)
-    assert not model.backbone.training and not any(module.training for module in model.backbone.vit.modules() if "vit" in type(module).__module__)
+    assert not model.backbone.training and not any(
+        module.training for module in model.backbone.vit.modules() if "vit" in type(module).__module__
+    )
     model.scope.undo()
     state = model.backbone.vit.state_dict()
     assert state.keys() == reference.keys()
@@ -197,7 +198,9 @@ def test_counts(label: str) -> None:
     counted, macs = operations["flops_forward"], operations["macs_fvcore"]
     assert counted and macs
     assert operations["flops_train_step"] >= counted  # type: ignore[operator]
-    assert 1.8 < counted / macs < 2.2, "fvcore and the meta device disagree by more than what fvcore counts beside matrix products"
+    assert 1.8 < counted / macs < 2.2, (
+        "fvcore and the meta device disagree by more than what fvcore counts beside matrix products"
+    )
     counts = parameter_counts(build(label))
     assert counts["params_head"] == WIDTH * CLASSES + CLASSES
     assert counts["params_trainable"] <= counts["params_method"] + counts["params_head"] <= counts["params_total"]

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from golden_fill import check_gradient, check_logits, filled, golden_model, images, labels, load_golden
 from test_vpt import fill_prompts
 from timm.models import VisionTransformer
 from torch import Tensor
 
+from golden_fill import check_gradient, check_logits, filled, golden_model, images, labels, load_golden
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UsageError
 from vpbench.methods.e2vpt import E2VPT
@@ -77,10 +77,13 @@ def test_parameter_count_on_vit_b16(visual: int, key_value: int, count: int, vit
 
 
 @pytest.mark.parametrize(
-    ("visual", "key_value", "tokens", "segments", "count"), [(1, 1, 0, 12, 11_520), (5, 5, 4, 12, 48_384), (32, 5, 28, 12, 55_296)]
+    ("visual", "key_value", "tokens", "segments", "count"),
+    [(1, 1, 0, 12, 11_520), (5, 5, 4, 12, 48_384), (32, 5, 28, 12, 55_296)],
 )
 def test_pruned_count_on_vit_b16_width(visual: int, key_value: int, tokens: int, segments: int, count: int) -> None:
-    shape_only = ViTAdapter(VisionTransformer(img_size=32, patch_size=16, embed_dim=768, depth=12, num_heads=12, mlp_ratio=0.01, num_classes=0))
+    shape_only = ViTAdapter(
+        VisionTransformer(img_size=32, patch_size=16, embed_dim=768, depth=12, num_heads=12, mlp_ratio=0.01, num_classes=0)
+    )
     model = PromptedModel(shape_only, E2VPT(E2VPT.Config(prompt_length=visual, kv_length=key_value), shape_only.shape, 2), 2)
     method: Any = model.method
     method.mask(torch.rand(1, visual), tokens, torch.rand(1, visual, 16), segments)

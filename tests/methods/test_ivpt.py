@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from golden_fill import check_gradient, check_logits, filled, golden_model, images, labels, load_golden
 from timm.models import VisionTransformer
 from torch import Tensor
 
+from golden_fill import check_gradient, check_logits, filled, golden_model, images, labels, load_golden
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import Context
@@ -72,7 +72,11 @@ def test_golden(case: str) -> None:
         "structure": "vpt" if case == "deep_baseline" else "cdc", "da": "da" in case, "ar": "topk" if "ar" in case.split("_") else "none",
     }  # fmt: skip
     model = golden_model(config, IVPT, settings)
-    stacks = {"prompt": model.own.prompts, "gamma": getattr(model.own, "gamma", []), "reinforce": getattr(model.own, "reinforcement", [])}
+    stacks = {
+        "prompt": model.own.prompts,
+        "gamma": getattr(model.own, "gamma", []),
+        "reinforce": getattr(model.own, "reinforcement", []),
+    }
     with torch.no_grad():
         for name, stack in stacks.items():
             for block, tensor in enumerate(stack):
@@ -152,7 +156,15 @@ def test_i6_reinforcing_the_last_block_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"ar": "all"}, {"salience": "head_max"}, {"salience": "head_mean_renorm"}, {"structure": "provp"}, {"structure": "express"}]
+    "options",
+    [
+        {},
+        {"ar": "all"},
+        {"salience": "head_max"},
+        {"salience": "head_mean_renorm"},
+        {"structure": "provp"},
+        {"structure": "express"},
+    ],
 )
 def test_i7_an_image_alone_equals_the_image_in_a_batch(options: dict[str, Any]) -> None:
     model = model_of(**options)
@@ -217,7 +229,9 @@ def test_i12_which_structures_depend_on_the_image(structure: str, depends: bool,
     model = model_of(structure=structure)
     entering: list[Tensor] = []
     block = model.backbone.block
-    monkeypatch.setattr(model.backbone, "block", lambda index, tokens: entering.append(tokens.prompt_tokens) or block(index, tokens))
+    monkeypatch.setattr(
+        model.backbone, "block", lambda index, tokens: entering.append(tokens.prompt_tokens) or block(index, tokens)
+    )
     model(X)
     assert not differ(entering[0][0], entering[0][1])
     assert all(differ(prompts[0], prompts[1]) == depends for prompts in entering[1:])
@@ -280,7 +294,10 @@ def test_express_starts_where_its_residuals_are_zero() -> None:
 
 def test_salience_rules_differ() -> None:
     attention = torch.tensor([[[0.5, 0.3, 0.1], [0.0, 0.05, 0.01]]])
-    rules = {rule: model_of(ar_k=1, salience=rule).method.most_salient(attention).item() for rule in ("head_mean", "head_max", "head_mean_renorm")}
+    rules = {
+        rule: model_of(ar_k=1, salience=rule).method.most_salient(attention).item()
+        for rule in ("head_mean", "head_max", "head_mean_renorm")
+    }
     assert rules == {"head_mean": 0, "head_max": 0, "head_mean_renorm": 1}
 
 

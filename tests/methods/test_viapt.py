@@ -62,7 +62,7 @@ def fitted(**settings: Any) -> Any:
     model.method.prepare(CalibrationSession(model))
     with torch.no_grad():
         model.training_loss(batch_of(8), torch.arange(8) % CLASSES)
-    model.method.epoch_ended(0)
+    model.method.epoch_ended(0, 100)
     return model.eval()
 
 
@@ -217,7 +217,7 @@ def test_v8_the_basis_is_orthonormal_sorted_and_signed() -> None:
     old = model.own.basis.clone()
     same(old.mT @ old, torch.eye(12, dtype=torch.float64).expand(DEPTH - 1, -1, -1))
     model.train().training_loss(batch_of(8, 7), torch.arange(8) % CLASSES)
-    model.method.epoch_ended(1)
+    model.method.epoch_ended(1, 100)
     assert not torch.equal(model.own.basis, old)
     assert ((model.own.basis * old).sum(1) >= 0).all()
 
@@ -278,7 +278,7 @@ def test_v13_only_training_moves_the_basis_and_only_until_it_is_frozen() -> None
         buffers = {name: tensor.clone() for name, tensor in model.own.named_buffers()}
         model.eval()(batch_of(4))
         assert all(torch.equal(buffers[name], tensor) for name, tensor in model.own.named_buffers())
-        model.method.epoch_ended(epoch)
+        model.method.epoch_ended(epoch, 100)
         bases.append(model.own.basis.clone())
     changed = [not torch.equal(before, after) for before, after in itertools.pairwise(bases)]
     assert changed == [True, True, False, True, False, False, False, False]
@@ -286,6 +286,17 @@ def test_v13_only_training_moves_the_basis_and_only_until_it_is_frozen() -> None
     other = small()
     other.restore(model.snapshot())
     assert torch.equal(other.eval()(batch_of(4)), model.eval()(batch_of(4)))
+
+
+@pytest.mark.parametrize(("epochs", "refreshes"), [(5, 1), (10, 1), (20, 2), (100, 10)])
+def test_unless_set_the_basis_is_frozen_after_a_tenth_of_the_run(epochs: int, refreshes: int) -> None:
+    model, changes = small(), 0
+    for epoch in range(min(epochs, 12)):
+        model.train().training_loss(batch_of(4, epoch), torch.arange(4) % CLASSES)
+        before = model.own.basis.clone()
+        model.method.epoch_ended(epoch, epochs)
+        changes += not torch.equal(before, model.own.basis)
+    assert changes == refreshes
 
 
 def test_v14_parameter_counts() -> None:
@@ -359,7 +370,7 @@ def train(model: Any, steps: int) -> Any:
         optimizer.zero_grad()
         model.train().training_loss(batch_of(4, step), torch.arange(4))[0].backward()
         optimizer.step()
-        model.method.epoch_ended(step)
+        model.method.epoch_ended(step, 100)
     return model
 
 
@@ -431,7 +442,7 @@ def test_running_basis_is_the_pca_of_all_rows_of_the_epoch() -> None:
     model.method._observe = spy
     for seed in range(3):
         model.training_loss(batch_of(8, seed), torch.arange(8) % CLASSES)
-    model.method.epoch_ended(0)
+    model.method.epoch_ended(0, 100)
     mean, axes = principal_axes(torch.cat(rows), 20)
     torch.testing.assert_close(model.own.mean[1], mean[0], rtol=0, atol=1e-10)
     torch.testing.assert_close((model.own.basis[1] * axes).sum(0).abs(), torch.ones(20, dtype=torch.float64), rtol=0, atol=1e-6)
@@ -501,7 +512,7 @@ def test_one_block_has_no_connection() -> None:
     shape = BackboneShape(family="vit", image_size=32, patch_size=8, width=WIDTH, depth=1, heads=4, prefix=1)
     method = ViaPT(ViaPTConfig(pca_dim=12), shape, CLASSES)
     method.build()
-    method.epoch_ended(0)
+    method.epoch_ended(0, 100)
     assert method.own.partials.numel() == 0
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from golden_fill import check_gradient, check_logits, filled, golden_model, images, labels, load_golden
 from timm.models import VisionTransformer
 from torch import Tensor
 
+from golden_fill import check_gradient, check_logits, filled, golden_model, images, labels, load_golden
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.interface import Context, Tokens
 from vpbench.methods.linear import Linear

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from report_rows import clusters, fill, make_row, save_features
-from vpbench.reports.plots.tsne import draw, embed, knn_accuracy
 
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.reporting.api import make_report
 from vpbench.reporting.runs import Filters
+from vpbench.reports.plots.tsne import draw, embed, knn_accuracy
 from vpbench.store.folder import Store
 
 

@@ -35,12 +35,14 @@ def load_backbone(spec: BackboneSpec) -> ViTAdapter:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         vit = _architecture(spec)
+    sha256 = None
     if spec.weights != "random":
         path = Path(spec.path) if spec.path else _download(spec)
-        if spec.sha256 and weights_sha256(path) != spec.sha256:
+        sha256 = weights_sha256(path)
+        if spec.sha256 and sha256 != spec.sha256:
             raise WeightsError(f"{path} is not the file that the run was planned with (its SHA-256 differs); plan the run again.")
         fill(vit, path)
-    return ViTAdapter(vit)
+    return ViTAdapter(vit, sha256)
 
 
 def _architecture(spec: BackboneSpec) -> VisionTransformer:
@@ -50,7 +52,9 @@ def _architecture(spec: BackboneSpec) -> VisionTransformer:
     try:
         return timm.create_model(spec.name.split(".")[0], num_classes=0, **sizes)
     except (TypeError, AssertionError) as error:
-        raise UsageError(f"{spec.name} cannot be built for {spec.image_size} px and patches of {spec.patch_size} px: {error}") from error
+        raise UsageError(
+            f"{spec.name} cannot be built for {spec.image_size} px and patches of {spec.patch_size} px: {error}"
+        ) from error
 
 
 def _download(spec: BackboneSpec) -> Path:
@@ -85,10 +89,16 @@ def fill(vit: VisionTransformer, path: Path) -> None:
     try:
         state = checkpoint_filter_fn(state, vit)
     except Exception as error:  # timm recognises foreign layouts by their keys and trusts their shapes
-        raise WeightsError(f"{path} holds no weights of this vision transformer ({_line(error)}). Choose the backbone it belongs to.") from error
+        raise WeightsError(
+            f"{path} holds no weights of this vision transformer ({_line(error)}). Choose the backbone it belongs to."
+        ) from error
     wanted = vit.state_dict()
     state = {key: value for key, value in state.items() if key in wanted or not key.startswith(_CLASSIFIER)}
-    _compare(path, {key: tuple(value.shape) for key, value in state.items()}, {key: tuple(value.shape) for key, value in wanted.items()})
+    _compare(
+        path,
+        {key: tuple(value.shape) for key, value in state.items()},
+        {key: tuple(value.shape) for key, value in wanted.items()},
+    )
     vit.load_state_dict({key: value.float() for key, value in state.items()}, strict=True)
 
 
@@ -102,17 +112,25 @@ def _state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: there is no such file.") from error
     except Exception as error:  # what a damaged file does to the readers is anybody's guess
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise WeightsError(f"{path} holds more than tensors and is not loaded for safety; save its state dict alone.") from error
+            raise WeightsError(
+                f"{path} holds more than tensors and is not loaded for safety; save its state dict alone."
+            ) from error
         raise _unreadable(path, error) from error
     for wrapper in ("state_dict", "model"):
         loaded = loaded.get(wrapper, loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()):
+    if (
+        not isinstance(loaded, dict)
+        or not loaded
+        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items())
+    ):
         raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors).")
     return loaded
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:
-    return WeightsError(f"{path} is no weight file, or a damaged one ({_line(error)}): fetch it again, or name another with --weights.")
+    return WeightsError(
+        f"{path} is no weight file, or a damaged one ({_line(error)}): fetch it again, or name another with --weights."
+    )
 
 
 def _line(error: Exception) -> str:
@@ -150,7 +168,9 @@ def _fill_from_npz(vit: VisionTransformer, path: Path) -> None:
     except Exception as error:
         raise _unreadable(path, error) from error
     if not width:
-        raise WeightsError(f"{path} does not match the architecture: 1 missing (embedding/kernel), so it is none of Google's ViT files.")
+        raise WeightsError(
+            f"{path} does not match the architecture: 1 missing (embedding/kernel), so it is none of Google's ViT files."
+        )
     blocks = {name.split("encoderblock_")[1].split("/")[0] for name in names if "encoderblock_" in name}
     if (len(blocks), width) != (len(vit.blocks), vit.embed_dim):
         raise WeightsError(
@@ -163,7 +183,9 @@ def _fill_from_npz(vit: VisionTransformer, path: Path) -> None:
     try:
         vit.load_pretrained(str(path))
     except Exception as error:
-        raise WeightsError(f"{path} does not match the architecture: {_line(error)}. Choose the backbone it belongs to.") from error
+        raise WeightsError(
+            f"{path} does not match the architecture: {_line(error)}. Choose the backbone it belongs to."
+        ) from error
     if empty := {name for name, parameter in vit.named_parameters() if parameter.isnan().any()}:
         raise WeightsError(
             f"{path} does not match the architecture: {len(empty)} missing ({_some(empty)}). Choose the backbone it belongs to."

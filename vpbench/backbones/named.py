@@ -63,16 +63,18 @@ def resolve_backbone(
     """
     if name in backbone_names():
         card = backbone_card(name)
-        architecture, mean, std = name, card.mean, card.std
+        mean, std = card.mean, card.std
         sizes = int(card.vit["img_size"]), int(card.vit["patch_size"])
-        own = ("embedded", str(packaged_file("backbones", card.file)))
+        source: str = "embedded"
+        path: str | None = str(packaged_file("backbones", card.file))
     else:
-        architecture, mean, std, sizes, hub = _timm_facts(name)
-        own = (f"hub:{hub}", None) if hub else ("", None)
+        mean, std, sizes, hub = _timm_facts(name)
+        source, path = f"hub:{hub}" if hub else "", None
     image_size, patch_size = image_size or sizes[0], patch_size or sizes[1]
     if image_size % patch_size:
-        raise UsageError(f"image size {image_size} is no multiple of {name}'s patch size {patch_size}: take {_nearest(image_size, patch_size)}.")
-    source, path = own
+        raise UsageError(
+            f"image size {image_size} is no multiple of {name}'s patch size {patch_size}: take {_nearest(image_size, patch_size)}."
+        )
     if weights == "random":
         source, path = "random", None
     elif found := _weight_file(weights, name):
@@ -94,7 +96,9 @@ def weights_sha256(path: Path) -> str:
     try:
         return file_sha256(path)
     except OSError as error:
-        raise WeightsError(f"weight file {path} cannot be read: {error.strerror or error}. Name another with --weights.") from error
+        raise WeightsError(
+            f"weight file {path} cannot be read: {error.strerror or error}. Name another with --weights."
+        ) from error
 
 
 def _nearest(size: int, patch: int) -> int:
@@ -125,20 +129,26 @@ def _weight_file(weights: str | None, name: str) -> Path | None:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise WeightsError(f"{origin}: {len(fitting)} files fit {stem} ({', '.join(file.name for file in fitting)}); name one of them.")
+        raise WeightsError(
+            f"{origin}: {len(fitting)} files fit {stem} ({', '.join(file.name for file in fitting)}); name one of them."
+        )
     if weights:
-        raise WeightsError(f"{origin}: the folder has no file called {stem}* with one of the endings {', '.join(WEIGHT_SUFFIXES)}.")
+        raise WeightsError(
+            f"{origin}: the folder has no file called {stem}* with one of the endings {', '.join(WEIGHT_SUFFIXES)}."
+        )
     return None
 
 
-def _timm_facts(name: str) -> tuple[str, Any, Any, tuple[int, int], str | None]:
-    """Architecture, mean, std, (image size, patch size) and hub repository of a timm model."""
+def _timm_facts(name: str) -> tuple[Any, Any, tuple[int, int], str | None]:
+    """Mean, std, (image size, patch size) and hub repository of a timm model."""
     import timm
     import torch
 
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
-        raise unknown("backbone", name, [*backbone_names(), *_similar(timm.list_models("vit_*"), name)], "Every ViT of timm works too.")
+        raise unknown(
+            "backbone", name, [*backbone_names(), *_similar(timm.list_models("vit_*"), name)], "Every ViT of timm works too."
+        )
     try:
         facts = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
@@ -152,7 +162,7 @@ def _timm_facts(name: str) -> tuple[str, Any, Any, tuple[int, int], str | None]:
     has_weights = bool(facts and facts.has_weights)
     hub = f"{facts.hf_hub_id}/{facts.hf_hub_filename or 'model.safetensors'}" if has_weights and facts.hf_hub_id else None
     mean, std = (facts.mean, facts.std) if facts else ((0.5,) * 3, (0.5,) * 3)
-    return architecture, mean, std, (shape.image_size, shape.patch_size), hub
+    return mean, std, (shape.image_size, shape.patch_size), hub
 
 
 def _similar(names: list[str], name: str) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention
+from timm.layers import Attention, PatchEmbed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
@@ -22,25 +22,29 @@ class ViTAdapter(nn.Module):
 
     Args:
         vit: any ``timm.models.VisionTransformer`` (``num_classes=0``); it is frozen and put into evaluation mode.
+        weights_sha256: of the file that its weights came from, None for random ones.
 
     Raises:
-        UnsupportedError: for a timm model of another family.
+        UnsupportedError: for a timm model of another family, with parallel blocks, or with a convolutional stem.
     """
 
     family = "vit"
 
-    def __init__(self, vit: nn.Module) -> None:
+    def __init__(self, vit: nn.Module, weights_sha256: str | None = None) -> None:
         super().__init__()
         if not isinstance(vit, VisionTransformer):
             raise UnsupportedError(
-                f"{type(vit).__name__} is not a timm VisionTransformer: choose a ViT (vpbench list backbones), e.g. vit_base_patch16_224."
+                f"{type(vit).__name__} is not a timm VisionTransformer: choose a ViT, e.g. vit_base_patch16_224 (vpbench list backbones)."
             )
+        self.weights_sha256 = weights_sha256
         self.vit = vit.requires_grad_(False).eval()
-        size = vit.patch_embed.img_size
-        patch = vit.patch_embed.patch_size
+        attention = getattr(vit.blocks[0], "attn", None)
+        if attention is None or not isinstance(vit.patch_embed, PatchEmbed):
+            part = type(vit.blocks[0] if attention is None else vit.patch_embed).__name__
+            raise UnsupportedError(f"vpbench needs plain transformer blocks on plain patches, and this backbone has {part}.")
+        size, patch = vit.patch_embed.img_size, vit.patch_embed.patch_size
         if size[0] != size[1] or patch[0] != patch[1]:
             raise UnsupportedError(f"vpbench needs square images and patches, not {size} and {patch} pixels.")
-        attention = vit.blocks[0].attn
         self.shape = BackboneShape(
             family=self.family, image_size=size[0], patch_size=patch[0], width=vit.embed_dim, depth=len(vit.blocks),
             heads=attention.num_heads, prefix=vit.num_prefix_tokens,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from vpbench import __version__
 from vpbench.cli.listing import list_entries
@@ -16,7 +17,21 @@ from vpbench.cli.show import show
 
 INTERRUPTED = 130
 
+
+class InterruptError(Exception):
+    """Ctrl-C, by a name of our own: typer would end the program without a word, or with one that depends on its version."""
+
+
+class Commands(TyperGroup):
+    def invoke(self, context: Any) -> Any:
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt as error:
+            raise InterruptError from error
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Compare ways of prompting a frozen vision transformer.",
     epilog="First steps: 'vpbench run' needs nothing but this package; then 'vpbench report --table 1'.",
     no_args_is_help=True,
@@ -39,7 +54,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
 ) -> None:
     pass
 
@@ -53,7 +70,7 @@ def main() -> NoReturn:
     except VpbenchError as error:
         typer.echo(f"vpbench: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except InterruptError:
         typer.echo("vpbench: interrupted; finished runs are stored, the same command continues.", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:

@@ -28,13 +28,15 @@ def list_entries(
         typer.echo(json.dumps(entries, indent=2))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in entries[0] if entries else ():
         table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
     for entry in entries:
-        table.add_row(*(", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in entry.values()))
+        cells = (", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in entry.values())
+        table.add_row(*map(escape, cells))
     Console().print(table)
     if kind == "backbones":
         typer.echo("Every VisionTransformer of timm works by its name too, e.g. vit_base_patch16_224.")

@@ -18,7 +18,9 @@ def _group() -> None:
 @app.command()
 def method(
     name: Annotated[str, typer.Argument(help="a Python name in lower case, e.g. my_prompts")],
-    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Root of a checkout of vpbench, or of your own package.")] = Path(),
+    folder: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Root of a checkout of vpbench, or of your own package.")
+    ] = Path(),
 ) -> None:
     """Write methods/NAME.py, a working method, and tests/methods/test_NAME.py, its test.
 
@@ -30,17 +32,22 @@ def method(
     \b
       vpbench new method my_prompts
     """
+    import keyword
+    import re
     from importlib.resources import files
 
     from vpbench.catalog import method_registry
     from vpbench.core.errors import UsageError
 
-    if not name.isidentifier() or name != name.lower() or name.startswith("_"):
+    if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UsageError(f"'{name}' is no name for a method: take small letters, digits and underscores, e.g. my_prompts.")
     if name in method_registry().names():
         raise UsageError(f"there is a method '{name}' already; choose another name.")
     title = "".join(part.capitalize() for part in name.split("_"))
-    targets = {folder / "methods" / f"{name}.py": "method.py.txt", folder / "tests" / "methods" / f"test_{name}.py": "test_method.py.txt"}
+    targets = {
+        folder / "methods" / f"{name}.py": "method.py.txt",
+        folder / "tests" / "methods" / f"test_{name}.py": "test_method.py.txt",
+    }
     for path in targets:
         if path.exists():
             raise UsageError(f"{path} exists already and is left as it is; choose another name or folder.")

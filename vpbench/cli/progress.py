@@ -6,7 +6,15 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from vpbench.execution.plan import Plan, PlannedRun
 from vpbench.training.fit import Epoch
@@ -20,6 +28,7 @@ class GridProgress:
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("ETA"), TimeRemainingColumn(), console=self._console, transient=True,
+            disable=not self._console.is_terminal,  # a bar in a log is noise; its lines stay
         )  # fmt: skip
         self._total, self._done = len(plan.missing), 0
         self._grid = self._progress.add_task("all runs", total=self._total)
@@ -51,7 +60,9 @@ class GridProgress:
         self._progress.update(self._grid, completed=self._done)
         self._progress.update(self._run, visible=False)
         outcome = f"{row['acc1']:5.1f} % top-1" if row["status"] == "ok" else row["status"]
-        self._console.print(f"[{self._done}/{self._total}] {_name(run)}: {outcome}, {row['wall_s']:.0f} s", highlight=False, markup=False)
+        self._console.print(
+            f"[{self._done}/{self._total}] {_name(run)}: {outcome}, {row['wall_s']:.0f} s", highlight=False, markup=False
+        )
 
 
 def _name(run: PlannedRun) -> str:

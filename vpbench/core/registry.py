@@ -70,7 +70,9 @@ class Registry(Generic[T]):
         try:
             loaded = point.load()
         except Exception as error:
-            raise UsageError(f"{self.kind} '{name}' cannot be imported from {point.value}: {type(error).__name__}: {error}") from error
+            raise UsageError(
+                f"{self.kind} '{name}' cannot be imported from {point.value}: {type(error).__name__}: {error}"
+            ) from error
         return self._pick(name, loaded)
 
 

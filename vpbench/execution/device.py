@@ -72,7 +72,9 @@ def _checkout() -> tuple[str | None, bool | None]:
         return None, None
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
 
     with suppress(OSError, subprocess.SubprocessError):
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))

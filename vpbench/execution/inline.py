@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -26,7 +27,9 @@ class Watcher(Protocol):
     def finished(self, run: PlannedRun, row: dict[str, Any]) -> None: ...
 
 
-def execute_inline(plan: Plan, store: Store, device: torch.device, save: Iterable[str], watcher: Watcher) -> Iterator[dict[str, Any]]:
+def execute_inline(
+    plan: Plan, store: Store, device: torch.device, save: Iterable[str], watcher: Watcher
+) -> Iterator[dict[str, Any]]:
     """Run what is missing, in order, and yield each row once it is stored."""
     prepared: dict[str, CachedData] = {}
     for run in plan.missing:
@@ -34,10 +37,10 @@ def execute_inline(plan: Plan, store: Store, device: torch.device, save: Iterabl
         if name not in prepared:
             prepared[name] = prepare(
                 plan.data[name], spec.preprocess, spec.backbone.image_size,
-                on_progress=lambda done, total, name=name: watcher.preparing(name, done, total),
+                on_progress=partial(watcher.preparing, name),
             )  # fmt: skip
         watcher.started(run)
-        row = execute(run, prepared[name], store, device, save, lambda epoch, run=run: watcher.epoch(run, epoch))
+        row = execute(run, prepared[name], store, device, save, partial(watcher.epoch, run))
         watcher.finished(run, row)
         yield row
 

@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vpbench.backbones.named import resolve_backbone
 from vpbench.catalog import method_class, resolve_method
-from vpbench.core.errors import UnsupportedError, UsageError
+from vpbench.core.errors import UnsupportedError, UsageError, VpbenchError
 from vpbench.core.names import unknown
 from vpbench.data.catalog import dataset_card
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path
+from vpbench.execution.device import cpu_computes_bf16, resolve_device
 from vpbench.execution.protocol import CUSTOM_SUITE, SuiteCard, method_options, recipe_entries, resolve_recipe, suite_card
 from vpbench.execution.spec import DataSpec, MethodSpec, RunSpec
 from vpbench.store.folder import Store
@@ -24,6 +27,14 @@ DEFAULT_SUITE = "mini"
 
 # A repetition would end the same way, so these are not run again.
 SETTLED = ("ok", "diverged", "unsupported")
+
+# What a run can leave beside its row, and the file's name.
+ARTEFACTS = {
+    "features": "features.npz",
+    "predictions": "predictions.npz",
+    "curve": "curve.csv",
+    "weights": "weights.safetensors",
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ class Request:
     settings: Mapping[str, Any] = field(default_factory=dict)
     precision: str | None = None
     selection: str | None = None
+    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,8 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> 
     datasets = _open(request, suite)
     backbone = resolve_backbone(request.backbone or suite.backbone, request.weights, request.image_size, request.patch_size)
     options, overrides = _split_settings(request)
+    precision = _precision(request.precision or suite.precision, resolve_device(request.device))
+    selection = _choice("selection", request.selection or suite.selection, ("last", "best_val"))
     mean, std = backbone.mean, backbone.std
     if suite.preprocess.normalisation != "weights":
         mean, std = _NORMALISATION[suite.preprocess.normalisation]
@@ -107,7 +121,7 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> 
                 spec = RunSpec(
                     method=chosen, backbone=backbone, preprocess=suite.preprocess, recipe=recipe, seed=seed,
                     data=DataSpec(suite=suite_name, dataset=name, digest=data.digest, path=request.data),
-                    selection=request.selection or suite.selection, precision=_precision(request.precision or suite.precision),
+                    selection=selection, precision=precision,
                 )  # fmt: skip
                 runs.append(PlannedRun(spec, source, card.group if card else "custom", card.title if card else name))
     _check_models(runs, {name: len(data.class_names) for name, data in datasets.items()})
@@ -131,7 +145,9 @@ def _open(request: Request, suite: SuiteCard) -> dict[str, RawData]:
     if request.data:
         if request.suite and request.suite != CUSTOM_SUITE:
             raise UsageError("--suite and --data exclude each other: a suite brings its own data.")
-        return {Path(request.data).stem: open_path(Path(request.data))}
+        if request.datasets:
+            raise UsageError("--datasets and --data exclude each other: --datasets chooses among those of a suite.")
+        return {_own_name(Path(request.data)): open_path(request.data)}
     names = request.datasets or suite.datasets
     for name in names:
         if name not in suite.datasets:
@@ -139,6 +155,12 @@ def _open(request: Request, suite: SuiteCard) -> dict[str, RawData]:
     if not names:
         raise UsageError("the suite 'custom' is for your own images: say --data PATH.")
     return {name: open_dataset(dataset_card(name)) for name in names}
+
+
+def _own_name(path: Path) -> str:
+    """What a user's own data is called: a folder by its name, a file by its name without the ending."""
+    place = path if path.name not in ("", "..") else path.resolve()
+    return place.stem if place.is_file() else place.name
 
 
 def _split_settings(request: Request) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
@@ -168,16 +190,18 @@ def _asked(method: str, asked: set[str], setting: str) -> str:
     return method
 
 
-def _precision(wanted: str) -> str:
-    if wanted != "auto":
+def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:
+    if value not in allowed:
+        raise unknown(f"value of --{name}", value, allowed)
+    return value
+
+
+def _precision(wanted: str, device: torch.device) -> Any:
+    """``auto`` is bf16 where the device computes in it natively."""
+    if _choice("precision", wanted, ("auto", "fp32", "bf16")) != "auto":
         return wanted
-    import torch
-
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    from vpbench.execution.device import cpu_computes_bf16
-
-    return "bf16" if cpu_computes_bf16() else "fp32"
+    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_computes_bf16()
+    return "bf16" if native else "fp32"
 
 
 def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> None:
@@ -195,12 +219,18 @@ def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> None:
             build_shell(method, run.spec.backbone, classes[run.spec.data.dataset], "meta")
         except UnsupportedError:
             continue  # becomes a row with that status
+        except VpbenchError:
+            raise
+        except Exception:
+            continue  # a bug in the method becomes a row with its traceback, and does not stop the others
 
 
 def _check_validation(runs: list[PlannedRun], datasets: dict[str, RawData]) -> None:
     for run in runs:
         if run.spec.selection == "best_val" and not len(datasets[run.spec.data.dataset].splits["val"]):
-            raise UsageError(f"{run.spec.data.dataset} has no validation images, so the best epoch cannot be chosen: use --selection last.")
+            raise UsageError(
+                f"{run.spec.data.dataset} has no validation images, so the best epoch cannot be chosen: use --selection last."
+            )
 
 
 def _stored(runs: list[PlannedRun], store: Store, artefacts: Iterable[str]) -> frozenset[str]:

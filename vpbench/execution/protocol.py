@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
@@ -28,8 +28,8 @@ class SuiteCard(Frozen):
     backbone: str
     seeds: tuple[int, ...] = Field(min_length=1)
     preprocess: Preprocess
-    selection: str = Field("last", pattern="^(last|best_val)$")
-    precision: str = Field("auto", pattern="^(auto|fp32|bf16)$")
+    selection: Literal["last", "best_val"] = "last"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     training: dict[str, JsonValue]
     source: str
 
@@ -101,5 +101,3 @@ def resolve_recipe(suite: SuiteCard, entries: list[RecipeEntry], overrides: dict
 def method_options(entries: list[RecipeEntry]) -> dict[str, Any]:
     """Options that a recipe sets."""
     return {name: value for entry in entries for name, value in entry.options.items()}
-
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -86,12 +85,12 @@ class RunSpec(Frozen):
         """What is hashed: everything but the paths of this machine."""
         return self.model_dump(mode="json", exclude={"backbone": {"path"}, "data": {"path"}})
 
-    @cached_property
+    @property
     def run_id(self) -> str:
         """32 hexadecimal digits: the same specification has the same id on every machine."""
         return digest(self.identity())
 
-    @cached_property
+    @property
     def group_id(self) -> str:
         """Like :attr:`run_id` but equal for runs that differ in their seed only."""
         return digest({key: value for key, value in self.identity().items() if key != "seed"})

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as safetensors
 
 from vpbench.build import build_model
 from vpbench.catalog import method_class
-from vpbench.core.errors import DivergedError, StoreError, UnsupportedError
+from vpbench.core.errors import DivergedError, StoreError, UnsupportedError, WeightsError
 from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData
 from vpbench.execution.device import describe
-from vpbench.execution.plan import PlannedRun
+from vpbench.execution.plan import ARTEFACTS, PlannedRun
 from vpbench.execution.spec import RunSpec
 from vpbench.measure.operations import count_operations
 from vpbench.measure.size import bytes_saved, parameter_counts
@@ -32,19 +32,13 @@ from vpbench.training.evaluate import Scores
 from vpbench.training.fit import Epoch, Trainer
 
 FEATURE_IMAGES = 1000  # test images whose features are kept for t-SNE
-ARTEFACTS = {
-    "features": "features.npz",
-    "predictions": "predictions.npz",
-    "curve": "curve.csv",
-    "weights": "weights.safetensors",
-}
 
 
 def execute(
     run: PlannedRun, data: CachedData, store: Store, device: torch.device, save: Iterable[str] = (),
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train, measure, test once, and store. Whatever goes wrong in the run becomes a row with a status and the error.
+    """Train, measure, test once, and store. What goes wrong in the run becomes a row with a status and the error.
 
     Args:
         run: what to do.
@@ -59,12 +53,13 @@ def execute(
 
     Raises:
         StoreError: when the row cannot be written.
+        WeightsError: when the backbone cannot be loaded, which no method is to blame for.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     row = {**_described(run, data), "started_at": started, "status": "ok", "error": ""}
     try:
         row.update(_run(run.spec, data, store, device, set(save), on_epoch))
-    except StoreError:
+    except (StoreError, WeightsError):
         raise
     except DivergedError as error:
         row.update(status="diverged", error=str(error))
@@ -133,6 +128,7 @@ def _run(
     sizes["params_active"] = parameter_counts(model)["params_active"]
     found = {
         **sizes,
+        "weights_sha256": model.backbone.weights_sha256,
         "epochs_run": len(trainer.curve),
         "selected_epoch": trainer.selected_epoch,
         "train_loss": trainer.curve[-1].train_loss,
@@ -168,7 +164,8 @@ def _save(run_id: str, trainer: Trainer, scores: Scores, store: Store, save: set
             table.writerows(asdict(epoch) for epoch in trainer.curve)
 
     def write_weights(path: Path) -> None:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in trainer.model.own_tensors()}, path)
+        # Written by Python, since a full disk is an OSError there and a SafetensorError in save_file.
+        path.write_bytes(safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in trainer.model.own_tensors()}))
 
     if "features" in save:
         count = min(FEATURE_IMAGES, scores.total)

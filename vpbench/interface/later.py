@@ -22,7 +22,9 @@ class _Later:
 
 if TYPE_CHECKING:
     import torch as torch
-    import torch.nn as nn
-    import torch.nn.functional as F
+    from torch import nn as nn
+    from torch.nn import functional as F
+
+    __all__ = ["F", "nn", "torch"]
 else:
     torch, nn, F = _Later("torch"), _Later("torch.nn"), _Later("torch.nn.functional")

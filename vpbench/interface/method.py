@@ -76,8 +76,8 @@ class Method(Generic[C]):
         """Fit the method; one plain training unless said otherwise."""
         session.train()
 
-    def epoch_ended(self, epoch: int) -> None:
-        """Called in training after epoch ``epoch`` (from 0)."""
+    def epoch_ended(self, epoch: int, epochs: int) -> None:
+        """Called in training after epoch ``epoch`` (from 0) of ``epochs``."""
 
     def pixels(self, images: Tensor, context: Context) -> Tensor:
         """Edit the normalised images, (B, C, S, S)."""

@@ -37,15 +37,15 @@ def count_operations(method: MethodSpec, backbone: BackboneSpec, classes: int) -
 
 def _fvcore_macs(shell: PromptedModel) -> int | None:
     """fvcore's count of a forward pass, with explicit attention, which it can see; None where it cannot trace the model."""
-    from fvcore.nn import FlopCountAnalysis
-
     shell.backbone.use_fused_attention(False)
     silenced = logging.getLogger("fvcore.nn.jit_analysis")
     level = silenced.level
     silenced.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # importing fvcore warns of what torch deprecates
+            from fvcore.nn import FlopCountAnalysis
+
             counter = FlopCountAnalysis(shell, _image(shell, "cpu"))
             return int(counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total())
     except (RuntimeError, NotImplementedError):

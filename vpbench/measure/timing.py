@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import re
 import resource
 import sys
@@ -13,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.benchmark import Timer
 
 from vpbench.model import PromptedModel
 from vpbench.training.optim import make_optimizer
@@ -78,11 +78,17 @@ def measure_inference(model: PromptedModel, device: torch.device, precision: str
 
 def _images(model: PromptedModel, count: int, device: torch.device) -> Tensor:
     shape = model.backbone.shape
-    return torch.randn(count, shape.channels, shape.image_size, shape.image_size, generator=torch.Generator().manual_seed(0)).to(device)
+    return torch.randn(count, shape.channels, shape.image_size, shape.image_size, generator=torch.Generator().manual_seed(0)).to(
+        device
+    )
 
 
 def _times(call: Callable[[], None]) -> list[float]:
     """Seconds per call, warmed up and synchronised by torch's own timer, on the threads in use."""
+    # When imported it looks for a compiler, and warns on a machine that has CUDA's but no GPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    from torch.utils.benchmark import Timer
+
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
     return timer.blocked_autorange(min_run_time=SECONDS).times
 

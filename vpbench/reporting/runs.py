@@ -75,12 +75,15 @@ def of_section(runs: pd.DataFrame, section: tuple[Any, ...]) -> pd.DataFrame:
 
 
 def _row_labels(runs: pd.DataFrame) -> list[str]:
-    """``method``, or ``method (option=value)`` with what differs from the method's most common configuration."""
+    """``method``, or ``method (option=value)`` with what differs from its most common configuration in the suite.
+
+    A recipe may give a method other options in another suite; that is no variant that a user asked for.
+    """
     texts = [canonical_json(_configuration(run)) for run in runs.to_dict("records")]
-    frame = pd.DataFrame({"method": list(runs["method"]), "started": list(runs["started_at"]), "text": texts})
-    base = {method: _most_common(group) for method, group in frame.groupby("method")}
+    frame = runs[["method", "suite", "started_at"]].assign(suite=runs["suite"].fillna(""), text=texts)
+    base = {key: _most_common(group) for key, group in frame.groupby(["method", "suite"])}
     return [
-        _label(method, json.loads(text), json.loads(base[method])) for method, text in zip(frame["method"], texts, strict=True)
+        _label(run.method, json.loads(run.text), json.loads(base[run.method, run.suite])) for run in frame.itertuples(index=False)
     ]
 
 
@@ -94,7 +97,7 @@ def _configuration(run: Mapping[Hashable, Any]) -> dict[str, Any]:
 
 def _most_common(group: pd.DataFrame) -> str:
     """Of equally common ones the first that ran: defaults come before variations."""
-    counted = group.groupby("text", as_index=False).agg(count=("text", "size"), started=("started", "min"))
+    counted = group.groupby("text", as_index=False).agg(count=("text", "size"), started=("started_at", "min"))
     return str(counted.sort_values(["count", "started", "text"], ascending=[False, True, True])["text"].iloc[0])
 
 

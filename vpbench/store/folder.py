@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,10 @@ class Store:
         """
         if surplus := sorted(set(row) - COLUMNS.keys()):
             raise StoreError(f"unknown columns {', '.join(surplus)}: the schema (version {SCHEMA_VERSION}) does not have them.")
-        if cut := [name for name, value in row.items() if pa.types.is_integer(COLUMNS[name][0]) and isinstance(value, float)]:
-            raise StoreError(f"run {row.get('run_id')}: {', '.join(cut)} must be integers, and pyarrow would cut the fraction off.")
+        integers = {name: value for name, value in row.items() if pa.types.is_integer(COLUMNS[name][0])}
+        # pyarrow would cut a fraction off.
+        if real := [name for name, value in integers.items() if isinstance(value, Real) and not isinstance(value, Integral)]:
+            raise StoreError(f"run {row.get('run_id')}: a value does not fit its column: {', '.join(real)} must be integers.")
         try:
             table = pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS}], schema=SCHEMA)
         except (pa.ArrowException, OverflowError) as error:
@@ -89,7 +92,9 @@ class Store:
                 os.fsync(stream.fileno())
             partial.replace(path)
         except OSError as error:
-            raise StoreError(f"{path} cannot be written: {error.strerror or error}. Free space or choose --results FOLDER.") from error
+            raise StoreError(
+                f"{path} cannot be written: {error.strerror or error}. Free space or choose --results FOLDER."
+            ) from error
         finally:
             with suppress(OSError):  # a folder that cannot be written cannot be tidied either
                 partial.unlink()
@@ -109,7 +114,10 @@ class Store:
             warnings.warn(f"{path} is not a readable result and is left out: {reason}", stacklevel=2)
         if not tables:
             return SCHEMA.empty_table().to_pandas()
-        frame: pd.DataFrame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
+        # pandas' nullable integers: a run without a count must not turn the others' into floats.
+        frame: pd.DataFrame = pa.concat_tables(tables, promote_options="permissive").to_pandas(
+            types_mapper={pa.int64(): pd.Int64Dtype()}.get
+        )
         known = [name for name in COLUMNS if name in frame.columns]
         return frame[known + [name for name in frame.columns if name not in COLUMNS]]
 
@@ -119,13 +127,13 @@ class Store:
         for path in self._row_files():
             try:
                 table = pq.ParquetFile(path).read(columns=columns)
+                if "run_id" not in table.column_names:
+                    raise pa.ArrowInvalid("it has no run_id column")
                 for field in SCHEMA if columns is None else ():
                     if field.name not in table.column_names:
                         table = table.append_column(field, pa.nulls(len(table), field.type))
                     elif (values := table[field.name]).type != field.type:  # of a version that stored it otherwise
                         table = table.set_column(table.column_names.index(field.name), field, values.cast(field.type))
-                if "run_id" not in table.column_names:
-                    raise pa.ArrowInvalid("it has no run_id column")
                 tables.append(table.replace_schema_metadata(None))
             except (pa.ArrowException, OSError) as error:
                 broken.append((path, str(error).splitlines()[0]))

@@ -87,8 +87,8 @@ class Trainer:
                 rate = recipe.peak_lr * lr_factor(recipe, epoch * steps + step, steps)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                if mix is not None:
-                    # Mixup pairs the images of a batch, so an odd one leaves its last image out.
+                if mix is not None and len(labels) > 1:
+                    # Mixup pairs the images of a batch, so an odd one leaves its last image out; a lone image stays as it is.
                     inputs, labels = mix(inputs[: len(inputs) // 2 * 2], labels[: len(labels) // 2 * 2])
                 loss = self._loss(inputs, self._smoothed(labels))
                 optimizer.zero_grad(set_to_none=True)
@@ -97,7 +97,7 @@ class Trainer:
                 losses.append(loss.detach())
                 if len(self.first_losses) < 5:
                     self.first_losses.append(loss.item())
-            self.model.method.epoch_ended(epoch)
+            self.model.method.epoch_ended(epoch, recipe.epochs)
             mean_loss = torch.stack(losses).mean().item()
             if not math.isfinite(mean_loss):
                 raise DivergedError(f"the loss became {mean_loss} in epoch {epoch + 1} ({name}); the learning rate was {rate:g}.")

@@ -25,7 +25,10 @@ def parameter_groups(trainable: list[tuple[str, nn.Parameter]], recipe: Recipe) 
 
     decayed = [parameter for name, parameter in trainable if decays(name, parameter)]
     plain = [parameter for name, parameter in trainable if not decays(name, parameter)]
-    groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, object]] = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]
 
 

@@ -20,7 +20,9 @@ class Recipe(BaseModel):
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(0.25, gt=0, description="base learning rate")
-    lr_reference_batch: int | None = Field(None, ge=1, description="batch size for which lr is meant, 256 in VPT's scripts; None: raw")
+    lr_reference_batch: int | None = Field(
+        None, ge=1, description="batch size for which lr is meant, 256 in VPT's scripts; None: raw"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(0.0, ge=0)
     decay: Literal["all", "not_head_bias", "matrices"] = Field(
@@ -31,7 +33,9 @@ class Recipe(BaseModel):
     schedule: Literal["cosine", "constant"] = "cosine"
     schedule_step: Literal["epoch", "iteration"] = "iteration"
     warmup_epochs: float = Field(0.0, ge=0, description="W in epochs")
-    warmup_fraction: float | None = Field(None, ge=0, lt=1, description="W as a share of T, instead of warmup_epochs (InsVP: 0.2)")
+    warmup_fraction: float | None = Field(
+        None, ge=0, lt=1, description="W as a share of T, instead of warmup_epochs (InsVP: 0.2)"
+    )
     warmup_from_zero: bool = Field(False, description="first factor 0, as VPT's released code")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mixup: float = Field(0.0, ge=0, description="alpha of Mixup, 0 off")
@@ -42,7 +46,9 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _warmup_fits(self) -> Recipe:
         if self.warmup_fraction is None and self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} leaves none of {self.epochs} epochs; lower it or raise epochs")
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs:g} leaves none of {self.epochs} epochs; lower it or raise epochs"
+            )
         return self
 
     @property

@@ -1,0 +1,455 @@
+"""Weight files in every format, and every way in which one can be wrong. All on timm's ``test_vit``, 64 wide and 6 deep."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from timm.layers import resample_abs_pos_embed, resample_patch_embed
+from timm.models import VisionTransformer
+from torch import Tensor
+
+from vpbench.backbones.load import fill, load_backbone
+from vpbench.backbones.named import backbone_card, resolve_backbone
+from vpbench.core.cards import packaged_file
+from vpbench.core.errors import UsageError, VpbenchError, WeightsError
+from vpbench.core.hashing import file_sha256
+
+NAME, SIZE = "test_vit", 32
+State = dict[str, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def no_weights_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VPBENCH_WEIGHTS", raising=False)
+
+
+@cache
+def source(size: int = SIZE, classes: int = 0) -> VisionTransformer:
+    """The model that the files come from."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        vit = timm.create_model(NAME, img_size=size, num_classes=classes).eval()
+        with torch.no_grad():
+            for tensor in vit.parameters():
+                tensor.add_(torch.randn_like(tensor), alpha=0.1)
+    return vit
+
+
+def state(**sizes: int) -> State:
+    return {name: tensor.detach().clone() for name, tensor in source(**sizes).state_dict().items()}
+
+
+def pictures(size: int = SIZE) -> Tensor:
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def features(path: Path, size: int = SIZE, patch: int | None = None) -> Tensor:
+    spec = resolve_backbone(NAME, str(path), size, patch)
+    assert (spec.weights, spec.sha256) == ("file", file_sha256(path))
+    return load_backbone(spec)(pictures(size))
+
+
+def refusal(path: Path, name: str = NAME, quick: bool = False) -> str:
+    """The message with which a file is refused, from its resolution on or (``quick``) its reading: one line that names it."""
+    with pytest.raises(WeightsError) as caught:
+        if quick:
+            fill(deepcopy(source()), path)
+        else:
+            load_backbone(resolve_backbone(name, str(path), SIZE))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+# --- formats
+
+
+WRITERS: dict[str, Callable[[State, Path], None]] = {
+    "plain.safetensors": lambda content, path: save_file(content, path),
+    "plain.pth": lambda content, path: torch.save(content, path),
+    "old.pth": lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
+    "state_dict.pth.tar": lambda content, path: torch.save({"state_dict": content, "epoch": 3, "arch": NAME}, path),
+    "model.bin": lambda content, path: torch.save({"model": content, "lr": 0.1}, path),
+    "both.pt": lambda content, path: torch.save({"state_dict": {"model": content}}, path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_formats(name: str, tmp_path: Path) -> None:
+    WRITERS[name](state(), tmp_path / name)
+    assert torch.equal(features(tmp_path / name), source()(pictures()))
+
+
+@pytest.mark.parametrize("name", ["half.safetensors", "half.pth"])
+def test_half_precision(name: str, tmp_path: Path) -> None:
+    half = {key: tensor.half() for key, tensor in state().items()}
+    WRITERS["plain" + Path(name).suffix](half, tmp_path / name)
+    spec = resolve_backbone(NAME, str(tmp_path / name), SIZE)
+    loaded = load_backbone(spec).vit.state_dict()
+    assert all(torch.equal(loaded[key], tensor.float()) for key, tensor in half.items())
+    assert {tensor.dtype for tensor in loaded.values()} == {torch.float32}
+
+
+def test_classifier_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "head.safetensors"
+    content = state(classes=1000)
+    assert content["head.weight"].shape == (1000, 64)
+    save_file(content, path)
+    vit = source(classes=1000)
+    assert torch.equal(features(path), vit.forward_head(vit.forward_features(pictures()), pre_logits=True))
+
+
+def test_openai_clip_layout(tmp_path: Path) -> None:
+    """timm knows foreign layouts; a file with a text tower beside the image tower is one."""
+    vit = timm.create_model("vit_base_patch32_clip_224", num_classes=0, img_size=32, embed_dim=32, depth=1, num_heads=2)
+    own = vit.state_dict()
+    content = {
+        "text.weight": torch.zeros(3),
+        "visual.class_embedding": own["cls_token"][0, 0],
+        "visual.positional_embedding": own["pos_embed"][0],
+        "visual.conv1.weight": own["patch_embed.proj.weight"],
+    }
+    for ours, theirs in (("norm_pre", "ln_pre"), ("norm", "ln_post")):
+        content.update({f"visual.{theirs}.{part}": own[f"{ours}.{part}"] for part in ("weight", "bias")})
+    for ours, theirs in (
+        ("norm1.", "ln_1."), ("norm2.", "ln_2."), ("attn.qkv.", "attn.in_proj_"),
+        ("attn.proj.", "attn.out_proj."), ("mlp.fc1.", "mlp.c_fc."), ("mlp.fc2.", "mlp.c_proj."),
+    ):  # fmt: skip
+        for part in ("weight", "bias"):
+            content[f"visual.transformer.resblocks.0.{theirs}{part}"] = own[f"blocks.0.{ours}{part}"]
+    torch.save(content, tmp_path / "clip.pth")
+    fresh = timm.create_model("vit_base_patch32_clip_224", num_classes=0, img_size=32, embed_dim=32, depth=1, num_heads=2)
+    fill(fresh, tmp_path / "clip.pth")
+    assert all(torch.equal(tensor, own[name]) for name, tensor in fresh.state_dict().items())
+
+
+def google_arrays(vit: VisionTransformer) -> dict[str, np.ndarray[Any, Any]]:
+    """A ViT under the names and in the layouts of Google's vision_transformer repository."""
+
+    def array(tensor: Tensor) -> np.ndarray[Any, Any]:
+        return tensor.detach().numpy().copy()
+
+    heads, width = vit.blocks[0].attn.num_heads, vit.embed_dim
+    found = {
+        "embedding/kernel": array(vit.patch_embed.proj.weight.permute(2, 3, 1, 0)),
+        "embedding/bias": array(vit.patch_embed.proj.bias),
+        "cls": array(vit.cls_token),
+        "Transformer/posembed_input/pos_embedding": array(vit.pos_embed),
+        "Transformer/encoder_norm/scale": array(vit.norm.weight),
+        "Transformer/encoder_norm/bias": array(vit.norm.bias),
+        "head/kernel": np.zeros((width, 1000), np.float32),
+        "head/bias": np.zeros(1000, np.float32),
+    }
+    for index, block in enumerate(vit.blocks):
+        root = f"Transformer/encoderblock_{index}/"
+        for ours, theirs in ((block.norm1, "LayerNorm_0"), (block.norm2, "LayerNorm_2")):
+            found[f"{root}{theirs}/scale"], found[f"{root}{theirs}/bias"] = array(ours.weight), array(ours.bias)
+        attention = root + "MultiHeadDotProductAttention_1/"
+        for part, name in enumerate(("query", "key", "value")):
+            rows = slice(part * width, (part + 1) * width)
+            found[f"{attention}{name}/kernel"] = array(block.attn.qkv.weight[rows].T.reshape(width, heads, width // heads))
+            found[f"{attention}{name}/bias"] = array(block.attn.qkv.bias[rows].reshape(heads, width // heads))
+        found[f"{attention}out/kernel"] = array(block.attn.proj.weight.T.reshape(heads, width // heads, width))
+        found[f"{attention}out/bias"] = array(block.attn.proj.bias)
+        for part, layer in enumerate((block.mlp.fc1, block.mlp.fc2)):
+            found[f"{root}MlpBlock_3/Dense_{part}/kernel"] = array(layer.weight.T)
+            found[f"{root}MlpBlock_3/Dense_{part}/bias"] = array(layer.bias)
+    return found
+
+
+@pytest.mark.parametrize("prefix", ["", "opt/target/"])
+def test_google_npz(prefix: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "test_vit.npz", **{prefix + name: array for name, array in google_arrays(source()).items()})
+    assert torch.equal(features(tmp_path / "test_vit.npz"), source()(pictures()))
+
+
+# --- other sizes
+
+
+def test_position_embeddings_are_resampled(tmp_path: Path) -> None:
+    save_file(state(), tmp_path / "small.safetensors")
+    vit = load_backbone(resolve_backbone(NAME, str(tmp_path / "small.safetensors"), 80)).vit
+    expected = resample_abs_pos_embed(state()["pos_embed"], [5, 5], num_prefix_tokens=1)
+    assert vit.pos_embed.shape == (1, 26, 64)
+    assert torch.equal(vit.pos_embed, expected)
+    assert torch.equal(vit.blocks[0].attn.qkv.weight, state()["blocks.0.attn.qkv.weight"])
+
+
+def test_patch_embedding_is_resampled(tmp_path: Path) -> None:
+    save_file(state(), tmp_path / "coarse.safetensors")
+    vit = load_backbone(resolve_backbone(NAME, str(tmp_path / "coarse.safetensors"), 32, 8)).vit
+    assert torch.equal(vit.patch_embed.proj.weight, resample_patch_embed(state()["patch_embed.proj.weight"], [8, 8]))
+    assert vit.pos_embed.shape == (1, 17, 64)
+    assert vit(pictures()).isfinite().all()
+
+
+def test_google_npz_in_another_size(tmp_path: Path) -> None:
+    np.savez(tmp_path / "test_vit.npz", **google_arrays(source()))
+    vit = load_backbone(resolve_backbone(NAME, str(tmp_path / "test_vit.npz"), 48)).vit
+    assert vit.pos_embed.shape == (1, 10, 64)
+    assert torch.equal(vit.pos_embed[:, :1], state()["pos_embed"][:, :1])
+    assert vit(pictures(48)).isfinite().all()
+
+
+@pytest.mark.parametrize(("size", "patch", "nearest"), [(50, None, 48), (33, 8, 32), (5, None, 16)])
+def test_impossible_size(size: int, patch: int | None, nearest: int) -> None:
+    with pytest.raises(UsageError, match=f"take {nearest}"):
+        resolve_backbone(NAME, "random", size, patch)
+
+
+# --- folders
+
+
+def test_folder(tmp_path: Path) -> None:
+    save_file(state(), tmp_path / f"{NAME}.r160_in1k.safetensors")
+    (tmp_path / f"{NAME}.txt").write_text("notes")
+    (tmp_path / "vit_base_patch16_224.npz").write_bytes(b"another")
+    spec = resolve_backbone(NAME, str(tmp_path), SIZE)
+    assert spec.path == str(tmp_path / f"{NAME}.r160_in1k.safetensors")
+    assert torch.equal(load_backbone(spec)(pictures()), source()(pictures()))
+
+
+def test_folder_prefers_the_exact_name(tmp_path: Path) -> None:
+    for name in ("test_vit.pth", "test_vit2.pth", "test_vit.r160_in1k.pth"):
+        (tmp_path / name).write_bytes(b"")
+    assert resolve_backbone("test_vit", str(tmp_path), SIZE).path == str(tmp_path / "test_vit.pth")
+    assert resolve_backbone("test_vit.r160_in1k", str(tmp_path), SIZE).path == str(tmp_path / "test_vit.r160_in1k.pth")
+
+
+def test_folder_with_several(tmp_path: Path) -> None:
+    for name in ("test_vit.a.pth", "test_vit.b.npz"):
+        (tmp_path / name).write_bytes(b"")
+    message = refusal(tmp_path)
+    assert "test_vit.a.pth, test_vit.b.npz" in message
+    assert "name one" in message
+
+
+def test_folder_without_match(tmp_path: Path) -> None:
+    (tmp_path / "vit_base_patch16_224.npz").write_bytes(b"")
+    assert "no file called test_vit*" in refusal(tmp_path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    message = refusal(tmp_path / "nothing.safetensors")
+    assert message.startswith("--weights")
+    assert "no such file" in message
+
+
+def test_weights_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, other = tmp_path / "own" / f"{NAME}.safetensors", tmp_path / "other.safetensors"
+    own.parent.mkdir()
+    save_file(state(), own)
+    save_file(state(classes=1000), other)
+    monkeypatch.setenv("VPBENCH_WEIGHTS", str(own))
+    assert resolve_backbone(NAME, image_size=SIZE).path == str(own)
+    monkeypatch.setenv("VPBENCH_WEIGHTS", str(own.parent))
+    assert resolve_backbone(NAME, image_size=SIZE).path == str(own)
+    assert resolve_backbone("vit-nano").weights == "embedded"  # the folder has nothing for it
+    assert resolve_backbone(NAME, str(other), SIZE).path == str(other)  # --weights goes first
+    assert resolve_backbone(NAME, "random", SIZE).path is None
+    monkeypatch.setenv("VPBENCH_WEIGHTS", str(tmp_path / "nowhere"))
+    with pytest.raises(WeightsError, match=r"VPBENCH_WEIGHTS=.*nowhere"):
+        resolve_backbone(NAME, image_size=SIZE)
+
+
+# --- wrong files
+
+
+def test_changed_since_planned(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file(state(), path)
+    spec = resolve_backbone(NAME, str(path), SIZE)
+    save_file({name: tensor + 1 for name, tensor in state().items()}, path)
+    with pytest.raises(WeightsError, match=r"a\.safetensors is not the file .* plan the run again"):
+        load_backbone(spec)
+    path.unlink()
+    with pytest.raises(WeightsError, match=r"a\.safetensors cannot be read: No such file"):
+        load_backbone(spec)
+
+
+def test_missing_and_surplus_keys(tmp_path: Path) -> None:
+    content = state()
+    for name in ("cls_token", "norm.bias"):
+        content["more." + name] = content.pop(name)
+    content["blocks.2.norm1.weight"] = torch.zeros(7)
+    save_file(content, tmp_path / "keys.safetensors")
+    message = refusal(tmp_path / "keys.safetensors")
+    assert "2 missing (cls_token, norm.bias)" in message
+    assert "2 surplus (more.cls_token, more.norm.bias)" in message
+    assert "1 of another shape (blocks.2.norm1.weight (7,) instead of (64,))" in message
+    assert "Choose the backbone" in message
+
+
+@pytest.mark.parametrize("name", ["test_vit2", "vit_tiny_patch16_224", "vit-nano"])
+def test_another_architecture(name: str, tmp_path: Path) -> None:
+    save_file(state(), tmp_path / "a.safetensors")
+    assert "does not match" in refusal(tmp_path / "a.safetensors", name)
+
+
+def test_position_embedding_of_no_grid(tmp_path: Path) -> None:
+    for count, shape in ((0, (1, 7, 64)), (1, (64,))):
+        content = state() | {"pos_embed": torch.zeros(shape)}
+        save_file(content, tmp_path / f"{count}.safetensors")
+        assert "Choose the backbone" in refusal(tmp_path / f"{count}.safetensors")
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_object_is_never_executed(new_format: bool, tmp_path: Path) -> None:
+    path = tmp_path / "object.pth"
+    torch.save(state() | {"extra": Payload(tmp_path / "executed")}, path, _use_new_zipfile_serialization=new_format)
+    assert "not loaded for safety" in refusal(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_npz_object_is_never_executed(tmp_path: Path) -> None:
+    path = tmp_path / "object.npz"
+    np.savez(path, **google_arrays(source()) | {"cls": np.array([Payload(tmp_path / "executed")], dtype=object)})
+    refusal(path)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pth"])
+def test_damaged(suffix: str, tmp_path: Path) -> None:
+    whole = tmp_path / f"whole{suffix}"
+    if suffix == ".npz":
+        np.savez(whole, **google_arrays(source()))
+    else:
+        WRITERS["plain.safetensors" if suffix == ".safetensors" else "plain.pth"](state(), whole)
+    content = whole.read_bytes()
+    random = np.random.default_rng(0)
+    damaged = [b"", b"<!doctype html>\n<p>404", content[:100], content[: len(content) // 2], content[:-10]]
+    damaged += [random.bytes(length) for length in (10, 50, 999)]
+    if suffix == ".pth":
+        damaged += [random.bytes(50) for _ in range(40)]  # torch's reader fails in many ways
+    for number, part in enumerate(damaged):
+        path = tmp_path / f"{number}{suffix}"
+        path.write_bytes(part)
+        message = refusal(path, quick=True)
+        assert "damaged" in message and "--weights" in message, message
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(2)], {}, {"state_dict": {"epoch": 3}}, {0: torch.zeros(2)}, torch.zeros(2)])
+def test_no_state_dict(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    assert "no state dict" in refusal(tmp_path / "a.pth")
+
+
+def test_npz_of_another_kind(tmp_path: Path) -> None:
+    arrays, path = google_arrays(source()), tmp_path / "a.npz"
+
+    def refused(**changes: np.ndarray[Any, Any] | None) -> str:
+        np.savez(path, **{name: array for name, array in (arrays | changes).items() if array is not None})
+        return refusal(path, quick=True)
+
+    assert "missing (embedding/kernel)" in refused(**{"embedding/kernel": None})
+    assert "Transformer/encoder_norm/scale" in refused(**{"Transformer/encoder_norm/scale": None})
+    last = "Transformer/encoderblock_5/MlpBlock_3/Dense_0/bias"
+    assert last in refused(**{last: None})
+    assert "7 blocks" in refused(**{"Transformer/encoderblock_6/LayerNorm_0/scale": np.zeros(64)})
+    assert "width 32 instead of 6 of width 64" in refused(**{"embedding/kernel": np.zeros((16, 16, 3, 32), np.float32)})
+    assert "Choose the backbone" in refused(cls=np.zeros((1, 1, 63), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("build", "word"),
+    [({"init_values": 0.1}, "ls1.gamma"), ({"qk_norm": True}, "q_norm"), ({"global_pool": "avg"}, "(fc_norm|Identity)")],
+)
+def test_npz_leaves_nothing_unfilled(build: dict[str, Any], word: str, tmp_path: Path) -> None:
+    """Google's files know no layer scale, no norms of queries and keys, and no norm behind pooling."""
+    np.savez(tmp_path / "a.npz", **google_arrays(source()))
+    with pytest.raises(WeightsError, match=rf"a\.npz does not match the architecture: .*{word}"):
+        fill(timm.create_model(NAME, img_size=SIZE, num_classes=0, **build), tmp_path / "a.npz")
+
+
+# --- random and embedded weights
+
+
+def test_random_weights() -> None:
+    spec = resolve_backbone(NAME, "random", SIZE)
+    assert (spec.weights, spec.path, spec.sha256) == ("random", None, None)
+    before = torch.random.get_rng_state()
+    first = load_backbone(spec).state_dict()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(99)
+    second = load_backbone(spec).state_dict()
+    assert all(torch.equal(first[name], tensor) for name, tensor in second.items())
+    assert first["vit.blocks.0.attn.qkv.weight"].std() > 0
+
+
+def test_never_random_by_accident() -> None:
+    """An architecture for which timm has no weights."""
+    with pytest.raises(WeightsError, match="--weights FILE, or --weights random on purpose"):
+        resolve_backbone("vit_small_patch16_36x1_224")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("vit_base_patch16_225", "Did you mean 'vit_base_patch16_224'"),
+        ("vit-nana", "Did you mean 'vit-nano'"),
+        ("test_vit.r161_in1k", "Did you mean 'test_vit.r160_in1k'"),
+        ("", "Known:"),
+    ],
+)
+def test_unknown_name(name: str, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve_backbone(name, "random")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "swin_tiny_patch4_window7_224", "vit_small_patch16_18x2_224", "vit_small_r26_s32_224"]
+)
+def test_other_families_are_named(name: str) -> None:
+    with pytest.raises(VpbenchError) as caught:
+        resolve_backbone(name, "random")
+    assert caught.value.exit_code == 6
+
+
+def test_vit_nano() -> None:
+    card = backbone_card("vit-nano")
+    path = packaged_file("backbones", card.file)
+    assert file_sha256(path) == card.sha256
+    assert path.stat().st_size < 8e6
+    spec = resolve_backbone("vit-nano")
+    assert (spec.weights, spec.sha256, spec.path) == ("embedded", card.sha256, str(path))
+    adapter = load_backbone(spec)
+    assert sum(tensor.numel() for tensor in adapter.parameters()) == card.parameters
+    assert (adapter.shape.image_size, adapter.shape.patch_size) == (spec.image_size, spec.patch_size)
+    stored = load_file(path)
+    assert stored.keys() == adapter.vit.state_dict().keys()
+    assert torch.equal(adapter.vit.norm.weight, stored["norm.weight"].float())
+    found = adapter(pictures(spec.image_size))
+    assert found.isfinite().all() and found.std() > 0.1
+
+
+def test_create_method() -> None:
+    import vpbench
+
+    model = vpbench.create_method("vpt", "vit_tiny_patch16_224", 7, weights="random", image_size=64, prompt_length=3)
+    assert model(pictures(64)).shape == (2, 7)
+    own = {"own.prompts", "head.weight", "head.bias"}
+    assert {name for name, tensor in model.named_parameters() if tensor.requires_grad} == own
+    assert {name for name, _ in model.trainable()} == own

@@ -1,0 +1,200 @@
+"""Plug-ins by name: files of a package, entry points of other distributions, and everything that can be wrong with them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vpbench.catalog import method_class, method_registry, resolve_method
+from vpbench.core.errors import UsageError
+from vpbench.core.names import unknown
+from vpbench.core.registry import Registry, subclass_in
+from vpbench.interface import Method
+
+PLUG_IN = """
+from vpbench.interface import Method, MethodConfig, option
+
+class ThirdConfig(MethodConfig):
+    strength: float = option(1.0, "how much", "assumption: none", gt=0)
+
+class Third(Method[ThirdConfig]):
+    title, summary, paper, fidelity, Config = "Third", "from elsewhere", "none", "paper", ThirdConfig
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on the import path, for distributions."""
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def install(site: Path, distribution: str, **points: str) -> None:
+    """What pip leaves of a distribution with entry points of the group ``vpbench.methods``."""
+    folder = site / f"{distribution}-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    lines = [f"{name} = {value}" for name, value in points.items()]
+    (folder / "entry_points.txt").write_text("\n".join(["[vpbench.methods]", *lines]))
+
+
+def one_line(error: pytest.ExceptionInfo[UsageError]) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_own_files() -> None:
+    names = method_registry().names()
+    assert names == sorted(names)
+    assert {"linear", "vpt", "insvp"} <= set(names)
+    assert not any(name.startswith("_") for name in names)
+    assert method_class("vpt").__name__ == "VPT"
+
+
+def test_listing_imports_neither_methods_nor_torch() -> None:
+    code = (
+        "import sys; from vpbench.catalog import method_registry; method_registry().names(); "
+        "print([name for name in sys.modules if name == 'torch' or name.startswith('vpbench.methods.')])"
+    )
+    root = Path(__file__).resolve().parents[2]
+    found = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("value", ["third_party_method", "third_party_method:Third"])
+def test_entry_point(value: str, site: Path) -> None:
+    (site / "third_party_method.py").write_text(PLUG_IN)
+    install(site, "third-party", third=value)
+    sys.modules.pop("third_party_method", None)
+    assert "third" in method_registry().names()
+    assert method_class("third").title == "Third"
+    assert resolve_method("third", {"strength": 2}).config["strength"] == 2.0
+
+
+def test_collision_with_own(site: Path) -> None:
+    install(site, "third-party", vpt="third_party_method:Third")
+    with pytest.raises(UsageError) as caught:
+        method_registry().names()
+    assert "'vpt' of third_party_method:Third collides" in one_line(caught)
+
+
+def test_collision_between_others(site: Path) -> None:
+    install(site, "third-party", third="a:A")
+    install(site, "fourth-party", third="b:B")
+    with pytest.raises(UsageError) as caught:
+        method_registry().names()
+    assert "a:A" in one_line(caught) and "b:B" in str(caught.value)
+
+
+def test_installed_twice_is_no_collision(site: Path) -> None:
+    install(site, "third-party", third="a:A")
+    install(site, "third-party-again", third="a:A")
+    assert "third" in method_registry().names()
+
+
+@pytest.mark.parametrize(
+    ("value", "content", "words"),
+    [
+        ("module_nowhere:A", None, "ModuleNotFoundError"),
+        ("broken_method:Absent", "", "Absent"),
+        ("broken_method", "1 / 0", "ZeroDivisionError"),
+        ("broken_method", "def f(:", "SyntaxError"),
+        ("broken_method", "import vpbench.nothing", "ModuleNotFoundError"),
+        ("broken_method:value", "value = 3", "3 is not a subclass of Method"),
+        ("broken_method:C", "class C: pass", "is not a subclass of Method"),
+        ("broken_method", "", "must define one subclass of Method, not 0"),
+        ("broken_method", PLUG_IN + "class Fourth(Third): pass", "must define one subclass of Method, not 2"),
+    ],
+)
+def test_broken_entry_point(value: str, content: str | None, words: str, site: Path) -> None:
+    if content is not None:
+        (site / "broken_method.py").write_text(content)
+    install(site, "third-party", third=value)
+    sys.modules.pop("broken_method", None)
+    assert "third" in method_registry().names()  # listing does not look inside
+    with pytest.raises(UsageError) as caught:
+        method_class("third")
+    assert words in one_line(caught)
+    assert "'third'" in str(caught.value)
+    assert method_class("linear")  # the others go on
+
+
+def test_package_scan(site: Path) -> None:
+    package = site / "things_of_a_test"
+    package.mkdir()
+    for name, content in {
+        "__init__": "", "_shared": "", "red": "class Red(Exception): pass", "none": "",
+        "two": "class A(Exception): pass\nclass B(A): pass",
+        "borrowed": "from things_of_a_test.red import Red\nclass Blue(Red): pass",
+    }.items():  # fmt: skip
+        (package / f"{name}.py").write_text(content)
+    registry = Registry("thing", "things_of_a_test", subclass_in(Exception))
+    assert registry.names() == ["borrowed", "none", "red", "two"]
+    assert registry.get("red").__name__ == "Red"
+    assert registry.get("borrowed").__name__ == "Blue"  # what is imported from elsewhere is not its own
+    for name, count in (("none", 0), ("two", 2)):
+        with pytest.raises(UsageError, match=rf"{name}\.py must define one subclass of Exception, not {count}"):
+            registry.get(name)
+    with pytest.raises(UsageError, match=r"unknown thing 'rad'\. Did you mean 'red'"):
+        registry.get("rad")
+
+
+@pytest.mark.parametrize(
+    ("name", "guess"), [("vtp", "vpt"), ("insv", "insvp"), ("linaer", "linear"), ("VPT", None), ("zzzzz", None)]
+)
+def test_unknown_method(name: str, guess: str | None) -> None:
+    with pytest.raises(UsageError) as caught:
+        method_class(name)
+    message = one_line(caught)
+    assert message.startswith(f"unknown method '{name}'.")
+    assert ("Did you mean" in message) == (guess is not None)
+    if guess:
+        assert f"Did you mean '{guess}'?" in message
+    assert "Known: " in message and "vpt" in message
+
+
+@pytest.mark.parametrize("name", ["_pca", "__init__", "", ".", "vpt.py", "../vpt"])
+def test_what_is_no_method(name: str) -> None:
+    with pytest.raises(UsageError, match="unknown method"):
+        method_class(name)
+
+
+def test_unknown() -> None:
+    assert str(unknown("dish", "pizza", ["soup", "piza"], "(see the menu)")) == (
+        "unknown dish 'pizza'. Did you mean 'piza'? Known: piza, soup. (see the menu)"
+    )
+    assert str(unknown("dish", "pizza", [])) == "unknown dish 'pizza'. There is no dish at all."
+
+
+@pytest.mark.parametrize(
+    ("label", "settings", "words"),
+    [
+        ("vpt:shalow", {}, "unknown preset of vpt 'shalow'. Did you mean 'shallow'?"),
+        ("vpt:", {}, "unknown preset of vpt ''"),
+        ("vpt", {"prompt_lenght": 3}, "unknown option of vpt 'prompt_lenght'. Did you mean 'prompt_length'?"),
+        ("vpt", {"prompt_length": "many"}, "vpt.prompt_length"),
+        ("vpt", {"prompt_length": 0}, "(given: 0)"),
+        ("vpt", {"dropout": float("nan")}, "vpt.dropout"),
+        ("vpt", {"head_init": "zero"}, "(given: 'zero')"),
+    ],
+)
+def test_options(label: str, settings: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve_method(label, settings)
+    assert words in one_line(caught)
+
+
+def test_every_method_has_its_facts() -> None:
+    for name in method_registry().names():
+        kind = method_class(name)
+        assert issubclass(kind, Method)
+        for fact in (kind.title, kind.summary, kind.paper, kind.fidelity):
+            assert fact
+        for field, info in kind.Config.model_fields.items():
+            assert info.description, (name, field)
+            assert isinstance(info.json_schema_extra, dict) and info.json_schema_extra["source"], (name, field)
+        for preset in kind.presets:
+            assert resolve_method(f"{name}:{preset}").preset == preset

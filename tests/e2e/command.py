@@ -1,0 +1,86 @@
+"""The command line, called from Python: arguments in, exit code, stdout and stderr out. Also its data and its traces."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from vpbench.cli.app import main
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+# A folder's files: content and time of the last change.
+Traces = dict[str, tuple[bytes, int]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def vpbench(*words: object) -> Outcome:
+    """Run the command in this process, where torch is imported already."""
+    out, err = io.StringIO(), io.StringIO()
+    with mock.patch.object(sys, "argv", ["vpbench", *map(str, words)]), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def start(*words: object) -> subprocess.Popen[str]:
+    """Start the command as a process of its own, for what only a process can show."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "vpbench", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+
+
+def environment() -> dict[str, str]:
+    """For processes that have to find vpbench in this checkout."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))}
+
+
+def write_images(root: Path, classes: int = 3, counts: tuple[int, int, int] = (6, 2, 4)) -> Path:
+    """Noise of another brightness for each class, 24 x 24 pixels, as PATH/SPLIT/CLASS/*.png; counts are per class."""
+    rng = np.random.default_rng(0)
+    for split, count in zip(("train", "val", "test"), counts):
+        for kind in range(classes):
+            folder = root / split / f"c{kind}"
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = (rng.integers(0, 40, (24, 24, 3)) + 200 * kind // max(1, classes - 1)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    return root
+
+
+def traces(folder: Path) -> Traces:
+    """All files of a folder as they are now; none when it does not exist."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def rows(folder: Path) -> pd.DataFrame:
+    """The stored rows, read without vpbench."""
+    return pd.concat([pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))], ignore_index=True)

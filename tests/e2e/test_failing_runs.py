@@ -1,0 +1,113 @@
+"""Runs that end badly are rows with a status, and the others go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from command import rows, traces, vpbench
+
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
+FLAKY = """
+import os
+
+from vpbench.interface import Method, MethodConfig, torch
+
+
+class FlakyConfig(MethodConfig):
+    pass
+
+
+class Flaky(Method[FlakyConfig]):
+    title = summary = paper = "fails now and then"
+    fidelity = "paper"
+    Config = FlakyConfig
+
+    def build(self):
+        if os.environ["FLAKY"] == "in build":
+            self.own.table = {}[self.shape.width]
+
+    def phases(self, session):
+        session.train()
+        if os.environ["FLAKY"] == "in phases":
+            raise ValueError("the moon is full")
+        if os.environ["FLAKY"] == "in memory":
+            raise MemoryError
+"""
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    table = rows(folder)
+    return dict(zip(table["method"], table["status"]))
+
+
+def row_of(folder: Path, method: str) -> pd.Series:
+    return rows(folder).set_index("method").loc[method]
+
+
+def test_divergence(tmp_path: Path, command: list[str]) -> None:
+    words = [*command, tmp_path, "--methods", "vpt,linear", "--epochs", 3, "--save", "curve"]
+    words += ["--set", "vpt.recipe.lr=1e30", "--set", "vpt.recipe.optimizer=sgd"]
+    done = vpbench(*words)
+    assert done.code == 1
+    assert "vpt on grey, seed 42: diverged - the lo" in done.err  # "the loss" or "the logits"
+    assert statuses(tmp_path) == {"vpt": "diverged", "linear": "ok"}
+    row = row_of(tmp_path, "vpt")
+    assert row["error"]
+    assert row[["acc1", "acc5", "mean_per_class", "correct", "val_acc1"]].isna().all()
+    assert row[["lr", "n_test", "wall_s", "torch", "device"]].notna().all()
+    before = traces(tmp_path)
+    assert vpbench(*words).code == 1
+    assert traces(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("place", "status", "reason"),
+    [
+        ("in build", "failed", "KeyError: 192"),
+        ("in phases", "failed", "ValueError: the moon is full"),
+        ("in memory", "oom", "the machine has too little memory for this run; lower the batch size."),
+    ],
+)
+def test_a_method_that_raises(
+    place: str, status: str, reason: str, tmp_path: Path, command: list[str],
+    install: Callable[[str, str, str], None], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    install("flaky", "Flaky", FLAKY)
+    monkeypatch.setenv("FLAKY", place)
+    words = [*command, tmp_path / "runs", "--methods", "flaky,linear", "--save", "none"]
+    done = vpbench(*words)
+    assert done.code == 1
+    assert f"flaky on grey, seed 42: {status} - {reason}" in done.err
+    assert statuses(tmp_path / "runs") == {"flaky": status, "linear": "ok"}
+    row = row_of(tmp_path / "runs", "flaky")
+    assert row["error"].strip().splitlines()[-1] == reason
+    assert pd.isna(row["acc1"])
+
+    before = traces(tmp_path / "runs")
+    monkeypatch.setenv("FLAKY", "no more")
+    again = vpbench(*words)
+    assert again.code == 0, again.err
+    assert "1 of them new" in again.out
+    assert statuses(tmp_path / "runs") == {"flaky": "ok", "linear": "ok"}
+    linear = row_of(tmp_path / "runs", "linear")["run_id"] + ".parquet"
+    assert traces(tmp_path / "runs")[linear] == before[linear]
+
+
+def test_unsupported_combination(tmp_path: Path, command: list[str]) -> None:
+    """iVPT reads the class token's attention, and this backbone has no class token."""
+    words = [*command, tmp_path, "--methods", "ivpt,linear", "--save", "none", "--set", "ivpt.ar_k=1"]
+    words += ["--backbone", "vit_wee_patch16_reg1_gap_256", "--weights", "random", "--image-size", 32]
+    done = vpbench(*words)
+    assert done.code == 1
+    assert "ivpt on grey, seed 42: unsupported" in done.err
+    assert statuses(tmp_path) == {"ivpt": "unsupported", "linear": "ok"}
+    row = row_of(tmp_path, "ivpt")
+    assert "class token" in row["error"]
+    assert pd.isna(row["acc1"])
+    before = traces(tmp_path)
+    vpbench(*words)
+    assert traces(tmp_path) == before

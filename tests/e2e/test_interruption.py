@@ -1,0 +1,148 @@
+"""A grid that is killed, interrupted, or runs out of disk continues with the same command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command import rows, start, traces, vpbench
+
+GRID = ["--methods", "linear,vpt", "--seeds", "2", "--save", "none"]
+
+
+def started_grid(results: Path, command: list[str]) -> subprocess.Popen[str]:
+    """A process that works on ``GRID`` and has stored a row, but not all four."""
+    process = start(*command, results, *GRID)
+    deadline = time.monotonic() + 120
+    while not list(results.glob("*.parquet")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+def check_continues(results: Path, command: list[str]) -> None:
+    """The same command leaves the rows that are there alone and adds the others, every run once."""
+    before = {name: trace for name, trace in traces(results).items() if name.endswith(".parquet")}
+    assert 1 <= len(before) < 4
+    done = vpbench(*command, results, *GRID)
+    assert done.code == 0, done.err
+    assert f"{4 - len(before)} of them new" in done.out
+    assert before.items() <= traces(results).items()
+    table = rows(results)
+    assert sorted(zip(table["method"], table["seed"])) == [("linear", 42), ("linear", 44), ("vpt", 42), ("vpt", 44)]
+    assert set(table["status"]) == {"ok"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_kill(tmp_path: Path, command: list[str], unmeasured: None) -> None:
+    with started_grid(tmp_path, command) as process:
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    check_continues(tmp_path, command)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process")
+def test_interrupt(tmp_path: Path, command: list[str], unmeasured: None) -> None:
+    process = started_grid(tmp_path, command)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    assert [line for line in err.splitlines() if line.startswith("vpbench:")] == err.splitlines()[-1:]
+    assert "the same command continues" in err
+    assert all(name.endswith(".parquet") for name in traces(tmp_path))
+    check_continues(tmp_path, command)
+
+
+def test_what_a_killed_writer_leaves(results: Path, command: list[str], unmeasured: None) -> None:
+    """Neither a half-written file nor one that lost its end keeps the others from being read."""
+    run_id = rows(results).query("method == 'vpt'")["run_id"].item()
+    whole = (results / f"{run_id}.parquet").read_bytes()
+    (results / f".{run_id}.parquet.99.partial").write_bytes(whole[:500])
+    (results / "_artefacts" / run_id / ".features.npz.99.partial").write_bytes(b"PK")
+    assert "0 of them new" in vpbench(*command, results, "--methods", "linear,vpt").out
+    (results / f"{run_id}.parquet").write_bytes(whole[:500])
+    done = vpbench(*command, results, "--methods", "linear,vpt")
+    assert done.code == 0
+    assert "1 of them new" in done.out
+    assert rows(results)["status"].tolist() == ["ok", "ok"]
+
+
+def test_broken_image_cache(
+    results: Path, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unmeasured: None
+) -> None:
+    """A cache that was cut off or is being built by a process that died is built again, to the same result."""
+    monkeypatch.setenv("VPBENCH_CACHE", str(tmp_path / "cache"))
+    words = [*command, "--methods", "linear", "--save", "none", "--json"]
+    words.remove("--results")
+    first = vpbench(*words, "--results", tmp_path / "first")
+    (folder,) = (tmp_path / "cache").iterdir()
+    with (folder / "train.bin").open("r+b") as stream:
+        stream.truncate(1000)
+    (tmp_path / "cache" / ".building-dead" / "new").mkdir(parents=True)
+    second = vpbench(*words, "--results", tmp_path / "second")
+    (folder / "complete.json").unlink()
+    third = vpbench(*words, "--results", tmp_path / "third")
+    assert [first.code, second.code, third.code] == [0, 0, 0]
+    losses = [rows(tmp_path / name)["first_losses"][0].tolist() for name in ("first", "second", "third")]
+    assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 160 kB, which holds a few rows."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", folder], capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("a full disk cannot be had here: mounting a tmpfs needs root; NOT TESTED")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def leave(folder: Path, room: int) -> Path:
+    """Fill a disk until about ``room`` bytes are free."""
+    free = shutil.disk_usage(folder).free
+    filler = folder / "filler"
+    filler.write_bytes(os.urandom(max(0, free - room)))
+    return filler
+
+
+def test_disk_full_in_the_middle(small_disk: Path, finished: Path, command: list[str], unmeasured: None) -> None:
+    size = max(path.stat().st_size for path in finished.glob("*.parquet"))
+    filler, results = leave(small_disk, 3 * size // 2), small_disk / "runs"
+    done = vpbench(*command, results, *GRID)
+    assert done.code == 5
+    lines = done.err.splitlines()
+    assert [line for line in lines if line.startswith("vpbench: ")] == lines[-1:]
+    assert str(results) in lines[-1]
+    assert "No space left" in lines[-1]
+    assert "--results FOLDER" in lines[-1]
+    assert len(traces(results)) == 1
+    filler.unlink()
+    check_continues(results, command)
+
+
+@pytest.mark.parametrize("save", ["none", "weights", "features", "predictions"])
+def test_disk_full_from_the_start(save: str, small_disk: Path, command: list[str], unmeasured: None) -> None:
+    leave(small_disk, 0)
+    before = traces(small_disk)
+    done = vpbench(*command, small_disk / "runs", "--methods", "linear", "--save", save)
+    assert done.code == 5
+    assert len(done.err.splitlines()) == 1
+    assert done.err.startswith("vpbench: ")
+    assert "No space left" in done.err
+    assert traces(small_disk) == before

@@ -1,0 +1,53 @@
+"""Commands that only look something up do not wait for torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import CHECKOUT, environment
+
+PROBE = """
+import sys
+from vpbench.cli.app import main
+try:
+    main()
+finally:
+    print("torch" in sys.modules, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--help", "run --help", "list methods", "list datasets", "list suites", "list backbones", "show method insvp:released",
+        "show dataset digits", "show suite mini", "show backbone vit-nano", "show run {run} --results {results}",
+        "report --results {results}",
+    ],
+)  # fmt: skip
+def test_torch_stays_out(words: str, finished: Path) -> None:
+    run = next(finished.glob("*.parquet")).stem
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *words.format(run=run, results=finished).split()],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "False\n"
+    assert done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="no child's processor time on this system")
+def test_help_is_quick() -> None:
+    """Processor time, so that a busy machine does not matter; the best of three, so that a cold disk does not."""
+    seconds = []
+    for _ in range(3):
+        child = subprocess.Popen([sys.executable, "-m", "vpbench", "--help"], cwd=CHECKOUT, stdout=subprocess.DEVNULL)
+        _, child.returncode, usage = os.wait4(child.pid, 0)
+        assert child.returncode == 0
+        seconds.append(usage.ru_utime + usage.ru_stime)
+    assert min(seconds) < 0.5

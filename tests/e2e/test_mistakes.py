@@ -1,0 +1,146 @@
+"""What a user can get wrong: one line that names the value and a way out, an exit code, and a store that is as before."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from command import Outcome, traces, vpbench, write_images
+
+
+def check(done: Outcome, code: int, *parts: str) -> None:
+    """``done`` failed with ``code`` and one line that holds all ``parts``."""
+    assert done.code == code, done.err
+    lines = done.err.splitlines()
+    assert len(lines) == 1, done.err
+    assert lines[0].startswith("vpbench: ")
+    for part in parts:
+        assert part in lines[0]
+    assert done.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "parts"),
+    [
+        ("--methods linaer", 2, ["'linaer'", "Did you mean 'linear'?"]),
+        ("--methods vpt:shalow", 2, ["'shalow'", "Did you mean 'shallow'?"]),
+        ("--methods ,", 2, ["--methods", "vpbench list methods"]),
+        ("--methods vpt --set vpt.promt_length=3", 2, ["'promt_length'", "Did you mean 'prompt_length'?"]),
+        ("--methods vpt --set vpt.prompt_length=abc", 2, ["vpt.prompt_length", "integer", "'abc'"]),
+        ("--methods vpt --set vpt.prompt_length=0", 2, ["vpt.prompt_length", "greater than or equal to 1", "given: 0"]),
+        ("--methods vpt --set vpt.prompt_length", 2, ["vpt.prompt_length", "METHOD.OPTION=VALUE"]),
+        ("--methods vpt --set prompt_length=3", 2, ["prompt_length", "METHOD.OPTION=VALUE"]),
+        ("--methods vpt --set insvp.n=3", 2, ["insvp", "--methods vpt"]),
+        ("--set recipe.rate=1", 2, ["'rate'", "batch_size"]),
+        ("--set recipe.lr=-1", 2, ["recipe.lr", "greater than 0", "-1"]),
+        ("--set recipe.lr=NaN", 2, ["recipe.lr", "finite"]),
+        ("--set recipe.optimizer=adam", 2, ["recipe.optimizer", "'sgd' or 'adamw'", "'adam'"]),
+        ("--suite mini", 2, ["--suite", "--data"]),
+        ("--datasets digits", 2, ["--datasets", "--data"]),
+        ("--backbone vit-nono", 2, ["'vit-nono'", "Did you mean 'vit-nano'?"]),
+        ("--backbone resnet18 --weights random", 6, ["VisionTransformer", "choose a ViT"]),
+        ("--image-size 41", 2, ["41", "patch size 8", "take 40"]),
+        ("--seeds 0", 2, ["--seeds 0", "at least one"]),
+        ("--device tpu", 2, ["tpu", "auto, cpu or cuda"]),
+        ("--precision fp16", 2, ["'fp16'", "bf16"]),
+        ("--selection best_test", 2, ["'best_test'", "best_val"]),
+        ("--save feature", 2, ["'feature'", "Did you mean 'features'?"]),
+        ("--weights {missing}/weights.pth", 4, ["{missing}/weights.pth", "no such file"]),
+        ("--weights {other}", 4, ["{other}", "does not match", "Choose the backbone"]),
+        ("--backbone vit_base_patch16_gap_224 --image-size 32", 4, ["vit_base_patch16_gap_224", "--weights random"]),
+        ("--data {missing}/images", 3, ["{missing}/images", "does not exist", "give a folder"]),
+    ],
+)
+def test_run_refuses(
+    words: str, code: int, parts: list[str], results: Path, command: list[str], tmp_path: Path, other_weights: Path
+) -> None:
+    def filled(text: str) -> str:
+        return text.format(missing=tmp_path / "nowhere", other=other_weights)
+
+    before = traces(tmp_path)
+    check(vpbench(*command, results, *filled(words).split()), code, *map(filled, parts))
+    assert traces(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "parts"),
+    [
+        ("run --suite minni --results {results}", 2, ["'minni'", "Did you mean 'mini'?"]),
+        ("run --datasets digit --results {results}", 2, ["'digit'", "Did you mean 'digits'?"]),
+        ("run --suite custom --results {results}", 2, ["custom", "--data"]),
+        ("report --table 99 --results {results}", 2, ["99"]),
+        ("report --plot tsnee --results {results}", 2, ["'tsnee'", "Did you mean 'tsne'?"]),
+        ("list method", 2, ["'method'", "Did you mean 'methods'?"]),
+        ("show thing vpt", 2, ["'thing'", "method"]),
+        ("show method vtp", 2, ["'vtp'", "Did you mean 'vpt'?"]),
+        ("show run ffffffff --results {results}", 5, ["ffffffff", "--results"]),
+        ("show run --results {results} --", 2, []),
+    ],
+)
+def test_other_commands_refuse(words: str, code: int, parts: list[str], results: Path) -> None:
+    before = traces(results)
+    done = vpbench(*words.format(results=results).split())
+    if parts:
+        check(done, code, *parts)
+    assert done.code == code
+    assert traces(results) == before
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "--metods", "vpt"], ["runn"], ["run", "--epochs", "few"], ["run", "--image-size", "0"], ["list"]]
+)
+def test_words_that_are_no_command(words: list[str]) -> None:
+    done = vpbench(*words)
+    assert (done.code, done.out) == (2, "")
+    assert "Traceback" not in done.err
+    assert "Usage:" in done.err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu(results: Path, command: list[str]) -> None:
+    check(vpbench(*command, results, "--device", "cuda"), 2, "--device cuda", "cpu or auto")
+
+
+def test_broken_image(results: Path, images: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(images, tmp_path / "broken"))
+    broken = data / "test" / "c1" / "2.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    before = traces(results)
+    done = vpbench("run", "--data", data, "--methods", "linear", "--image-size", 40, "--epochs", 1, "--results", results)
+    check(done, 3, str(broken), "repair or remove it")
+    assert traces(results) == before
+
+
+def test_one_class(results: Path, tmp_path: Path) -> None:
+    data = write_images(tmp_path / "alone", classes=1)
+    check(vpbench("run", "--data", data, "--results", results), 3, str(data), "one class only", "'c0'", "two or more")
+
+
+def test_no_validation_images_for_the_best_epoch(tmp_path: Path) -> None:
+    """A single image per class cannot be split, so validation stays empty."""
+    data = write_images(tmp_path / "few", counts=(1, 0, 1))
+    shutil.rmtree(data / "val")
+    done = vpbench("run", "--data", data, "--selection", "best_val", "--methods", "linear", "--results", tmp_path / "new")
+    lines = done.err.splitlines()
+    assert done.code == 2
+    assert lines[-1].startswith("vpbench: few has no validation images")
+    assert "--selection last" in lines[-1]
+    assert not (tmp_path / "new").exists()
+
+
+def test_results_below_a_file(tmp_path: Path, command: list[str]) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    check(vpbench(*command, file / "runs", "--methods", "linear"), 5, str(file / "runs"), "--results FOLDER")
+    assert file.read_text() == "mine"
+
+
+def test_own_data_is_called_by_its_folder(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when that is the current folder, or its name has a dot in it."""
+    dotted = Path(shutil.copytree(images, tmp_path / "v1.5"))
+    monkeypatch.chdir(dotted)
+    for path in (".", dotted, "train/.."):
+        shown = vpbench("run", "--data", path, "--methods", "linear", "--results", tmp_path / "new", "--dry-run")
+        assert "v1.5" in shown.out

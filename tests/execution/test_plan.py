@@ -1,0 +1,221 @@
+"""A run's identity, and how a request becomes runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vpbench.core.errors import UnsupportedError, UsageError, WeightsError
+from vpbench.execution import device
+from vpbench.execution.plan import ARTEFACTS, Plan, Request, _precision, _split_settings, make_plan, seeds_of
+from vpbench.execution.protocol import RecipeEntry, method_options, resolve_recipe, suite_card
+from vpbench.execution.spec import BackboneSpec, DataSpec, MethodSpec, Preprocess, RunSpec
+from vpbench.store.folder import Store
+from vpbench.training.recipe import Recipe
+
+SPEC = RunSpec(
+    method=MethodSpec(name="vpt", preset="released", version=1, config={"prompt_length": 10, "deep": True}),
+    backbone=BackboneSpec(
+        name="vit-nano",
+        weights="embedded",
+        sha256="00ff",
+        image_size=40,
+        patch_size=8,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        path="/here",
+    ),
+    data=DataSpec(suite="mini", dataset="digits", digest="abcd", path="/there"),
+    preprocess=Preprocess(),
+    recipe=Recipe(),
+    seed=42,
+)
+
+
+def changed(**parts: dict[str, Any] | Any) -> RunSpec:
+    """``SPEC`` with other fields; a mapping changes fields of a part."""
+    assert SPEC.run_id  # a copy must not take it along
+    return SPEC.model_copy(
+        update={
+            name: getattr(SPEC, name).model_copy(update=value) if isinstance(value, dict) else value
+            for name, value in parts.items()
+        }
+    )
+
+
+def test_run_id_never_changes() -> None:
+    """Rows that users have are found by it. When this fails, every stored run would be run again."""
+    assert SPEC.run_id == "8fe78e430d050c4a470d601d50dea914"
+    assert SPEC.group_id == "87500912388d05e19273a111e8cb5d72"
+    assert RunSpec.model_validate_json(SPEC.model_dump_json()).run_id == SPEC.run_id
+
+
+DIFFERENT: list[dict[str, Any]] = [
+    {"method": {"name": "vpt2"}}, {"method": {"preset": None}}, {"method": {"version": 2}},
+    {"method": {"config": {"prompt_length": 11}}},
+    {"backbone": {"name": "x"}}, {"backbone": {"weights": "random"}}, {"backbone": {"sha256": "01"}},
+    {"backbone": {"image_size": 48}},
+    {"backbone": {"patch_size": 4}}, {"backbone": {"mean": (0.4,) * 3}}, {"backbone": {"std": (0.4,) * 3}},
+    {"data": {"suite": "x"}}, {"data": {"dataset": "x"}}, {"data": {"digest": "x"}},
+    {"preprocess": {"resize": "crop"}}, {"preprocess": {"random_flip": True}}, {"preprocess": {"interpolation": "bilinear"}},
+    {"recipe": {"lr": 0.1}}, {"recipe": {"epochs": 99}}, {"recipe": {"decay": "matrices"}},
+    {"recipe": {"warmup_from_zero": True}},
+    {"selection": "best_val"}, {"seed": 43}, {"precision": "bf16"},
+]  # fmt: skip
+
+
+def test_run_id_tells_runs_apart() -> None:
+    specs = [SPEC, *(changed(**change) for change in DIFFERENT)]
+    assert len({spec.run_id for spec in specs}) == len(specs)
+    assert len({spec.group_id for spec in specs}) == len(specs) - 1  # the seed alone is not in it
+
+
+def test_run_id_is_the_same_on_every_machine() -> None:
+    moved = changed(backbone={"path": "/elsewhere"}, data={"path": None})
+    assert moved.run_id == SPEC.run_id
+    config = dict(reversed(SPEC.method.config.items()))
+    assert changed(method={"config": config}).run_id == SPEC.run_id
+
+
+def test_every_field_is_in_the_run_id() -> None:
+    """A field that is added later has to be in the hash, or be named here."""
+    identity = SPEC.identity()
+    assert set(identity) == set(RunSpec.model_fields)
+    for part in ("method", "backbone", "data", "preprocess", "recipe"):
+        assert set(type(getattr(SPEC, part)).model_fields) - set(identity[part]) <= {"path"}
+
+
+def test_seeds() -> None:
+    suite = suite_card("mini")
+    assert seeds_of(suite, 1) == [42]
+    assert seeds_of(suite, 5) == [42, 44, 82, 100, 800]
+    assert seeds_of(suite, 7) == [42, 44, 82, 100, 800, 801, 802]
+
+
+def test_settings_by_method() -> None:
+    request = Request(
+        methods=["vpt", "insvp:released"],
+        epochs=3,
+        settings={"vpt.prompt_length": 5, "recipe.lr": 0.1, "insvp.recipe.lr": 0.2, "insvp.recipe.epochs": 4},
+    )
+    options, recipes = _split_settings(request)
+    assert options == {"vpt": {"prompt_length": 5}}
+    assert recipes == {"": {"epochs": 3, "lr": 0.1}, "insvp": {"lr": 0.2, "epochs": 4}}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("prompt_length", "write METHOD.OPTION=VALUE"),
+        ("vpt.a.b", "write METHOD.OPTION=VALUE"),
+        ("vpt.recipe.lr.x", "write METHOD.OPTION=VALUE"),
+        ("insvp.n", "insvp is not among --methods vpt"),
+        ("insvp.recipe.lr", "insvp is not among --methods vpt"),
+        ("vtp.prompt_length", r"Did you mean 'vpt'\?"),
+    ],
+)
+def test_settings_that_belong_nowhere(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        _split_settings(Request(methods=["vpt"], settings={name: 1}))
+
+
+def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [_precision("fp32"), _precision("bf16")] == ["fp32", "bf16"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for able, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(device, "cpu_computes_bf16", lambda able=able: able)
+        assert _precision("auto") == precision
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for able, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able: able)
+        assert _precision("auto") == precision
+
+
+def test_recipe_of_suite_then_method_then_user() -> None:
+    suite = suite_card("mini")
+    entries = [
+        RecipeEntry(training={"lr": 0.5, "momentum": 0.8}, options={"prompt_length": 5}, source="table 7"),
+        RecipeEntry(training={"lr": 0.25}, options={"prompt_length": 6, "deep": False}, source="table 8"),
+    ]
+    recipe, source = resolve_recipe(suite, entries, {"epochs": 2})
+    assert (recipe.lr, recipe.momentum, recipe.epochs, recipe.batch_size) == (0.25, 0.8, 2, suite.training["batch_size"])
+    assert source == f"{suite.source}; table 7; table 8; set by the user: epochs=2"
+    assert method_options(entries) == {"prompt_length": 6, "deep": False}
+
+
+def test_recipe_entries_apply_where_they_say() -> None:
+    entry = RecipeEntry(suite="mini", preset="released", source="x")
+    assert entry.applies("mini", "digits", "released")
+    assert not entry.applies("mini", "digits", None)
+    assert not entry.applies("vtab", "digits", "released")
+    assert RecipeEntry(source="x").applies("any", "thing", None)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, of which each split has an image."""
+    root = tmp_path_factory.mktemp("images") / "own"
+    for shade, split in enumerate(("train", "val", "test")):
+        for kind in ("a", "b"):
+            (root / split / kind).mkdir(parents=True)
+            Image.fromarray(np.full((9, 9, 3), 50 * shade + ord(kind), np.uint8)).save(root / split / kind / "0.png")
+    return root
+
+
+def plan(images: Path, tmp_path: Path, artefacts: tuple[str, ...] = (), **request: Any) -> Plan:
+    return make_plan(
+        Request(data=str(images), **{"methods": ["linear"], "precision": "fp32", **request}), Store(tmp_path), artefacts
+    )
+
+
+def test_every_combination_once(images: Path, tmp_path: Path) -> None:
+    runs = plan(images, tmp_path, methods=["vpt", "linear", "vpt", "vpt:shallow"], seeds=2).runs
+    assert [(run.spec.method.label, run.spec.seed) for run in runs] == [
+        ("vpt", 42), ("vpt", 44), ("linear", 42), ("linear", 44), ("vpt:shallow", 42), ("vpt:shallow", 44)
+    ]  # fmt: skip
+    assert len({run.spec.run_id for run in runs}) == 6
+    assert {run.group for run in runs} == {"custom"}
+
+
+@pytest.mark.parametrize(
+    ("status", "stored"),
+    [("ok", True), ("diverged", True), ("unsupported", True), ("failed", False), ("oom", False), ("timeout", False)],
+)
+def test_what_counts_as_stored(status: str, stored: bool, images: Path, tmp_path: Path) -> None:
+    (run,) = plan(images, tmp_path).missing
+    Store(tmp_path).write_row({"run_id": run.spec.run_id, "status": status})
+    assert (plan(images, tmp_path).missing == []) == stored
+
+
+def test_stored_without_its_artefacts_is_missing(images: Path, tmp_path: Path) -> None:
+    (run,) = plan(images, tmp_path).missing
+    store = Store(tmp_path)
+    store.write_row({"run_id": run.spec.run_id, "status": "ok"})
+    assert plan(images, tmp_path, (ARTEFACTS["curve"],)).missing
+    store.write_artefact(run.spec.run_id, ARTEFACTS["curve"], lambda path: path.write_text("x"))
+    assert not plan(images, tmp_path, (ARTEFACTS["curve"],)).missing
+
+
+def test_options_that_do_not_fit_the_backbone_fail_early(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="ar_k=1000"):
+        plan(images, tmp_path, methods=["linear", "ivpt"], settings={"ivpt.ar_k": 1000})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unsupported_is_planned(images: Path, tmp_path: Path) -> None:
+    request = {"backbone": "vit_wee_patch16_reg1_gap_256", "weights": "random", "image_size": 32, "settings": {"ivpt.ar_k": 1}}
+    assert len(plan(images, tmp_path, methods=["ivpt"], **request).missing) == 1
+    with pytest.raises(UnsupportedError, match="not a timm VisionTransformer"):
+        plan(images, tmp_path, backbone="resnet18", weights="random")
+    with pytest.raises(WeightsError, match="on purpose"):
+        plan(images, tmp_path, backbone="vit_base_patch16_gap_224")
+
+
+def test_nothing_is_written(images: Path, tmp_path: Path) -> None:
+    plan(images, tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,122 @@
+"""One run: the test split is evaluated once and last, and whatever goes wrong is a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vpbench.catalog import resolve_method
+from vpbench.core.errors import DivergedError, StoreError, UnsupportedError, WeightsError
+from vpbench.data.cache import CachedData, CachedSplit
+from vpbench.execution import worker
+from vpbench.execution.plan import ARTEFACTS, PlannedRun
+from vpbench.execution.spec import BackboneSpec, DataSpec, Preprocess, RunSpec
+from vpbench.store.folder import Store
+from vpbench.training.evaluate import Scores
+from vpbench.training.fit import Trainer
+from vpbench.training.recipe import Recipe
+
+CPU = torch.device("cpu")
+
+
+def split(count: int, seed: int) -> CachedSplit:
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    return CachedSplit(pixels, np.arange(count) % 2, 32)
+
+
+DATA = CachedData(split(4, 0), split(2, 1), split(6, 2), ("a", "b"))
+BACKBONE = BackboneSpec(
+    name="vit_tiny_patch16_224", weights="random", image_size=32, patch_size=16, mean=(0.5,) * 3, std=(0.5,) * 3
+)
+
+
+def planned(label: str = "vpt", **more: Any) -> PlannedRun:
+    spec = RunSpec(
+        method=resolve_method(label), backbone=BACKBONE, data=DataSpec(suite="custom", dataset="noise", digest="0"),
+        preprocess=Preprocess(), recipe=Recipe(epochs=2, batch_size=4, lr=0.01), seed=42, **more,
+    )  # fmt: skip
+    return PlannedRun(spec, "here", "custom", "noise")
+
+
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("measure_training", "measure_inference", "count_operations"):
+        monkeypatch.setattr(worker, name, lambda *_: {})
+
+
+@pytest.fixture
+def store(tmp_path: Any) -> Store:
+    return Store(tmp_path)
+
+
+@pytest.mark.parametrize("label", ["linear", "vpt", "e2vpt"])
+@pytest.mark.parametrize("selection", ["last", "best_val"])
+def test_the_test_split_is_evaluated_once(label: str, selection: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After all training; and what chooses an epoch is validation data."""
+    events: list[str] = []
+    evaluate: Callable[[Trainer, CachedSplit], Scores] = Trainer.evaluate
+
+    def watched(trainer: Trainer, part: CachedSplit) -> Scores:
+        events.append("test" if part is DATA.test else "val")
+        return evaluate(trainer, part)
+
+    monkeypatch.setattr(Trainer, "evaluate", watched)
+    row = worker.execute(planned(label, selection=selection), DATA, store, CPU, ARTEFACTS, lambda _: events.append("epoch"))
+    assert row["status"] == "ok", row["error"]
+    assert events.count("test") == 1
+    assert "epoch" not in events[events.index("test") :]
+    assert events.count("val") > 1 or selection == "last"
+    assert row["total"] == 6
+    assert store.load()["run_id"].tolist() == [row["run_id"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (DivergedError("the loss became nan"), "diverged", "the loss became nan"),
+        (UnsupportedError("not here"), "unsupported", "not here"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTry this"), "oom", "CUDA out of memory."),
+        (MemoryError(), "oom", "the machine has too little memory for this run; lower the batch size."),
+        (ZeroDivisionError("by zero"), "failed", "ZeroDivisionError: by zero"),
+    ],
+)
+def test_errors_become_rows(error: Exception, status: str, text: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_trainer: Trainer) -> None:
+        raise error
+
+    monkeypatch.setattr(Trainer, "fit", fail)
+    returned = worker.execute(planned(), DATA, store, CPU, ["predictions"])
+    (row,) = store.load().to_dict("records")
+    assert row["status"] == returned["status"] == status
+    assert row["error"].strip().splitlines()[-1] == text
+    assert row["method"] == "vpt"
+    assert row["n_test"] == 6
+    assert row["wall_s"] > 0
+    assert row["acc1"] is None or np.isnan(row["acc1"])
+    assert not (store.folder / "_artefacts").exists()
+
+
+@pytest.mark.parametrize("error", [StoreError("full"), WeightsError("changed"), KeyboardInterrupt()])
+def test_errors_that_no_run_is_to_blame_for(error: BaseException, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_trainer: Trainer) -> None:
+        raise error
+
+    monkeypatch.setattr(Trainer, "fit", fail)
+    with pytest.raises(type(error)):
+        worker.execute(planned(), DATA, store, CPU)
+    assert list(store.folder.iterdir()) == []
+
+
+def test_nothing_but_the_row_unless_asked(store: Store) -> None:
+    row = worker.execute(planned("linear"), DATA, store, CPU)
+    assert [path.name for path in store.folder.iterdir()] == [f"{row['run_id']}.parquet"]
+
+
+def test_same_run_same_row(store: Store) -> None:
+    first, second = (worker.execute(planned("linear"), DATA, store, CPU) for _ in range(2))
+    different = {name for name in first if first[name] != second[name]}
+    assert different <= {"started_at", "wall_s"}

@@ -1,0 +1,78 @@
+"""Operations: against published figures, a formula, and each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vpbench.backbones.named import resolve_backbone
+from vpbench.build import build_shell
+from vpbench.catalog import method_registry, resolve_method
+from vpbench.execution.spec import BackboneSpec
+from vpbench.measure.operations import count_operations
+
+METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "methods").glob("[!_]*.py"))
+
+
+def vit_flops(length: int, patches: int, width: int, depth: int, patch: int, classes: int) -> int:
+    """2 per multiply-add: patch embedding; q, k, v and projection; scores and mixing; MLP of 4 D; classifier."""
+    embedding = 2 * patches * 3 * patch**2 * width
+    block = 2 * length * width * 4 * width + 2 * 2 * length**2 * width + 2 * length * width * 8 * width
+    return embedding + depth * block + 2 * width * classes
+
+
+@pytest.mark.parametrize(("method", "prompts", "billions"), [("linear", 0, 35.13), ("vpt", 10, 36.97)])
+def test_vit_b16(method: str, prompts: int, billions: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vpbench.measure.operations._fvcore_macs", lambda shell: None)  # seconds, and tested below
+    backbone = resolve_backbone("vit_base_patch16_224", "random")
+    settings = {"prompt_length": prompts} if prompts else {}
+    counted = count_operations(resolve_method(method, settings), backbone, 100)["flops_forward"]
+    assert counted is not None
+    assert counted == vit_flops(197 + prompts, 196, 768, 12, 16, 100)
+    assert round(counted / 1e9, 2) == billions
+
+
+@pytest.mark.parametrize(("method", "settings", "prompts"), [("linear", {}, 0), ("vpt", {"prompt_length": 5}, 5)])
+def test_tiny_vit(method: str, settings: dict[str, Any], prompts: int, tiny: BackboneSpec) -> None:
+    counted = count_operations(resolve_method(method, settings), tiny, 10)
+    forward = vit_flops(17 + prompts, 16, 192, 6, 8, 10)
+    assert counted["flops_forward"] == forward
+    # Of a linear probe's backward pass only the head's weight is left; prompts need the gradient of every activation.
+    assert counted["flops_train_step"] is not None
+    step = counted["flops_train_step"] / forward
+    assert 1 < step < 1.001 if not prompts else 1.9 < step < 2.1
+    # fvcore counts multiply-adds, and normalisation and the like at other rates.
+    assert counted["macs_fvcore"] == pytest.approx(forward / 2, rel=0.02)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_counted(method: str, tiny: BackboneSpec) -> None:
+    assert method in method_registry().names()
+    before = torch.random.get_rng_state()
+    counted = count_operations(resolve_method(method), tiny, 10)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    plain = vit_flops(17, 16, 192, 6, 8, 10)
+    assert counted["flops_forward"] is not None and counted["flops_train_step"] is not None and counted["macs_fvcore"] is not None
+    assert plain <= counted["flops_forward"] < 12 * plain
+    assert counted["flops_train_step"] > counted["flops_forward"]
+    assert counted["macs_fvcore"] == pytest.approx(counted["flops_forward"] / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("method", ["vpt", "e2vpt"])  # timm's attention, and the one with key and value prompts
+def test_kernels_count_the_same(method: str, tiny: BackboneSpec) -> None:
+    found = set()
+    for fused in (True, False):
+        shell = build_shell(resolve_method(method), tiny, 10, "meta")
+        shell.backbone.use_fused_attention(fused)
+        counter = FlopCounterMode(display=False)
+        with counter:
+            loss, _ = shell.training_loss(
+                torch.zeros(1, 3, 32, 32, device="meta"), torch.zeros(1, dtype=torch.long, device="meta")
+            )
+            loss.backward()
+        found.add(counter.get_total_flops())
+    assert len(found) == 1

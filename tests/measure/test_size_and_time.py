@@ -1,0 +1,135 @@
+"""Parameters, bytes, times and memory of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vpbench.build import build_model
+from vpbench.catalog import resolve_method
+from vpbench.execution.spec import BackboneSpec
+from vpbench.measure import timing
+from vpbench.measure.size import bytes_saved, parameter_counts
+from vpbench.measure.timing import measure_inference, measure_training
+from vpbench.model import PromptedModel
+from vpbench.training.recipe import Recipe
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(batch_size=4, epochs=1, lr=1.0, weight_decay=0.1)
+METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "methods").glob("[!_]*.py"))
+
+
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SECONDS", 0.002)
+    monkeypatch.setattr(timing, "THROUGHPUT_BATCH", 4)
+    monkeypatch.setattr(timing.gc, "collect", lambda: 0)  # a quarter of a second on what a test session holds
+
+
+def make(method: str, backbone: BackboneSpec, **options: object) -> PromptedModel:
+    return build_model(resolve_method(method, options), backbone, 10)
+
+
+def test_counts_of_linear(tiny: BackboneSpec) -> None:
+    model = make("linear", tiny)
+    backbone = sum(tensor.numel() for tensor in model.backbone.parameters())
+    assert parameter_counts(model) == {
+        "params_trainable": 1930, "params_method": 0, "params_active": 0, "params_head": 1930, "params_total": backbone + 1930,
+    }  # fmt: skip
+
+
+def test_counts_of_vpt(tiny: BackboneSpec) -> None:
+    counts = parameter_counts(make("vpt", tiny, prompt_length=5))
+    assert counts["params_method"] == counts["params_active"] == 6 * 5 * 192
+    assert counts["params_trainable"] == 6 * 5 * 192 + 1930
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_counts_add_up(method: str, tiny: BackboneSpec) -> None:
+    model = make(method, tiny)
+    counts = parameter_counts(model)
+    assert counts["params_trainable"] <= counts["params_method"] + counts["params_head"]
+    assert counts["params_active"] <= counts["params_method"]
+    assert counts["params_total"] == sum(tensor.numel() for tensor in model.parameters())
+    assert counts["params_trainable"] == sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad)
+
+
+def test_parameters_trained_in_the_backbone_count_once(tiny: BackboneSpec) -> None:
+    model = make("linear", tiny)
+    before = parameter_counts(model)
+    model.scope.train(model.backbone.vit.norm.bias)
+    after = parameter_counts(model)
+    assert after["params_total"] == before["params_total"]
+    for name in ("params_trainable", "params_method", "params_active"):
+        assert after[name] == before[name] + 192
+    assert len([name for name, _ in model.own_tensors() if name.startswith("backbone.")]) == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bytes_saved(method: str, tiny: BackboneSpec, tmp_path: Path) -> None:
+    model = make(method, tiny)
+    save_file({name: tensor.detach() for name, tensor in model.own_tensors()}, tmp_path / "own.safetensors")
+    assert bytes_saved(model) == (tmp_path / "own.safetensors").stat().st_size
+    stored = load_file(tmp_path / "own.safetensors")
+    assert all(torch.equal(stored[name], tensor) for name, tensor in model.own_tensors())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_measuring_leaves_all_tensors(method: str, tiny: BackboneSpec) -> None:
+    model = make(method, tiny)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    taken = measure_training(model, RECIPE, CPU, "fp32")
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert taken["train_step_ms"] is not None and taken["train_step_ms"] > 0
+
+
+def test_training_is_what_is_timed(tiny: BackboneSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step that is timed does change the tensors that train."""
+    model = make("vpt", tiny)
+    before = model.snapshot()
+    monkeypatch.setattr(PromptedModel, "restore", lambda self, snapshot: None)
+    measure_training(model, RECIPE, CPU, "fp32")
+    assert all(not torch.equal(before[name], tensor) for name, tensor in model.own_tensors())
+
+
+@pytest.mark.parametrize(("method", "precision"), [*((method, "fp32") for method in METHODS), ("vpt", "bf16")])
+def test_inference(method: str, precision: str, tiny: BackboneSpec) -> None:
+    model = make(method, tiny)
+    taken = measure_inference(model, CPU, precision)
+    figures = {name: value for name, value in taken.items() if value is not None}
+    assert figures.keys() == taken.keys()
+    assert 0 < figures["latency_ms_p10"] <= figures["latency_ms_p50"] <= figures["latency_ms_p90"]
+    assert figures["throughput_batch"] == 4
+    assert figures["throughput"] > 0
+    assert figures["mem_infer_peak"] > 1e7  # bytes: Python with torch alone takes more
+    assert isinstance(figures["mem_infer_peak"], int)
+    assert not model.training
+    assert model(torch.zeros(1, 3, 32, 32)).isfinite().all()
+
+
+def test_throughput_belongs_to_latency(tiny: BackboneSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units: images per second, and milliseconds."""
+    monkeypatch.setattr(timing, "_times", lambda call: [0.01, 0.02, 0.03])
+    taken = measure_inference(make("linear", tiny), CPU, "fp32")
+    assert taken["latency_ms_p50"] == pytest.approx(20)
+    assert taken["throughput"] == pytest.approx(4 / 0.02)
+    assert measure_training(make("linear", tiny), RECIPE, CPU, "fp32")["train_step_ms"] == pytest.approx(20)
+
+
+def test_peak_is_forgotten(tiny: BackboneSpec) -> None:
+    """Memory that was used and freed before does not count."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("only Linux forgets a process's highest resident size")
+    block = torch.ones(100_000_000)
+    assert timing._highest_resident() > 4e8
+    del block
+    with timing._Peak(CPU) as peak:
+        pass
+    assert peak.bytes is not None
+    with timing._Peak(CPU) as higher:
+        torch.ones(50_000_000)
+    assert higher.bytes is not None and higher.bytes - peak.bytes == pytest.approx(2e8, rel=0.2)
