@@ -102,7 +102,7 @@ class E2VPT(Method[E2VPTConfig]):
                 ("segments", "contiguous channels", "interleaved: channels equal modulo 16"),
                 ("masks in the first phase", "fixed at one", "trained, with weight decay"),
                 ("rewinding", "to the initial values", "new random values"),
-                ("candidates", "two pairs, and no pruning", "all pairs of 10 to 90 %, never no pruning (72 trainings at N_P = 10)"),
+                ("candidates", "two, and no pruning", "all pairs of 10 to 90 % (72 trainings at N_P = 10), never no pruning"),
                 ("head", "PyTorch's initial values", "Kaiming-normal (fan-out), bias -4.595"),
                 ("backbone", "ViT-B/16, ImageNet-21k", "its configurations name the ImageNet-1k fine-tuned file"),
             ),

@@ -56,11 +56,14 @@ class IVPT(Method[IVPTConfig]):
 
     title = "iVPT"
     summary = "deep prompts linked across layers, and reinforced salient patch tokens"
-    paper = "Zhou, Chen, Huang, Improving Task-relevant Information Sharing in Visual Prompt Tuning by Cross-layer Dynamic Connection, 2024"
+    paper = (
+        "Zhou, Chen, Huang, Improving Task-relevant Information Sharing in Visual Prompt Tuning by Cross-layer Dynamic Connection, "
+        "2024"
+    )
     fidelity = "paper"
     notes = (
         "No code was released; everything follows the equations, and what they leave open is an option marked as assumption.",
-        "The paper's table prints 0.02 M for DA where (L-1) N^2 gives 0.04 M on average; other figures of the paper confirm the formula.",
+        "The paper's table prints 0.02 M for DA where (L-1) N^2 gives 0.04 M; its other figures confirm the formula.",
         "Connecting prompts is a re-parametrisation of VPT-deep: it changes the optimisation, not what can be expressed.",
     )
     Config = IVPTConfig

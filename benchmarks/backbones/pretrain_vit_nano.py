@@ -1,7 +1,8 @@
 """Pretrain ``vit-nano``, the backbone that ships with vpbench, by distilling a larger public vision transformer.
 
-    python benchmarks/backbones/pretrain_vit_nano.py views --images tiny_imagenet.parquet --teacher vit_tiny.safetensors --out views/
-    python benchmarks/backbones/pretrain_vit_nano.py train --views views/ --teacher vit_tiny.safetensors --out vit-nano.safetensors
+    cd benchmarks/backbones
+    python pretrain_vit_nano.py views --images tiny_imagenet.parquet --teacher vit_tiny.safetensors --out views/
+    python pretrain_vit_nano.py train --views views/ --teacher vit_tiny.safetensors --out vit-nano.safetensors
 
 ``views`` cuts a fixed number of augmented views from every image of Tiny-ImageNet (a parquet file with encoded images,
 as in the hub's exports; labels are not read) and stores what the teacher, timm's ViT-Tiny/16, makes of each: the class

@@ -69,7 +69,8 @@ def test_golden(case: str) -> None:
     config, expected = golden["config"], golden["cases"][case]
     settings = {
         "n_prompts": config["prompt_length"], "ar_k": config["reinforced_tokens"],
-        "structure": "vpt" if case == "deep_baseline" else "cdc", "da": "da" in case, "ar": "topk" if "ar" in case.split("_") else "none",
+        "structure": "vpt" if case == "deep_baseline" else "cdc", "da": "da" in case,
+        "ar": "topk" if "ar" in case.split("_") else "none",
     }  # fmt: skip
     model = golden_model(config, IVPT, settings)
     stacks = {

@@ -318,7 +318,7 @@ def test_other_tools_read_the_folder(tmp_path: Path) -> None:
     frame = pd.read_parquet(tmp_path)
     assert list(frame["run_id"]) == ["a", "b"]
     assert pq.read_table(tmp_path).schema.names == SCHEMA.names
-    pd.testing.assert_frame_equal(frame, store.load())
+    pd.testing.assert_frame_equal(frame, store.load(), check_dtype=False)
 
 
 def test_folder_can_be_moved(tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ def resolve_backbone(
     image_size, patch_size = image_size or sizes[0], patch_size or sizes[1]
     if image_size % patch_size:
         raise UsageError(
-            f"image size {image_size} is no multiple of {name}'s patch size {patch_size}: take {_nearest(image_size, patch_size)}."
+            f"image size {image_size} is no multiple of the patch size {patch_size} of {name}: "
+            f"take {_nearest(image_size, patch_size)}."
         )
     if weights == "random":
         source, path = "random", None

@@ -33,9 +33,7 @@ class ViTAdapter(nn.Module):
     def __init__(self, vit: nn.Module, weights_sha256: str | None = None) -> None:
         super().__init__()
         if not isinstance(vit, VisionTransformer):
-            raise UnsupportedError(
-                f"{type(vit).__name__} is not a timm VisionTransformer: choose a ViT, e.g. vit_base_patch16_224 (vpbench list backbones)."
-            )
+            raise UnsupportedError(f"{type(vit).__name__} is no timm VisionTransformer: choose a ViT, e.g. vit_base_patch16_224.")
         self.weights_sha256 = weights_sha256
         self.vit = vit.requires_grad_(False).eval()
         attention = getattr(vit.blocks[0], "attn", None)

@@ -51,9 +51,7 @@ class Registry(Generic[T]):
         """
         modules, points = self._modules(), self._entry_points()
         for name in sorted(modules & points.keys()):
-            raise UsageError(
-                f"{self.kind} '{name}' of {points[name].value} collides with vpbench's own; rename the entry point or uninstall it."
-            )
+            raise UsageError(f"{self.kind} '{name}' of {points[name].value} collides with vpbench's own: rename or uninstall it.")
         return sorted(modules | points.keys())
 
     def get(self, name: str) -> T:

@@ -54,7 +54,7 @@ class Store:
                 pass
         except OSError as error:
             raise StoreError(
-                f"results folder {self.folder} cannot be written: {error.strerror or error}. Choose another with --results FOLDER."
+                f"results folder {self.folder} cannot be written: {error.strerror or error}. Choose --results FOLDER."
             ) from error
 
     def write_row(self, row: dict[str, Any]) -> Path:
