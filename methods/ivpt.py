@@ -57,8 +57,7 @@ class IVPT(Method[IVPTConfig]):
     title = "iVPT"
     summary = "deep prompts linked across layers, and reinforced salient patch tokens"
     paper = (
-        "Zhou, Chen, Huang, Improving Task-relevant Information Sharing in Visual Prompt Tuning by Cross-layer Dynamic Connection, "
-        "2024"
+        "Zhou et al., Improving Task-relevant Information Sharing in Visual Prompt Tuning by Cross-layer Dynamic Connection, 2024"
     )
     fidelity = "paper"
     notes = (

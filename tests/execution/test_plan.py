@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from vpbench.core.errors import UnsupportedError, UsageError, WeightsError
-from vpbench.execution import device
+from vpbench.execution import plan as plan_module
 from vpbench.execution.plan import ARTEFACTS, Plan, Request, _precision, _split_settings, make_plan, seeds_of
 from vpbench.execution.protocol import RecipeEntry, method_options, resolve_recipe, suite_card
 from vpbench.execution.spec import BackboneSpec, DataSpec, MethodSpec, Preprocess, RunSpec
@@ -125,15 +125,16 @@ def test_settings_that_belong_nowhere(name: str, message: str) -> None:
 
 
 def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [_precision("fp32"), _precision("bf16")] == ["fp32", "bf16"]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [_precision("fp32", cpu), _precision("bf16", cpu)] == ["fp32", "bf16"]
     for able, precision in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(device, "cpu_computes_bf16", lambda able=able: able)
-        assert _precision("auto") == precision
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(plan_module, "cpu_computes_bf16", lambda able=able: able)
+        assert _precision("auto", cpu) == precision
     for able, precision in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able: able)
-        assert _precision("auto") == precision
+        assert _precision("auto", gpu) == precision
+    with pytest.raises(UsageError, match=r"unknown value of --precision 'fp61'. Did you mean 'fp16'|'fp32'"):
+        _precision("fp61", cpu)
 
 
 def test_recipe_of_suite_then_method_then_user() -> None:
@@ -210,7 +211,7 @@ def test_options_that_do_not_fit_the_backbone_fail_early(images: Path, tmp_path:
 def test_unsupported_is_planned(images: Path, tmp_path: Path) -> None:
     request = {"backbone": "vit_wee_patch16_reg1_gap_256", "weights": "random", "image_size": 32, "settings": {"ivpt.ar_k": 1}}
     assert len(plan(images, tmp_path, methods=["ivpt"], **request).missing) == 1
-    with pytest.raises(UnsupportedError, match="not a timm VisionTransformer"):
+    with pytest.raises(UnsupportedError, match="no timm VisionTransformer"):
         plan(images, tmp_path, backbone="resnet18", weights="random")
     with pytest.raises(WeightsError, match="on purpose"):
         plan(images, tmp_path, backbone="vit_base_patch16_gap_224")

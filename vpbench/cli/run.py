@@ -109,7 +109,7 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "run_id": run.spec.run_id, "status": "stored" if run.spec.run_id in plan.stored else "missing",
             "method": run.spec.method.label, "dataset": run.spec.data.dataset, "backbone": run.spec.backbone.name,

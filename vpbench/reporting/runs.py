@@ -83,7 +83,8 @@ def _row_labels(runs: pd.DataFrame) -> list[str]:
     frame = runs[["method", "suite", "started_at"]].assign(suite=runs["suite"].fillna(""), text=texts)
     base = {key: _most_common(group) for key, group in frame.groupby(["method", "suite"])}
     return [
-        _label(run.method, json.loads(run.text), json.loads(base[run.method, run.suite])) for run in frame.itertuples(index=False)
+        _label(method, json.loads(text), json.loads(base[method, suite]))
+        for method, suite, text in zip(frame["method"], frame["suite"], texts, strict=True)
     ]
 
 
