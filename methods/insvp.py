@@ -118,7 +118,7 @@ class InsVP(Method[InsVPConfig]):
                 ("fusion of prompts", "convex: 0.5 common + 0.5 specific", "1 common + 1 specific"),
                 ("prompt length", "9", "9, 16 or 20 by data set (set prompt_length)"),
                 ("data", "90/10 split for tuning", "CIFAR, SVHN, GTSRB and Food train on 80 % (not reproduced)"),
-                ("choice of the epoch", "not stated; here the last, or by validation", "best test epoch (a marked extra here)"),
+                ("choice of the epoch", "not stated; here the last, or by validation", "best test epoch (not offered here)"),
                 ("initial common prompts", "not stated; U(-1, 1)", "U(-1, 1)"),
                 ("regularisers", "dropout", "also Mixup, CutMix, label smoothing; SimAM on 3 data sets (simam)"),
                 ("gradient of the backbone", "frozen", "computed and unused (here frozen: the same result in less memory)"),

@@ -205,7 +205,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 
 def probe(model: VisionTransformer, path: Path, size: int) -> tuple[float, float]:
-    """Top-1 in percent on a file's test split: 5 nearest neighbours (cosine), logistic regression (C = 0.05) on scaled features."""
+    """Top-1 in percent on the test split: 5 nearest neighbours (cosine), logistic regression (C = 0.05) on scaled features."""
     table = pq.read_table(path)
     splits = np.array(table["split"].to_pylist())
     labels = np.array(table["label"].to_pylist())
