@@ -11,8 +11,10 @@ targets. The same seed on the same machine gives the same weights.
 
 The student's class token is compared with the teacher's in three ways: cosine distance, smooth L1 on standardised
 features, and the Kullback-Leibler divergence of the class probabilities that the teacher's own frozen classifier gives
-both. The patch tokens are compared with the teacher's, averaged over the student's grid. Views are mirrored at random
-(the targets with them), and half of the batches are mixed pairwise together with their targets.
+both. The patch tokens are compared with the teacher's, averaged over the student's grid. ``--keep`` adds a second aim: one
+linear map must read a patch's pixels off its token, and another its place. A small student otherwise forgets what its class
+token does not need, and prompts would find nothing to direct its attention to. Views are mirrored at random (the targets
+with them), and half of the batches are mixed pairwise together with their targets.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from timm.models import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 SOURCE_SIZE = 64  # pixels; Tiny-ImageNet's own size, and the size in which views are kept
 TEACHER_SIZE = 128  # pixels; position embeddings resampled, 8 x 8 patches
@@ -104,7 +106,9 @@ def student_views(path: Path, size: int) -> Tensor:
     pixels = np.load(path, mmap_mode="r")
     resized = np.empty((len(pixels), 3, size, size), np.uint8)
     for first in range(0, len(pixels), 1000):
-        images = F.interpolate(torch.from_numpy(pixels[first : first + 1000]).float(), size=size, mode="bicubic", antialias=True)
+        images = F.interpolate(
+            torch.from_numpy(pixels[first : first + 1000].copy()).float(), size=size, mode="bicubic", antialias=True
+        )
         resized[first : first + 1000] = images.clamp(0, 255).round().to(torch.uint8).numpy()
     return torch.from_numpy(resized)
 
@@ -124,6 +128,21 @@ def distillation_loss(student: Tensor, target: Tensor, scale: Tensor, teacher: V
     )
 
 
+class Keeper(nn.Module):
+    """Reads pixels and place off the final patch tokens, linearly; the loss is small where they are still there."""
+
+    def __init__(self, patch: int, patches: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.pixels, self.place = nn.Linear(WIDTH, 3 * patch**2), nn.Linear(WIDTH, patches)
+
+    def forward(self, tokens: Tensor, images: Tensor) -> Tensor:
+        """``tokens`` (B, M, 192) of normalised ``images`` (B, 3, S, S)."""
+        wanted = F.unfold(images, self.patch, stride=self.patch).transpose(1, 2)
+        places = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
+        return 5 * F.mse_loss(self.pixels(tokens), wanted) + 0.1 * F.cross_entropy(self.place(tokens).transpose(1, 2), places)
+
+
 def train(arguments: argparse.Namespace) -> None:
     """Fit the student to stored views and write its weights in float16."""
     torch.manual_seed(arguments.seed)
@@ -137,11 +156,16 @@ def train(arguments: argparse.Namespace) -> None:
         img_size=arguments.size, patch_size=arguments.patch, embed_dim=WIDTH, depth=arguments.depth,
         num_heads=arguments.heads, num_classes=0, drop_path_rate=arguments.drop_path,
     ).to(device)  # fmt: skip
+    if arguments.start:
+        student.load_state_dict({name: tensor.float() for name, tensor in load_file(arguments.start).items()})
+    keeper = Keeper(arguments.patch, student.patch_embed.num_patches).to(device) if arguments.keep else None
     for block in student.blocks:
         block.attn.fused_attn = False  # short sequences: explicit attention is the faster one on a CPU
     decayed = [p for p in student.parameters() if p.ndim > 1 and p is not student.pos_embed]
     decayed_ids = {id(p) for p in decayed}
     plain = [p for p in student.parameters() if id(p) not in decayed_ids]
+    if keeper is not None:
+        plain += keeper.parameters()
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=arguments.lr, betas=(0.9, 0.98)
     )
@@ -167,6 +191,8 @@ def train(arguments: argparse.Namespace) -> None:
         with torch.autocast(device.type, torch.bfloat16):
             features = student.forward_features(images)
         loss = distillation_loss(features.float(), target, scale, teacher)
+        if keeper is not None:
+            loss = loss + keeper(features[:, 1:].float(), images)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -180,7 +206,9 @@ def train(arguments: argparse.Namespace) -> None:
 
 def save_student(student: VisionTransformer, arguments: argparse.Namespace) -> None:
     """Write the weights so far: a long run that is interrupted leaves its last state."""
-    facts = {key: str(value) for key, value in vars(arguments).items() if key not in ("handler", "out", "views", "teacher")}
+    facts = {
+        key: str(value) for key, value in vars(arguments).items() if key not in ("handler", "out", "views", "teacher", "start")
+    }
     state = {key: value.detach().half().cpu().contiguous() for key, value in student.state_dict().items()}
     save_file(state, arguments.out, metadata={"pretraining": json.dumps(facts)})
 
@@ -236,6 +264,8 @@ def main() -> None:
     views.set_defaults(handler=write_views)
     fit = verbs.add_parser("train", help="fit the student")
     fit.add_argument("--views", type=Path, required=True, help="folder written by `views`")
+    fit.add_argument("--start", type=Path, help="go on from these weights")
+    fit.add_argument("--keep", action="store_true", help="patch tokens keep their pixels and place")
     fit.add_argument("--steps", type=int, default=6000)
     fit.add_argument("--batch", type=int, default=128)
     fit.add_argument("--lr", type=float, default=2e-3)

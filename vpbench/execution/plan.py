@@ -19,7 +19,7 @@ from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path
 from vpbench.execution.device import cpu_computes_bf16, resolve_device
 from vpbench.execution.protocol import CUSTOM_SUITE, SuiteCard, method_options, recipe_entries, resolve_recipe, suite_card
-from vpbench.execution.spec import DataSpec, MethodSpec, RunSpec
+from vpbench.execution.spec import BackboneSpec, DataSpec, MethodSpec, RunSpec
 from vpbench.store.folder import Store
 
 DEFAULT_METHODS = ("linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt")
@@ -101,14 +101,12 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> 
     suite_name = CUSTOM_SUITE if request.data else (request.suite or DEFAULT_SUITE)
     suite = suite_card(suite_name)
     datasets = _open(request, suite)
-    backbone = resolve_backbone(request.backbone or suite.backbone, request.weights, request.image_size, request.patch_size)
+    backbone = _normalised(
+        resolve_backbone(request.backbone or suite.backbone, request.weights, request.image_size, request.patch_size), suite
+    )
     options, overrides = _split_settings(request)
     precision = _precision(request.precision or suite.precision, resolve_device(request.device))
     selection = _choice("selection", request.selection or suite.selection, ("last", "best_val"))
-    mean, std = backbone.mean, backbone.std
-    if suite.preprocess.normalisation != "weights":
-        mean, std = _NORMALISATION[suite.preprocess.normalisation]
-        backbone = backbone.model_copy(update={"mean": mean, "std": std})
     runs = []
     for name, data in datasets.items():
         card = None if request.data else dataset_card(name)
@@ -129,10 +127,15 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> 
     return Plan(runs, _stored(runs, store, artefacts), datasets)
 
 
-_NORMALISATION = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
+def _normalised(backbone: BackboneSpec, suite: SuiteCard) -> BackboneSpec:
+    """The backbone with the mean and standard deviation that the suite asks for."""
+    given = {
+        "weights": (backbone.mean, backbone.std),
+        "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    }
+    mean, std = given[suite.preprocess.normalisation]
+    return backbone.model_copy(update={"mean": mean, "std": std})
 
 
 def seeds_of(suite: SuiteCard, count: int) -> list[int]:
