@@ -1,5 +1,5 @@
 # Two commands, which both set up .venv on first use. `make demo` shows vpbench at work in a few minutes (four epochs
-# instead of the suite's twenty), `make test` proves it.
+# instead of the suite's twelve), `make test` proves it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
