@@ -2,7 +2,9 @@
 
     cd benchmarks/backbones
     python pretrain_vit_nano.py views --images tiny_imagenet.parquet --teacher vit_tiny.safetensors --out views/
-    python pretrain_vit_nano.py train --views views/ --teacher vit_tiny.safetensors --out vit-nano.safetensors
+    python pretrain_vit_nano.py train --views views/ --teacher vit_tiny.safetensors --out first.safetensors
+    python pretrain_vit_nano.py train --views views/ --teacher vit_tiny.safetensors --out vit-nano.safetensors \\
+        --start first.safetensors --keep --steps 2500 --lr 1.5e-3 --seed 1
 
 ``views`` cuts a fixed number of augmented views from every image of Tiny-ImageNet (a parquet file with encoded images,
 as in the hub's exports; labels are not read) and stores what the teacher, timm's ViT-Tiny/16, makes of each: the class
