@@ -39,7 +39,7 @@ def planned(label: str = "vpt", **more: Any) -> PlannedRun:
         method=resolve_method(label), backbone=BACKBONE, data=DataSpec(suite="custom", dataset="noise", digest="0"),
         preprocess=Preprocess(), recipe=Recipe(epochs=2, batch_size=4, lr=0.01), seed=42, **more,
     )  # fmt: skip
-    return PlannedRun(spec, "here", "custom", "noise")
+    return PlannedRun(spec, "here", "custom")
 
 
 @pytest.fixture(autouse=True)

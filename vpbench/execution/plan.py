@@ -64,7 +64,6 @@ class PlannedRun:
     spec: RunSpec
     recipe_source: str
     group: str
-    title: str
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> 
                     data=DataSpec(suite=suite_name, dataset=name, digest=data.digest, path=request.data),
                     selection=selection, precision=precision,
                 )  # fmt: skip
-                runs.append(PlannedRun(spec, source, card.group if card else "custom", card.title if card else name))
+                runs.append(PlannedRun(spec, source, card.group if card else "custom"))
     _check_models(runs, {name: len(data.class_names) for name, data in datasets.items()})
     _check_validation(runs, datasets)
     return Plan(runs, _stored(runs, store, artefacts), datasets)
