@@ -145,6 +145,17 @@ class Keeper(nn.Module):
         return 5 * F.mse_loss(self.pixels(tokens), wanted) + 0.1 * F.cross_entropy(self.place(tokens).transpose(1, 2), places)
 
 
+def start_from_teacher(student: VisionTransformer, teacher: VisionTransformer, blocks: list[int]) -> None:
+    """Copy some of the teacher's blocks and all that surrounds them; patch and position embeddings are resampled."""
+    state = {name: tensor for name, tensor in teacher.state_dict().items() if not name.startswith(("blocks.", "head."))}
+    patch, grid = student.patch_embed.patch_size, student.patch_embed.grid_size
+    state["patch_embed.proj.weight"] = timm.layers.resample_patch_embed(state["patch_embed.proj.weight"], list(patch))
+    state["pos_embed"] = timm.layers.resample_abs_pos_embed(state["pos_embed"], list(grid))
+    student.load_state_dict(state, strict=False)
+    for block, source in zip(student.blocks, blocks, strict=True):
+        block.load_state_dict(teacher.blocks[source].state_dict())
+
+
 def train(arguments: argparse.Namespace) -> None:
     """Fit the student to stored views and write its weights in float16."""
     torch.manual_seed(arguments.seed)
@@ -158,7 +169,9 @@ def train(arguments: argparse.Namespace) -> None:
         img_size=arguments.size, patch_size=arguments.patch, embed_dim=WIDTH, depth=arguments.depth,
         num_heads=arguments.heads, num_classes=0, drop_path_rate=arguments.drop_path,
     ).to(device)  # fmt: skip
-    if arguments.start:
+    if arguments.blocks:
+        start_from_teacher(student, teacher, arguments.blocks)
+    elif arguments.start:
         student.load_state_dict({name: tensor.float() for name, tensor in load_file(arguments.start).items()})
     keeper = Keeper(arguments.patch, student.patch_embed.num_patches).to(device) if arguments.keep else None
     for block in student.blocks:
@@ -267,6 +280,7 @@ def main() -> None:
     fit = verbs.add_parser("train", help="fit the student")
     fit.add_argument("--views", type=Path, required=True, help="folder written by `views`")
     fit.add_argument("--start", type=Path, help="go on from these weights")
+    fit.add_argument("--blocks", type=int, nargs="+", help="start from these blocks of the teacher, counted from 0")
     fit.add_argument("--keep", action="store_true", help="patch tokens keep their pixels and place")
     fit.add_argument("--steps", type=int, default=6000)
     fit.add_argument("--batch", type=int, default=128)

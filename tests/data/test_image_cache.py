@@ -15,7 +15,7 @@ from PIL import Image
 
 from vpbench.core.errors import DataError
 from vpbench.data import cache
-from vpbench.data.cache import RaggedImages, cache_key, default_root, prepare, resized
+from vpbench.data.cache import RaggedImages, SplitCache, default_root, prepare, resized
 from vpbench.data.raw import PixelSplit, RawData, RawSplit
 from vpbench.data.sources import open_path
 from vpbench.execution.spec import Preprocess
@@ -89,27 +89,50 @@ def test_any_aspect_gives_the_right_size(width: int, height: int, ratio: float) 
     assert resized(image, Preprocess(), 32).shape == (32, 32, 3)
 
 
-def test_key_follows_what_changes_pixels() -> None:
-    raw, plain = make(), Preprocess()
-    key = cache_key(raw, plain, 16)
+def test_folder_follows_what_changes_pixels(tmp_path: Path) -> None:
+    def folder(preprocess: Preprocess, size: int = 16, seed: int = 0, training: bool = True) -> Path:
+        return SplitCache.of(tmp_path, make(seed=seed).splits["train"], preprocess, size, training).folder
+
+    plain = Preprocess()
     for same in ({"random_flip": True}, {"normalisation": "none"}, {"crop_ratio": 0.5}, {"random_crop": True}):
-        assert cache_key(raw, plain.model_copy(update=same), 16) == key
-    for other in ({"resize": "crop"}, {"interpolation": "bilinear"}):
-        assert cache_key(raw, plain.model_copy(update=other), 16) != key
-    assert cache_key(raw, CROP, 16) != cache_key(raw, CROP.model_copy(update={"crop_ratio": 0.5}), 16)
-    assert cache_key(raw, CROP, 16) != cache_key(raw, CROP.model_copy(update={"random_crop": False}), 16)
-    assert cache_key(raw, plain, 32) != key
-    assert cache_key(make(seed=1), plain, 16) != key
+        assert folder(plain.model_copy(update=same)) == folder(plain)
+    for other in ({"resize": "crop"}, {"interpolation": "bilinear"}, {"antialias": False}):
+        assert folder(plain.model_copy(update=other)) != folder(plain)
+    assert folder(CROP) != folder(CROP.model_copy(update={"crop_ratio": 0.5}))
+    assert folder(CROP) != folder(CROP.model_copy(update={"random_crop": False}))
+    assert folder(CROP, training=False) == folder(CROP.model_copy(update={"random_crop": False}), training=False)
+    assert folder(plain, size=32) != folder(plain)
+    assert folder(plain, seed=1) != folder(plain)
+
+
+def test_tasks_with_the_same_images_share_them(tmp_path: Path) -> None:
+    """Labels are no part of a cache: VTAB has two tasks on each of dSprites', CLEVR's and SmallNORB's images."""
+    first = make()
+    other = first.with_splits(test=PixelSplit(first.splits["test"].pixels, np.array([1, 1, 0, 0]), "test"))  # type: ignore[attr-defined]
+    prepare(first, Preprocess(), 16, tmp_path)
+    data = prepare(other, Preprocess(), 16, tmp_path, lambda *_: pytest.fail("was built again"))
+    assert data.test.labels.tolist() == [1, 1, 0, 0]
+
+
+def test_unsmoothed_resizing_is_that_of_tensorflow() -> None:
+    """``tf.image.resize(..., 'bilinear')`` samples at half-pixel centres: halving takes the mean of the two middle pixels."""
+    row = np.array([0, 10, 200, 50, 90, 90, 30, 70], np.uint8)
+    image = Image.fromarray(np.broadcast_to(row, (8, 8)).copy()).convert("RGB")
+    plain = Preprocess(interpolation="bilinear", antialias=False)
+    assert resized(image, plain, 4)[0, :, 0].tolist() == [5, 125, 90, 50]
+    assert resized(image, plain, 2)[0, :, 0].tolist() == [105, 60]  # of four pixels, the outer two are not looked at
+    assert resized(image, Preprocess(interpolation="bilinear"), 2)[0, :, 0].tolist() != [105, 60]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing file", "no summary", "empty folder", "half a summary", "a file"])
 def test_broken_cache_is_built_again(tmp_path: Path, damage: str) -> None:
     before = np.array(prepare(make(), Preprocess(), 16, tmp_path).train.images)
-    (folder,) = tmp_path.iterdir()
+    folder = SplitCache.of(tmp_path, make().splits["train"], Preprocess(), 16, training=True).folder
+    folders = set(tmp_path.iterdir())
     if damage == "truncated":
-        os.truncate(folder / "train.bin", 1000)
+        os.truncate(folder / "pixels.bin", 1000)
     elif damage == "missing file":
-        (folder / "test.bin").unlink()
+        (folder / "sizes.npy").unlink()
     elif damage == "half a summary":
         os.truncate(folder / "complete.json", 30)
     elif damage == "no summary":
@@ -122,19 +145,19 @@ def test_broken_cache_is_built_again(tmp_path: Path, damage: str) -> None:
             folder.touch()
     built: list[int] = []
     again = prepare(make(), Preprocess(), 16, tmp_path, lambda done, _: built.append(done))
-    assert len(built) == 10
+    assert len(built) == 6
     assert np.array_equal(again.train.images, before)
-    assert list(tmp_path.iterdir()) == [folder]
+    assert set(tmp_path.iterdir()) == folders
 
 
-def test_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupted_build_leaves_whole_splits_only(tmp_path: Path) -> None:
     def interrupt(done: int, _: int) -> None:
         if done == 7:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         prepare(make(), Preprocess(), 16, tmp_path, interrupt)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [SplitCache.of(tmp_path, make().splits["train"], Preprocess(), 16, training=True).folder]
     assert len(prepare(make(), Preprocess(), 16, tmp_path).test) == 4
 
 
@@ -150,10 +173,10 @@ def test_leftovers_of_killed_processes_go_after_a_day(tmp_path: Path) -> None:
 
 def test_summary_counts_images_and_bytes(tmp_path: Path) -> None:
     prepare(make(), Preprocess(), 16, tmp_path)
-    (folder,) = tmp_path.iterdir()
+    folder = SplitCache.of(tmp_path, make().splits["train"], Preprocess(), 16, training=True).folder
     summary = json.loads((folder / "complete.json").read_text())
-    assert summary["images"] == {"train": 6, "val": 0, "test": 4}
-    assert summary["bytes"]["train.bin"] == 6 * 16 * 16 * 3
+    assert summary["images"] == 6
+    assert summary["bytes"]["pixels.bin"] == 6 * 16 * 16 * 3
 
 
 def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +207,7 @@ def test_bad_image_is_named(tmp_path: Path) -> None:
 def test_cache_lies_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VPBENCH_CACHE", str(tmp_path / "mine"))
     prepare(make(), Preprocess(), 16)
-    assert len(list((tmp_path / "mine").iterdir())) == 1
+    assert len(list((tmp_path / "mine").iterdir())) == 2
     monkeypatch.delenv("VPBENCH_CACHE")
     assert default_root().name == "vpbench"
 
@@ -204,7 +227,7 @@ def test_two_processes_build_one_cache(tmp_path: Path) -> None:
     sums = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sums[0] == sums[1] != ""
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
 @pytest.mark.real
@@ -225,5 +248,5 @@ def test_slower_process_uses_the_cache_of_the_faster(tmp_path: Path) -> None:
             prepare(raw, Preprocess(), 16, tmp_path)
 
     data = prepare(raw, Preprocess(), 16, tmp_path, overtake)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.iterdir())) == 2
     assert np.array_equal(data.test.images, prepare(raw, Preprocess(), 16, tmp_path).test.images)

@@ -19,6 +19,9 @@ def run(
     data: Annotated[
         str | None, typer.Option(metavar="PATH", help="Your own images: an ImageFolder tree or a parquet file.")
     ] = None,
+    data_root: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Where published data sets lie. Default: VPBENCH_DATA.")
+    ] = None,
     datasets: Annotated[str | None, typer.Option(help="Only these data sets of the suite, with commas.")] = None,
     backbone: Annotated[str | None, typer.Option(help="A name of 'vpbench list backbones', or any ViT of timm.")] = None,
     weights: Annotated[
@@ -59,9 +62,9 @@ def run(
 
     chosen = _words(methods)
     request = Request(
-        methods=tuple(chosen) if chosen is not None else DEFAULT_METHODS, suite=suite, data=data, datasets=_words(datasets),
-        backbone=backbone, weights=weights, image_size=image_size, epochs=epochs, seeds=seeds, settings=_settings(setting or []),
-        precision=precision, selection=selection, device=device,
+        methods=tuple(chosen) if chosen is not None else DEFAULT_METHODS, suite=suite, data=data, data_root=data_root,
+        datasets=_words(datasets), backbone=backbone, weights=weights, image_size=image_size, epochs=epochs, seeds=seeds,
+        settings=_settings(setting or []), precision=precision, selection=selection, device=device,
     )  # fmt: skip
     kept = [] if save == "none" else _words(save) or []
     plan, store = plan_runs(request, results, kept)

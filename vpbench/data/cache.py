@@ -26,11 +26,11 @@ from PIL import Image
 
 from vpbench.core.errors import DataError
 from vpbench.core.hashing import digest
-from vpbench.data.raw import SPLITS, Labels, RawData, RawSplit
+from vpbench.data.raw import Labels, RawData, RawSplit
 from vpbench.execution.spec import Preprocess
 
 # Rises when the same images would be resized to other pixels or written in another layout.
-VERSION = 1
+VERSION = 2
 SCRATCH = ".building-"
 
 Pixels = NDArray[np.uint8]
@@ -114,23 +114,27 @@ def prepare(
 ) -> CachedData:
     """All images resized for an input of ``image_size`` pixels, from the cache or, the first time, from their source.
 
-    With random crops, training images keep what lies outside the crop; all others are ``image_size`` square.
+    Each split has a cache of its own, so that tasks and protocols with the same test images share them. With random crops,
+    training images keep what lies outside the crop; all others are ``image_size`` square.
 
     Args:
         cache_root: where caches lie; by default ``VPBENCH_CACHE``, or else the user's cache folder.
-        on_progress: called with (images done, images in all) while a cache is built.
+        on_progress: called with (images done, images in all) while caches are built.
 
     Raises:
         DataError: for an image that cannot be decoded, or a cache that cannot be written.
     """
     root = cache_root or default_root()
-    folder = root / cache_key(raw, preprocess, image_size)
-    for attempt in range(3):  # more than one build only when other processes replace a broken cache at the same moment
-        if attempt:
-            _build(folder, raw, preprocess, image_size, on_progress)
-        if (cached := _load(folder, raw, image_size)) is not None:
-            return cached
-    raise DataError(f"the image cache {folder} changes while it is read; end other runs or set VPBENCH_CACHE to another folder.")
+    plans = {
+        name: SplitCache.of(root, split, preprocess, image_size, name == "train")
+        for name, split in raw.splits.items()
+        if len(split)
+    }
+    progress = Progress(sum(len(plan.split) for plan in plans.values() if plan.load() is None), on_progress)
+    images = {name: plan.images(progress) for name, plan in plans.items()}
+    empty = np.empty((0, image_size, image_size, 3), np.uint8)
+    splits = {name: CachedSplit(images.get(name, empty), split.labels, image_size) for name, split in raw.splits.items()}
+    return CachedData(**splits, class_names=raw.class_names)
 
 
 def default_root() -> Path:
@@ -139,27 +143,33 @@ def default_root() -> Path:
     return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("vpbench")
 
 
-def cache_key(raw: RawData, preprocess: Preprocess, image_size: int) -> str:
-    """Hash of all that changes a cached pixel. Flips and normalisation happen later, on the device."""
-    fields = {"resize", "interpolation"} | ({"crop_ratio", "random_crop"} if preprocess.resize == "crop" else set())
-    return digest([VERSION, raw.digest, image_size, preprocess.model_dump(mode="json", include=fields)])
-
-
 def resized(image: Image.Image, preprocess: Preprocess, image_size: int, *, keep_margin: bool = False) -> Pixels:
-    """An RGB image as uint8 (height, width, 3) for an input of ``image_size`` pixels, resized with antialiasing.
+    """An RGB image as uint8 (height, width, 3) for an input of ``image_size`` pixels.
 
     ``stretch`` gives a square whatever the aspect. ``crop`` makes the short side image_size / crop_ratio and cuts out the
     centre, unless ``keep_margin`` leaves the cutting to the batches.
     """
-    filtering = Image.Resampling[preprocess.interpolation.upper()]
     if preprocess.resize == "stretch":
-        return np.asarray(image.resize((image_size, image_size), filtering))
+        return _scaled(image, (image_size, image_size), preprocess)
     short = round(image_size / preprocess.crop_ratio)
     width, height = (max(short, round(side * short / min(image.size))) for side in image.size)
-    pixels = np.asarray(image.resize((width, height), filtering))
+    pixels = _scaled(image, (width, height), preprocess)
     if keep_margin:
         return pixels
     return _centre(pixels, image_size)
+
+
+def _scaled(image: Image.Image, size: tuple[int, int], preprocess: Preprocess) -> Pixels:
+    """``size`` is (width, height). Pillow always smooths when it shrinks an image; TensorFlow's ``tf.image.resize``, with
+    which VPT prepares VTAB, does not, and neither does torch's ``interpolate`` with half-pixel centres."""
+    if preprocess.antialias:
+        return np.asarray(image.resize(size, Image.Resampling[preprocess.interpolation.upper()]))
+    import torch
+    from torch.nn.functional import interpolate
+
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+    scaled = interpolate(pixels, size=size[::-1], mode=preprocess.interpolation, align_corners=False)
+    return np.asarray(scaled[0].permute(1, 2, 0).clamp(0, 255).round().byte().numpy())
 
 
 def _centre(pixels: Pixels, side: int) -> Pixels:
@@ -167,44 +177,104 @@ def _centre(pixels: Pixels, side: int) -> Pixels:
     return pixels[top : top + side, left : left + side]
 
 
-def _load(folder: Path, raw: RawData, image_size: int) -> CachedData | None:
-    """The cache in ``folder``, or None when it is not there or not whole."""
-    try:
-        expected = json.loads((folder / "complete.json").read_text())["bytes"]
-        if any((folder / name).stat().st_size != size for name, size in expected.items()):
-            return None
-        splits = {
-            split: CachedSplit(_images(folder, split, image_size), raw.splits[split].labels, image_size) for split in SPLITS
-        }
-    except (OSError, ValueError, KeyError):
-        return None
-    return CachedData(**splits, class_names=raw.class_names)
+@dataclass
+class Progress:
+    """How many of ``total`` images are decoded."""
+
+    total: int
+    report: OnProgress | None
+    done: int = 0
+
+    def __call__(self) -> None:
+        self.done += 1
+        if self.report:
+            self.report(self.done, self.total)
 
 
-def _images(folder: Path, split: str, image_size: int) -> Pixels | RaggedImages:
-    sizes: NDArray[np.int64] = np.load(folder / f"{split}_sizes.npy")
-    if not len(sizes):
-        return np.empty((0, image_size, image_size, 3), np.uint8)
-    flat: Pixels = np.memmap(folder / f"{split}.bin", np.uint8, mode="r")
-    return flat.reshape(len(sizes), *sizes[0], 3) if (sizes == sizes[0]).all() else RaggedImages(flat, sizes)
+@dataclass(frozen=True)
+class SplitCache:
+    """The cached images of one split, in ``folder``, whether they are there yet or not."""
 
+    folder: Path
+    split: RawSplit
+    preprocess: Preprocess
+    image_size: int
+    keep_margin: bool
 
-def _build(folder: Path, raw: RawData, preprocess: Preprocess, image_size: int, on_progress: OnProgress | None) -> None:
-    """Builds the cache beside its place and moves it there. Whatever happens, nothing half-done is left."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(folder.parent)
-        with TemporaryDirectory(dir=folder.parent, prefix=SCRATCH) as scratch:
-            new = Path(scratch, "new")
-            new.mkdir()
-            _write(new, raw, preprocess, image_size, on_progress)
-            _move(new, folder, lambda: _load(folder, raw, image_size) is not None)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        problem = "the disk is full" if full else (error.strerror or str(error))
+    @classmethod
+    def of(cls, root: Path, split: RawSplit, preprocess: Preprocess, image_size: int, training: bool) -> SplitCache:
+        """Its folder is named after all that changes a cached pixel. Flips and normalisation happen later, on the device."""
+        crops = preprocess.resize == "crop"
+        keep_margin = training and crops and preprocess.random_crop
+        fields = {"resize", "interpolation", "antialias"} | ({"crop_ratio"} if crops else set())
+        key = [VERSION, split.digest, image_size, keep_margin, preprocess.model_dump(mode="json", include=fields)]
+        return cls(root / digest(key), split, preprocess, image_size, keep_margin)
+
+    def images(self, progress: Progress) -> Pixels | RaggedImages:
+        """The images, decoded first where they are not in the cache."""
+        for attempt in range(3):  # more than one build only when other processes replace a broken cache at the same moment
+            if attempt:
+                self._build(progress)
+            if (found := self.load()) is not None:
+                return found
         raise DataError(
-            f"cannot write the image cache {folder.parent} ({problem}); set VPBENCH_CACHE to a folder with room."
-        ) from error
+            f"the image cache {self.folder} changes while it is read; end other runs or set VPBENCH_CACHE to another folder."
+        )
+
+    def load(self) -> Pixels | RaggedImages | None:
+        """What is in the folder, or None when it is not there or not whole."""
+        try:
+            expected = json.loads((self.folder / "complete.json").read_text())["bytes"]
+            if any((self.folder / name).stat().st_size != size for name, size in expected.items()):
+                return None
+            sizes: NDArray[np.int64] = np.load(self.folder / "sizes.npy")
+            flat: Pixels = np.memmap(self.folder / "pixels.bin", np.uint8, mode="r")
+        except (OSError, ValueError, KeyError):
+            return None
+        return flat.reshape(len(sizes), *sizes[0], 3) if (sizes == sizes[0]).all() else RaggedImages(flat, sizes)
+
+    def _build(self, progress: Progress) -> None:
+        """Builds the cache beside its place and moves it there. Whatever happens, nothing half-done is left."""
+        root = self.folder.parent
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            _sweep(root)
+            with TemporaryDirectory(dir=root, prefix=SCRATCH) as scratch:
+                new = Path(scratch, "new")
+                new.mkdir()
+                self._write(new, progress)
+                _move(new, self.folder, lambda: self.load() is not None)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            problem = "the disk is full" if full else (error.strerror or str(error))
+            raise DataError(
+                f"cannot write the image cache {root} ({problem}); set VPBENCH_CACHE to a folder with room."
+            ) from error
+
+    def _write(self, new: Path, progress: Progress) -> None:
+        """``pixels.bin``, all pixels one after the other, and ``sizes.npy``, (n, 2) heights and widths; at last
+        ``complete.json`` with every file's size, by which a truncated file is found out."""
+        sizes = []
+        with _synced(new / "pixels.bin") as stream:
+            for pixels in self._resized_all():
+                stream.write(pixels.tobytes())
+                sizes.append(pixels.shape[:2])
+                progress()
+        with _synced(new / "sizes.npy") as stream:
+            np.save(stream, np.array(sizes, np.int64).reshape(-1, 2))
+        summary = {"images": len(sizes), "bytes": {file.name: file.stat().st_size for file in sorted(new.iterdir())}}
+        with _synced(new / "complete.json") as stream:
+            stream.write(json.dumps(summary, indent=1).encode())
+
+    def _resized_all(self) -> Iterator[Pixels]:
+        """All images in order. Pillow decodes and resizes outside Python's lock, so threads are enough."""
+
+        def one(index: int) -> Pixels:
+            return resized(self.split.image(index), self.preprocess, self.image_size, keep_margin=self.keep_margin)
+
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(self.split), 256):  # map() takes all of its input at once, and would fill the memory
+                yield from pool.map(one, range(start, min(start + 256, len(self.split))))
 
 
 def _sweep(root: Path) -> None:
@@ -215,30 +285,6 @@ def _sweep(root: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def _write(new: Path, raw: RawData, preprocess: Preprocess, image_size: int, on_progress: OnProgress | None) -> None:
-    """Per split ``.bin``, all pixels one after the other, and ``_sizes.npy``, (n, 2) heights and widths; at last
-    ``complete.json`` with every file's size, by which a truncated file is found out."""
-    total, done = sum(len(split) for split in raw.splits.values()), 0
-    for name, split in raw.splits.items():
-        keep_margin = name == "train" and preprocess.random_crop
-        sizes = []
-        with _synced(new / f"{name}.bin") as stream:
-            for pixels in _resized_all(split, preprocess, image_size, keep_margin):
-                stream.write(pixels.tobytes())
-                sizes.append(pixels.shape[:2])
-                done += 1
-                if on_progress:
-                    on_progress(done, total)
-        with _synced(new / f"{name}_sizes.npy") as stream:
-            np.save(stream, np.array(sizes, np.int64).reshape(-1, 2))
-    summary = {
-        "images": {name: len(split) for name, split in raw.splits.items()},
-        "bytes": {file.name: file.stat().st_size for file in sorted(new.iterdir())},
-    }
-    with _synced(new / "complete.json") as stream:
-        stream.write(json.dumps(summary, indent=1).encode())
-
-
 @contextmanager
 def _synced(path: Path) -> Iterator[BinaryIO]:
     """A new file that is on the disk when the block ends, so that a power cut cannot leave a name without content."""
@@ -246,17 +292,6 @@ def _synced(path: Path) -> Iterator[BinaryIO]:
         yield stream
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _resized_all(split: RawSplit, preprocess: Preprocess, image_size: int, keep_margin: bool) -> Iterator[Pixels]:
-    """All images of a split in order. Pillow decodes and resizes outside Python's lock, so threads are enough."""
-
-    def one(index: int) -> Pixels:
-        return resized(split.image(index), preprocess, image_size, keep_margin=keep_margin)
-
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(split), 256):  # map() takes all of its input at once, and would fill the memory
-            yield from pool.map(one, range(start, min(start + 256, len(split))))
 
 
 def _move(new: Path, folder: Path, is_whole: Callable[[], bool]) -> None:

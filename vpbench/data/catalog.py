@@ -11,24 +11,50 @@ from vpbench.core.cards import card_names, read_card
 FOLDER = "datasets"
 
 
-class DatasetCard(BaseModel):
-    """What a reader and the engine need to know before any image is opened."""
-
+class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Download(Strict):
+    """A file that ``vpbench data get`` can fetch."""
+
+    url: str
+    file: str = Field("", description="path below the data set's folder to write to; default: the end of the address")
+    md5: str | None = Field(None, description="as published by the source")
+    sha256: str | None = None
+    size: int | None = Field(None, ge=1, description="bytes")
+    unpack: bool = Field(False, description="an archive, to be unpacked below the data set's folder")
+
+    @property
+    def path(self) -> str:
+        """Where it goes, below the data set's folder."""
+        return self.file or self.url.rsplit("/", 1)[-1]
+
+
+class DatasetCard(Strict):
+    """What a reader and the engine need to know before any image is opened. The file's name is the data set's id."""
 
     title: str = Field(description="what to print in tables")
     description: str = Field(description="what is seen and what is asked, one or two sentences")
     group: str = Field(description="group that means are taken over, e.g. VTAB's natural, specialized, structured")
     source: str = Field(description="module of vpbench.data.sources that reads the images")
     options: dict[str, JsonValue] = Field(default_factory=dict, description="keyword arguments of that module's read()")
+    folders: tuple[str, ...] = Field((), description="names below the data root, the first that exists is read; none: built in")
     classes: int = Field(ge=2)
     n_train: int = Field(ge=1)
-    n_val: int = Field(ge=0)
+    n_val: int = Field(ge=0, description="held out of train with a fixed seed where the source has no validation images")
     n_test: int = Field(ge=1)
-    image_size: str = Field(description="pixels before preprocessing, e.g. 64x64")
+    image_size: str = Field(description="pixels before preprocessing, e.g. 64x64, or 'varies'")
     metric: Literal["acc1", "mean_per_class"] = Field("acc1", description="column of a run that tables show")
     licence: str
     origin: str = Field(description="where images and labels come from, with a reference")
+    revision: str = Field("", description="version of the source, e.g. tfds cifar100 3.0.2")
+    split_sha256: str | None = Field(
+        None, description="of the split list, see vpbench.data.protocols.split_sha256; None where nobody has verified one yet"
+    )
+    downloads: tuple[Download, ...] = ()
+    how_to_get: str = Field("", description="one or two sentences for a person, with the address")
+    coarse: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="coarse class: its classes, by name")
 
 
 def dataset_names() -> list[str]:

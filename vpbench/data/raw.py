@@ -8,6 +8,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,17 +35,75 @@ class RawSplit(ABC):
     def name(self, index: int) -> str:
         """What messages call image ``index``: a file, or a row of a file."""
 
+    def short_name(self, index: int) -> str:
+        """The image's name in split lists, the same on every machine: its path below the data set's folder, or its number."""
+        return self.name(index)
+
     @abstractmethod
     def content(self, index: int) -> bytes:
-        """The bytes that identify image ``index``: its encoded file, or its pixels."""
+        """The bytes of image ``index``: its encoded file, or its pixels."""
+
+    def identity(self, index: int) -> str:
+        """What tells image ``index`` from any other, the same on every machine: a hash of its content unless a source knows
+        a cheaper sign."""
+        return hashlib.sha256(self.content(index)).hexdigest()
+
+    @cached_property
+    def identities(self) -> list[str]:
+        """The identity of every image, in order."""
+        return [self.identity(index) for index in range(len(self))]
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the images and their order, without labels."""
+        return digest(self.identities)
 
     def image(self, index: int) -> Image.Image:
         """Image ``index`` in RGB. Raises DataError, with its name, when it cannot be decoded."""
         return decode(self.content(index), self.name(index))
 
 
+class PartialSplit(RawSplit):
+    """Some images of other splits, one after the other: a validation part, a few per class, train and val together.
+
+    Args:
+        sources: the splits.
+        chosen: place of each image in their concatenation, shape (n,).
+    """
+
+    def __init__(self, sources: Sequence[RawSplit], chosen: NDArray[np.int64]) -> None:
+        super().__init__(np.concatenate([source.labels for source in sources])[chosen])
+        self._sources, self._chosen = sources, chosen
+        self._starts = np.cumsum([0, *(len(source) for source in sources)])
+
+    def _find(self, index: int) -> tuple[RawSplit, int]:
+        place = int(self._chosen[index])
+        which = int(np.searchsorted(self._starts, place, side="right")) - 1
+        return self._sources[which], place - int(self._starts[which])
+
+    def name(self, index: int) -> str:
+        source, place = self._find(index)
+        return source.name(place)
+
+    def short_name(self, index: int) -> str:
+        source, place = self._find(index)
+        return source.short_name(place)
+
+    def content(self, index: int) -> bytes:
+        source, place = self._find(index)
+        return source.content(place)
+
+    def identity(self, index: int) -> str:
+        source, place = self._find(index)
+        return source.identities[place]
+
+    def image(self, index: int) -> Image.Image:
+        source, place = self._find(index)
+        return source.image(place)
+
+
 class PixelSplit(RawSplit):
-    """Images held as pixels, uint8 of shape (n, height, width), grey; ``origin`` names them in messages."""
+    """Images held as pixels, uint8 of shape (n, height, width) or (n, height, width, 3); ``origin`` names them in messages."""
 
     def __init__(self, pixels: NDArray[np.uint8], labels: Labels, origin: str) -> None:
         super().__init__(labels)
@@ -80,15 +139,15 @@ class RawData:
 
     @classmethod
     def of(cls, class_names: Sequence[str], splits: dict[str, RawSplit], notes: Sequence[str] = ()) -> RawData:
-        """Hashes every image, and notes images that training shares with another split."""
-        hashes = {
-            split: [hashlib.sha256(splits[split].content(index)).hexdigest() for index in range(len(splits[split]))]
-            for split in SPLITS
-        }
-        members = {split: [hashes[split], splits[split].labels.tolist()] for split in SPLITS}
-        shared = {split: len(set(hashes["train"]) & set(hashes[split])) for split in ("val", "test")}
+        """Takes the identity of every image, and notes images that training shares with another split."""
+        members = {split: [splits[split].identities, splits[split].labels.tolist()] for split in SPLITS}
+        shared = {split: len(set(splits["train"].identities) & set(splits[split].identities)) for split in ("val", "test")}
         repeats = [f"Images in both train and {split}: {count}." for split, count in shared.items() if count]
         return cls(tuple(class_names), splits, digest([list(class_names), members]), " ".join([*notes, *repeats]))
+
+    def with_splits(self, **changed: RawSplit) -> RawData:
+        """The same classes with other splits."""
+        return RawData.of(self.class_names, {**self.splits, **changed}, [self.note] if self.note else [])
 
 
 def decode(content: bytes, name: str) -> Image.Image:

@@ -28,6 +28,18 @@ def hold_out(labels: NDArray[np.int64], share: float, seed: int) -> tuple[Indice
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
+def hold_out_exactly(labels: NDArray[np.int64], count: int, seed: int) -> tuple[Indices, Indices]:
+    """Like :func:`hold_out`, but ``count`` images in all, every class in about its share."""
+    order = stratified_order(labels, seed)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def few_per_class(labels: NDArray[np.int64], shots: int, seed: int) -> Indices:
+    """``shots`` images of every class (all of a class that has fewer), ascending."""
+    rank, _ = _ranks(labels, seed)
+    return np.flatnonzero(rank < shots)
+
+
 def _ranks(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Each image's place in a shuffle of its class, and the size of its class."""
     # RandomState's numbers are frozen for good, those of numpy's newer generators are not.

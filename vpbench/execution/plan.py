@@ -12,13 +12,21 @@ import torch
 
 from vpbench.backbones.named import resolve_backbone
 from vpbench.catalog import method_class, resolve_method
-from vpbench.core.errors import UnsupportedError, UsageError, VpbenchError
+from vpbench.core.errors import DataError, UnsupportedError, UsageError, VpbenchError
 from vpbench.core.names import unknown
 from vpbench.data.catalog import dataset_card
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path
 from vpbench.execution.device import cpu_computes_bf16, resolve_device
-from vpbench.execution.protocol import CUSTOM_SUITE, SuiteCard, method_options, recipe_entries, resolve_recipe, suite_card
+from vpbench.execution.protocol import (
+    CUSTOM_SUITE,
+    SuiteCard,
+    as_protocol,
+    method_options,
+    recipe_entries,
+    resolve_recipe,
+    suite_card,
+)
 from vpbench.execution.spec import BackboneSpec, DataSpec, MethodSpec, RunSpec
 from vpbench.store.folder import Store
 
@@ -44,6 +52,7 @@ class Request:
     methods: Sequence[str] = DEFAULT_METHODS
     suite: str | None = None
     data: str | None = None
+    data_root: str | None = None
     datasets: Sequence[str] | None = None
     backbone: str | None = None
     weights: str | None = None
@@ -156,7 +165,18 @@ def _open(request: Request, suite: SuiteCard) -> dict[str, RawData]:
             raise unknown(f"dataset of suite {request.suite or DEFAULT_SUITE}", name, suite.datasets)
     if not names:
         raise UsageError("the suite 'custom' is for your own images: say --data PATH.")
-    return {name: open_dataset(dataset_card(name)) for name in names}
+    opened, problems = {}, {}
+    for name in dict.fromkeys(names):
+        try:
+            opened[name] = as_protocol(open_dataset(dataset_card(name), request.data_root), suite)
+        except DataError as error:
+            problems[name] = error
+    if problems:
+        name, error = next(iter(problems.items()))
+        others = f" Also not ready: {', '.join(list(problems)[1:])}." if len(problems) > 1 else ""
+        ready = f" Ready: --datasets {','.join(opened)}." if opened else ""
+        raise DataError(f"{name}: {error}{others}{ready}")
+    return opened
 
 
 def _own_name(path: Path) -> str:

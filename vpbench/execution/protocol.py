@@ -9,6 +9,8 @@ from pydantic import Field, JsonValue, ValidationError
 from vpbench.core.cards import card_names, first_error, read_card, read_toml
 from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
+from vpbench.data.protocols import with_all_for_training, with_few_shots
+from vpbench.data.raw import RawData
 from vpbench.execution.spec import Frozen, Preprocess
 from vpbench.training.recipe import Recipe
 
@@ -28,6 +30,8 @@ class SuiteCard(Frozen):
     backbone: str
     seeds: tuple[int, ...] = Field(min_length=1)
     preprocess: Preprocess
+    fit: Literal["train", "train+val"] = Field("train", description="what the tested model is trained on; VTAB-1k: train+val")
+    shots: int | None = Field(None, ge=1, description="training images per class; None: all")
     selection: Literal["last", "best_val"] = "last"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     training: dict[str, JsonValue]
@@ -35,10 +39,10 @@ class SuiteCard(Frozen):
 
 
 class RecipeEntry(Frozen):
-    """Values for the runs that ``suite``, ``dataset`` and ``preset`` select (None: all), and where they come from."""
+    """Values for the runs that ``suite``, ``dataset`` (one or several) and ``preset`` select (None: all), and their source."""
 
-    suite: str | None = None
-    dataset: str | None = None
+    suite: str | tuple[str, ...] | None = None
+    dataset: str | tuple[str, ...] | None = None
     preset: str | None = None
     training: dict[str, JsonValue] = Field(default_factory=dict)
     options: dict[str, JsonValue] = Field(default_factory=dict)
@@ -46,7 +50,10 @@ class RecipeEntry(Frozen):
 
     def applies(self, suite: str, dataset: str, preset: str | None) -> bool:
         wanted = ((self.suite, suite), (self.dataset, dataset), (self.preset, preset))
-        return all(condition is None or condition == value for condition, value in wanted)
+        return all(
+            condition is None or value == condition or (isinstance(condition, tuple) and value in condition)
+            for condition, value in wanted
+        )
 
 
 class RecipeCard(Frozen):
@@ -63,6 +70,13 @@ def suite_names() -> list[str]:
 def suite_card(name: str) -> SuiteCard:
     """A suite's card."""
     return read_card("suites", name, SuiteCard, "suite")
+
+
+def as_protocol(raw: RawData, suite: SuiteCard) -> RawData:
+    """A data set with the training images that the suite's protocol uses."""
+    if suite.shots:
+        raw = with_few_shots(raw, suite.shots)
+    return with_all_for_training(raw) if suite.fit == "train+val" else raw
 
 
 def recipe_entries(method: str, suite: str, dataset: str, preset: str | None) -> list[RecipeEntry]:

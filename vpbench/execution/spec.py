@@ -54,6 +54,7 @@ class Preprocess(Frozen):
 
     resize: Literal["stretch", "crop"] = "stretch"
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    antialias: bool = Field(True, description="smooth when an image shrinks; tf.image.resize, and so VPT on VTAB, does not")
     crop_ratio: float = Field(0.875, gt=0, le=1)
     random_crop: bool = False
     random_flip: bool = False

@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vpbench.core.errors import DataError, UsageError
 from vpbench.core.registry import Registry
 from vpbench.data.catalog import DatasetCard
+from vpbench.data.places import data_root, dataset_folder
+from vpbench.data.protocols import split_sha256, with_validation
 from vpbench.data.raw import RawData
 
 Reader = Callable[..., RawData]
 
 
-def open_dataset(card: DatasetCard) -> RawData:
-    """The data set that a card describes.
+def open_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
+    """The data set that a card describes, with the splits that its numbers ask for; no image is decoded.
+
+    Args:
+        root: the data root; by default ``VPBENCH_DATA``, or else the user's data folder.
 
     Raises:
         UsageError: when the card names a source that does not exist.
-        DataError: when the source cannot read its files, or the card's numbers are not what it found.
+        DataError: when the data is missing, the source cannot read it, or the card's numbers are not what was found.
     """
-    raw = _readers().get(card.source)(**card.options)
+    folder = dataset_folder(card, data_root(root)) if card.folders else None
+    place = {"folder": folder} if folder else {}
+    with _readable(folder or Path(card.source)):
+        raw = _readers().get(card.source)(**place, **card.options)
+    if 0 < card.n_val < len(raw.splits["train"]) and not len(raw.splits["val"]):
+        raw = with_validation(raw, card.n_val)
     found = {"classes": len(raw.class_names), **{f"n_{name}": len(split) for name, split in raw.splits.items()}}
     for field, value in found.items():
         if value != getattr(card, field):
             raise DataError(
-                f"the card of '{card.title}' says {field} = {getattr(card, field)}, its source has {value}; correct one."
+                f"{folder or card.source}: {card.title} must have {field} = {getattr(card, field)}, here it is {value}; "
+                + (f"the copy is incomplete or another version. {card.how_to_get}" if folder else "correct its card.")
             )
+    if card.split_sha256 and folder and split_sha256(raw) != card.split_sha256:
+        raise DataError(
+            f"{folder}: the counts of {card.title} are right, but not its split list (sha256 of file names and labels)."
+        )
     return raw
 
 
@@ -38,14 +54,23 @@ def open_path(path: str | Path) -> RawData:
         DataError: with one line that names the file, the value and the way out.
     """
     place = Path(path).expanduser()
-    try:
+    with _readable(place):
         if not place.exists():
             raise DataError(
                 f"{place} does not exist; give a folder with train/CLASS/*.jpg and test/CLASS/*.jpg, or a .parquet file."
             )
         return _readers().get("folder" if place.is_dir() else "parquet")(path=place)
+
+
+@contextmanager
+def _readable(place: Path) -> Iterator[None]:
+    """Turns the system's errors into one line that names the file."""
+    try:
+        yield
     except PermissionError as error:
         raise DataError(f"{error.filename or place} may not be read (permission denied); change its permissions.") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename or place} is missing.") from error
     except OSError as error:
         raise DataError(f"{error.filename or place} cannot be read ({error.strerror or error}).") from error
 

@@ -1,0 +1,38 @@
+"""Where data sets lie on this machine: one folder per data set below a data root."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+from vpbench.core.errors import DataError
+from vpbench.data.catalog import DatasetCard
+
+
+def data_root(given: str | Path | None = None) -> Path:
+    """``given``, or ``VPBENCH_DATA``, or the user's data folder."""
+    chosen = given or os.environ.get("VPBENCH_DATA")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_data_path("vpbench") / "datasets"
+
+
+def find_folder(card: DatasetCard, root: Path) -> Path | None:
+    """The data set's folder below ``root``, or None when none of its names is there."""
+    return next((root / name for name in card.folders if (root / name).is_dir()), None)
+
+
+def dataset_folder(card: DatasetCard, root: Path) -> Path:
+    """The data set's folder below ``root``.
+
+    Raises:
+        DataError: when it is not there; says how to get it.
+    """
+    found = find_folder(card, root)
+    if found is None:
+        names = " or ".join(f"'{name}'" for name in card.folders)
+        raise DataError(
+            f"{card.title} is not in {root}: no folder {names}. {card.how_to_get} "
+            "Data elsewhere: --data-root FOLDER or VPBENCH_DATA; 'vpbench data doctor' shows what is there."
+        )
+    return found

@@ -1,0 +1,162 @@
+"""What the readers of published data sets have in common: images named by a list, in files or in an array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vpbench.core.errors import DataError
+from vpbench.data.raw import SPLITS, Labels, RawData, RawSplit
+
+Key = int | str
+Members = Sequence[tuple[str, Key]]
+
+
+class FileSplit(RawSplit):
+    """Images in files below ``folder``. An image is told from others by its path and size, so that planning reads none."""
+
+    def __init__(self, folder: Path, files: Sequence[str], sizes: Sequence[int], labels: Labels) -> None:
+        super().__init__(labels)
+        self._folder, self._files, self._sizes = folder, files, sizes
+
+    def name(self, index: int) -> str:
+        return str(self._folder / self._files[index])
+
+    def short_name(self, index: int) -> str:
+        return self._files[index]
+
+    def identity(self, index: int) -> str:
+        return f"{self._files[index]} {self._sizes[index]}"
+
+    def content(self, index: int) -> bytes:
+        try:
+            return (self._folder / self._files[index]).read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.name(index)} cannot be read ({error.strerror}); get the data set again.") from error
+
+
+class ArraySplit(RawSplit):
+    """Images in an array of one file; ``rows`` are their places in it.
+
+    Args:
+        array: uint8, (n, height, width) or (n, height, width, 3).
+        file: the file's name, for lists and messages.
+    """
+
+    def __init__(self, array: NDArray[np.uint8], rows: NDArray[np.int64], labels: Labels, file: str) -> None:
+        super().__init__(labels)
+        self._array, self._rows, self._file = array, rows, file
+
+    def name(self, index: int) -> str:
+        return f"image {self._rows[index]} of {self._file}"
+
+    def short_name(self, index: int) -> str:
+        return f"{self._file}#{self._rows[index]}"
+
+    def content(self, index: int) -> bytes:
+        content: bytes = np.ascontiguousarray(self._array[self._rows[index]]).tobytes()
+        return content
+
+    def image(self, index: int) -> Image.Image:
+        return Image.fromarray(np.ascontiguousarray(self._array[self._rows[index]])).convert("RGB")
+
+
+def from_lists(
+    folder: Path, lists: Mapping[str, Members], class_name: Callable[[Key], str] = str, classes: int | None = None
+) -> RawData:
+    """A data set out of split lists.
+
+    Class ids 0 ... C-1 are given to the classes of the training list in sorted order (numbers as numbers), and hold for all
+    splits: VPT's released loader numbers each split by itself, and gets 60 % of NABirds' validation labels wrong.
+
+    Args:
+        folder: images lie below it.
+        lists: for each split, paths below ``folder`` and classes as the source writes them; a split may be missing or empty.
+        class_name: readable name of a class.
+        classes: number of classes; labels must then be 0 ... classes - 1.
+
+    Raises:
+        DataError: for a list that is empty, a class that training lacks, a label out of range, an image that is in two
+            lists or not on the disk. The first is named, the others counted.
+    """
+    found = {split: list(lists.get(split, ())) for split in SPLITS}
+    for split in ("train", "test"):
+        if not found[split]:
+            raise DataError(f"{folder}: the {split} list is empty.")
+    _check_range(folder, found, classes)
+    _check_overlap(folder, found)
+    known = sorted({key for _, key in found["train"]})
+    ids = {key: number for number, key in enumerate(known)}
+    for split in ("val", "test"):
+        if strange := [(path, key) for path, key in found[split] if key not in ids]:
+            path, key = strange[0]
+            raise DataError(
+                f"{folder}: {path} of the {split} list has class '{key}', of which training has no image{_more(strange)}."
+            )
+    sizes = {split: _sizes(folder, members) for split, members in found.items()}
+    splits: dict[str, RawSplit] = {
+        split: FileSplit(
+            folder, [path for path, _ in members], sizes[split], np.array([ids[key] for _, key in members], np.int64)
+        )
+        for split, members in found.items()
+    }
+    absent = set(known) - {key for _, key in found["val"]} if found["val"] else set()
+    notes = [f"Not in val: {', '.join(class_name(key) for key in sorted(absent)[:5])}{_more(list(absent), 5)}."] if absent else []
+    return RawData.of([class_name(key) for key in known], splits, notes)
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text file that are not blank.
+
+    Raises:
+        DataError: when it is missing or no text.
+    """
+    try:
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError as error:
+        raise DataError(f"{file} is missing; the copy of the data set is incomplete.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is no text file; get the data set again.") from error
+
+
+def _check_range(folder: Path, lists: Mapping[str, Members], classes: int | None) -> None:
+    if classes is None:
+        return
+    for split, members in lists.items():
+        for path, key in members:
+            if not (isinstance(key, int) and 0 <= key < classes):
+                raise DataError(f"{folder}: {path} of the {split} list has label {key}; it must be 0 to {classes - 1}.")
+
+
+def _check_overlap(folder: Path, lists: Mapping[str, Members]) -> None:
+    owner: dict[str, str] = {}
+    twice = [
+        (path, first, split)
+        for split, members in lists.items()
+        for path, _ in members
+        if (first := owner.setdefault(path, split)) != split
+    ]
+    if twice:
+        path, first, second = twice[0]
+        raise DataError(f"{folder}: {path} is in the {first} list and in the {second} list{_more(twice)}.")
+
+
+def _sizes(folder: Path, members: Members) -> list[int]:
+    """Bytes of each file."""
+    sizes, lost = [], []
+    for path, _ in members:
+        try:
+            sizes.append((folder / path).stat().st_size)
+        except FileNotFoundError:
+            lost.append(path)
+    if lost:
+        raise DataError(f"{folder / lost[0]} is missing{_more(lost)}; the copy of the data set is incomplete.")
+    return sizes
+
+
+def _more(cases: Sequence[object], shown: int = 1) -> str:
+    return f" (and {len(cases) - shown} more)" if len(cases) > shown else ""
