@@ -108,6 +108,7 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> 
         raise UsageError("--methods names no method; vpbench list methods shows them.")
     suite_name = CUSTOM_SUITE if request.data else (request.suite or DEFAULT_SUITE)
     suite = suite_card(suite_name)
+    suite_name = suite.part_of or suite_name  # a part's runs are runs of the whole suite
     datasets = _open(request, suite)
     backbone = _normalised(
         resolve_backbone(request.backbone or suite.backbone, request.weights, request.image_size, request.patch_size), suite
@@ -172,10 +173,10 @@ def _open(request: Request, suite: SuiteCard) -> dict[str, RawData]:
         except DataError as error:
             problems[name] = error
     if problems:
-        name, error = next(iter(problems.items()))
+        name, problem = next(iter(problems.items()))
         others = f" Also not ready: {', '.join(list(problems)[1:])}." if len(problems) > 1 else ""
         ready = f" Ready: --datasets {','.join(opened)}." if opened else ""
-        raise DataError(f"{name}: {error}{others}{ready}")
+        raise DataError(f"{name}: {problem}{others}{ready}")
     return opened
 
 

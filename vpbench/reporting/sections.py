@@ -35,7 +35,9 @@ def _named(section: tuple[Any, ...]) -> dict[str, Any]:
 def _title(section: tuple[Any, ...]) -> str:
     key = _named(section)
     parts = [str(key["backbone"]), _WEIGHTS.get(key["weights"], f"weights {key['weights']}"), f"{key['image_size']} px"]
-    return ", ".join([*parts, _epochs(key["epochs"]), _selection(key["selection"])] + ([key["data"]] if key["data"] else []))
+    parts += [_epochs(key["epochs"]), _selection(key["selection"])]
+    parts += [] if key["images"] == "train" else [_images(key["images"])]
+    return ", ".join(parts + ([key["data"]] if key["data"] else []))
 
 
 def _extras(section: tuple[Any, ...], alike: list[tuple[Any, ...]]) -> list[str]:
@@ -56,10 +58,11 @@ def protocol(section: tuple[Any, ...], runs: pd.DataFrame) -> tuple[str, ...]:
     """Two lines: what was the same for every method, and how many images each data set has."""
     key = _named(section)
     pixels = _preprocess(json.loads(key["preprocess"]), key["image_size"])
-    shared = "; ".join([*pixels, _selection(key["selection"]), _epochs(key["epochs"]), str(key["precision"])])
+    seeds = sorted(set(runs["seed"].dropna().astype(int)))
+    how = [_images(key["images"]), _selection(key["selection"]), _epochs(key["epochs"]), _seeds(seeds), str(key["precision"])]
     counts = runs.groupby("dataset")[["n_train", "n_val", "n_test"]].first()  # a failed run may lack them
     splits = [f"{dataset} {'/'.join(map(_count, numbers))}" for dataset, numbers in zip(counts.index, counts.to_numpy())]
-    return f"Protocol: {shared}.", f"Images (train/val/test): {', '.join(splits)}."
+    return f"Protocol: {'; '.join([*pixels, *how])}.", f"Images (train/val/test): {', '.join(splits)}."
 
 
 def _preprocess(options: dict[str, Any], size: int) -> list[str]:
@@ -70,12 +73,24 @@ def _preprocess(options: dict[str, Any], size: int) -> list[str]:
         crop = "random crop in training, centre crop in testing" if options.get("random_crop") else "centre crop"
         parts.append(f"short side resized to {round(size / options.get('crop_ratio', 1))}, {crop}, {size} x {size}")
     if "interpolation" in options:
-        parts[-1:] = [f"{''.join(parts[-1:])} ({options['interpolation']})".strip()]
+        # Runs of before this option existed were all smoothed; their rows do not say so.
+        smooth = {True: " with antialias", False: " without antialias", None: ""}[options.get("antialias")]
+        parts[-1:] = [f"{''.join(parts[-1:])} ({options['interpolation']}{smooth})".strip()]
     if options.get("random_flip"):
         parts.append("random horizontal flips in training")
     if "normalisation" in options:
         parts.append(f"normalised with {_NORMALISATION.get(options['normalisation'], options['normalisation'])}")
     return parts
+
+
+def _images(images: str) -> str:
+    """What the tested model was trained on."""
+    known = {"train": "the training images", "train+val": "training and validation images"}
+    return f"trained on {known.get(images, images)}"
+
+
+def _seeds(seeds: list[int]) -> str:
+    return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds)) or 'unknown'}"
 
 
 def _epochs(epochs: int | None) -> str:

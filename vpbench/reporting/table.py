@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Literal
 
 import pandas as pd
 
+from vpbench.data.catalog import dataset_card
+from vpbench.execution.protocol import SuiteCard
 from vpbench.reporting.definition import CostColumn, TableDefinition
 from vpbench.reporting.footer import footer_lines
-from vpbench.reporting.runs import Filters, arrange, of_section
+from vpbench.reporting.runs import Filters, arrange, known_suite, of_section
 from vpbench.reporting.sections import in_order, protocol, titles
 
 EMPTY = "-"
@@ -45,6 +47,15 @@ class Column:
     group: str
     name: str
     kind: Literal["score", "mean", "cost"]
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """A mean column: over the data sets ``members`` (name: group), or over the means of their groups."""
+
+    title: str
+    members: dict[str, str]
+    over_groups: bool
 
 
 @dataclass(frozen=True)
@@ -109,8 +120,8 @@ def _scored(runs: pd.DataFrame, definition: TableDefinition) -> pd.DataFrame:
 
 def _section(runs: pd.DataFrame, definition: TableDefinition, title: str, key: tuple[Any, ...], show_n: bool) -> Section:
     data_sets = _columns(runs)
-    means = [name for name in definition.means if _has_mean(name, data_sets)]
-    columns = data_sets + [Column("", _MEANS[name], "mean") for name in means]
+    means, notes = _means(runs, definition, data_sets)
+    columns = data_sets + [Column("", mean.title, "mean") for mean in means]
     columns += [Column("", cost.title, "cost") for cost in definition.costs]
     order = sorted(set(zip(runs["method"], runs["row"])), key=lambda pair: (definition.place(pair[0]), pair[1]))
     rows = []
@@ -118,10 +129,12 @@ def _section(runs: pd.DataFrame, definition: TableDefinition, title: str, key: t
         own = _scored(runs[runs["row"] == label], definition)
         values = [own[own["dataset"] == column.name][definition.metric] for column in data_sets]
         scores = [_score(each, definition.decimals, show_n) for each in values]
-        averages = [_mean(scores, data_sets, name, definition.decimals) for name in means]
+        by_name = {column.name: cell for column, cell in zip(data_sets, scores, strict=True)}
+        averages = [_mean(by_name, mean, definition.decimals) for mean in means]
         costs = [_cost(own, cost) for cost in definition.costs]
         rows.append(Row(definition.group_of(method), label, (*scores, *averages, *costs)))
-    return Section(title, tuple(columns), _ranked(rows, len(data_sets) + len(means), definition.decimals), protocol(key, runs))
+    ranked = _ranked(rows, len(data_sets) + len(means), definition.decimals)
+    return Section(title, tuple(columns), ranked, (*protocol(key, runs), *notes))
 
 
 def _columns(runs: pd.DataFrame) -> list[Column]:
@@ -131,8 +144,33 @@ def _columns(runs: pd.DataFrame) -> list[Column]:
     return [Column(group, dataset, "score") for dataset, group in sorted(groups.items(), key=lambda item: item[::-1])]
 
 
-def _has_mean(name: str, columns: Sequence[Column]) -> bool:
-    return len(columns) > 1 if name == "datasets" else len({column.group for column in columns}) > 1
+def _means(runs: pd.DataFrame, definition: TableDefinition, columns: Sequence[Column]) -> tuple[list[_Mean], list[str]]:
+    """The mean columns, and what to say below the section about the ones that cannot be computed.
+
+    A suite that asks for means of its own gets them in every table, over its members in every group that has a run: without
+    a run for each of them there is no mean, as that of 18 of VTAB's 19 tasks would pass for the mean of VTAB.
+    """
+    groups = {column.name: column.group for column in columns}
+    if len(columns) < 2:
+        return [], []
+    asking = [(name, card) for name in sorted(runs["suite"].dropna().unique()) if (card := known_suite(name)) and card.means]
+    if not asking:
+        several = len(set(groups.values())) > 1
+        return [_Mean(_MEANS[name], groups, name == "groups") for name in definition.means if name == "datasets" or several], []
+    suite, card = asking[0]
+    members = _members(card, groups)
+    count = len(set(members.values()))
+    titles = {"datasets": f"Mean of {len(members)}", "groups": f"Mean of {count} groups"}
+    means = [_Mean(titles[name], members, name == "groups") for name in card.means if name == "datasets" or count > 1]
+    absent = [name for name in members if name not in groups]
+    return means, [f"No mean: of {suite}'s data sets {', '.join(absent)} has no run here."] if absent else []
+
+
+def _members(suite: SuiteCard, groups: dict[str, str]) -> dict[str, str]:
+    """The suite's data sets with their groups, in those groups that the table has a column of."""
+    members = {name: groups[name] if name in groups else dataset_card(name).group for name in suite.datasets}
+    present = {group for name, group in members.items() if name in groups}
+    return {name: group for name, group in members.items() if group in present}
 
 
 def _score(values: pd.Series[float], decimals: int, show_n: bool) -> Cell:
@@ -148,14 +186,14 @@ def _number(value: float) -> float:
     return round(float(value), 9)
 
 
-def _mean(scores: Sequence[Cell], columns: Sequence[Column], name: str, decimals: int) -> Cell:
+def _mean(scores: Mapping[str, Cell], mean: _Mean, decimals: int) -> Cell:
     """The mean over data sets or over group means; empty as soon as one data set is."""
-    if any(cell.mean is None for cell in scores):
+    values = pd.Series({name: scores.get(name, Cell()).mean for name in mean.members}, dtype=float)
+    if values.isna().any():
         return Cell()
-    values = pd.Series([cell.mean for cell in scores])
-    grouped = values.groupby([column.group for column in columns]).mean() if name == "groups" else values
-    mean = _number(grouped.mean())
-    return Cell(f"{mean:.{decimals}f}", mean)
+    grouped = values.groupby(list(mean.members.values())).mean() if mean.over_groups else values
+    number = _number(grouped.mean())
+    return Cell(f"{number:.{decimals}f}", number)
 
 
 def _cost(runs: pd.DataFrame, cost: CostColumn) -> Cell:
