@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from vpbench import __version__
+from vpbench.cli.data import app as data_app
 from vpbench.cli.listing import list_entries
 from vpbench.cli.new import app as new_app
 from vpbench.cli.report import report
@@ -43,6 +44,7 @@ app.command()(run)
 app.command()(report)
 app.command("list")(list_entries)
 app.command()(show)
+app.add_typer(data_app, name="data")
 app.add_typer(new_app, name="new")
 
 

@@ -19,6 +19,18 @@ class DataError(VpbenchError):
     exit_code = 3
 
 
+class MissingDataError(DataError):
+    """A data set whose folder is not there."""
+
+
+class WrongCountsError(DataError):
+    """A data set with another number of classes or images than its card says."""
+
+
+class WrongSplitsError(DataError):
+    """A data set with the right counts and another split list than its card says."""
+
+
 class WeightsError(VpbenchError):
     """Weights that are missing, broken or belong to another architecture."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import platformdirs
 
-from vpbench.core.errors import DataError
+from vpbench.core.errors import MissingDataError
 from vpbench.data.catalog import DatasetCard
 
 
@@ -26,12 +26,12 @@ def dataset_folder(card: DatasetCard, root: Path) -> Path:
     """The data set's folder below ``root``.
 
     Raises:
-        DataError: when it is not there; says how to get it.
+        MissingDataError: when it is not there; says how to get it.
     """
     found = find_folder(card, root)
     if found is None:
         names = " or ".join(f"'{name}'" for name in card.folders)
-        raise DataError(
+        raise MissingDataError(
             f"{card.title} is not in {root}: no folder {names}. {card.how_to_get} "
             "Data elsewhere: --data-root FOLDER or VPBENCH_DATA; 'vpbench data doctor' shows what is there."
         )

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vpbench.core.errors import DataError, UsageError
+from vpbench.core.errors import DataError, UsageError, WrongCountsError, WrongSplitsError
 from vpbench.core.registry import Registry
 from vpbench.data.catalog import DatasetCard
-from vpbench.data.places import data_root, dataset_folder
+from vpbench.data.places import data_root, dataset_folder, find_folder
 from vpbench.data.protocols import split_sha256, with_validation
 from vpbench.data.raw import RawData
 
@@ -25,26 +25,41 @@ def open_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
 
     Raises:
         UsageError: when the card names a source that does not exist.
-        DataError: when the data is missing, the source cannot read it, or the card's numbers are not what was found.
+        MissingDataError: when the data set's folder is not there.
+        WrongCountsError: when the card's numbers are not what was found.
+        WrongSplitsError: when the card names a split list and this is another one.
+        DataError: when the source cannot read the data.
     """
-    folder = dataset_folder(card, data_root(root)) if card.folders else None
-    place = {"folder": folder} if folder else {}
-    with _readable(folder or Path(card.source)):
-        raw = _readers().get(card.source)(**place, **card.options)
-    if 0 < card.n_val < len(raw.splits["train"]) and not len(raw.splits["val"]):
-        raw = with_validation(raw, card.n_val)
-    found = {"classes": len(raw.class_names), **{f"n_{name}": len(split) for name, split in raw.splits.items()}}
-    for field, value in found.items():
+    raw = read_dataset(card, root)
+    folder = find_folder(card, data_root(root))
+    for field, value in counts(raw).items():
         if value != getattr(card, field):
-            raise DataError(
+            raise WrongCountsError(
                 f"{folder or card.source}: {card.title} must have {field} = {getattr(card, field)}, here it is {value}; "
                 + (f"the copy is incomplete or another version. {card.how_to_get}" if folder else "correct its card.")
             )
     if card.split_sha256 and folder and split_sha256(raw) != card.split_sha256:
-        raise DataError(
+        raise WrongSplitsError(
             f"{folder}: the counts of {card.title} are right, but not its split list (sha256 of file names and labels)."
         )
     return raw
+
+
+def read_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
+    """Like :func:`open_dataset`, with whatever numbers and split list are found."""
+    place = data_root(root)
+    with _readable(place):
+        folder = dataset_folder(card, place) if card.folders else None
+    with _readable(folder or Path(card.source)):
+        raw = _readers().get(card.source)(**({"folder": folder} if folder else {}), **card.options)
+    if 0 < card.n_val < len(raw.splits["train"]) and not len(raw.splits["val"]):
+        raw = with_validation(raw, card.n_val)
+    return raw
+
+
+def counts(raw: RawData) -> dict[str, int]:
+    """Classes and images of each split, by the names that a card has for them."""
+    return {"classes": len(raw.class_names), **{f"n_{name}": len(split) for name, split in raw.splits.items()}}
 
 
 def open_path(path: str | Path) -> RawData:

@@ -1,0 +1,354 @@
+"""``vpbench data``: which published data sets there are, which are on this machine, and how the others get there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from vpbench.data.doctor import Finding, Verification
+
+FAILED, NO_DATA, INTERRUPTED = 1, 3, 130
+
+app = typer.Typer(help="List, fetch, check and convert published data sets.", no_args_is_help=True)
+
+Root = Annotated[
+    str | None, typer.Option("--data-root", metavar="FOLDER", help="Where published data sets lie. Default: VPBENCH_DATA.")
+]
+Suite = Annotated[str | None, typer.Option(help="The data sets of this suite.")]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command("list")
+def list_datasets(as_json: AsJson = False) -> None:
+    """List all data sets: group, classes, images, licence.
+
+    Examples:
+
+    \b
+      vpbench data list
+      vpbench data list --json
+    """
+    from vpbench.data.catalog import dataset_card
+    from vpbench.describe import listing
+
+    entries = [{**entry, "licence": dataset_card(entry["name"]).licence} for entry in listing("datasets")]
+    if as_json:
+        _as_json(entries)
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in entries[0] if entries else ():
+        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
+    for entry in entries:
+        table.add_row(*(escape(str(value)) for value in entry.values()))
+    Console().print(table)
+
+
+@app.command()
+def doctor(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Data sets; default: all.", show_default=False)] = None,
+    suite: Suite = None,
+    data_root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which data sets are ready, and what is missing of the others. Reads lists and file sizes, no images.
+
+    Ends with 0 when all of them are ready, else with 1.
+
+    Examples:
+
+    \b
+      vpbench data doctor
+      vpbench data doctor --suite vtab1k
+      vpbench data doctor cub flowers --data-root /data --json
+    """
+    from vpbench.data.catalog import dataset_card
+    from vpbench.data.doctor import examine
+    from vpbench.data.places import data_root as resolve
+
+    root = resolve(data_root)
+    findings = [examine(name, dataset_card(name), root) for name in _chosen(ids, suite, everything=True)]
+    if as_json:
+        _as_json([_finding(one) for one in findings])
+    else:
+        _show(findings, root)
+    if not all(one.ready for one in findings):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def get(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Data sets.", show_default=False)] = None,
+    suite: Suite = None,
+    data_root: Root = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be fetched and stop.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch and unpack again whatever is there.")] = False,
+) -> None:
+    """Fetch data sets, check and unpack them. An interrupted transfer goes on where it was when the command is repeated.
+
+    Examples:
+
+    \b
+      vpbench data get cub flowers --data-root /data
+      vpbench data get --suite fgvc --dry-run
+    """
+    from vpbench.core.errors import DataError
+    from vpbench.data.catalog import dataset_card
+    from vpbench.data.get import get_dataset
+    from vpbench.data.places import data_root as resolve
+
+    root = resolve(data_root)
+    cards = {name: dataset_card(name) for name in _chosen(ids, suite)}
+    if dry_run:
+        for name, card in cards.items():
+            _dry_run(name, card, root, force)
+        return
+    findings: list[Finding] = []
+    failed = 0
+    for name, card in cards.items():
+        try:
+            with _stepwise(name) as on_step:
+                findings.append(get_dataset(name, card, root, force=force, on_step=on_step))
+        except DataError as error:
+            if len(cards) == 1:
+                raise
+            failed += 1
+            typer.echo(f"vpbench: {name}: {' '.join(str(error).split())}", err=True)
+        except KeyboardInterrupt:
+            typer.echo(f"vpbench: interrupted; what came of {name} is kept, the same command continues.", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+    _show(findings, root)
+    if failed:
+        raise typer.Exit(NO_DATA)
+    if not all(one.ready for one in findings):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def verify(
+    ids: Annotated[list[str], typer.Argument(metavar="IDS", help="Data sets.")],
+    data_root: Root = None,
+    images: Annotated[bool, typer.Option("--images", help="Decode every image, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare data sets with their cards: classes, images per split, the split list's sha256, and whether images decode.
+
+    Ends with 0 when nothing is wrong, else with 1.
+
+    Examples:
+
+    \b
+      vpbench data verify digits
+      vpbench data verify cub --images --data-root /data
+    """
+    from vpbench.data.catalog import dataset_card
+    from vpbench.data.doctor import verify as compare
+    from vpbench.data.places import data_root as resolve
+
+    root = resolve(data_root)
+    results = []
+    for name, card in {name: dataset_card(name) for name in _chosen(ids, None)}.items():
+        with _counting(f"decoding {name}") as on_progress:
+            results.append(compare(name, card, root, images=images, on_progress=on_progress))
+        if not as_json:
+            _show_verification(results[-1])
+    if as_json:
+        _as_json([_verification(one) for one in results])
+    if any(one.problems for one in results):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def convert(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Data set.")],
+    source: Annotated[
+        str, typer.Option("--from", metavar="SOURCE", help="tfds: a prepared TFDS folder; original: the publisher's files.")
+    ] = "tfds",
+    path: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE_OR_FOLDER", help="What to convert; TFDS's own data folder when left out with --from tfds."),
+    ] = None,
+    data_root: Root = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what an earlier conversion wrote.")] = False,
+) -> None:
+    """Write a data set's images as files below the data root, with the split lists that vpbench reads.
+
+    Examples:
+
+    \b
+      vpbench data convert vtab.dtd
+      vpbench data convert vtab.dsprites-location --from original --path dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz
+    """
+    from typing import cast, get_args
+
+    from vpbench.core.names import unknown
+    from vpbench.data.conversion import Source
+    from vpbench.data.conversion import convert as write
+    from vpbench.data.places import data_root as resolve
+
+    if source not in get_args(Source):
+        raise unknown("source of a conversion", source, get_args(Source))
+    with _counting(f"converting {name}") as on_progress:
+        folder = write(name, cast(Source, source), path, resolve(data_root), force=force, on_progress=on_progress)
+    typer.echo(folder)
+
+
+def _chosen(ids: list[str] | None, suite: str | None, *, everything: bool = False) -> list[str]:
+    """The data sets that are meant: by name (several, or with commas), of a suite, or all."""
+    from vpbench.core.errors import UsageError
+    from vpbench.data.catalog import dataset_names
+    from vpbench.execution.protocol import suite_card
+
+    names = [name.strip() for given in ids or () for name in given.split(",") if name.strip()]
+    if suite is not None:
+        if names:
+            raise UsageError(f"--suite {suite} and {', '.join(names)} exclude each other; leave one out.")
+        names = list(suite_card(suite).datasets)
+        if not names:
+            raise UsageError(f"the suite '{suite}' has no data sets of its own; name another suite or data sets.")
+    elif not names:
+        if not everything:
+            raise UsageError("name at least one data set, or --suite SUITE (vpbench data list).")
+        names = dataset_names()
+    return list(dict.fromkeys(names))
+
+
+def _as_json(value: Any) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=2))
+
+
+def _finding(one: Finding) -> dict[str, Any]:
+    return {"name": one.name, "status": one.status, "folder": str(one.folder) if one.folder else None, "detail": one.detail}
+
+
+def _verification(one: Verification) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from vpbench.data.doctor import NAMED
+
+    return {
+        **asdict(one),
+        "folder": str(one.folder) if one.folder else None,
+        "unreadable": len(one.unreadable),
+        "first_unreadable": list(one.unreadable[:NAMED]),
+    }
+
+
+def _show(findings: list[Finding], root: Path) -> None:
+    """One line per data set; below it, what there is or what to do."""
+    from collections import Counter
+
+    wide = max((len(one.name) for one in findings), default=0)
+    for one in findings:
+        typer.echo(f"{one.name:{wide}}  {one.status:12}  {one.folder or ''}".rstrip())
+        if one.status != "built in":
+            typer.echo(f"    {one.detail}")
+    if findings:
+        others = Counter(one.status for one in findings if not one.ready)
+        counted = "".join(f", {number} {status}" for status, number in others.items())
+        typer.echo(
+            f"{sum(one.ready for one in findings)} of {len(findings)} ready{counted}. "
+            f"Data root: {root} (--data-root FOLDER or VPBENCH_DATA)"
+        )
+
+
+def _show_verification(one: Verification) -> None:
+    from vpbench.data.doctor import NAMED
+
+    typer.echo(f"{one.name}: {'wrong' if one.problems else 'right'}{f', {one.folder}' if one.folder else ''}")
+    if one.counts:
+        typer.echo("    " + ", ".join(f"{part} = {value}" for part, value in one.counts.items()))
+    if one.split_sha256:
+        compared = "as on its card" if one.expected_sha256 == one.split_sha256 else "its card has none to compare with"
+        typer.echo(f"    split list sha256 {one.split_sha256}" + (f" ({compared})" if not _other_list(one) else ""))
+    if one.decoded is not None:
+        typer.echo(f"    {one.decoded - len(one.unreadable)} of {one.decoded} images can be read")
+    for problem in one.problems:
+        typer.echo(f"    wrong: {problem}")
+    for line in one.unreadable[:NAMED]:
+        typer.echo(f"      {line}")
+    if len(one.unreadable) > NAMED:
+        typer.echo(f"      and {len(one.unreadable) - NAMED} more")
+    if one.note:
+        typer.echo(f"    note: {one.note}")
+
+
+def _other_list(one: Verification) -> bool:
+    return one.expected_sha256 not in (None, one.split_sha256)
+
+
+def _dry_run(name: str, card: Any, root: Path, force: bool) -> None:
+    from rich.filesize import decimal
+
+    from vpbench.data.doctor import examine
+    from vpbench.data.get import plan_steps
+
+    found = examine(name, card, root)
+    if found.ready and not force:
+        typer.echo(f"{name}: {found.status}, nothing to fetch")
+        return
+    for step in plan_steps(card, root):
+        size = decimal(step.download.size) if step.download.size else "size not known"
+        if step.whole and not force:
+            state = f"there already, {decimal(step.done)}"
+        else:
+            state = size if force or not step.done else f"{size}, {decimal(step.done)} of it are there"
+        unpacked = ", unpacked" if step.download.unpack else ""
+        typer.echo(f"{name}: {step.download.url} to {step.target} ({state}{unpacked})")
+
+
+@contextmanager
+def _stepwise(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A bar in bytes with the time that is left, on stderr; without a terminal, one line per step."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+        TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+    current: list[str] = []
+    task = bar.add_task(name, total=None, start=False)
+
+    def on_step(step: str, done: int, total: int | None) -> None:
+        if current != [step]:
+            current[:] = [step]
+            if not console.is_terminal:
+                typer.echo(f"{name}: {step}", err=True)
+            bar.reset(task, description=f"{name}: {step}", total=total, completed=done)
+        bar.update(task, completed=done, total=total)
+
+    with bar:
+        yield on_step
+
+
+@contextmanager
+def _counting(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of images with the time that is left, on stderr; nothing without a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("ETA"),
+        TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+    task = bar.add_task(title, total=None, visible=False)
+    with bar:
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)

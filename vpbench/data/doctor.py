@@ -1,0 +1,150 @@
+"""Which data sets are on this machine, whether they are whole, and what to do about those that are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from vpbench.core.errors import DataError, MissingDataError, WrongCountsError, WrongSplitsError
+from vpbench.data.catalog import DatasetCard
+from vpbench.data.places import find_folder
+from vpbench.data.protocols import split_sha256
+from vpbench.data.raw import RawData, RawSplit
+from vpbench.data.sources import counts, open_dataset, read_dataset
+
+Status = Literal["built in", "ready", "incomplete", "wrong size", "wrong splits", "missing"]
+
+# Unreadable images that are named; the others are counted.
+NAMED = 10
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How a data set stands.
+
+    Attributes:
+        name: the data set's id.
+        folder: where it is read, or where it would go; none for a set that is built in.
+        detail: what is wrong and what to do, or what there is.
+    """
+
+    name: str
+    status: Status
+    folder: Path | None
+    detail: str
+
+    @property
+    def ready(self) -> bool:
+        """Whether ``vpbench run`` can use it."""
+        return self.status in ("built in", "ready")
+
+
+def examine(name: str, card: DatasetCard, root: Path) -> Finding:
+    """Opens a data set as ``vpbench run`` does: lists and file sizes are read, no image is decoded."""
+    if not card.folders:
+        return Finding(name, "built in", None, "nothing to get")
+    folder = find_or_first(card, root)
+    try:
+        raw = open_dataset(card, root)
+    except MissingDataError:
+        return Finding(name, "missing", folder, f"vpbench data get {name}" if card.downloads else card.how_to_get)
+    except WrongCountsError as error:
+        return Finding(name, "wrong size", folder, str(error))
+    except WrongSplitsError as error:
+        return Finding(name, "wrong splits", folder, str(error))
+    except DataError as error:
+        return Finding(name, "incomplete", folder, str(error))
+    numbers = ", ".join(f"{len(split)} {part}" for part, split in raw.splits.items())
+    return Finding(name, "ready", folder, f"{len(raw.class_names)} classes; images: {numbers}. {raw.note}".rstrip())
+
+
+def find_or_first(card: DatasetCard, root: Path) -> Path:
+    """The data set's folder, or where it would go."""
+    return find_folder(card, root) or root / card.folders[0]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A data set compared with its card.
+
+    Attributes:
+        counts: classes and images per split, by the card's names; empty when the data set cannot be opened.
+        split_sha256: of the split list that was found.
+        expected_sha256: of the card; None where nobody has verified one yet.
+        decoded: images that were decoded; None when that was not asked for.
+        unreadable: of those, the ones that are no images: one line each.
+        problems: all that is wrong, in plain sentences; empty when the data set is what its card says.
+    """
+
+    name: str
+    folder: Path | None
+    counts: dict[str, int] = field(default_factory=dict)
+    split_sha256: str | None = None
+    expected_sha256: str | None = None
+    decoded: int | None = None
+    unreadable: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    note: str = ""
+
+
+def verify(
+    name: str, card: DatasetCard, root: Path, *, images: bool = False, on_progress: Callable[[int, int], None] | None = None
+) -> Verification:
+    """Compare a data set with its card.
+
+    Args:
+        images: decode every image, too.
+        on_progress: called with (images decoded, images in all).
+    """
+    folder = find_or_first(card, root) if card.folders else None
+    try:
+        raw = read_dataset(card, root)
+    except DataError as error:
+        return Verification(name, folder, expected_sha256=card.split_sha256, problems=(str(error),))
+    found, listed = counts(raw), split_sha256(raw)
+    problems = [
+        f"{part} is {value}, the card says {getattr(card, part)}" for part, value in found.items() if value != getattr(card, part)
+    ]
+    if card.split_sha256 not in (None, listed):
+        problems.append(f"the split list's sha256 is {listed}, the card says {card.split_sha256}")
+    bad = _unreadable(raw, on_progress) if images else []
+    if bad:
+        problems.append(f"{len(bad)} of {_total(raw)} images cannot be read")
+    return Verification(
+        name, folder, found, listed, card.split_sha256, _total(raw) if images else None, tuple(bad), tuple(problems), raw.note
+    )
+
+
+def _total(raw: RawData) -> int:
+    return sum(len(split) for split in raw.splits.values())
+
+
+def _unreadable(raw: RawData, on_progress: Callable[[int, int], None] | None) -> list[str]:
+    """What is wrong with each image that cannot be decoded. Pillow decodes outside Python's lock, so threads are enough."""
+    bad, done, total = [], 0, _total(raw)
+    with ThreadPoolExecutor() as pool:
+        for chunk in _chunks(raw):  # map() takes all of its input at once, and would fill the memory
+            for problem in pool.map(_problem, *zip(*chunk)):
+                done += 1
+                if problem:
+                    bad.append(problem)
+                if on_progress:
+                    on_progress(done, total)
+    return bad
+
+
+def _chunks(raw: RawData, size: int = 256) -> Iterator[list[tuple[RawSplit, int]]]:
+    for split in raw.splits.values():
+        for start in range(0, len(split), size):
+            yield [(split, index) for index in range(start, min(start + size, len(split)))]
+
+
+def _problem(split: RawSplit, index: int) -> str:
+    try:
+        split.image(index)
+    except DataError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,161 @@
+"""What ``vpbench data get`` does for one data set: fetch its files, check them, unpack them, look at the result."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from vpbench.core.errors import DataError, UsageError
+from vpbench.data.catalog import DatasetCard, Download
+from vpbench.data.doctor import Finding, examine, find_or_first
+from vpbench.data.download import GoneError, OnStep, Patience, check_room, checksums, fetch, mismatch
+from vpbench.data.unpack import sweep, unpack
+
+
+@dataclass(frozen=True)
+class Step:
+    """One file of a data set.
+
+    Attributes:
+        target: where it goes.
+        done: bytes of it that are on the disk.
+        whole: whether it has its name already.
+    """
+
+    download: Download
+    target: Path
+    done: int
+    whole: bool
+
+
+def plan_steps(card: DatasetCard, root: Path) -> list[Step]:
+    """The files of a data set and how much of each is on the disk; looks at names and sizes only.
+
+    Raises:
+        DataError: when there is nothing to fetch; says how a person gets the data.
+        UsageError: for a card that cannot be right.
+    """
+    if not card.downloads:
+        raise DataError(f"{card.title} cannot be fetched by a program. {card.how_to_get}".rstrip())
+    if not card.folders:
+        raise UsageError(f"the card of {card.title} has downloads and no folder for them; add folders to it.")
+    folder = find_or_first(card, root)
+    return [_step(download, folder) for download in card.downloads]
+
+
+def _step(download: Download, folder: Path) -> Step:
+    path = PurePosixPath(download.path)
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise UsageError(f"{download.url}: file = '{download.path}' is no path below the data set's folder; correct the card.")
+    target = folder / path
+    part = target.with_name(f"{target.name}.part")
+    whole = target.is_file()
+    return Step(download, target, (target if whole else part).stat().st_size if whole or part.is_file() else 0, whole)
+
+
+def get_dataset(
+    name: str,
+    card: DatasetCard,
+    root: Path,
+    *,
+    force: bool = False,
+    patience: Patience | None = None,
+    on_step: OnStep | None = None,
+) -> Finding:
+    """Bring a data set to its folder below ``root``. What is there already and right is not fetched again.
+
+    Args:
+        name: the data set's id.
+        force: fetch and unpack again whatever is there.
+
+    Returns:
+        what :func:`vpbench.data.doctor.examine` finds afterwards.
+
+    Raises:
+        DataError: when it cannot be had; says why, and what a person can do.
+    """
+    if not force and (found := examine(name, card, root)).ready:
+        return found
+    steps = plan_steps(card, root)
+    folder = find_or_first(card, root)
+    missing = sum(
+        step.download.size - (0 if force else step.done) for step in steps if step.download.size and (force or not step.whole)
+    )
+    check_room(folder, missing, card.title)
+    with _working_in(folder):
+        sweep(folder)
+        for step in steps:
+            try:
+                _bring(step, folder, force, patience, on_step)
+            except GoneError as error:
+                raise GoneError(f"{error} {card.how_to_get}".rstrip()) from error
+    return examine(name, card, root)
+
+
+def _bring(step: Step, folder: Path, force: bool, patience: Patience | None, on_step: OnStep | None) -> None:
+    target = step.target
+    if step.whole and not force:
+        if wrong := mismatch(step.download, target, on_step):
+            raise DataError(f"{target} has {wrong}; remove it, or fetch it again with --force.")
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fetch(step.download, target, patience=patience, on_step=on_step, afresh=force)
+    if step.download.unpack:
+        _unpack_once(target, folder, force, on_step)
+
+
+def _unpack_once(archive: Path, folder: Path, force: bool, on_step: OnStep | None) -> None:
+    """Unpacks unless a marker beside the archive says that this very archive was, and all it has at its top is there."""
+    marker = archive.with_name(f"{archive.name}.unpacked")
+    checksum = checksums(archive, ("sha256",), on_step)["sha256"]
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        before = json.loads(marker.read_text(encoding="utf-8"))
+        if not force and before["sha256"] == checksum and all((folder / name).exists() for name in before["names"]):
+            return
+    marker.unlink(missing_ok=True)
+    names = unpack(archive, folder, on_step)
+    marker.write_text(json.dumps({"sha256": checksum, "names": names}, indent=1), encoding="utf-8")
+
+
+@contextmanager
+def _working_in(folder: Path) -> Iterator[None]:
+    """The folder, for this process alone; one that was made for nothing is removed."""
+    try:
+        new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            try:
+                yield
+            finally:
+                if new:
+                    with suppress(OSError):  # it is not empty
+                        folder.rmdir()
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or folder} cannot be written ({error.strerror or error}); choose another --data-root."
+        ) from error
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Two processes would append to the same partial file. Where the system cannot lock, nobody is kept out."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"another process is fetching into {folder}; wait until it has ended.") from error
+        except OSError:  # a network file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
