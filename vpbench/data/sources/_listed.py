@@ -66,7 +66,11 @@ class ArraySplit(RawSplit):
 
 
 def from_lists(
-    folder: Path, lists: Mapping[str, Members], class_name: Callable[[Key], str] = str, classes: int | None = None
+    folder: Path,
+    lists: Mapping[str, Members],
+    class_name: Callable[[Key], str] = str,
+    classes: int | None = None,
+    names: Sequence[str] | None = None,
 ) -> RawData:
     """A data set out of split lists.
 
@@ -78,6 +82,8 @@ def from_lists(
         lists: for each split, paths below ``folder`` and classes as the source writes them; a split may be missing or empty.
         class_name: readable name of a class.
         classes: number of classes; labels must then be 0 ... classes - 1.
+        names: fixed names of classes 0, 1, ... where the source numbers them so: label i is class id i, and training may
+            lack a class (VTAB-1k has 800 images of SUN397's 397 classes). It stands for ``class_name`` and ``classes``.
 
     Raises:
         DataError: for a list that is empty, a class that training lacks, a label out of range, an image that is in two
@@ -87,8 +93,10 @@ def from_lists(
     for split in ("train", "test"):
         if not found[split]:
             raise DataError(f"{folder}: the {split} list is empty.")
-    _check_range(folder, found, classes)
+    _check_range(folder, found, classes if names is None else len(names))
     _check_overlap(folder, found)
+    if names is not None:
+        return RawData.of(names, _file_splits(folder, found, {number: number for number in range(len(names))}))
     known = sorted({key for _, key in found["train"]})
     ids = {key: number for number, key in enumerate(known)}
     for split in ("val", "test"):
@@ -97,16 +105,20 @@ def from_lists(
             raise DataError(
                 f"{folder}: {path} of the {split} list has class '{key}', of which training has no image{_more(strange)}."
             )
-    sizes = {split: _sizes(folder, members) for split, members in found.items()}
-    splits: dict[str, RawSplit] = {
-        split: FileSplit(
-            folder, [path for path, _ in members], sizes[split], np.array([ids[key] for _, key in members], np.int64)
-        )
-        for split, members in found.items()
-    }
+    splits = _file_splits(folder, found, ids)
     absent = set(known) - {key for _, key in found["val"]} if found["val"] else set()
     notes = [f"Not in val: {', '.join(class_name(key) for key in sorted(absent)[:5])}{_more(list(absent), 5)}."] if absent else []
     return RawData.of([class_name(key) for key in known], splits, notes)
+
+
+def _file_splits(folder: Path, lists: Mapping[str, Members], ids: Mapping[Key, int]) -> dict[str, RawSplit]:
+    sizes = {split: _sizes(folder, members) for split, members in lists.items()}
+    return {
+        split: FileSplit(
+            folder, [path for path, _ in members], sizes[split], np.array([ids[key] for _, key in members], np.int64)
+        )
+        for split, members in lists.items()
+    }
 
 
 def read_lines(file: Path) -> list[str]:
@@ -121,6 +133,56 @@ def read_lines(file: Path) -> list[str]:
         raise DataError(f"{file} is missing; the copy of the data set is incomplete.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is no text file; get the data set again.") from error
+
+
+def nested(folder: Path, *names: str) -> Path:
+    """The first of ``names`` that is a folder below ``folder``, else ``folder``: archives unpack into a folder of their own."""
+    return next((folder / name for name in names if (folder / name).is_dir()), folder)
+
+
+def members_by_folder(file: Path, below: str, suffix: str = "") -> list[tuple[str, Key]]:
+    """The lines of a list of ``CLASS/IMAGE``, as paths ``below/CLASS/IMAGE`` and classes.
+
+    Args:
+        suffix: what the list leaves out at the end of a file's name.
+
+    Raises:
+        DataError: when the list is missing, no text, or has another line.
+    """
+    members: list[tuple[str, Key]] = []
+    for line in map(str.strip, read_lines(file)):
+        if line.count("/") != 1:
+            raise DataError(f"{file}: '{line}' is not CLASS/IMAGE; get the data set again.")
+        members.append((f"{below}/{line}{suffix}", line.split("/")[0]))
+    return members
+
+
+def from_arrays(folder: Path, parts: Mapping[str, tuple[NDArray[np.uint8], Labels, str]], class_names: Sequence[str]) -> RawData:
+    """A data set out of images that each file holds in one array; validation is empty.
+
+    Args:
+        parts: for train and test the images, (n, height, width, 3), their class ids, (n,), and the file's name.
+        class_names: names of class ids 0, 1, ...
+
+    Raises:
+        DataError: when there are not as many labels as images, a label is out of range, or training lacks a class of test.
+    """
+    for images, labels, file in parts.values():
+        if not 0 < len(images) == len(labels):
+            raise DataError(f"{folder / file} has {len(images)} images and {len(labels)} labels; get the data set again.")
+        strange = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
+        if len(strange):
+            raise DataError(
+                f"{folder / file}: image {strange[0]} has class {labels[strange[0]]}; "
+                f"it must be 0 to {len(class_names) - 1}{_more(strange.tolist())}."
+            )
+    if untrained := set(parts["test"][1].tolist()) - set(parts["train"][1].tolist()):
+        raise DataError(f"{folder}: test has class '{class_names[min(untrained)]}', of which training has no image.")
+    splits: dict[str, RawSplit] = {
+        split: ArraySplit(images, np.arange(len(images)), labels, file) for split, (images, labels, file) in parts.items()
+    }
+    empty = ArraySplit(parts["train"][0], np.empty(0, np.int64), np.empty(0, np.int64), parts["train"][2])
+    return RawData.of(class_names, {"train": splits["train"], "val": empty, "test": splits["test"]})
 
 
 def _check_range(folder: Path, lists: Mapping[str, Members], classes: int | None) -> None:

@@ -1,0 +1,69 @@
+"""Writes data sets in the layout that the benchmark reads, once, from what is harder to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from vpbench.core.errors import DataError, UsageError
+from vpbench.data.cache import OnProgress
+from vpbench.data.catalog import dataset_card
+from vpbench.data.conversion import dsprites, norb, tfds
+from vpbench.data.places import find_folder
+
+Source = Literal["tfds", "original"]
+
+ORIGINAL = (*dsprites.TASKS, *norb.TASKS)
+
+
+def convertible(source: Source) -> tuple[str, ...]:
+    """Data sets that can be converted from ``source``."""
+    return tuple(tfds.RULES) if source == "tfds" else ORIGINAL
+
+
+def convert(
+    dataset: str,
+    source: Source,
+    path: Path | None,
+    root: Path,
+    *,
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Path:
+    """Writes ``dataset`` below the data root.
+
+    Args:
+        dataset: id of its card.
+        source: ``tfds``, TensorFlow Datasets (needs ``vpbench[tfds]``); ``original``, the files as their authors publish them.
+        path: TFDS's data folder (None: TFDS's own), or the original file or folder.
+        root: the data root.
+        force: replace a folder that is there.
+        on_progress: called with (images written, images in all).
+
+    Returns:
+        The folder written.
+
+    Raises:
+        UsageError: for an id that does not exist or cannot be converted, or without TFDS.
+        DataError: when the input is missing or broken, or the target is there. Nothing is left half-written.
+    """
+    card = dataset_card(dataset)
+    if source not in ("tfds", "original"):
+        raise UsageError(f"'{source}' is no source of a conversion; choose tfds or original.")
+    if dataset not in convertible(source):
+        other: Source = "original" if source == "tfds" else "tfds"
+        hint = f"; it can be from {other}" if dataset in convertible(other) else ""
+        raise UsageError(f"{dataset} cannot be converted from {source}{hint}. From {source}: {', '.join(convertible(source))}.")
+    existing = find_folder(card, root)
+    if existing and not force:
+        raise DataError(f"{existing} holds {card.title} already; remove it, or ask for another copy with --force.")
+    target = root / card.folders[0]
+    if source == "tfds":
+        return tfds.convert_tfds(dataset, card, target, path, force=force, on_progress=on_progress)
+    if path is None:
+        raise UsageError(f"say where the original files of {card.title} are: --path FILE or FOLDER.")
+    if not path.exists():
+        raise DataError(f"{path} does not exist; give the original files of {card.title}.")
+    if dataset in dsprites.TASKS:
+        return dsprites.convert_dsprites(dataset, card, target, path, force=force, on_progress=on_progress)
+    return norb.convert_norb(dataset, card, target, path, force=force, on_progress=on_progress)
