@@ -88,6 +88,16 @@ def test_other_commands_refuse(words: str, code: int, parts: list[str], results:
     assert traces(results) == before
 
 
+def test_published_data_that_is_not_there(tmp_path: Path) -> None:
+    """All that a suite misses is told at once, with what a person can do."""
+    before = traces(tmp_path)
+    done = vpbench("run", "--suite", "fgvc", "--methods", "vpt", "--data-root", tmp_path, "--results", tmp_path / "new")
+    check(done, 3, "CUB-200-2011 is not in", str(tmp_path), "data.caltech.edu", "VPBENCH_DATA", "nabirds, flowers, dogs, cars")
+    done = vpbench("run", "--suite", "vtab1k-natural", "--data-root", tmp_path, "--results", tmp_path / "new")
+    check(done, 3, "vtab.cifar100", "vpbench data convert vtab.cifar100", "vtab.sun397")
+    assert traces(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     "words", [["run", "--metods", "vpt"], ["runn"], ["run", "--epochs", "few"], ["run", "--image-size", "0"], ["list"]]
 )
