@@ -38,6 +38,7 @@ def list_datasets(as_json: AsJson = False) -> None:
       vpbench data list
       vpbench data list --json
     """
+    from vpbench.cli.listing import print_entries
     from vpbench.data.catalog import dataset_card
     from vpbench.describe import listing
 
@@ -45,16 +46,7 @@ def list_datasets(as_json: AsJson = False) -> None:
     if as_json:
         _as_json(entries)
         return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in entries[0] if entries else ():
-        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
-    for entry in entries:
-        table.add_row(*(escape(str(value)) for value in entry.values()))
-    Console().print(table)
+    print_entries(entries)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,16 +27,27 @@ def list_entries(
     if as_json:
         typer.echo(json.dumps(entries, indent=2))
         return
+    print_entries(entries)
+    if kind == "backbones":
+        typer.echo("Every VisionTransformer of timm works by its name too, e.g. vit_base_patch16_224.")
+
+
+def print_entries(entries: list[dict[str, Any]]) -> None:
+    """A table of alike entries. Numbers and names stay on one line; a long list is cut, and --json has all of it."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in entries[0] if entries else ():
-        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
+    for column, value in (entries[0] if entries else {}).items():
+        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name" or isinstance(value, int))
     for entry in entries:
-        cells = (", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in entry.values())
-        table.add_row(*map(escape, cells))
+        table.add_row(*(escape(_cell(value)) for value in entry.values()))
     Console().print(table)
-    if kind == "backbones":
-        typer.echo("Every VisionTransformer of timm works by its name too, e.g. vit_base_patch16_224.")
+
+
+def _cell(value: Any, most: int = 5) -> str:
+    if not isinstance(value, list):
+        return str(value)
+    more = f" and {len(value) - most} more" if len(value) > most else ""
+    return ", ".join(map(str, value[:most])) + more
