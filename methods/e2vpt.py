@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
 
 from vpbench.core.errors import UsageError
-from vpbench.interface import Context, F, Method, MethodConfig, Preset, Scope, Session, Tokens, nn, option, torch, uniform_prompts
+from vpbench.interface import (
+    ALL_FAMILIES,
+    Context,
+    F,
+    Method,
+    MethodConfig,
+    Preset,
+    Scope,
+    Session,
+    Stage,
+    Tokens,
+    block_prompts,
+    nn,
+    of_block,
+    option,
+    per_block,
+    stage_tensors,
+    torch,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,15 +97,19 @@ class E2VPT(Method[E2VPTConfig]):
     The effective visual prompt is Drop(P)[t, d] * m[t] * M[t, segment of d]; the masks m and M start at one and are
     shared by all blocks. Pruned elements are zeroed and bookkeeping, not compute, gets smaller.
 
-    Parameters: L D (N_P + N_kv), the second term twice without ``shared_kv``; (1 + R) N_P more with ``masks_trained``.
+    Parameters: L D (N_P + N_kv), the second term twice without ``shared_kv``; (1 + R) N_P more with ``masks_trained``. Where
+    the token width changes on the way, L D is the sum of all blocks' D.
     """
 
     title = "E2VPT"
     summary = "visual and key-value prompts, pruned by token and segment"
     paper = "Han et al., E^2VPT: An Effective and Efficient Approach for Visual Prompt Tuning, ICCV 2023"
     fidelity = "both-differ"
+    families = ALL_FAMILIES
     notes = (
         "The paper's side of each difference is recalled, not checked against its text.",
+        "Where attention has windows, key-value prompts join every window. The released code for that masks the prompts of the"
+        " first block only; here the masks act on all.",
         "Every candidate of pruning is a training of its own; the best on the validation split is kept, ties prune more tokens.",
     )
     Config = E2VPTConfig
@@ -110,21 +133,19 @@ class E2VPT(Method[E2VPTConfig]):
         "unpruned": Preset("prompts without pruning", {"prune": False}, (("pruning", "train, score, prune, rewind", "none"),)),
     }  # fmt: skip
 
+    @classmethod
+    def needs_validation(cls, config: Mapping[str, Any]) -> bool:
+        return bool(config["prune"])  # its candidates are compared on validation images
+
     def build(self) -> None:
         """Creates ``prompts`` (L, N_P, D), ``kv_prompts`` (L, 1 or 2, h, N_kv, D/h), ``token_mask`` (1 or L, N_P) and
         ``segment_mask`` (1 or L, N_P, R); the masks are parameters only with ``masks_trained``."""
         config, shape = self.config, self.shape
-        if shape.width % config.segments:
-            raise UsageError(f"e2vpt.segments={config.segments} does not divide the token width {shape.width}.")
-        self.own.prompts = uniform_prompts(shape, shape.depth, config.prompt_length, shape.width)
-        copies = 1 if config.shared_kv else 2
-        kv_prompts = torch.empty(shape.depth, copies, shape.heads, config.kv_length, shape.head_width)
-        if config.kv_init == "trunc_normal":
-            nn.init.trunc_normal_(kv_prompts, std=0.02)
-        else:
-            fan = config.kv_length * shape.head_width if config.kv_init == "kaiming" else 3 * shape.patch_size**2 + 16
-            kv_prompts.uniform_(-math.sqrt(6 / fan), math.sqrt(6 / fan))
-        self.own.kv_prompts = nn.Parameter(kv_prompts)
+        for stage in shape.stages:
+            if stage.width % config.segments:
+                raise UsageError(f"e2vpt.segments={config.segments} does not divide the token width {stage.width}.")
+        self.own.prompts = block_prompts(shape, config.prompt_length)
+        self.own.kv_prompts = per_block(shape, self._initial_kv_prompts)
         layers = shape.depth if config.per_layer_masks else 1
         masks = {
             "token_mask": torch.ones(layers, config.prompt_length),
@@ -136,18 +157,30 @@ class E2VPT(Method[E2VPTConfig]):
             else:
                 self.own.register_buffer(name, mask)
 
+    def _initial_kv_prompts(self, stage: Stage, blocks: int) -> nn.Parameter:
+        config = self.config
+        kv_prompts = torch.empty(blocks, 1 if config.shared_kv else 2, stage.heads, config.kv_length, stage.head_width)
+        if config.kv_init == "trunc_normal":
+            nn.init.trunc_normal_(kv_prompts, std=0.02)
+        else:
+            fan = config.kv_length * stage.head_width if config.kv_init == "kaiming" else 3 * self.shape.patch_size**2 + 16
+            kv_prompts.uniform_(-math.sqrt(6 / fan), math.sqrt(6 / fan))
+        return nn.Parameter(kv_prompts)
+
     def attach(self, scope: Scope) -> None:
         """Puts each block's key-value prompts in front of its keys and values."""
         for block in range(self.shape.depth):
             scope.prompt_keys_values(block, partial(self._keys_values, block))
 
     def _keys_values(self, block: int) -> tuple[Tensor, Tensor]:
-        return self.own.kv_prompts[block, 0], self.own.kv_prompts[block, -1]
+        prompts = of_block(self.own.kv_prompts, block)
+        return prompts[0], prompts[-1]
 
     def before_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
         """Inserts the block's masked prompts in place of the last block's outputs."""
         token_mask, segment_mask = self._masks(block)
-        prompts = self.own.prompts[block] * token_mask[:, None] * self._over_channels(segment_mask)
+        prompts = of_block(self.own.prompts, block)
+        prompts = prompts * token_mask[:, None] * self._over_channels(segment_mask, prompts.shape[1])
         if self.config.remove_masked:
             prompts = prompts[token_mask != 0]
         if context.training and self.config.dropout:
@@ -158,9 +191,9 @@ class E2VPT(Method[E2VPTConfig]):
         layer = block if self.config.per_layer_masks else 0
         return self.own.token_mask[layer], self.own.segment_mask[layer]
 
-    def _over_channels(self, segment_mask: Tensor) -> Tensor:
-        """(N_P, R) to (N_P, D)."""
-        share = self.shape.width // self.config.segments
+    def _over_channels(self, segment_mask: Tensor, width: int) -> Tensor:
+        """(N_P, R) to (N_P, D), D the ``width`` of the block."""
+        share = width // self.config.segments
         if self.config.segment_layout == "interleaved":
             return segment_mask.repeat(1, share)
         return segment_mask.repeat_interleave(share, dim=1)
@@ -228,7 +261,7 @@ class E2VPT(Method[E2VPTConfig]):
                 mask.fill_(1).scatter_(-1, scores.argsort(dim=-1, stable=True)[..., :count], 0)
 
     def active_parameters(self) -> int:
-        """Parameters that pruning left: L/layers * sum(m M) D/R visual ones, and all key-value ones."""
-        layers = 1 if self.config.per_layer_masks else self.shape.depth
-        visual = torch.count_nonzero(self.own.token_mask[..., None] * self.own.segment_mask)
-        return int(visual) * layers * (self.shape.width // self.config.segments) + int(self.own.kv_prompts.numel())
+        """Parameters that pruning left: of each block's visual ones sum(m M) D/R, and all key-value ones."""
+        kept = torch.count_nonzero(self.own.token_mask[..., None] * self.own.segment_mask, dim=(1, 2)).expand(self.shape.depth)
+        visual = sum(int(kept[block]) * self.shape.width_of(block) for block in range(self.shape.depth)) // self.config.segments
+        return visual + sum(tensor.numel() for tensor in stage_tensors(self.own.kv_prompts))

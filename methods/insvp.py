@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, Field
 
 from vpbench.core.errors import UsageError
-from vpbench.interface import Context, F, Method, MethodConfig, Preset, Tokens, full_precision, nn, option, torch
+from vpbench.interface import (
+    ALL_FAMILIES,
+    Context,
+    F,
+    Method,
+    MethodConfig,
+    Preset,
+    Stage,
+    Tokens,
+    full_precision,
+    nn,
+    of_block,
+    option,
+    per_block,
+    torch,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,16 +103,20 @@ class InsVP(Method[InsVPConfig]):
 
     Parameters at patch size p, width D, L blocks, three image channels, hidden h, kernels k, c channels per token:
     6 p^2 h + h + 3 p^2 (patch), 3 g k1^2 + g + 3 g k2^2 + 3 (global, g hidden channels), L L_p D (common), and for
-    n = L_p, 3 n k1^2 + n + c n^2 k2^2 + c n + c^2 n^2 k3^2 + c n (specific).
+    n = L_p, 3 n k1^2 + n + c n^2 k2^2 + c n + c^2 n^2 k3^2 + c n (specific). Where the token width changes on the way, the
+    common prompts of a block have its width, and every stage has a specific prompter of its own.
     """
 
     title = "InsVP"
     summary = "prompts on the image and before every block, generated from the image itself"
     paper = "InsVP: Efficient Instance Visual Prompting from Image Itself, ACM MM 2024"
     fidelity = "both-differ"
+    families = ALL_FAMILIES
     notes = (
         "The released code works on ViT-B/16 at 224 pixels only; other sizes follow the rule of specific_sizes.",
         "The paper's convolutions are dilated, by an amount it does not name; the option dilation sets it.",
+        "Where the token width changes, every stage has a specific prompter of its own, since one gives tokens of one width; all"
+        " see the same image (assumption: the paper's Swin is not in its code).",
         "Common prompts start from U(-1, 1), sixteen times the range that VPT uses on ViT-B/16.",
         "In evaluation all blocks share one specific prompt; it is computed once even with per_layer_specific.",
     )
@@ -129,14 +148,14 @@ class InsVP(Method[InsVPConfig]):
     }  # fmt: skip
 
     def build(self) -> None:
-        """Creates ``patch``, ``global_``, ``specific`` and ``common`` (L, L_p, D).
+        """Creates ``patch``, ``global_``, ``specific`` (one per stage where there are several), ``common`` (L, L_p, D).
 
         Raises:
-            UsageError: when the backbone's width and image size allow no specific prompter.
+            UsageError: when a width of the backbone and its image size allow no specific prompter.
         """
         config, shape, own = self.config, self.shape, self.own
         colours, values = shape.channels, shape.channels * shape.patch_size**2
-        self.sizes = specific_sizes(shape.image_size, shape.width, colours)
+        self.stage_sizes = [specific_sizes(shape.image_size, stage.width, colours) for stage in shape.stages]
         # Linear layers over the patches of a grid, written as convolutions: the same sums, the same initial values.
         own.patch = nn.Sequential(
             nn.Conv2d(colours, config.patch_hidden, shape.patch_size, stride=shape.patch_size),
@@ -149,15 +168,22 @@ class InsVP(Method[InsVPConfig]):
             _same_size(*sizes, config.dilation)
             for sizes in ((colours, config.global_hidden, first), (config.global_hidden, colours, second))
         )
-        length, wide = config.prompt_length, self.sizes.channels * config.prompt_length
-        first, second, third = (self._kernel(size) for size in config.specific_kernels)
-        own.specific = nn.ModuleList(
-            _same_size(*sizes) for sizes in ((colours, length, first), (length, wide, second), (wide, wide, third))
-        )
+        prompters = [self._specific_prompter(sizes) for sizes in self.stage_sizes]
+        own.specific = prompters[0] if len(prompters) == 1 else nn.ModuleList(prompters)
         own.specific.requires_grad_(config.train_specific)
-        own.common = nn.Parameter(
-            torch.empty(shape.depth, length, shape.width).uniform_(-config.prompt_range, config.prompt_range)
+        own.common = per_block(shape, self._initial_common)
+
+    def _specific_prompter(self, sizes: SpecificSizes) -> nn.ModuleList:
+        colours, length = self.shape.channels, self.config.prompt_length
+        wide = sizes.channels * length
+        first, second, third = (self._kernel(size) for size in self.config.specific_kernels)
+        return nn.ModuleList(
+            _same_size(*each) for each in ((colours, length, first), (length, wide, second), (wide, wide, third))
         )
+
+    def _initial_common(self, stage: Stage, blocks: int) -> nn.Parameter:
+        values = torch.empty(blocks, self.config.prompt_length, stage.width)
+        return nn.Parameter(values.uniform_(-self.config.prompt_range, self.config.prompt_range))
 
     def _kernel(self, at_224: int) -> int:
         """The odd kernel size nearest to the same share of the image as ``at_224`` of 224 pixels."""
@@ -172,18 +198,20 @@ class InsVP(Method[InsVPConfig]):
             images = weighted_by_simam(images)
         prompted = images + self.image_prompt(images, context.training)
         source = prompted if config.specific_input == "prompted" else images
-        if config.per_layer_specific and context.training:
-            context.stash["specific_input"] = source
-        else:
+        context.stash["specific_input"] = source
+        if not (config.per_layer_specific and context.training):
             context.stash["specific_prompts"] = self.specific_prompts(source, context.training)
         return prompted
 
     def before_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
         """Puts the block's prompts, common and specific, in place of what the last block made of its own."""
-        common = self._dropped(self.own.common[block].expand(len(tokens.x), -1, -1), context.training)
+        common = self._dropped(of_block(self.own.common, block).expand(len(tokens.x), -1, -1), context.training)
         specific = context.stash.get("specific_prompts")
-        if specific is None:
-            specific = self.specific_prompts(context.stash["specific_input"], context.training)
+        if specific is None or self.shape.starts_stage(block):
+            stage = self.shape.stages.index(self.shape.stage_of(block))
+            specific = self.specific_prompts(context.stash["specific_input"], context.training, stage)
+            if "specific_prompts" in context.stash:  # made once per stage, not for every block
+                context.stash["specific_prompts"] = specific
         return tokens.with_prompts(self.config.common_weight * common + self.config.specific_weight * specific)
 
     def image_prompt(self, images: Tensor, training: bool) -> Tensor:
@@ -191,7 +219,7 @@ class InsVP(Method[InsVPConfig]):
         local = self.patch_prompt(images)
         # Large kernels on few channels: in half precision their backward pass is far slower than in float32.
         with full_precision(images):
-            overall = self.global_prompt(images.to(self.own.common.dtype))
+            overall = self.global_prompt(images.to(self.own.global_[0].weight.dtype))
         return self.config.local_weight * self._dropped(local, training) + self.config.global_weight * self._dropped(
             overall, training
         )
@@ -207,14 +235,16 @@ class InsVP(Method[InsVPConfig]):
         first, second = self.own.global_
         return convolve(F.relu(convolve(images, first)), second)
 
-    def specific_prompts(self, images: Tensor, training: bool) -> Tensor:
-        """G_s, (B, L_p, D): token t consists of channels c t to c t + c - 1 of the last map, channel by channel."""
-        sizes, (first, second, third) = self.sizes, self.own.specific
+    def specific_prompts(self, images: Tensor, training: bool, stage: int = 0) -> Tensor:
+        """G_s, (B, L_p, D), D the width of a stage: token t consists of channels c t to c t + c - 1 of the last map, channel
+        by channel."""
+        sizes, several = self.stage_sizes[stage], len(self.stage_sizes) > 1
+        first, second, third = self.own.specific[stage] if several else self.own.specific
         x = _cropped(F.leaky_relu(first(images), 0.01), sizes.first_side)
         x = self._dropped(F.max_pool2d(x, sizes.first_pool), training)
         x = _cropped(F.leaky_relu(second(x), 0.01), sizes.second_side)
         x = self._dropped(F.max_pool2d(x, sizes.second_pool), training)
-        tokens: Tensor = third(x).reshape(len(images), self.config.prompt_length, self.shape.width)
+        tokens: Tensor = third(x).reshape(len(images), self.config.prompt_length, self.shape.stages[stage].width)
         return tokens
 
     def _dropped(self, x: Tensor, training: bool) -> Tensor:

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from vpbench.core.errors import UsageError
-from vpbench.interface import Context, F, Method, MethodConfig, Preset, Scope, Tokens, nn, option, torch, uniform_prompts
+from vpbench.interface import (
+    ALL_FAMILIES,
+    Context,
+    F,
+    Method,
+    MethodConfig,
+    Preset,
+    Scope,
+    Stage,
+    Tokens,
+    block_prompts,
+    nn,
+    of_block,
+    option,
+    per_block,
+    stage_tensors,
+    torch,
+    uniform_prompts,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +60,18 @@ class IVPTConfig(MethodConfig):
     salience: Literal["head_mean", "head_max", "head_mean_renorm"] = option(
         "head_mean", "how the heads' attention to a patch token becomes one number", "assumption: the paper does not say"
     )
+    stage_border: Literal["restart", "tile"] = option(
+        "restart",
+        "where the token width changes: no link there, or one from the last prompts as the backbone's merging of patches takes"
+        " them over",
+        "assumption: the paper has a result on Swin-B and no construction",
+    )
+    staged_ar: Literal["off", "received"] = option(
+        "off",
+        "what ar=topk means where the token width changes and no class token is there: no reinforcement, or that of the tokens"
+        " that receive most attention in their window",
+        "assumption: the paper has a result on Swin-B and no construction",
+    )
     dropout: float = option(0.0, "on the linked prompts", "KMnP/vpt's default; the paper names none", ge=0, lt=1)
 
 
@@ -51,7 +82,8 @@ class IVPT(Method[IVPTConfig]):
     every image (equations 4 to 6). After a block, the k patch tokens to which its class token attends most receive
     learned vectors, by rank: the most salient one always the first (equations 14 and 15).
 
-    Parameters: L N D (CDC) + (L-1) N^2 (DA) + (L-1) k D (AR).
+    Parameters: L N D (CDC) + (L-1) N^2 (DA) + (L-1) k D (AR). Where the token width changes on the way, L D is the sum of all
+    blocks' D, and without links across the S stages DA has (L-S) N^2.
     """
 
     title = "iVPT"
@@ -60,9 +92,13 @@ class IVPT(Method[IVPTConfig]):
         "Zhou et al., Improving Task-relevant Information Sharing in Visual Prompt Tuning by Cross-layer Dynamic Connection, 2024"
     )
     fidelity = "paper"
+    families = ALL_FAMILIES
     notes = (
         "No code was released; everything follows the equations, and what they leave open is an option marked as assumption.",
         "The paper's table prints 0.02 M for DA where (L-1) N^2 gives 0.04 M; its other figures confirm the formula.",
+        "Where the token width changes on the way (assumption): links start anew in every stage, and there is no reinforcement;"
+        " stage_border and staged_ar offer more. Structures provp and express then carry prompt outputs through the merging of"
+        " patches.",
         "Connecting prompts is a re-parametrisation of VPT-deep: it changes the optimisation, not what can be expressed.",
     )
     Config = IVPTConfig
@@ -80,42 +116,61 @@ class IVPT(Method[IVPTConfig]):
     }
 
     def build(self) -> None:
-        """Creates ``prompts`` (L or 1, N, D), ``gamma`` (L-1, N, N), ``reinforcement`` (blocks, k or M, D) and the
+        """Creates ``prompts`` (L or 1, N, D), ``gamma`` (links, N, N), ``reinforcement`` (blocks, k or M, D) and the
         residual prompts of structure ``express``."""
         config, shape = self.config, self.shape
-        length, width = config.n_prompts, shape.width
-        if config.ar == "topk" and config.ar_k > shape.patches:
-            raise UsageError(f"ivpt.ar_k={config.ar_k} is more than the backbone's {shape.patches} patch tokens; lower it.")
-        self.own.prompts = uniform_prompts(shape, 1 if config.structure == "express" else shape.depth, length, width)
+        length = config.n_prompts
+        staged = len(shape.stages) > 1
+        self.reinforces = "none" if config.ar == "topk" and staged and config.staged_ar == "off" else config.ar
+        fewest = min(stage.patches for stage in shape.stages)
+        if self.reinforces == "topk" and config.ar_k > fewest:
+            raise UsageError(f"ivpt.ar_k={config.ar_k} is more than the backbone's {fewest} patch tokens; lower it.")
+        self.own.prompts = block_prompts(shape, length, 1 if config.structure == "express" else shape.depth)
         if self._aggregates:
-            gamma = torch.eye(length).repeat(shape.depth - 1, 1, 1)
+            gamma = torch.eye(length).repeat(self._links, 1, 1)
             self.own.gamma = nn.Parameter(gamma if config.da_init == "identity" else torch.zeros_like(gamma))
             if config.da_init == "xavier":
                 for matrix in self.own.gamma:
                     nn.init.xavier_uniform_(matrix)
-        if config.ar != "none":
-            blocks = shape.depth if config.ar_layers == "all" else shape.depth - 1
-            self.own.reinforcement = uniform_prompts(shape, blocks, config.ar_k if config.ar == "topk" else shape.patches, width)
-            if config.ar_init == "zero":
-                nn.init.zeros_(self.own.reinforcement)
+        if self.reinforces != "none":
+            self.reinforced = shape.depth if config.ar_layers == "all" else shape.depth - 1
+            self.own.reinforcement = per_block(shape, self._initial_reinforcement, self.reinforced)
         if config.structure == "express":
             self.own.residual = nn.ParameterDict(
                 {
-                    f"{site}_{block}": nn.Parameter(torch.zeros(length, 3 * width if site == "qkv" else width))
+                    f"{site}_{block}": nn.Parameter(torch.zeros(length, (3 if site == "qkv" else 1) * shape.width_of(block)))
                     for block in range(shape.depth)
                     for site in ("norm1", "qkv", "attention")
                 }
             )
 
+    def _initial_reinforcement(self, stage: Stage, blocks: int) -> nn.Parameter:
+        tokens = self.config.ar_k if self.reinforces == "topk" else stage.patches
+        values = uniform_prompts(self.shape, blocks, tokens, stage.width)
+        if self.config.ar_init == "zero":
+            nn.init.zeros_(values)
+        return values
+
+    @property
+    def _links(self) -> int:
+        """Number of blocks whose prompts are linked to those of the block before."""
+        return self.shape.depth - (len(self.shape.stages) if self.config.stage_border == "restart" else 1)
+
     @property
     def _aggregates(self) -> bool:
         # The paper compares structures without DA; only its own has a Gamma.
-        return self.config.da and self.config.structure == "cdc" and self.shape.depth > 1
+        return self.config.da and self.config.structure == "cdc" and self._links > 0
 
     def attach(self, scope: Scope) -> None:
-        """Watches the class token's attention for ``topk``; places the residual prompts of ``express``."""
-        if self.config.ar == "topk":
-            self._attention = scope.watch_class_attention()
+        """Watches the attention that ``topk`` reads; places the residual prompts of ``express``."""
+        self._scope = scope
+        if self.reinforces == "topk":
+            if len(self.shape.stages) > 1:
+                received = scope.watch_received_attention()
+                self._salient = lambda block, tokens: self.most_salient(received(block).unsqueeze(1))
+            else:
+                attention = scope.watch_class_attention()
+                self._salient = lambda block, tokens: self.most_salient(attention(block)[..., tokens.prefix + tokens.prompts :])
         if self.config.structure == "express":
             for name, values in self.own.residual.items():
                 site, _, block = name.rpartition("_")
@@ -123,17 +178,26 @@ class IVPT(Method[IVPTConfig]):
 
     def linked_prompts(self) -> list[Tensor]:
         """The prompts that enter each block, (N, D), where they do not depend on the image (structures A, D, E)."""
-        prompts, structure = list(self.own.prompts), self.config.structure
-        if structure == "vanilla_cdc":
-            return list(self.own.prompts.cumsum(0))
-        if structure != "cdc":
-            return prompts
-        carried = (
-            [torch.einsum("nm,md->nd", gamma, last) for gamma, last in zip(self.own.gamma, prompts)]
-            if self._aggregates
-            else prompts
-        )
-        return [prompts[0], *(own + link for own, link in zip(prompts[1:], carried))]
+        stages, structure = stage_tensors(self.own.prompts), self.config.structure
+        if structure not in ("cdc", "vanilla_cdc"):
+            return [prompts for stage in stages for prompts in stage]
+        linked: list[Tensor] = []
+        source: Tensor | None = None  # what the first block of the next stage is linked to
+        gammas = iter(self.own.gamma) if self._aggregates else None
+        for stage in stages:
+            first = stage[0]
+            if source is not None and self.config.stage_border == "tile":
+                source = self._scope.to_next_stage(len(linked), source)
+                first = first + (source if gammas is None else torch.einsum("nm,md->nd", next(gammas), source))
+            rows = [first]
+            if structure == "vanilla_cdc":
+                rows = list(torch.cat([first[None], stage[1:]]).cumsum(0))
+            else:
+                for last, own in pairwise(stage):
+                    rows.append(own + (last if gammas is None else torch.einsum("nm,md->nd", next(gammas), last)))
+            linked += rows
+            source = rows[-1] if structure == "vanilla_cdc" else stage[-1]
+        return linked
 
     def before_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
         """Inserts the prompts of ``block``; structures B and C use what the last block made of its prompts."""
@@ -150,12 +214,12 @@ class IVPT(Method[IVPTConfig]):
 
     def after_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
         """Reinforces patch tokens of the block's output."""
-        if self.config.ar == "none" or block >= len(self.own.reinforcement):
+        if self.reinforces == "none" or block >= self.reinforced:
             return tokens
-        values = self.own.reinforcement[block]
-        if self.config.ar == "all":
+        values = of_block(self.own.reinforcement, block)
+        if self.reinforces == "all":
             return tokens.add_to_patches(values)
-        chosen = self.most_salient(self._attention(block)[..., tokens.prefix + tokens.prompts :])
+        chosen = self._salient(block, tokens)
         context.stash.setdefault("chosen", []).append(chosen)
         return tokens.add_to_patches(values, chosen)
 
@@ -181,8 +245,9 @@ class IVPT(Method[IVPTConfig]):
         if self.config.structure not in ("cdc", "vanilla_cdc"):
             return
         with torch.no_grad():
-            folded = torch.stack(self.linked_prompts())
-        self.own.prompts = nn.Parameter(folded, requires_grad=False)
+            for block, prompts in enumerate(self.linked_prompts()):
+                of_block(self.own.prompts, block).copy_(prompts)
+        self.own.prompts.requires_grad_(False)
         if self._aggregates:
             del self.own.gamma
         self.config = self.config.model_copy(update={"structure": "vpt", "da": False})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vpbench.interface import Method, MethodConfig
+from vpbench.interface import ALL_FAMILIES, Method, MethodConfig
 
 
 class LinearConfig(MethodConfig):
@@ -16,5 +16,6 @@ class Linear(Method[LinearConfig]):
     summary = "a linear classifier on frozen features"
     paper = "the baseline of every paper in the field"
     fidelity = "paper"
+    families = ALL_FAMILIES
     Config = LinearConfig
     features_are_fixed = True

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
 
-from vpbench.core.errors import UsageError
+from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import (
+    ALL_FAMILIES,
     Context,
     F,
     Method,
@@ -114,6 +116,23 @@ class ViaPTConfig(MethodConfig):
         return self
 
 
+@dataclass(frozen=True)
+class Home:
+    """Where the tensors of successive connections of one width are.
+
+    Attributes:
+        module: holds them.
+        first: index of its first connection.
+        count: number of connections.
+        width: token width D there.
+    """
+
+    module: Any
+    first: int
+    count: int
+    width: int
+
+
 class ViaPT(Method[ViaPTConfig]):
     """Dataset prompts P_D and sampled prompts P_I enter block 0; their outputs are carried on, reduced and refilled.
 
@@ -121,20 +140,27 @@ class ViaPT(Method[ViaPTConfig]):
     learned: X_1 = [P_D; P_I], X_(l+1) = [(Y_l - mean_l) V_l, A_l]. An encoder of the patch tokens gives mean and
     deviation of P_I. With m = D, X_(l+1) = Y_l; with m = 0, X_(l+1) = A_l.
 
+    Where the token width changes on the way, prompt outputs go through the merging of patches, and Y_l is what comes out.
+
     Parameters: n_D D + (L-1) n (D - m) + G, n = n_D + lambda; G = (D h + h) + (9 h^2 + h) + (2 D h + 2 D) for a
-    generator of h channels. A learned projection has (L-1) D m more.
+    generator of h channels. A learned projection has (L-1) D m more. Of several widths, n_D D and G have the first, the other
+    terms that of each block.
     """
 
     title = "ViaPT"
     summary = "dataset-level and sampled instance prompts, carried from block to block through a PCA"
     paper = "Xiao et al., Visual Instance-aware Prompt Tuning, ACM MM 2025"
     fidelity = "paper"
+    families = ALL_FAMILIES
     notes = (
         "Only parts of the paper were at hand, and no final code is released: what is open is an option marked as assumption.",
         "m=0 is VPT-deep and m=D is VPT-shallow exactly only without instance prompts. With them block 0 differs; m=0 with"
         " first_fusion=pca ignores the generator and is VPT-deep.",
         "Until the first training batch the basis is the first m coordinates, with mean 0. Training that goes on from a loaded"
         " state starts it anew.",
+        "Where the token width changes on the way (assumption: the paper has no such backbone), prompt outputs are carried on as"
+        " the merging of patches leaves them, partials=shared means by the blocks of a stage, m is at most the smallest width,"
+        " and fresh_instance_per_layer is not offered: samples have the first width.",
         "A PCA along the tokens, and a generator input without position embedding, are not offered.",
     )
     Config = ViaPTConfig
@@ -163,29 +189,61 @@ class ViaPT(Method[ViaPTConfig]):
         """Creates ``dataset`` (n_D, D), ``generator``, ``partials`` (connections or 1, n, D - m) and the bases.
 
         A connection is a place between blocks, or before block 0 with ``first_fusion=pca``, where prompts are carried on.
+        Where there are several stages, each has partials and bases of its own, in ``stages``.
 
         Raises:
             UsageError: when ``pca_dim`` is larger than the backbone's width.
+            UnsupportedError: for ``fresh_instance_per_layer`` on a backbone whose token width changes on the way.
         """
-        config, width, own = self.config, self.shape.width, self.own
+        config, own, staged = self.config, self.own, len(self.shape.stages) > 1
+        width = min(stage.width for stage in self.shape.stages)
+        if config.fresh_instance_per_layer and staged:
+            raise UnsupportedError(
+                "viapt.fresh_instance_per_layer samples prompts of one width for all blocks, and this backbone has several."
+            )
         if config.pca_dim > width:
             raise UsageError(
                 f"viapt.pca_dim={config.pca_dim} is more than the backbone's width {width}; lower it to at most {width}."
             )
         self.first_connection = 0 if config.first_fusion == "pca" else 1
-        self.connections = self.shape.depth - self.first_connection
         self.carried = config.n_dataset + (0 if config.fresh_instance_per_layer else config.n_instance)
         if config.n_dataset:
-            own.dataset = self._initial(config.n_dataset, width)
+            own.dataset = self._initial(config.n_dataset, self.shape.width)
         if config.n_instance:
             self._build_generator()
-        if config.pca_dim < width:
-            own.partials = self._initial(
-                1 if config.partials == "shared" else self.connections, self.carried, width - config.pca_dim
-            )
-        self.projects = 0 < config.pca_dim < width and self.connections > 0
-        if self.projects:
-            self._build_bases()
+        self.homes: list[Home] = []
+        for stage in self.shape.stages:
+            first = max(0, stage.first - self.first_connection)
+            count = stage.first + stage.depth - self.first_connection - first
+            self.homes.append(Home(nn.Module() if staged else own, first, count, stage.width))
+        if staged:
+            own.stages = nn.ModuleList(home.module for home in self.homes)
+        self.observing = self._observes
+        self.unfitted: set[int] = set()
+        self.calibrating: int | None = None
+        for home in self.homes:
+            if config.pca_dim < home.width and (home.count or not staged):
+                sets = 1 if config.partials == "shared" else home.count
+                home.module.partials = self._initial(sets, self.carried, home.width - config.pca_dim)
+            if self._projects(home):
+                self._build_bases(home)
+        self.projecting = [
+            index for home in self.homes if self._projects(home) for index in range(home.first, home.first + home.count)
+        ]
+
+    @property
+    def _observes(self) -> bool:
+        mode = self.config.pca_mode
+        running_in_evaluation = mode == "batch" and self.config.eval_basis == "running"
+        return (mode == "running" and self.config.pca_freeze_epoch != 0) or running_in_evaluation
+
+    def _projects(self, home: Home) -> bool:
+        return 0 < self.config.pca_dim < home.width and home.count > 0
+
+    def _at(self, index: int) -> tuple[Home, int]:
+        """The home of a connection, and its place there."""
+        home = next(home for home in self.homes if index < home.first + home.count)
+        return home, index - home.first
 
     def _initial(self, *size: int) -> nn.Parameter:
         if self.config.prompt_init == "vpt":
@@ -216,18 +274,16 @@ class ViaPT(Method[ViaPTConfig]):
         draws = [seeded_normal(config.eval_seed + r, layers, config.n_instance, width) for r in range(rounds)]
         self.own.register_buffer("noise", torch.stack(draws))
 
-    def _build_bases(self) -> None:
+    def _build_bases(self, home: Home) -> None:
         """Buffers ``mean`` (connections, D), ``basis`` (connections, D, m) and sums for the next basis, which are not saved."""
-        config, own, width, mode = self.config, self.own, self.shape.width, self.config.pca_mode
-        self.observing = (mode == "running" and config.pca_freeze_epoch != 0) or (
-            mode == "batch" and config.eval_basis == "running"
-        )
-        self.unfitted = set(range(self.connections)) if mode == "running" else set()
-        self.calibrating: int | None = None
+        config, own, width, mode = self.config, home.module, home.width, self.config.pca_mode
+        indices = range(home.first, home.first + home.count)
+        if mode == "running":
+            self.unfitted.update(indices)
         if mode == "sample" or (mode == "batch" and config.eval_basis == "batch"):
             return
-        bases = torch.stack([self._initial_basis(index) for index in range(self.connections)])
-        own.register_buffer("mean", torch.zeros(self.connections, width))
+        bases = torch.stack([self._initial_basis(index, width) for index in indices])
+        own.register_buffer("mean", torch.zeros(home.count, width))
         if mode == "learned":
             own.basis = nn.Parameter(bases)
             return
@@ -236,10 +292,10 @@ class ViaPT(Method[ViaPTConfig]):
             own.register_buffer("rest", complement(bases).to(bases.dtype))
         if mode in ("running", "batch", "fixed"):
             for name, size in (("count", (1,)), ("total", (width,)), ("outer", (width, width))):
-                own.register_buffer(name, torch.zeros(self.connections, *size, dtype=torch.float64), persistent=False)
+                own.register_buffer(name, torch.zeros(home.count, *size, dtype=torch.float64), persistent=False)
 
-    def _initial_basis(self, index: int) -> Tensor:
-        width, m, mode = self.shape.width, self.config.pca_dim, self.config.pca_mode
+    def _initial_basis(self, index: int, width: int) -> Tensor:
+        m, mode = self.config.pca_dim, self.config.pca_mode
         seed = self.config.eval_seed + 1000 + index  # apart from the seeds of the evaluation noise
         if mode in ("random_proj", "learned"):
             start = seeded_normal(seed, width, m) if mode == "random_proj" else torch.randn(width, m)
@@ -250,9 +306,9 @@ class ViaPT(Method[ViaPTConfig]):
 
     def prepare(self, session: Session) -> None:
         """Mode fixed: defines the bases from prompt outputs on training images, one connection after the other."""
-        if self.config.pca_mode != "fixed" or not self.projects:
+        if self.config.pca_mode != "fixed":
             return
-        for index in range(self.connections):
+        for index in self.projecting:
             self.calibrating, seen = index, 0
             for images, _ in session.training_batches():
                 with torch.no_grad():
@@ -265,9 +321,9 @@ class ViaPT(Method[ViaPTConfig]):
 
     def epoch_ended(self, epoch: int, epochs: int) -> None:
         """Takes up the epoch's statistics as the new bases; mode running keeps them from ``pca_freeze_epoch`` on."""
-        if not self.projects or not self.observing:
+        if not self.projecting or not self.observing:
             return
-        for index in range(self.connections):
+        for index in self.projecting:
             self._refresh(index)
         freeze = math.ceil(epochs / 10) if self.config.pca_freeze_epoch is None else self.config.pca_freeze_epoch
         self.observing = self.config.pca_mode == "batch" or epoch + 1 < freeze
@@ -277,7 +333,7 @@ class ViaPT(Method[ViaPTConfig]):
         if block == 0:
             tokens = tokens.with_prompts(self._dropped(self._first_prompts(tokens, context), context))
         fresh = self.config.fresh_instance_per_layer and self.config.n_instance > 0
-        if block < self.first_connection or (self.config.pca_dim == self.shape.width and not fresh):
+        if block < self.first_connection or (self.config.pca_dim == self.shape.width_of(block) and not fresh):
             return tokens
         prompts = self._carried_on(block - self.first_connection, tokens.prompt_tokens[:, : self.carried], context)
         return tokens.with_prompts(torch.cat([prompts, self._sampled(block, context)], dim=1) if fresh else prompts)
@@ -337,10 +393,11 @@ class ViaPT(Method[ViaPTConfig]):
 
     def _carried_on(self, index: int, outputs: Tensor, context: Context) -> Tensor:
         """What the next block gets of prompt outputs (B, n, D): their m coordinates and the learned values, (B, n, D)."""
-        config, own = self.config, self.own
-        if config.pca_dim == self.shape.width:
+        config, (home, place) = self.config, self._at(index)
+        if config.pca_dim == home.width:
             return outputs
-        learned = self._dropped(own.partials[index % len(own.partials)].expand(len(outputs), -1, -1), context)
+        partials = home.module.partials
+        learned = self._dropped(partials[place % len(partials)].expand(len(outputs), -1, -1), context)
         if config.pca_dim == 0:
             return learned
         with full_precision(outputs):
@@ -371,8 +428,9 @@ class ViaPT(Method[ViaPTConfig]):
             fitted = self._fitted(rows.flatten(0, 1)).to(outputs)
             self._keep(index, fitted)
             return fitted
-        rest = self.own.rest[index] if config.fusion == "subspace" else None
-        return Basis(self.own.mean[index], self.own.basis[index], rest).to(outputs)
+        home, place = self._at(index)
+        rest = home.module.rest[place] if config.fusion == "subspace" else None
+        return Basis(home.module.mean[place], home.module.basis[place], rest).to(outputs)
 
     def _fitted(self, rows: Tensor) -> Basis:
         """The principal axes of rows (R, D) or (B, R, D)."""
@@ -388,30 +446,33 @@ class ViaPT(Method[ViaPTConfig]):
             )
 
     def _keep(self, index: int, basis: Basis) -> None:
+        home, place = self._at(index)
         with torch.no_grad():
-            self.own.mean[index] = basis.mean.reshape(-1)
-            self.own.basis[index] = basis.axes
+            home.module.mean[place] = basis.mean.reshape(-1)
+            home.module.basis[place] = basis.axes
             if basis.rest is not None:
-                self.own.rest[index] = basis.rest
+                home.module.rest[place] = basis.rest
 
     def _observe(self, index: int, outputs: Tensor) -> None:
         rows = outputs.flatten(0, 1).double()
-        self.own.count[index] += len(rows)
-        self.own.total[index] += rows.sum(0)
-        self.own.outer[index] += rows.mT @ rows
+        home, place = self._at(index)
+        home.module.count[place] += len(rows)
+        home.module.total[place] += rows.sum(0)
+        home.module.outer[place] += rows.mT @ rows
 
     def _refresh(self, index: int) -> None:
         """A new basis from the sums, its signs as in the old one; the sums start again."""
-        own, count = self.own, self.own.count[index]
+        home, place = self._at(index)
+        own, count = home.module, home.module.count[place]
         if count < 2:
             return
-        mean, moment = own.total[index] / count, own.outer[index] / count
+        mean, moment = own.total[place] / count, own.outer[place] / count
         axes = axes_of_covariance(moment - torch.outer(mean, mean), moment.trace(), self.config.pca_dim)
         self._check_rank(axes)
-        axes = axes * torch.where((axes * own.basis[index]).sum(0) < 0, -1.0, 1.0)
+        axes = axes * torch.where((axes * own.basis[place]).sum(0) < 0, -1.0, 1.0)
         self._keep(index, Basis(mean, axes, complement(axes) if self.config.fusion == "subspace" else None))
         for sums in (own.count, own.total, own.outer):
-            sums[index] = 0
+            sums[place] = 0
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vpbench.interface import Context, F, Method, MethodConfig, Preset, Tokens, nn, option, uniform_prompts
+from vpbench.core.errors import UnsupportedError
+from vpbench.interface import (
+    ALL_FAMILIES,
+    Context,
+    F,
+    Method,
+    MethodConfig,
+    Preset,
+    Tokens,
+    block_prompts,
+    nn,
+    of_block,
+    option,
+    uniform_prompts,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,15 +53,21 @@ class VPTConfig(MethodConfig):
 class VPT(Method[VPTConfig]):
     """Prompts ``[class | prompts | patches]`` without position embeddings.
 
-    Parameters: N D (shallow) or L N D (deep); with ``project``, d' for D and d' D + D more.
+    Where the token width changes on the way, a deep prompt has the width of its block, and shallow prompts go through what
+    lies between the stages with the patch tokens.
+
+    Parameters: N D (shallow, D of block 0) or N times the sum of all blocks' D, which is L N D where they are equal (deep);
+    with ``project``, d' for D and d' D + D more.
     """
 
     title = "VPT"
     summary = "learnable prompt tokens before every block (deep) or the first (shallow)"
     paper = "Jia et al., Visual Prompt Tuning, ECCV 2022"
     fidelity = "released-code"
+    families = ALL_FAMILIES
     notes = (
         "The released recipe trains its first epoch at learning rate 0; the recipe's warmup_from_zero reproduces that.",
+        "The released code mixes the shallow prompts of a batch's images where attention has windows; here they stay apart.",
         "The released head starts from Kaiming-normal weights (fan-out) and bias -4.595; head_init=vpt reproduces that.",
     )
     Config = VPTConfig
@@ -71,12 +91,20 @@ class VPT(Method[VPTConfig]):
     }
 
     def build(self) -> None:
-        """Creates ``prompts`` (1 or L, N, d') from U(-v, v), v = sqrt(6 / (3 p^2 + d')), and ``projection``."""
+        """Creates ``prompts`` (1 or L, N, d') from U(-v, v), v = sqrt(6 / (3 p^2 + d')), and ``projection``.
+
+        Raises:
+            UnsupportedError: for projected deep prompts where the token width changes on the way.
+        """
         config, shape = self.config, self.shape
         blocks = shape.depth if config.deep else 1
         if config.project is None:
-            self.own.prompts = uniform_prompts(shape, blocks, config.prompt_length, shape.width)
+            self.own.prompts = block_prompts(shape, config.prompt_length, blocks)
             return
+        if config.deep and len(shape.stages) > 1:
+            raise UnsupportedError(
+                "vpt.project makes prompts of one width, and this backbone has several: set deep=false, or no project."
+            )
         narrow = shape.resized(config.project)
         self.own.prompts = uniform_prompts(narrow, blocks, config.prompt_length, config.project)
         self.own.projection = nn.Linear(config.project, shape.width)
@@ -89,7 +117,7 @@ class VPT(Method[VPTConfig]):
         return tokens.with_prompts(self._dropped(self._projected(block), len(tokens.x), context.training))
 
     def _projected(self, block: int) -> Tensor:
-        prompts = self.own.prompts[block]
+        prompts = of_block(self.own.prompts, block)
         return prompts if self.config.project is None else self.own.projection(prompts)
 
     def _dropped(self, prompts: Tensor, images: int, training: bool) -> Tensor:

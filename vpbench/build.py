@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from vpbench.backbones.base import Backbone
 from vpbench.backbones.load import load_backbone
-from vpbench.backbones.vit import ViTAdapter
 from vpbench.catalog import method_class
 from vpbench.execution.spec import BackboneSpec, MethodSpec
 from vpbench.model import PromptedModel
@@ -34,10 +34,13 @@ def build_shell(method: MethodSpec, backbone: BackboneSpec, classes: int, device
     """The same model without the backbone's values, for counting only: it costs no time, and on ``"meta"`` no memory."""
     with torch.device("meta"):
         adapter = load_backbone(backbone.model_copy(update={"weights": "random", "path": None, "sha256": None}))
+    adapter.to_empty(device=device)
+    for buffer in adapter.buffers():  # some hold indices, which must not point just anywhere
+        buffer.zero_()
     with torch.device(device), torch.random.fork_rng(devices=[]):
-        return _assemble(method, adapter.to_empty(device=device), classes)
+        return _assemble(method, adapter, classes)
 
 
-def _assemble(method: MethodSpec, adapter: ViTAdapter, classes: int) -> PromptedModel:
+def _assemble(method: MethodSpec, adapter: Backbone, classes: int) -> PromptedModel:
     kind = method_class(method.name)
     return PromptedModel(adapter, kind(kind.Config.model_validate(method.config), adapter.shape, classes), classes)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vpbench.backbones.vit import ViTAdapter
+from vpbench.backbones.base import Backbone
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import Context, Method, Scope
 
@@ -28,7 +28,7 @@ class PromptedModel(nn.Module):
         UnsupportedError: when the method does not work on the backbone's family.
     """
 
-    def __init__(self, backbone: ViTAdapter, method: Method[Any], classes: int) -> None:
+    def __init__(self, backbone: Backbone, method: Method[Any], classes: int) -> None:
         super().__init__()
         if backbone.shape.family not in method.families:
             families = ", ".join(sorted(method.families))
@@ -51,6 +51,8 @@ class PromptedModel(nn.Module):
         context = context or Context(images, self.training)
         tokens = self.backbone.embed(self.method.pixels(images, context))
         for block in range(self.backbone.shape.depth):
+            if self.backbone.shape.starts_stage(block):
+                tokens = self.backbone.enter_stage(block, tokens)
             tokens = self.method.before_block(block, tokens, context)
             tokens = self.backbone.block(block, tokens)
             tokens = self.method.after_block(block, tokens, context)

@@ -140,6 +140,15 @@ def test_no_validation_images_for_the_best_epoch(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_no_validation_images_for_pruning(tmp_path: Path) -> None:
+    data = write_images(tmp_path / "few", counts=(1, 0, 1))
+    shutil.rmtree(data / "val")
+    done = vpbench("run", "--data", data, "--methods", "e2vpt", "--results", tmp_path / "new")
+    assert done.code == 2
+    assert done.err.splitlines()[-1].startswith("vpbench: few has no validation images, and e2vpt chooses between candidates")
+    assert not (tmp_path / "new").exists()
+
+
 def test_results_below_a_file(tmp_path: Path, command: list[str]) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("mine")

@@ -105,7 +105,7 @@ def test_a_segment_is_a_set_of_channels(layout: str, channels: list[int]) -> Non
     with torch.no_grad():
         model.own.segment_mask[0, 2, 3] = 0
     method: Any = model.method
-    mask = method._over_channels(model.own.segment_mask[0])
+    mask = method._over_channels(model.own.segment_mask[0], model.backbone.shape.width)
     assert (mask[2] == 0).nonzero().flatten().tolist() == channels
     assert (mask == 0).sum() == len(channels)
 

@@ -254,6 +254,12 @@ def _check_validation(runs: list[PlannedRun], datasets: dict[str, RawData]) -> N
             raise UsageError(
                 f"{run.spec.data.dataset} has no validation images, so the best epoch cannot be chosen: use --selection last."
             )
+        method = run.spec.method
+        if method_class(method.name).needs_validation(method.config) and not len(datasets[run.spec.data.dataset].splits["val"]):
+            raise UsageError(
+                f"{run.spec.data.dataset} has no validation images, and {method.label} chooses between candidates on them: "
+                f"switch that off with --set, see 'vpbench show method {method.label}'."
+            )
 
 
 def _stored(runs: list[PlannedRun], store: Store, artefacts: Iterable[str]) -> frozenset[str]:

@@ -6,14 +6,16 @@ Importing this imports no torch.
 from vpbench.interface.config import Fidelity, MethodConfig, Preset, option
 from vpbench.interface.context import Context
 from vpbench.interface.later import F, nn, torch
-from vpbench.interface.method import Method, uniform_prompts
+from vpbench.interface.method import Method
+from vpbench.interface.per_block import block_prompts, of_block, per_block, stage_tensors, uniform_prompts
 from vpbench.interface.precision import full_precision
-from vpbench.interface.scope import ClassAttention, Scope
+from vpbench.interface.scope import ClassAttention, ReceivedAttention, Scope
 from vpbench.interface.session import Session
-from vpbench.interface.shape import BackboneShape
+from vpbench.interface.shape import ALL_FAMILIES, BackboneShape, Stage
 from vpbench.interface.tokens import Tokens
 
 __all__ = [
+    "ALL_FAMILIES",
     "BackboneShape",
     "ClassAttention",
     "Context",
@@ -22,12 +24,18 @@ __all__ = [
     "Method",
     "MethodConfig",
     "Preset",
+    "ReceivedAttention",
     "Scope",
     "Session",
+    "Stage",
     "Tokens",
+    "block_prompts",
     "full_precision",
     "nn",
+    "of_block",
     "option",
+    "per_block",
+    "stage_tensors",
     "torch",
     "uniform_prompts",
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from vpbench.interface.config import Fidelity, MethodConfig, Preset
 from vpbench.interface.context import Context
-from vpbench.interface.later import F, nn, torch
+from vpbench.interface.later import F, nn
 from vpbench.interface.scope import Scope
 from vpbench.interface.session import Session
 from vpbench.interface.shape import BackboneShape
@@ -50,6 +50,11 @@ class Method(Generic[C]):
     def __init__(self, config: C, shape: BackboneShape, classes: int) -> None:
         self.config, self.shape, self.classes = config, shape, classes
         self.own: Any = nn.Module()
+
+    @classmethod
+    def needs_validation(cls, config: Mapping[str, Any]) -> bool:
+        """Whether fitting with these options chooses something on validation images."""
+        return False
 
     def build(self) -> None:
         """Create the method's parameters as attributes of ``self.own``, from the global random stream.
@@ -116,8 +121,3 @@ class Method(Generic[C]):
     def active_parameters(self) -> int:
         """Own parameters that act on the result: all, unless some were pruned."""
         return sum(parameter.numel() for parameter in self.own.parameters())
-
-
-def uniform_prompts(shape: BackboneShape, *size: int) -> nn.Parameter:
-    """A parameter of ``size`` from U(-v, v), v as in :attr:`BackboneShape.prompt_bound`."""
-    return nn.Parameter(torch.empty(*size).uniform_(-shape.prompt_bound, shape.prompt_bound))

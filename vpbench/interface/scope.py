@@ -20,6 +20,14 @@ class ClassAttention(Protocol):
         ...
 
 
+class ReceivedAttention(Protocol):
+    """Attention that each patch token receives, see :meth:`Scope.watch_received_attention`."""
+
+    def __call__(self, block: int) -> Tensor:
+        """Mean weight over heads and queries, of each patch token in ``block`` of the last forward pass, (B, M)."""
+        ...
+
+
 class Surgeon(Protocol):
     """The operations that a backbone family's adapter offers; a method reaches them through :class:`Scope`."""
 
@@ -28,6 +36,10 @@ class Surgeon(Protocol):
     def add_to_prompts(self, scope: Scope, block: int, site: Site, values: nn.Parameter) -> None: ...
 
     def watch_class_attention(self, scope: Scope) -> ClassAttention: ...
+
+    def watch_received_attention(self, scope: Scope) -> ReceivedAttention: ...
+
+    def to_next_stage(self, block: int, prompts: Tensor) -> Tensor: ...
 
 
 class Scope:
@@ -63,7 +75,8 @@ class Scope:
 
         Args:
             block: 0 to L-1.
-            provide: called in every forward pass; gives key and value prompts, each (heads, N, D / heads).
+            provide: called in every forward pass; gives key and value prompts, each (heads, N, D / heads) with the
+                block's own heads and width. Where attention has windows, they join every window.
         """
         self._surgeon.prompt_keys_values(self, block, provide)
 
@@ -87,6 +100,26 @@ class Scope:
             UnsupportedError: when the backbone has no class token.
         """
         return self._surgeon.watch_class_attention(self)
+
+    def watch_received_attention(self) -> ReceivedAttention:
+        """Make the attention that each patch token receives readable in ``after_block``: for windows, a mean over heads
+        and over the patch tokens of its window.
+
+        The attention weights are computed a second time, without gradient.
+
+        Raises:
+            UnsupportedError: when the backbone's adapter does not offer it.
+        """
+        return self._surgeon.watch_received_attention(self)
+
+    def to_next_stage(self, block: int, prompts: Tensor) -> Tensor:
+        """Prompts (..., D) as what lies before ``block`` turns them into, at the width of ``block``.
+
+        Args:
+            block: the first of a stage, see :meth:`vpbench.interface.BackboneShape.starts_stage`.
+            prompts: at the width of the block before.
+        """
+        return self._surgeon.to_next_stage(block, prompts)
 
     def undo(self) -> None:
         """Take every change back, last one first."""

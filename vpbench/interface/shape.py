@@ -5,35 +5,27 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+ALL_FAMILIES = frozenset({"vit", "swin"})
+"""Every family of backbones that has an adapter."""
+
 
 @dataclass(frozen=True)
-class BackboneShape:
-    """Sizes of a frozen backbone; methods create their parameters from it.
+class Stage:
+    """Consecutive blocks with one token width and one patch grid.
 
     Attributes:
-        family: ``"vit"``; the family's adapter says how prompts meet its blocks.
-        image_size: side of the square input, pixels.
-        patch_size: side of a patch, pixels.
+        first: its first block.
+        depth: number of blocks.
         width: token width D.
-        depth: number of blocks L.
         heads: attention heads h; the width of one is D / h.
-        prefix: number of class and register tokens.
-        channels: of the input image.
+        grid: patch tokens along one side.
     """
 
-    family: str
-    image_size: int
-    patch_size: int
-    width: int
+    first: int
     depth: int
+    width: int
     heads: int
-    prefix: int
-    channels: int = 3
-
-    @property
-    def grid(self) -> int:
-        """Patches along one side of the image."""
-        return self.image_size // self.patch_size
+    grid: int
 
     @property
     def patches(self) -> int:
@@ -44,11 +36,71 @@ class BackboneShape:
     def head_width(self) -> int:
         return self.width // self.heads
 
+
+@dataclass(frozen=True)
+class BackboneShape:
+    """Sizes of a frozen backbone; methods create their parameters from it.
+
+    Attributes:
+        family: ``"vit"`` or ``"swin"``; the family's adapter says how prompts meet its blocks.
+        image_size: side of the square input, pixels.
+        patch_size: side of a patch, pixels.
+        width: token width D, that of the first stage.
+        depth: number of blocks L, of all stages.
+        heads: attention heads h, those of the first stage.
+        prefix: number of class and register tokens.
+        channels: of the input image.
+        stages: where width and grid change on the way; left out, the one stage that a ViT has.
+    """
+
+    family: str
+    image_size: int
+    patch_size: int
+    width: int
+    depth: int
+    heads: int
+    prefix: int
+    channels: int = 3
+    stages: tuple[Stage, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            object.__setattr__(self, "stages", (Stage(0, self.depth, self.width, self.heads, self.grid),))
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the image."""
+        return self.image_size // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        """Number of patch tokens M that enter block 0."""
+        return self.grid**2
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
     @property
     def prompt_bound(self) -> float:
-        """v of the prompts' initial U(-v, v), sqrt(6 / (3 p^2 + D)): KMnP/vpt src/models/vit_prompt/vit.py."""
+        """v of the prompts' initial U(-v, v), sqrt(6 / (3 p^2 + D)): KMnP/vpt src/models/vit_prompt/vit.py.
+
+        Its Swin takes the first stage's width for the prompts of all stages.
+        """
         return math.sqrt(6 / (self.channels * self.patch_size**2 + self.width))
 
     def resized(self, width: int) -> BackboneShape:
         """The same shape with another token width, for prompts that are projected to D later."""
-        return replace(self, width=width)
+        return replace(self, width=width, stages=())
+
+    def stage_of(self, block: int) -> Stage:
+        """The stage that ``block`` (0 to L-1) belongs to."""
+        return next(stage for stage in self.stages if block < stage.first + stage.depth)
+
+    def width_of(self, block: int) -> int:
+        """Width of the tokens that enter and leave ``block``."""
+        return self.stage_of(block).width
+
+    def starts_stage(self, block: int) -> bool:
+        """Whether width and grid change before ``block``."""
+        return block > 0 and self.stage_of(block).first == block

@@ -1,0 +1,85 @@
+"""timm's architectures: building them, which adapter drives which, and timm's own reading of checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+from timm.models import SwinTransformer, VisionTransformer
+from timm.models import eva as timm_eva
+from timm.models import swin_transformer as timm_swin
+from timm.models import vision_transformer as timm_vit
+from timm.models.eva import Eva
+from torch import Tensor, nn
+
+from vpbench.backbones.base import Backbone
+from vpbench.backbones.eva import EvaAdapter
+from vpbench.backbones.vit import ViTAdapter
+from vpbench.core.errors import UnsupportedError, UsageError
+
+SUPPORTED = "a ViT (vit_*, deit*, eva*) or a Swin Transformer (swin_*)"
+
+
+def create(
+    name: str, arguments: dict[str, Any] | None = None, image_size: int | None = None, patch_size: int | None = None
+) -> Any:
+    """A timm model by its architecture's name, without classifier and with timm's random values.
+
+    Args:
+        arguments: of ``timm.create_model``.
+        image_size: pixels; None for the architecture's own.
+        patch_size: pixels; None for the architecture's own.
+
+    Raises:
+        UsageError: when it cannot be built in these sizes.
+    """
+    sizes = {key: value for key, value in (("img_size", image_size), ("patch_size", patch_size)) if value is not None}
+    try:
+        return timm.create_model(name, num_classes=0, **{**(arguments or {}), **sizes})
+    except (TypeError, AssertionError, ValueError) as error:
+        given = f"{image_size} px and patches of {patch_size} px"
+        raise UsageError(f"{name} cannot be built for {given}: {error}") from error
+
+
+def adapter_for(model: nn.Module, weights_sha256: str | None = None, **readout: Any) -> Backbone:
+    """The adapter of a timm model's family.
+
+    Args:
+        model: with ``num_classes=0``.
+        weights_sha256: of the file that its weights came from, None for random ones.
+        readout: what the family's adapter takes beside these, e.g. ``pool_prompts=True``.
+
+    Raises:
+        UnsupportedError: for a family that has no adapter, or a member of one that cannot carry prompts; in one line.
+    """
+    if isinstance(model, SwinTransformer):
+        from vpbench.backbones.swin import SwinAdapter
+
+        return SwinAdapter(model, weights_sha256, **readout)
+    if isinstance(model, Eva):
+        return EvaAdapter(model, weights_sha256, **readout)
+    if isinstance(model, VisionTransformer):
+        return ViTAdapter(model, weights_sha256, **readout)
+    raise UnsupportedError(f"{type(model).__name__} cannot carry prompts: choose {SUPPORTED}.")
+
+
+def timm_filter(model: nn.Module) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]:
+    """timm's function that renames a checkpoint's tensors and resamples them to a model's sizes."""
+    if isinstance(model, SwinTransformer):
+        return _swin_filter
+    module: Any = timm_eva if isinstance(model, Eva) else timm_vit
+    found: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] = module.checkpoint_filter_fn
+    return found
+
+
+def _swin_filter(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """timm's own, told by the classifier's name, as older versions expect it, that stages are counted in timm's way.
+
+    The official files merge patches at the end of a stage, timm at the beginning of the next.
+    """
+    if "layers.0.downsample.reduction.weight" not in state:
+        state = {"head.fc.weight": torch.empty(0), **state}
+    found: dict[str, Tensor] = timm_swin.checkpoint_filter_fn(state, model)
+    return found

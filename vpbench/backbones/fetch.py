@@ -1,0 +1,73 @@
+"""Weight files that are not on this machine yet: from the hub, or from the address on a backbone's card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vpbench.backbones.named import BackboneCard, backbone_card, backbone_names
+from vpbench.core.errors import DataError, WeightsError
+from vpbench.data.cache import default_root
+from vpbench.data.catalog import Download
+from vpbench.data.download import Patience, checksums, fetch
+from vpbench.execution.spec import BackboneSpec
+
+WAY_OUT = "Give a file or folder with --weights, or ask for --weights random on purpose."
+
+
+def fetched(spec: BackboneSpec, patience: Patience | None = None) -> Path:
+    """The weight file of a specification without a path: from a cache on this machine, or fetched into it.
+
+    Raises:
+        WeightsError: when it cannot be fetched, or is not the file that the card means.
+    """
+    kind, _, place = spec.weights.partition(":")
+    if kind == "url" and spec.name in backbone_names():
+        return _from_url(spec.name, backbone_card(spec.name), place, patience)
+    return _from_hub(spec.name, place)
+
+
+def _from_hub(name: str, place: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository, _, filename = place.rpartition("/")
+    try:
+        return Path(hf_hub_download(repository, filename))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(f"weights of {name} cannot be fetched from the hub ({repository}): {reason} {WAY_OUT}") from error
+
+
+def _from_url(name: str, card: BackboneCard, url: str, patience: Patience | None) -> Path:
+    """The file below ``VPBENCH_CACHE`` (or the user's cache folder); it has its name only once it is whole and checked."""
+    target = default_root() / "weights" / url.rsplit("/", 1)[-1]
+    if not target.exists():
+        unchecked = target.with_name(f"{target.name}.unchecked")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fetch(Download.model_validate({"url": url, "sha256": card.sha256}), unchecked, patience=patience)
+        except OSError as error:
+            raise WeightsError(
+                f"{target.parent} cannot be written ({error.strerror or error}): set VPBENCH_CACHE to another folder."
+            ) from error
+        except DataError as error:
+            # The downloader speaks of data sets, whose folder is chosen in another way.
+            reason = str(error).replace("another --data-root", "another folder with VPBENCH_CACHE")
+            raise WeightsError(f"weights of {name}: {reason} {WAY_OUT}") from error
+        if wrong := _difference(card, unchecked):
+            unchecked.unlink()
+            raise WeightsError(f"weights of {name}: the file that came from {url} has {wrong}; it was removed. {WAY_OUT}")
+        unchecked.replace(target)
+    if wrong := _difference(card, target):
+        raise WeightsError(f"weights of {name}: {target} has {wrong}; delete it, and it is fetched again.")
+    return target
+
+
+def _difference(card: BackboneCard, file: Path) -> str:
+    """How a file differs from what the card says of it; empty when it does not. Published MD5 sums are often beginnings."""
+    published = {kind: value for kind in ("sha256", "md5") if (value := getattr(card, kind))}
+    found = checksums(file, tuple(published))
+    wrong = (
+        f"{kind} {found[kind]}, the card says {value}" for kind, value in published.items() if not found[kind].startswith(value)
+    )
+    return next(wrong, "")

@@ -1,0 +1,255 @@
+"""The adapter over timm's ``SwinTransformer``: timm's own parts, with prompts in every window.
+
+How prompts meet windows follows VPT's released Swin (KMnP/vpt src/models/vit_prompt/swin_transformer.py) in all but one
+point: its windows are ordered by image and its prompts by window, which mixes the prompts of a batch's images as soon as
+these differ. Here both are ordered by image.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import PatchEmbed
+from timm.models import SwinTransformer
+from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention, window_partition, window_reverse
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from vpbench.backbones.base import Backbone
+from vpbench.core.errors import UnsupportedError
+from vpbench.interface import BackboneShape, Scope, Stage, Tokens, full_precision
+from vpbench.interface.scope import Site
+
+KeysValues = Callable[[], tuple[Tensor, Tensor]]
+
+
+class SwinAdapter(Backbone):
+    """A frozen Swin Transformer whose sequence can be edited between its blocks.
+
+    ``adapter(x)`` equals ``swin(x)`` without a classifier, bit by bit. Patch tokens are a flat sequence here; blocks are
+    counted through all stages. With N prompts in the sequence, a block
+
+    - normalises and projects prompts and patch tokens alike, and puts the prompts in front of every window's tokens;
+    - gives rows and columns of prompts no relative position bias and keeps them out of the shift mask;
+    - averages what the windows made of a prompt, and adds attention and MLP to prompts as to patch tokens.
+
+    Patch merging normalises and reduces four copies of a prompt, side by side.
+
+    Args:
+        swin: any ``timm.models.SwinTransformer`` (``num_classes=0``); it is frozen and put into evaluation mode.
+        weights_sha256: of the file that its weights came from, None for random ones.
+        pool_prompts: whether the last prompts are part of the final mean, as in VPT's released code.
+
+    Raises:
+        UnsupportedError: for a timm model of another family, with another stem, other than square, or without pooling.
+    """
+
+    family = "swin"
+
+    def __init__(self, swin: nn.Module, weights_sha256: str | None = None, *, pool_prompts: bool = False) -> None:
+        super().__init__()
+        if not isinstance(swin, SwinTransformer):
+            raise UnsupportedError(
+                f"{type(swin).__name__} is no timm SwinTransformer: choose one, e.g. swin_base_patch4_window7_224."
+            )
+        if not isinstance(swin.patch_embed, PatchEmbed):
+            raise UnsupportedError(f"vpbench needs plain patches, and this backbone has {type(swin.patch_embed).__name__}.")
+        size, patch = swin.patch_embed.img_size, swin.patch_embed.patch_size
+        if size[0] != size[1] or patch[0] != patch[1]:
+            raise UnsupportedError(f"vpbench needs square images and patches, not {size} and {patch} pixels.")
+        if not swin.head.global_pool.pool_type:
+            raise UnsupportedError("vpbench needs one feature vector per image, and this backbone has global_pool=''.")
+        if pool_prompts and swin.head.global_pool.pool_type != "avg":
+            raise UnsupportedError("pool_prompts needs a backbone that averages its tokens (global_pool='avg').")
+        self.weights_sha256, self.pool_prompts = weights_sha256, pool_prompts
+        self.swin: Any = swin.requires_grad_(False).eval()
+        self._blocks: list[SwinTransformerBlock] = [block for layer in swin.layers for block in layer.blocks]
+        self._keys_values: list[OrderedDict[int, KeysValues]] = [OrderedDict() for _ in self._blocks]
+        self._watchers: OrderedDict[int, ReceivedWeights] = OrderedDict()
+        self.shape = BackboneShape(
+            family=self.family, image_size=size[0], patch_size=patch[0], width=self._blocks[0].dim, depth=len(self._blocks),
+            heads=self._blocks[0].attn.num_heads, prefix=0, channels=swin.patch_embed.proj.in_channels,
+            stages=tuple(_stages(swin)),
+        )  # fmt: skip
+
+    @property
+    def feature_width(self) -> int:
+        """Width of what :meth:`pool` returns."""
+        return int(self.swin.num_features)
+
+    def embed(self, images: Tensor) -> Tokens:
+        """Normalised images (B, C, S, S) to the sequence that enters block 0; a Swin has no position embeddings."""
+        return Tokens(self.swin.patch_embed(images).flatten(1, 2), 0)
+
+    def run_block(self, index: int, tokens: Tokens) -> Tokens:
+        """One block: timm's own where nothing is prompted or watched."""
+        block = self._blocks[index]
+        if not (tokens.prompts or self._keys_values[index] or self._watchers):
+            return replace(tokens, x=block(self._on_grid(index, tokens.x)).flatten(1, 2))
+        x = tokens.x + block.drop_path1(self._attention(index, block.norm1(tokens.x), tokens.prompts))
+        return replace(tokens, x=x + block.drop_path2(block.mlp(block.norm2(x))))
+
+    def enter_stage(self, block: int, tokens: Tokens) -> Tokens:
+        """Patch merging: a quarter of the tokens, twice as wide."""
+        merging, side = self._merging(block), self.shape.stage_of(block - 1).grid
+        merged = Tokens(merging(tokens.patch_tokens.unflatten(1, (side, side))).flatten(1, 2), 0)
+        return merged.with_prompts(self.to_next_stage(block, tokens.prompt_tokens)) if tokens.prompts else merged
+
+    def to_next_stage(self, block: int, prompts: Tensor) -> Tensor:
+        """See :meth:`vpbench.interface.Scope.to_next_stage`: four copies of a prompt are merged as four neighbours are."""
+        merging = self._merging(block)
+        reduced: Tensor = merging.reduction(merging.norm(torch.cat([prompts] * 4, dim=-1)))
+        return reduced
+
+    def pool(self, tokens: Tokens) -> Tensor:
+        """The features that the classifier reads, (B, feature_width): final norm and timm's own pooling, over the patch
+        tokens alone unless ``pool_prompts`` is set."""
+        if tokens.prompts and self.pool_prompts:
+            maps = tokens.x.unsqueeze(2)  # one long column, for which a mean is the same
+        else:
+            maps = self._on_grid(self.shape.depth - 1, tokens.patch_tokens)
+        return self.swin.forward_head(self.swin.norm(maps), pre_logits=True)
+
+    def prompt_keys_values(self, scope: Scope, block: int, provide: KeysValues) -> None:
+        """See :meth:`vpbench.interface.Scope.prompt_keys_values`."""
+        handle = RemovableHandle(self._keys_values[block])
+        self._keys_values[block][handle.id] = provide
+        scope.hook(handle)
+
+    def add_to_prompts(self, scope: Scope, block: int, site: Site, values: nn.Parameter) -> None:
+        """See :meth:`vpbench.interface.Scope.add_to_prompts`."""
+        parent = self._blocks[block]
+        # The output projection is the last step of the attention, whose module is not called with prompts.
+        module = {"norm1": parent.norm1, "qkv": parent.attn.qkv, "attention": parent.attn.proj}[site]
+
+        def add(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+            return F.pad(values.to(output.dtype), (0, 0, 0, output.shape[1] - len(values))) + output
+
+        scope.hook(module.register_forward_hook(add))
+
+    def watch_received_attention(self, scope: Scope) -> ReceivedWeights:
+        """See :meth:`vpbench.interface.Scope.watch_received_attention`."""
+        handle, weights = RemovableHandle(self._watchers), ReceivedWeights(lambda: self.recomputing)
+        self._watchers[handle.id] = weights
+        scope.hook(handle)
+        return weights
+
+    def _merging(self, block: int) -> Any:
+        stage = self.shape.stage_of(block)
+        return self.swin.layers[self.shape.stages.index(stage)].downsample
+
+    def _on_grid(self, index: int, patches: Tensor) -> Tensor:
+        """Patch tokens (B, M, D) as a map (B, H, W, D)."""
+        side = self.shape.stage_of(index).grid
+        return patches.unflatten(1, (side, side))
+
+    def _attention(self, index: int, x: Tensor, prompts: int) -> Tensor:
+        """Window attention of normalised tokens (B, N + M, D), prompts in front of every window."""
+        block = self._blocks[index]
+        attention: WindowAttention = block.attn
+        maps = _shifted_and_padded(block, self._on_grid(index, x[:, prompts:]))
+        height, width = maps.shape[1:3]
+        projected = attention.qkv(torch.cat([x[:, :prompts], maps.flatten(1, 2)], dim=1))
+        windows = _in_windows(block, projected[:, prompts:].unflatten(1, (height, width)))
+        in_front = projected[:, None, :prompts].expand(-1, windows.shape[1], -1, -1)
+        query, key, value = (
+            part.transpose(2, 3)  # (B, windows, heads, N + area, D / heads)
+            for part in torch.cat([in_front, windows], dim=2).unflatten(-1, (3, attention.num_heads, -1)).unbind(3)
+        )
+        for provide in self._keys_values[index].values():
+            more = [part.to(key.dtype).expand(*key.shape[:2], -1, -1, -1) for part in provide()]
+            key, value = torch.cat([more[0], key], dim=3), torch.cat([more[1], value], dim=3)
+        bias = _bias(block, maps, prompts, key.shape[3])
+        for watcher in self._watchers.values():
+            watcher.keep(index, self._received(index, query[:, :, :, prompts:] * attention.scale, key, bias[..., prompts:, :]))
+        mixed = _mixed(attention, query, key, value, bias).transpose(2, 3).flatten(3)
+        maps = window_reverse(
+            mixed[:, :, prompts:].flatten(0, 1).unflatten(1, block.window_size), block.window_size, height, width
+        )
+        patches = self._unshifted(index, maps).flatten(1, 2)
+        joined: Tensor = attention.proj(torch.cat([mixed[:, :, :prompts].mean(1), patches], dim=1))
+        return joined
+
+    def _unshifted(self, index: int, maps: Tensor) -> Tensor:
+        """The inverse of :func:`_shifted_and_padded`."""
+        side, shift = self.shape.stage_of(index).grid, self._blocks[index].shift_size
+        return torch.roll(maps[:, :side, :side], shifts=shift, dims=(1, 2))
+
+    def _received(self, index: int, query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
+        """Attention that each patch token receives from those of its window, mean over heads, (B, M)."""
+        block, side = self._blocks[index], self.shape.stage_of(index).grid
+        with torch.no_grad(), full_precision(query):
+            query, key = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (query, key))
+            weights = (query @ key.transpose(-2, -1) + bias).softmax(-1)[..., -block.window_area :].mean(2)
+            maps = _shifted_and_padded(block, torch.ones(1, side, side, 1, dtype=weights.dtype, device=weights.device))
+            real = _in_windows(block, maps)  # 0 for the queries of padding
+            received = (weights * real).sum(2) / real.sum(2).clamp(min=1)
+            windows = received.flatten(0, 1).unflatten(1, block.window_size).unsqueeze(-1)
+            return self._unshifted(index, window_reverse(windows, block.window_size, *maps.shape[1:3])).flatten(1)
+
+
+class ReceivedWeights:
+    """What :meth:`SwinAdapter.watch_received_attention` returns; reading a block forgets it."""
+
+    def __init__(self, recomputing: Callable[[], bool]) -> None:
+        self._recomputing = recomputing
+        self._weights: dict[int, Tensor] = {}
+
+    def keep(self, block: int, weights: Tensor) -> None:
+        """Take note of a block's weights (B, M), unless it is run again only for the backward pass."""
+        if not self._recomputing():
+            self._weights[block] = weights
+
+    def __call__(self, block: int) -> Tensor:
+        """Weights of the patch tokens, (B, M), float32 or wider."""
+        return self._weights.pop(block)
+
+
+def _stages(swin: SwinTransformer) -> list[Stage]:
+    stages: list[Stage] = []
+    first, grid = 0, swin.patch_embed.grid_size[0]
+    for layer in swin.layers:
+        block = layer.blocks[0]
+        # Merging pads an odd map. Older versions of timm note a resolution that is one less.
+        grid = -(-grid // 2) if stages else grid
+        stages.append(Stage(first, len(layer.blocks), block.dim, block.attn.num_heads, grid))
+        first += len(layer.blocks)
+    return stages
+
+
+def _shifted_and_padded(block: SwinTransformerBlock, maps: Tensor) -> Tensor:
+    """Maps (B, H, W, D) rolled by the block's shift, then zeros up to a multiple of the window."""
+    maps = torch.roll(maps, shifts=[-shift for shift in block.shift_size], dims=(1, 2))
+    down, right = (-side % window for side, window in zip(maps.shape[1:3], block.window_size))
+    return F.pad(maps, (0, 0, 0, right, 0, down))
+
+
+def _in_windows(block: SwinTransformerBlock, maps: Tensor) -> Tensor:
+    """Maps (B, H, W, D) to (B, windows, area, D)."""
+    return window_partition(maps, block.window_size).flatten(1, 2).unflatten(0, (len(maps), -1))
+
+
+def _bias(block: SwinTransformerBlock, maps: Tensor, prompts: int, keys: int) -> Tensor:
+    """Relative positions and shift mask, (windows or 1, heads, N + area, keys); 0 for prompts, which come first."""
+    bias: Tensor = block.attn._get_rel_pos_bias()
+    mask = block.get_attn_mask(maps) if getattr(block, "dynamic_mask", False) else block.attn_mask
+    if mask is not None:
+        bias = bias + mask.unsqueeze(1)
+    return F.pad(bias, (keys - bias.shape[-1], 0, prompts, 0))
+
+
+def _mixed(attention: WindowAttention, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Values mixed by attention, all of shape (B, windows, heads, tokens, D / heads)."""
+    if not attention.fused_attn:
+        return (query * attention.scale @ key.transpose(-2, -1) + bias).softmax(-1) @ value
+    images, windows = query.shape[:2]
+    mask = bias.to(query.dtype).expand(images, windows, -1, -1, -1).flatten(0, 1)
+    query, key, value = (part.flatten(0, 1) for part in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=attention.scale).unflatten(
+        0, (images, windows)
+    )
