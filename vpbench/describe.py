@@ -75,7 +75,7 @@ def describe(kind: str, name: str, results: Path) -> dict[str, Any]:
         "method": lambda: _method(name),
         "dataset": lambda: dataset_card(name).model_dump(mode="json"),
         "suite": lambda: {"name": name, **suite_card(name).model_dump(mode="json")},
-        "backbone": lambda: {"name": name, **backbone_card(name).model_dump(mode="json")},
+        "backbone": lambda: {"name": name, **backbone_card(name).model_dump(mode="json", exclude_none=True)},
         "run": lambda: _run(name, results),
     }
     if kind not in makers:

@@ -268,5 +268,5 @@ def test_open_clip_file_with_both_towers(tmp_path: Path) -> None:
         "visual.head.proj.weight", "text.token_embedding.weight", "logit_scale"
     )
     assert equal(loaded(tmp_path / "a.bin", model(seed=1), content), encoder())
-    content |= zeros("visual.trunk.adapter.weight", "audio.conv.weight")
-    assert "2 surplus (adapter.weight, audio.conv.weight)" in refusal(tmp_path / "a.bin", model(seed=1), content)
+    content |= zeros("visual.trunk.adapter.weight", "audio.pos_embed")
+    assert "2 surplus (adapter.weight, audio.pos_embed)" in refusal(tmp_path / "a.bin", model(seed=1), content)

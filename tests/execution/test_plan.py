@@ -211,7 +211,7 @@ def test_options_that_do_not_fit_the_backbone_fail_early(images: Path, tmp_path:
 def test_unsupported_is_planned(images: Path, tmp_path: Path) -> None:
     request = {"backbone": "vit_wee_patch16_reg1_gap_256", "weights": "random", "image_size": 32, "settings": {"ivpt.ar_k": 1}}
     assert len(plan(images, tmp_path, methods=["ivpt"], **request).missing) == 1
-    with pytest.raises(UnsupportedError, match="no timm VisionTransformer"):
+    with pytest.raises(UnsupportedError, match="ResNet cannot carry prompts"):
         plan(images, tmp_path, backbone="resnet18", weights="random")
     with pytest.raises(WeightsError, match="on purpose"):
         plan(images, tmp_path, backbone="vit_base_patch16_gap_224")

@@ -129,7 +129,7 @@ def renamed(state: State, model: nn.Module, timm_filter: Callable[[State, nn.Mod
 
 # Resampled by timm into new memory, under another name.
 _RESAMPLED = re.compile(
-    r".*(positional_embedding|pos_embed|conv1\.weight|patch_embed\.proj(ection)?\.weight)$|.*relative_position_bias_table$"
+    r"(module\.)?(visual\.(trunk\.)?)?(positional_embedding|pos_embed|conv1\.weight|patch_embed\.proj\.weight)$"
 )
 
 

@@ -29,7 +29,7 @@ def list_entries(
         return
     print_entries(entries)
     if kind == "backbones":
-        typer.echo("Every VisionTransformer of timm works by its name too, e.g. vit_base_patch16_224.")
+        typer.echo("Every ViT and Swin Transformer of timm works by its name too, e.g. vit_base_patch16_224.")
 
 
 def print_entries(entries: list[dict[str, Any]]) -> None:
