@@ -28,13 +28,13 @@ def known_to_timm(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_vpt_on_digits(tmp_path: Path) -> None:
     table = vpbench.run(
         ["linear", "vpt"],
-        "ci",
+        "mini",
+        datasets=["digits"],
         backbone=NAME,
         weights="random",
         image_size=32,
         epochs=1,
         device="cpu",
-        threads=1,
         results=tmp_path,
         settings={"vpt.prompt_length": 3},
     )

@@ -85,12 +85,14 @@ def test_broken_image_cache(
     words = [*command, "--methods", "linear", "--save", "none", "--json"]
     words.remove("--results")
     first = vpbench(*words, "--results", tmp_path / "first")
-    (folder,) = (tmp_path / "cache").iterdir()
-    with (folder / "train.bin").open("r+b") as stream:
-        stream.truncate(1000)
+    folders = list((tmp_path / "cache").iterdir())
+    for folder in folders:
+        with (folder / "pixels.bin").open("r+b") as stream:
+            stream.truncate(1000)
     (tmp_path / "cache" / ".building-dead" / "new").mkdir(parents=True)
     second = vpbench(*words, "--results", tmp_path / "second")
-    (folder / "complete.json").unlink()
+    for folder in folders:
+        (folder / "complete.json").unlink()
     third = vpbench(*words, "--results", tmp_path / "third")
     assert [first.code, second.code, third.code] == [0, 0, 0]
     losses = [rows(tmp_path / name)["first_losses"][0].tolist() for name in ("first", "second", "third")]

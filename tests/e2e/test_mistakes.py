@@ -40,7 +40,7 @@ def check(done: Outcome, code: int, *parts: str) -> None:
         ("--suite mini", 2, ["--suite", "--data"]),
         ("--datasets digits", 2, ["--datasets", "--data"]),
         ("--backbone vit-nono", 2, ["'vit-nono'", "Did you mean 'vit-nano'?"]),
-        ("--backbone resnet18 --weights random", 6, ["VisionTransformer", "choose a ViT"]),
+        ("--backbone resnet18 --weights random", 6, ["ResNet cannot carry prompts", "choose a ViT"]),
         ("--image-size 41", 2, ["41", "patch size 8", "take 40"]),
         ("--seeds 0", 2, ["--seeds 0", "at least one"]),
         ("--device tpu", 2, ["tpu", "auto, cpu or cuda"]),
