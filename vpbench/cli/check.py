@@ -50,16 +50,17 @@ def check(
 ) -> None:
     """Compare a small grid of runs with a baseline; exit 1 when a number is outside of what the baseline allows.
 
-    Parameters, operations, counts, digests and options must be equal; on the baseline's platform also the first losses of a
-    seed, to 1e-4, and its accuracy, to a point. A mean accuracy must lie within what the baseline's seeds allow. Costs, as
-    ratios to linear probing, are reported.
+    Parameters, operations, counts, digests and options must be equal. On the
+    baseline's platform a seed repeats its first losses to 1e-4 and its accuracy
+    to a point. A mean accuracy must lie within what the baseline's seeds allow.
+    Costs, as ratios to linear probing, are reported.
 
     Examples:
 
     \b
       vpbench check    the baseline in results/baselines, about a minute on one core
       vpbench check --markdown check.md --junit check.xml
-      vpbench check --methods insvp --results results/runs --baseline insvp.parquet
+      vpbench check --results results/runs --suite mini --baseline mini.parquet
       vpbench check --update    after a change that is meant to change numbers
     """
     import json
