@@ -11,7 +11,8 @@ from vpbench.store.folder import DEFAULT_FOLDER, Store
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vpbench.execution.inline import Watcher
+    from vpbench.execution.executors import Executor, Watcher
+    from vpbench.execution.job import Job
     from vpbench.execution.plan import Plan, Request
     from vpbench.model import PromptedModel
 
@@ -33,6 +34,11 @@ def run(
     results: str | Path = DEFAULT_FOLDER,
     save: Iterable[str] = DEFAULT_SAVE,
     watcher: Watcher | None = None,
+    executor: str | Executor = "inline",
+    threads: int | None = None,
+    timeout_s: float | None = None,
+    rerun: str | None = None,
+    limit: int | None = None,
     **more: Any,
 ) -> pd.DataFrame:
     """Train and measure every method on every data set, skipping what is stored, and return the rows.
@@ -52,6 +58,13 @@ def run(
         results: folder of the rows.
         save: what to keep beside each row: ``features``, ``predictions``, ``curve``, ``weights``.
         watcher: hears of progress.
+        executor: where runs happen: ``inline`` (this process), ``local``, ``ray`` or ``slurm``, or one with its options from
+            ``vpbench.execution.executors.get_executor``, such as ``get_executor("local", workers=2)``.
+        threads: of torch on a CPU, in each process; None: torch's own choice, divided among local workers.
+        timeout_s: seconds after which a run is given up.
+        rerun: do stored runs again: ``failed`` (all that are not ok), ``stale`` (by another version of vpbench, torch or
+            timm), or ``all``.
+        limit: run no more than so many of the missing ones.
         more: other fields of :class:`vpbench.execution.plan.Request`.
 
     Returns:
@@ -69,36 +82,82 @@ def run(
         backbone=backbone, weights=str(weights) if weights else None, image_size=image_size, epochs=epochs, seeds=seeds,
         settings=settings or {}, device=device, **more,
     )  # fmt: skip
-    plan, store = plan_runs(request, results, save)
-    return execute_plan(plan, store, device, save, watcher)
+    plan, store = plan_runs(request, results, save, rerun)
+    return execute_plan(
+        plan, store, device, save, watcher, executor=executor, data_root=request.data_root, threads=threads,
+        timeout_s=timeout_s, limit=limit,
+    )  # fmt: skip
 
 
-def plan_runs(request: Request, results: str | Path = DEFAULT_FOLDER, save: Iterable[str] = DEFAULT_SAVE) -> tuple[Plan, Store]:
-    """Check a request and find what is missing, without running anything."""
+def plan_runs(
+    request: Request, results: str | Path = DEFAULT_FOLDER, save: Iterable[str] = DEFAULT_SAVE, rerun: str | None = None
+) -> tuple[Plan, Store]:
+    """Check a request and find what is missing, without running anything; ``rerun`` is as in :func:`run`."""
+    from dataclasses import replace
+
     from vpbench.core.names import unknown
     from vpbench.execution.plan import ARTEFACTS, make_plan
+    from vpbench.execution.rerun import to_repeat
 
     for name in save:
         if name not in ARTEFACTS:
             raise unknown("thing to --save", name, ARTEFACTS)
     store = Store(results)
-    return make_plan(request, store, [ARTEFACTS[name] for name in save]), store
+    plan = make_plan(request, store, [ARTEFACTS[name] for name in save])
+    return replace(plan, stored=plan.stored - to_repeat(rerun, store)), store
+
+
+def make_jobs(
+    plan: Plan, store: Store, device: str = "auto", save: Iterable[str] = DEFAULT_SAVE, *, data_root: str | Path | None = None,
+    threads: int | None = None, timeout_s: float | None = None, limit: int | None = None,
+) -> list[Job]:  # fmt: skip
+    """The missing runs of a plan, in its order and at most ``limit`` of them, as what executors take."""
+    from vpbench.execution.device import resolve_device
+    from vpbench.execution.job import Job, remember, stamp
+
+    place, keep = resolve_device(device).type, tuple(save)
+    jobs = []
+    for run in plan.missing[:limit]:
+        raw = plan.data[run.spec.data.dataset]
+        job = Job.of(
+            run, raw, data_root=data_root, save=keep, device=place, threads=threads, timeout_s=timeout_s,
+            replaces=stamp(store.read_row(run.spec.run_id)),
+        )  # fmt: skip
+        remember(job, raw)
+        jobs.append(job)
+    return jobs
 
 
 def execute_plan(
-    plan: Plan, store: Store, device: str = "auto", save: Iterable[str] = DEFAULT_SAVE, watcher: Watcher | None = None
-) -> pd.DataFrame:
-    """Run what is missing in a plan; the rows of the whole plan."""
-    from vpbench.backbones.load import load_backbone
-    from vpbench.execution.device import resolve_device
-    from vpbench.execution.inline import Silent, execute_inline
+    plan: Plan, store: Store, device: str = "auto", save: Iterable[str] = DEFAULT_SAVE, watcher: Watcher | None = None, *,
+    executor: str | Executor = "inline", data_root: str | Path | None = None, threads: int | None = None,
+    timeout_s: float | None = None, limit: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Run what is missing in a plan; the rows of the whole plan. Arguments are as in :func:`run`.
 
-    place = resolve_device(device)
+    Raises:
+        KeyboardInterrupt: when Ctrl-C has kept some runs from being started.
+    """
+    from vpbench.backbones.load import load_backbone
+    from vpbench.execution.cost import past_runs
+    from vpbench.execution.executors import Silent, drained_by_ctrl_c, get_executor
+
+    told = watcher or Silent()
+    runner = get_executor(executor) if isinstance(executor, str) else executor
+    jobs = make_jobs(
+        plan, store, device, save, data_root=data_root, threads=threads, timeout_s=timeout_s, limit=limit
+    )  # fmt: skip
+    rows = runner(jobs, store, told)
     for backbone in {run.spec.backbone for run in plan.missing}:
         load_backbone(backbone)  # weights that do not fit end the grid here, not after the images are decoded
     store.check_writable()
-    for _ in execute_inline(plan, store, place, save, watcher or Silent()):
-        pass
+    if jobs:
+        past = past_runs(store)
+        expected = {job.run_id: past.seconds(job) for job in jobs}
+        with store.claims.grid(expected), drained_by_ctrl_c(runner, told):
+            done = sum(1 for _ in rows)
+        if done < len(jobs) and getattr(runner, "draining", False):
+            raise KeyboardInterrupt
     frame = store.load()
     return frame[frame["run_id"].isin({run.spec.run_id for run in plan.runs})].reset_index(drop=True)
 
@@ -152,7 +211,7 @@ def report(
     plot: str | None = None,
     *,
     results: str | Path = DEFAULT_FOLDER,
-    format: Literal["terminal", "md", "tex", "csv", "json"] = "terminal",
+    format: Literal["terminal", "md", "tex", "csv", "json", "html"] = "terminal",
     out: str | Path | None = None,
     **filters: Any,
 ) -> str | list[Path]:

@@ -24,7 +24,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from vpbench.core.errors import StoreError
 from vpbench.core.hashing import digest
-from vpbench.reporting.definition import load_definition
+from vpbench.reporting.figures import in_table_order, row_wise
 from vpbench.reporting.runs import Filters, arrange, of_section
 from vpbench.reporting.sections import in_order, titles
 from vpbench.store.folder import Store
@@ -78,10 +78,13 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         suffix = f"_{digest(list(section), 6)}" if backbones.count(section[0]) > 1 else ""
         for dataset, group in own.groupby("dataset"):
             seed = int(group["seed"].mode().min())
-            panels = [_load(store, run) for run in _in_table_order(group[group["seed"] == seed]).to_dict("records")]
+            panels = [_load(store, run) for run in in_table_order(group[group["seed"] == seed]).to_dict("records")]
             _check_same_images(panels)
             absent = _without_features(runs, section, dataset, seed, panels)
-            yield f"tsne_{section[0]}_{dataset}_seed{seed}{suffix}", _figure(panels, f"{dataset}, seed {seed}: {title}", absent)
+            yield (
+                f"tsne_{section[0]}_{dataset}_seed{seed}{suffix}",
+                side_by_side(panels, f"{dataset}, seed {seed}: {title}", absent),
+            )
 
 
 def _without_features(
@@ -121,13 +124,6 @@ def _perplexity(n: int) -> float:
     return min(30.0, (n - 1) / 3)
 
 
-def _in_table_order(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs in the order of InsVP's Table 1."""
-    definition = load_definition("insvp", "1")
-    order = sorted(range(len(runs)), key=lambda i: (definition.place(runs["method"].iloc[i]), runs["row"].iloc[i]))
-    return runs.iloc[order]
-
-
 def _load(store: Store, run: dict[Any, Any]) -> Panel:
     path = store.artefact_path(run["run_id"], "features.npz")
     try:
@@ -156,7 +152,7 @@ def _check_same_images(panels: Sequence[Panel]) -> None:
         )
 
 
-def _figure(panels: Sequence[Panel], title: str, absent: Sequence[str]) -> Figure:
+def side_by_side(panels: Sequence[Panel], title: str, absent: Sequence[str], what: str = "{n} test images") -> Figure:
     """Panels in rows of three; below them how they were made and, for few classes, what the colours mean."""
     columns = min(len(panels), _COLUMNS)
     rows = -(-len(panels) // columns)
@@ -172,18 +168,13 @@ def _figure(panels: Sequence[Panel], title: str, absent: Sequence[str]) -> Figur
     letters = max(32 * columns, 48)
     figure.suptitle(textwrap.fill(title, letters))
     keys = [Line2D([], [], ls="", marker=mark, color=hue, label=str(k)) for k, (hue, mark) in zip(classes, styles)]
-    keys = _row_wise(keys, 8 if columns > 1 else 5) if legend else []
-    caption = textwrap.fill(_caption(panels[0].labels, absent), letters + 10) + ("\nClasses:" if keys else "")
+    shown = row_wise(keys, 8 if columns > 1 else 5) if legend else []
+    caption = textwrap.fill(_caption(panels[0].labels, absent, what), letters + 10) + ("\nClasses:" if shown else "")
     below = figure.legend(
-        handles=keys, ncols=8 if columns > 1 else 5, title=caption, loc="outside lower center", frameon=False, handletextpad=0.1
+        handles=shown, ncols=8 if columns > 1 else 5, title=caption, loc="outside lower center", frameon=False, handletextpad=0.1
     )
     below.get_title().set(multialignment="center", fontsize=7, color="0.3")
     return figure
-
-
-def _row_wise(keys: Sequence[Line2D], columns: int) -> list[Line2D]:
-    """Reordered for a legend, which fills its columns first, so that it reads row by row."""
-    return [key for first in range(columns) for key in keys[first::columns]]
 
 
 def _styles(count: int) -> list[tuple[Any, str]]:
@@ -206,10 +197,10 @@ def _scatter(ax: Axes, panel: Panel, classes: NDArray[np.int64], styles: Sequenc
     ax.set_box_aspect(1)
 
 
-def _caption(labels: NDArray[np.int64], absent: Sequence[str]) -> str:
+def _caption(labels: NDArray[np.int64], absent: Sequence[str], what: str) -> str:
     n = len(labels)
     missing = f" No features stored: {', '.join(absent)}." if absent else ""
     return (
-        f"t-SNE of {n} test images, perplexity {_perplexity(n):.0f}. acc1: top-1 on the whole test split (%). "
+        f"t-SNE of {what.format(n=n)}, perplexity {_perplexity(n):.0f}. acc1: top-1 on the whole test split (%). "
         f"kNN: leave-one-out accuracy of {NEIGHBOURS} cosine neighbours (%).{missing}"
     )

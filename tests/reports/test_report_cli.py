@@ -77,3 +77,15 @@ assert "torch" not in sys.modules
 """
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=root)
+
+
+def test_papers_published_figures_and_tests(tmp_path: Path) -> None:
+    folder = str(fill(tmp_path, *grid()).folder)
+    table = runner.invoke(app, ["--results", folder, "--paper", "ivpt", "--table", "3", "--reported", "--format", "html"])
+    assert table.exit_code == 0, table.output
+    assert "<td>78.48</td>" in table.stdout
+    compared = runner.invoke(app, ["--results", folder, "--compare", "insvp", "vpt"])
+    assert compared.stdout.startswith("Paired comparison\n\ninsvp against vpt: ")
+    ranked = runner.invoke(app, ["--results", folder, "--statistics", "--mix"])
+    assert "Mean ranks, 1 is best: all sections together" in ranked.stdout
+    assert isinstance(runner.invoke(app, ["--results", folder, "--statistics", "--table", "2"]).exception, UsageError)

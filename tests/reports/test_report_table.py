@@ -57,7 +57,7 @@ def test_mean_and_sample_deviation_over_seeds(tmp_path: Path) -> None:
     cell = cells(only_section(table), "vpt")["digits"]
     assert (cell.mean, cell.n, cell.text) == (83.0, 3, "83.0 ± 3.6")
     assert cell.std == pytest.approx(13**0.5, abs=1e-9)
-    assert "over 3 seeds" in footer(table)
+    assert "over n = 3 seeds" in footer(table)
 
 
 def test_one_row_has_neither_deviation_nor_mark_nor_mean_column(tmp_path: Path) -> None:

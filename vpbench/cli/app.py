@@ -9,12 +9,15 @@ import typer
 from typer.core import TyperGroup
 
 from vpbench import __version__
+from vpbench.cli.check import check
 from vpbench.cli.data import app as data_app
 from vpbench.cli.listing import list_entries
+from vpbench.cli.logs import logs
 from vpbench.cli.new import app as new_app
 from vpbench.cli.report import report
 from vpbench.cli.run import run
 from vpbench.cli.show import show
+from vpbench.cli.status import status
 
 INTERRUPTED = 130
 
@@ -42,8 +45,11 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(report)
+app.command()(check)
 app.command("list")(list_entries)
 app.command()(show)
+app.command()(status)
+app.command()(logs)
 app.add_typer(data_app, name="data")
 app.add_typer(new_app, name="new")
 

@@ -1,8 +1,7 @@
-"""Progress of a grid on the terminal: one bar for the grid, one for the run, one line per finished run."""
+"""Progress of a grid on the terminal: one bar for the grid, one for each run under way, one line per finished run."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +10,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -21,20 +21,26 @@ from vpbench.training.fit import Epoch
 
 
 class GridProgress:
-    """A watcher (see ``vpbench.execution.inline.Watcher``) that draws on stderr, so that stdout stays for results."""
+    """A watcher (see ``vpbench.execution.executors.Watcher``) that draws on stderr, so that stdout stays for results.
 
-    def __init__(self, plan: Plan) -> None:
+    Args:
+        plan: what is asked for.
+        limit: at most so many of the missing runs are done.
+    """
+
+    def __init__(self, plan: Plan, limit: int | None = None) -> None:
         self._console = Console(stderr=True)
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("ETA"), TimeRemainingColumn(), console=self._console, transient=True,
             disable=not self._console.is_terminal,  # a bar in a log is noise; its lines stay
         )  # fmt: skip
-        self._total, self._done = len(plan.missing), 0
+        missing = len(plan.missing)
+        self._total, self._done = min(missing, missing if limit is None else limit), 0
         self._grid = self._progress.add_task("all runs", total=self._total)
-        self._run = self._progress.add_task("", total=None, visible=False)
-        self._started = time.perf_counter()
-        if stored := len(plan.runs) - self._total:
+        self._decoding = self._progress.add_task("", total=None, visible=False)
+        self._runs: dict[str, TaskID] = {}
+        if stored := len(plan.runs) - missing:
             self._console.print(f"{stored} of {len(plan.runs)} runs are stored already.", highlight=False)
 
     def __enter__(self) -> GridProgress:
@@ -45,24 +51,31 @@ class GridProgress:
         self._progress.stop()
 
     def preparing(self, dataset: str, done: int, total: int) -> None:
-        self._progress.update(self._run, description=f"decoding {dataset}", completed=done, total=total, visible=True)
+        self._progress.update(
+            self._decoding, description=f"decoding {dataset}", completed=done, total=total, visible=done < total
+        )
 
     def started(self, run: PlannedRun) -> None:
-        self._progress.reset(self._run, description=_name(run), total=run.spec.recipe.epochs, visible=True)
+        self._runs[run.spec.run_id] = self._progress.add_task(_name(run), total=run.spec.recipe.epochs)
 
     def epoch(self, run: PlannedRun, epoch: Epoch) -> None:
+        bar = self._runs[run.spec.run_id]
         if epoch.epoch == 1:
-            self._progress.reset(self._run, description=f"{_name(run)}, {epoch.phase}", total=epoch.epochs)
-        self._progress.update(self._run, completed=epoch.epoch)
+            self._progress.reset(bar, description=f"{_name(run)}, {epoch.phase}", total=epoch.epochs)
+        self._progress.update(bar, completed=epoch.epoch)
 
     def finished(self, run: PlannedRun, row: dict[str, Any]) -> None:
         self._done += 1
         self._progress.update(self._grid, completed=self._done)
-        self._progress.update(self._run, visible=False)
+        if (bar := self._runs.pop(run.spec.run_id, None)) is not None:
+            self._progress.remove_task(bar)
         outcome = f"{row['acc1']:5.1f} % top-1" if row["status"] == "ok" else row["status"]
         self._console.print(
             f"[{self._done}/{self._total}] {_name(run)}: {outcome}, {row['wall_s']:.0f} s", highlight=False, markup=False
         )
+
+    def note(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _name(run: PlannedRun) -> str:

@@ -21,13 +21,20 @@ def report(
     paper: Annotated[str, typer.Option(help="Paper that the table's number belongs to.")] = "insvp",
     plot: Annotated[str | None, typer.Option(help="A figure instead, e.g. tsne.")] = None,
     format: Annotated[
-        str | None, typer.Option(help="terminal, md, tex, csv or json. Default: what --out ends with, else terminal.")
+        str | None, typer.Option(help="terminal, md, tex, html, csv or json. Default: what --out ends with, else terminal.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder.")] = Path("results/runs"),
     out: Annotated[
         Path | None, typer.Option(metavar="FILE_OR_FOLDER", help="Where to write. Default: stdout, figures to results/figures.")
     ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FOLDER", help="All of it as a page for a browser, instead.")] = None,
+    reported: Annotated[bool, typer.Option("--reported", help="Add what the paper prints, and the gap to it.")] = False,
+    compare: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="METHOD METHOD", help="Paired tests of two methods instead.")
+    ] = None,
+    statistics: Annotated[bool, typer.Option("--statistics", help="Tests of all methods over all data sets instead.")] = False,
+    mix: Annotated[bool, typer.Option("--mix", help="Put runs that are not alike side by side.")] = False,
     dataset: Annotated[str | None, typer.Option(help=_Only.format("data set"))] = None,
     suite: Annotated[str | None, typer.Option(help=_Only.format("suite"))] = None,
     backbone: Annotated[str | None, typer.Option(help=_Only.format("backbone"))] = None,
@@ -41,17 +48,29 @@ def report(
     - `vpbench report` - table 1 in the terminal
     - `vpbench report --table 1 --out table1.tex` - the same for LaTeX; also .md, .csv, .json
     - `vpbench report --suite mini --method vpt,insvp --format md`
+    - `vpbench report --paper ivpt --table 2 --reported` - beside what the paper prints
+    - `vpbench report --compare insvp vpt` - paired tests; `--statistics` for all methods
     - `vpbench report --plot tsne --dataset digits` - needs runs made with `--save features`
+    - `vpbench report --html page` - leaderboard, figures, methods and runs: open page/index.html
     """
     from vpbench.core.errors import UsageError
     from vpbench.reporting.api import make_report
 
     if json and format not in (None, "json"):
         raise UsageError(f"--json and --format {format} exclude each other; leave one out.")
+    if html is not None:
+        if table or plot or format or json or out:
+            raise UsageError("--html writes a whole page: leave out --table, --plot, --format, --json and --out.")
+        from vpbench.reporting.page import write_page
+
+        with _warnings_as_lines():
+            typer.echo(write_page(results, html, dataset=dataset, suite=suite, backbone=backbone, method=method, seed=seed))
+        return
     with _warnings_as_lines():
         made = make_report(
             table, plot, paper=paper, format="json" if json else format, results=results, out=out,
             dataset=dataset, suite=suite, backbone=backbone, method=method, seed=seed, width=_width(), colour=_colour(),
+            reported=reported, mix=mix, compare=[compare] if compare else [], statistics=statistics,
         )  # fmt: skip
     typer.echo(made if isinstance(made, str) else "\n".join(map(str, made)), nl=not isinstance(made, str))
 

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from vpbench.execution.executors import Executor
+    from vpbench.execution.job import Job
     from vpbench.execution.plan import Plan
+    from vpbench.store.folder import Store
 
 FAILED = 1
+NARROW = ("run_id", "status", "seed", "epochs", "precision", "expected_s")
 
 
 def run(
@@ -41,7 +45,26 @@ def run(
     save: Annotated[
         str, typer.Option(help="What to keep beside each row: features, predictions, curve, weights, or none.")
     ] = "features,predictions,curve",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    executor: Annotated[str | None, typer.Option(help="Where runs happen: inline (this process), local, ray or slurm.")] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Worker processes on the CPUs (local).")] = None,
+    gpus: Annotated[str | None, typer.Option(metavar="0,2", help="GPUs to use (local). Default: all.")] = None,
+    per_gpu: Annotated[int | None, typer.Option(metavar="N", help="Worker processes on each GPU (local).")] = None,
+    executor_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An option of the executor, e.g. partition=gpu for slurm. Repeatable."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of each process on a CPU.")] = None,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Give up a run after 90s, 30m, 2h or 1d. Default: never.")
+    ] = None,
+    retries: Annotated[
+        int | None, typer.Option(metavar="N", help="How often to repeat a run whose worker process died. Default: 1.")
+    ] = None,
+    rerun: Annotated[
+        str | None, typer.Option(help="Do stored runs again: failed, stale (by other versions of vpbench or torch) or all.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Do no more than so many of the missing runs.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its expected time, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The plan or the rows as JSON on stdout.")] = False,
 ) -> None:
     """Train and measure methods; what is stored already is skipped, so the same command continues an interrupted one.
@@ -53,10 +76,11 @@ def run(
       vpbench run --methods linear,vpt,insvp:released --suite mini --seeds 3
       vpbench run --data flowers.parquet --backbone vit_tiny_patch16_224 --weights vit_tiny.safetensors --image-size 96
       vpbench run --methods vpt --set vpt.prompt_length=50 --set recipe.lr=0.005 --epochs 20 --dry-run
+      vpbench run --workers 2 --timeout 2h    two worker processes on the CPUs; a run that hangs is given up
     """
     import json
 
-    from vpbench.api import execute_plan, plan_runs
+    from vpbench.api import execute_plan, make_jobs, plan_runs
     from vpbench.cli.progress import GridProgress
     from vpbench.execution.plan import DEFAULT_METHODS, Request
 
@@ -67,21 +91,71 @@ def run(
         settings=_settings(setting or []), precision=precision, selection=selection, device=device,
     )  # fmt: skip
     kept = [] if save == "none" else _words(save) or []
-    plan, store = plan_runs(request, results, kept)
+    runner = _executor(executor, workers, gpus, per_gpu, retries, executor_option or [])
+    timeout_s = _seconds(timeout)
+    plan, store = plan_runs(request, results, kept, rerun)
     for name, raw in plan.data.items():
         if raw.note:
             typer.echo(f"note on {name}: {raw.note}", err=True)
     if dry_run:
-        _show_plan(plan, as_json)
+        _show_plan(plan, store, make_jobs(plan, store, device, kept, data_root=data_root, limit=limit), as_json)
         return
-    with GridProgress(plan) as progress:
-        frame = execute_plan(plan, store, device, kept, progress)
+    with GridProgress(plan, limit) as progress:
+        frame = execute_plan(
+            plan, store, device, kept, progress, executor=runner, data_root=data_root, threads=threads, timeout_s=timeout_s,
+            limit=limit,
+        )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(json.loads(frame.to_json(orient="records", date_format="iso", double_precision=15)), indent=2))
     else:
-        _summary(plan, frame, results)
+        _summary(plan, frame, results, limit)
     if (frame["status"] != "ok").any():
         raise typer.Exit(FAILED)
+
+
+def _executor(
+    name: str | None, workers: int | None, gpus: str | None, per_gpu: int | None, retries: int | None, more: list[str]
+) -> Executor:
+    """The executor that the options mean; those of ``local`` alone mean it."""
+    from vpbench.core.errors import UsageError
+    from vpbench.execution.executors import get_executor
+
+    given = {"workers": workers, "gpus": _numbers(gpus), "per_gpu": per_gpu, "retries": retries}
+    options: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
+    chosen = name or ("local" if options else "inline")
+    if chosen == "inline" and options:
+        option = next(iter(options)).replace("_", "-")
+        raise UsageError(f"--{option} is nothing for --executor inline, which has no worker processes; say --executor local.")
+    for text in more:
+        option, equals, value = text.partition("=")
+        if not equals or not option:
+            raise UsageError(f"--executor-option {text}: write NAME=VALUE, e.g. --executor-option partition=gpu.")
+        options[option] = _value(value)
+    return get_executor(chosen, **options)
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    from vpbench.core.errors import UsageError
+
+    try:
+        return None if text is None else [int(word) for word in _words(text) or []]
+    except ValueError:
+        raise UsageError(f"--gpus {text}: write numbers with commas, e.g. --gpus 0,2.") from None
+
+
+def _seconds(text: str | None) -> float | None:
+    """``90``, ``90s``, ``30m``, ``2h`` or ``1d`` in seconds."""
+    import re
+
+    from vpbench.core.errors import UsageError
+
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0
+    if not seconds:
+        raise UsageError(f"--timeout {text}: write a time such as 90s, 30m, 2h or 1d.")
+    return seconds
 
 
 def _words(text: str | None) -> list[str] | None:
@@ -90,8 +164,6 @@ def _words(text: str | None) -> list[str] | None:
 
 def _settings(given: list[str]) -> dict[str, Any]:
     """``["vpt.prompt_length=50"]`` to a mapping; values are read as JSON where they are JSON, else as text."""
-    import json
-
     from vpbench.core.errors import UsageError
 
     settings: dict[str, Any] = {}
@@ -99,25 +171,36 @@ def _settings(given: list[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UsageError(f"--set {text}: write METHOD.OPTION=VALUE, e.g. --set vpt.prompt_length=50.")
-        try:
-            settings[name] = json.loads(value.replace("True", "true").replace("False", "false").replace("None", "null"))
-        except json.JSONDecodeError:
-            settings[name] = value
+        settings[name] = _value(value)
     return settings
 
 
-def _show_plan(plan: Plan, as_json: bool) -> None:
+def _value(text: str) -> Any:
+    """A value as JSON where it is JSON, with Python's spelling allowed; else as text."""
+    import json
+
+    try:
+        return json.loads(text.replace("True", "true").replace("False", "false").replace("None", "null"))
+    except json.JSONDecodeError:
+        return text
+
+
+def _show_plan(plan: Plan, store: Store, jobs: list[Job], as_json: bool) -> None:
     import json
 
     from rich.console import Console
     from rich.table import Table
 
+    from vpbench.execution.cost import past_runs
+
+    past = past_runs(store)
+    expected = {job.run_id: past.seconds(job) for job in jobs}
     rows: list[dict[str, Any]] = [
         {
             "run_id": run.spec.run_id, "status": "stored" if run.spec.run_id in plan.stored else "missing",
             "method": run.spec.method.label, "dataset": run.spec.data.dataset, "backbone": run.spec.backbone.name,
             "weights": run.spec.backbone.weights, "seed": run.spec.seed, "epochs": run.spec.recipe.epochs,
-            "lr": run.spec.recipe.peak_lr, "precision": run.spec.precision,
+            "lr": run.spec.recipe.peak_lr, "precision": run.spec.precision, "expected_s": expected.get(run.spec.run_id),
         }
         for run in plan.runs
     ]  # fmt: skip
@@ -126,16 +209,29 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in rows[0]:  # on a narrow terminal, names break into lines; what tells runs apart does not
-        table.add_column(column, overflow="fold", no_wrap=column in ("run_id", "status", "seed", "epochs", "precision"))
+        table.add_column(column, overflow="fold", no_wrap=column in NARROW)
     for row in rows:
+        row["expected_s"] = "" if row["expected_s"] is None else f"{row['expected_s']:.0f}"
         table.add_row(*(row["run_id"][:8] if name == "run_id" else str(value) for name, value in row.items()))
     Console().print(table)
     typer.echo(
-        f"{len(plan.runs)} runs, {len(plan.runs) - len(plan.missing)} stored, {len(plan.missing)} missing. Nothing was run."
+        f"{len(plan.runs)} runs, {len(plan.runs) - len(plan.missing)} stored, {len(plan.missing)} missing. "
+        f"{_cost(list(expected.values()))}Nothing was run."
     )
 
 
-def _summary(plan: Plan, frame: Any, results: Path) -> None:
+def _cost(expected: list[float | None]) -> str:
+    """What ``--dry-run`` says of the time, on one worker."""
+    from vpbench.execution.cost import spoken
+
+    known = [seconds for seconds in expected if seconds is not None]
+    if not known:
+        return ""
+    unknown = f" and {len(expected) - len(known)} that nothing is known of" if len(known) < len(expected) else ""
+    return f"Expected, by past rows: {spoken(sum(known))} for {len(known)} of them{unknown}, one after the other. "
+
+
+def _summary(plan: Plan, frame: Any, results: Path, limit: int | None) -> None:
     """What went wrong, where the rows are, and what to do next."""
     for row in frame[frame["status"] != "ok"].itertuples():
         reason = (row.error.strip().splitlines() or [""])[-1]
@@ -143,6 +239,7 @@ def _summary(plan: Plan, frame: Any, results: Path) -> None:
             f"{row.method} on {row.dataset}, seed {row.seed}: {row.status} - {reason} (vpbench show run {row.run_id[:8]})",
             err=True,
         )
-    typer.echo(
-        f"{len(frame)} rows in {results}, {len(plan.missing)} of them new. Next: vpbench report --table 1 --results {results}"
-    )
+    new = len(plan.missing[:limit])
+    if left := len(plan.missing) - new:
+        typer.echo(f"{left} runs are left over by --limit {limit}; the same command does the next ones.", err=True)
+    typer.echo(f"{len(frame)} rows in {results}, {new} of them new. Next: vpbench report --table 1 --results {results}")

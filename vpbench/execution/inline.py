@@ -1,61 +1,42 @@
-"""Running a plan in this process, one run after the other."""
+"""Running jobs in this process, one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import partial
-from typing import Any, Protocol
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-import torch
-
-from vpbench.data.cache import CachedData, prepare
-from vpbench.execution.plan import Plan, PlannedRun
-from vpbench.execution.worker import execute
+from vpbench.execution.executors import Drainable, Watcher, about_claim, waits_for
+from vpbench.execution.job import Job, prepare_data, row_since, run_prepared
 from vpbench.store.folder import Store
-from vpbench.training.fit import Epoch
+
+POLL_S = 0.5  # between two looks at runs that another command works on
 
 
-class Watcher(Protocol):
-    """Hears what happens while a plan runs."""
+class Inline(Drainable):
+    """The executor ``inline``."""
 
-    def preparing(self, dataset: str, done: int, total: int) -> None: ...
-
-    def started(self, run: PlannedRun) -> None: ...
-
-    def epoch(self, run: PlannedRun, epoch: Epoch) -> None: ...
-
-    def finished(self, run: PlannedRun, row: dict[str, Any]) -> None: ...
-
-
-def execute_inline(
-    plan: Plan, store: Store, device: torch.device, save: Iterable[str], watcher: Watcher
-) -> Iterator[dict[str, Any]]:
-    """Run what is missing, in order, and yield each row once it is stored."""
-    prepared: dict[str, CachedData] = {}
-    for run in plan.missing:
-        name, spec = run.spec.data.dataset, run.spec
-        if name not in prepared:
-            prepared[name] = prepare(
-                plan.data[name], spec.preprocess, spec.backbone.image_size,
-                on_progress=partial(watcher.preparing, name),
-            )  # fmt: skip
-        watcher.started(run)
-        row = execute(run, prepared[name], store, device, save, partial(watcher.epoch, run))
-        watcher.finished(run, row)
-        yield row
-
-
-class Silent:
-    """A watcher that says nothing."""
-
-    def preparing(self, dataset: str, done: int, total: int) -> None:
-        pass
-
-    def started(self, run: PlannedRun) -> None:
-        pass
-
-    def epoch(self, run: PlannedRun, epoch: Epoch) -> None:
-        pass
-
-    def finished(self, run: PlannedRun, row: dict[str, Any]) -> None:
-        pass
+    def __call__(self, jobs: Sequence[Job], store: Store, watcher: Watcher) -> Iterator[dict[str, Any]]:
+        """In order; runs that another command works on come last."""
+        waiting, elsewhere, told = deque(jobs), deque[Job](), False
+        while (waiting or elsewhere) and not self.draining:
+            if not waiting:
+                if not told:
+                    watcher.note(waits_for(len(elsewhere)))
+                    told = True
+                time.sleep(POLL_S)
+                waiting, elsewhere = elsewhere, deque()
+            job = waiting.popleft()
+            data = prepare_data(job, store, watcher)
+            with store.claims.claim(job.run_id, **about_claim(job, job.device)) as ours:
+                if not ours:
+                    elsewhere.append(job)
+                    continue
+                row = row_since(job, store)
+                if row is None:
+                    row = run_prepared(job, data, store, watcher)
+                else:
+                    watcher.started(job.planned)
+                    watcher.finished(job.planned, row)
+            yield row

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +39,7 @@ FEATURE_IMAGES = 1000  # test images whose features are kept for t-SNE
 
 def execute(
     run: PlannedRun, data: CachedData, store: Store, device: torch.device, save: Iterable[str] = (),
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None, timeout_s: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, measure, test once, and store. What goes wrong in the run becomes a row with a status and the error.
 
@@ -47,6 +50,7 @@ def execute(
         device: where to compute.
         save: keys of :data:`ARTEFACTS` to leave beside the row.
         on_epoch: progress.
+        timeout_s: seconds after which the run is given up, with the status ``timeout``.
 
     Returns:
         the row as stored.
@@ -56,9 +60,11 @@ def execute(
         WeightsError: when the backbone cannot be loaded, which no method is to blame for.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    row = {**_described(run, data), "started_at": started, "status": "ok", "error": ""}
+    sizes = {"classes": len(data.class_names), "n_train": len(data.train), "n_val": len(data.val), "n_test": len(data.test)}
+    row = {**described(run, sizes), "started_at": started, "status": "ok", "error": ""}
     try:
-        row.update(_run(run.spec, data, store, device, set(save), on_epoch))
+        with _time_limit(timeout_s, on_epoch) as after_epoch:
+            row.update(_run(run.spec, data, store, device, set(save), after_epoch))
     except (StoreError, WeightsError):
         raise
     except DivergedError as error:
@@ -69,6 +75,8 @@ def execute(
         row.update(status="oom", error=str(error).splitlines()[0])
     except MemoryError:
         row.update(status="oom", error="the machine has too little memory for this run; lower the batch size.")
+    except _TimeUp:
+        row.update(status="timeout", error=f"{traceback.format_exc(limit=-6)}{timed_out(timeout_s)}")
     except Exception:
         row.update(status="failed", error=traceback.format_exc(limit=-6))
     row.update(describe(device), wall_s=time.perf_counter() - clock)
@@ -76,8 +84,72 @@ def execute(
     return row
 
 
-def _described(run: PlannedRun, data: CachedData) -> dict[str, Any]:
-    """What is known of a run before it happens."""
+def store_failure(
+    run: PlannedRun, sizes: Mapping[str, int], store: Store, *, status: str, error: str, started_at: datetime,
+    environment: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Write and return the row of a run whose process could not do so, because it died or hung.
+
+    Args:
+        sizes: ``classes``, ``n_train``, ``n_val``, ``n_test``.
+        status: ``failed``, ``oom`` or ``timeout``.
+        error: what is known; its last line is what summaries show.
+        started_at: of the last attempt, with a time zone.
+        environment: columns of the machine, as far as they are known (see ``vpbench.execution.device.describe``).
+    """
+    row = {
+        **described(run, sizes), **environment, "started_at": started_at, "status": status, "error": error,
+        "wall_s": (datetime.now(UTC) - started_at).total_seconds(),
+    }  # fmt: skip
+    store.write_row(row)
+    return row
+
+
+def timed_out(seconds: float | None) -> str:
+    """The last line of the error of a run that took too long."""
+    return f"the run took longer than --timeout {seconds:g} s."
+
+
+class _TimeUp(BaseException):
+    """Not an Exception, so that no method takes it for an error of its own."""
+
+
+@contextmanager
+def _time_limit(seconds: float | None, on_epoch: Callable[[Epoch], None]) -> Iterator[Callable[[Epoch], None]]:
+    """Raises in the block when its time is up: at once where signals can do it (the main thread of a Unix process), and
+    after an epoch elsewhere. The block gets what to call after each epoch."""
+    if seconds is None:
+        yield on_epoch
+        return
+    end = time.perf_counter() + seconds
+
+    def after_epoch(epoch: Epoch) -> None:
+        on_epoch(epoch)
+        if time.perf_counter() > end:
+            raise _TimeUp
+
+    over = False
+
+    def ring(*_: object) -> None:
+        if not over:
+            raise _TimeUp
+
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield after_epoch
+        return
+    before = signal.signal(signal.SIGALRM, ring)
+    # Again and again, because Python drops an exception that comes while an object is being deleted.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield after_epoch
+    finally:
+        over = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def described(run: PlannedRun, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """What is known of a run before it happens. ``sizes`` are ``classes``, ``n_train``, ``n_val`` and ``n_test``."""
     spec = run.spec
     return {
         "run_id": spec.run_id,
@@ -96,10 +168,7 @@ def _described(run: PlannedRun, data: CachedData) -> dict[str, Any]:
         "dataset_group": run.group,
         "data_digest": spec.data.digest,
         "preprocess": spec.preprocess.model_dump_json(),
-        "classes": len(data.class_names),
-        "n_train": len(data.train),
-        "n_val": len(data.val),
-        "n_test": len(data.test),
+        **sizes,
         "seed": spec.seed,
         "recipe": spec.recipe.model_dump_json(),
         "recipe_source": run.recipe_source,

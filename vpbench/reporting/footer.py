@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from vpbench.reporting.definition import TableDefinition
 
 
-def footer_lines(runs: pd.DataFrame, definition: TableDefinition, n: int | None, filled: int, cells: int) -> tuple[str, ...]:
+def footer_lines(
+    runs: pd.DataFrame, definition: TableDefinition, n: int | None, filled: int, cells: int, remarks: Sequence[str] = ()
+) -> tuple[str, ...]:
     """All lines, in reading order.
 
     Args:
         n: seeds behind every number, or None when they differ (cells then show their own).
         filled: methods x data sets that have a number.
         cells: methods x data sets.
+        remarks: on the choice of the runs.
     """
     lines = [
+        *remarks,
         _seeds(n, filled),
         _grid(filled, cells),
         _without_number(runs, definition.metric),
@@ -32,8 +38,8 @@ def _seeds(n: int | None, filled: int) -> str:
     if not filled:
         return "No run has a number."
     if n is None:
-        return "Mean ± sample standard deviation over seeds; their number stands in parentheses."
-    return f"Mean ± sample standard deviation over {n} seeds." if n > 1 else "One seed each, so no standard deviation."
+        return "Mean ± sample standard deviation over seeds; their number n stands in parentheses."
+    return f"Mean ± sample standard deviation over n = {n} seeds." if n > 1 else "One seed each, so no standard deviation."
 
 
 def _grid(filled: int, cells: int) -> str:

@@ -1,14 +1,16 @@
-"""A table as text: for a terminal, GitHub, LaTeX, a spreadsheet, or a program."""
+"""A table as text: for a terminal, GitHub, LaTeX, a web page, a spreadsheet, or a program."""
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from types import MappingProxyType
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -44,7 +46,7 @@ def terminal(table: Table, width: int | None = None, colour: bool = False) -> st
         file=stream, width=width or 10_000, force_terminal=colour, color_system="standard" if colour else None,
         highlight=False, markup=False, emoji=False, legacy_windows=False,
     )  # fmt: skip
-    console.print(Text(f"Table {table.number}: {table.title}", style="bold"))
+    console.print(Text(table.caption, style="bold"))
     for section in table.sections:
         console.print(Text(f"\n{section.title}", style="italic"))
         for columns in _blocks(section, width, colour):
@@ -84,14 +86,20 @@ def _grid(section: Section, columns: Sequence[int], colour: bool) -> Grid:
     for column in chosen:
         grid.add_column(Text(f"{column.group}\n{column.name}" if headed else column.name), justify="right", no_wrap=True)
     for group, rows in _grouped(section.rows):
-        grid.add_row(Text(group, style="italic"))
+        if group:
+            grid.add_row(Text(group, style="italic"))
         for row in rows:
             grid.add_row(Text(f"  {row.label}"), *(_terminal_cell(row.cells[index], colour) for index in columns))
     return grid
 
 
 def _terminal_text(cell: Cell, colour: bool) -> str:
-    return cell.text if colour else cell.text + {1: " *", 2: " +", None: "  "}[cell.rank]
+    text = _noted(cell)
+    return text if colour else text + {1: " *", 2: " +", None: "  "}[cell.rank]
+
+
+def _noted(cell: Cell) -> str:
+    return f"{cell.text} [{','.join(cell.notes)}]" if cell.notes else cell.text
 
 
 def _terminal_cell(cell: Cell, colour: bool) -> Text:
@@ -104,7 +112,7 @@ def _terminal_cell(cell: Cell, colour: bool) -> Text:
 
 def markdown(table: Table) -> str:
     """GitHub's tables; underlining is HTML, as Markdown has none."""
-    lines = [f"### Table {_md(table.number)}: {_md(table.title)}"]
+    lines = [f"### {_md(table.caption)}"]
     for section in table.sections:
         lines += ["", f"**{_md(section.title)}**", "", *_md_section(section), "", *(f"- {_md(note)}" for note in section.notes)]
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
@@ -114,10 +122,11 @@ def markdown(table: Table) -> str:
 def _md_section(section: Section) -> Iterator[str]:
     headed = bool(_column_groups(section.columns))
     names = [f"{_md(c.group)}<br>{_md(c.name)}" if headed and c.group else _md(c.name) for c in section.columns]
-    yield _md_row(["Method", *names])
+    yield _md_row([_md(section.head), *names])
     yield _md_row(["---", *("---:" for _ in names)])
     for group, rows in _grouped(section.rows):
-        yield _md_row([f"*{_md(group)}*", *("" for _ in names)])
+        if group:
+            yield _md_row([f"*{_md(group)}*", *("" for _ in names)])
         yield from (_md_row([_md(row.label), *map(_md_cell, row.cells)]) for row in rows)
 
 
@@ -126,7 +135,8 @@ def _md_row(texts: Sequence[str]) -> str:
 
 
 def _md_cell(cell: Cell) -> str:
-    return {1: f"**{cell.text}**", 2: f"<u>{cell.text}</u>", None: cell.text}[cell.rank]
+    text = _md(_noted(cell))
+    return {1: f"**{text}**", 2: f"<u>{text}</u>", None: text}[cell.rank]
 
 
 def _md(text: str) -> str:
@@ -134,6 +144,8 @@ def _md(text: str) -> str:
 
 
 # LaTeX
+
+_TEX_WIDTH = 78  # characters that fit a line of the class article, at which a tabular is cut into two
 
 _TEX_ESCAPES = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -143,24 +155,51 @@ _TEX_ESCAPES = {
 
 
 def latex(table: Table) -> str:
-    r"""A ``table`` environment for ``\input``; the document needs the package booktabs and nothing else."""
-    lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small", rf"\caption{{{_tex(table.title)}}}"]
-    for section in table.sections:
-        lines += [rf"\par\medskip\textit{{{_tex(section.title)}}}\par\smallskip", *_tex_section(section)]
-        lines += _tex_notes(section.notes)
+    r"""``table`` environments for ``\input``; the document needs the package booktabs and nothing else.
+
+    A small table is one float with its notes. A wide one, or one of several sections, is several floats with one number, as a
+    float that is longer than a page loses its end; the notes follow as text.
+    """
+    parts = [(section, tabular) for section in table.sections for tabular in _tex_tabulars(section)]
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
-    return "\n".join([*lines, *_tex_notes([*legend, *table.footer]), r"\end{table}"]) + "\n"
+    lines = [r"% needs \usepackage{booktabs}"]
+    if len(parts) == 1:
+        notes = [*parts[0][0].notes, *legend, *table.footer]
+        return "\n".join([*lines, *_tex_float(table.title, *parts[0], first=True, notes=notes)]) + "\n"
+    for place, (section, tabular) in enumerate(parts):
+        lines += _tex_float(table.title, section, tabular, first=place == 0)
+    told = [
+        f"{section.title}: {note}" if len(table.sections) > 1 else note for section in table.sections for note in section.notes
+    ]
+    return "\n".join([*lines, *_tex_notes([*told, *legend, *table.footer])]) + "\n"
 
 
-def _tex_section(section: Section) -> Iterator[str]:
+def _tex_float(title: str, section: Section, tabular: list[str], first: bool, notes: Sequence[str] = ()) -> list[str]:
+    """One float; all but the first take the number of the one before."""
+    caption = rf"\caption{{{_tex(title)}}}" if first else rf"\addtocounter{{table}}{{-1}}\caption{{{_tex(title)} (continued)}}"
+    head = [r"\begin{table}[htbp]", r"\centering", r"\small", caption]
+    section_title = rf"\par\medskip\textit{{{_tex(section.title)}}}\par\smallskip"
+    return [*head, section_title, *tabular, *(_tex_notes(notes) if notes else []), r"\end{table}"]
+
+
+def _tex_tabulars(section: Section) -> Iterator[list[str]]:
+    """Tabulars of as many columns as a page is likely to hold."""
+    for block in _blocks(section, _TEX_WIDTH, colour=True):
+        columns = [section.columns[index] for index in block]
+        rows = [replace(row, cells=tuple(row.cells[index] for index in block)) for row in section.rows]
+        yield list(_tex_tabular(replace(section, columns=tuple(columns), rows=tuple(rows))))
+
+
+def _tex_tabular(section: Section) -> Iterator[str]:
     count = len(section.columns)
     yield rf"\begin{{tabular}}{{l{'r' * count}}}"
     yield r"\toprule"
     yield from _tex_column_groups(section.columns)
-    yield _tex_row(["Method", *(_tex(column.name) for column in section.columns)])
+    yield _tex_row([_tex(section.head), *(_tex(column.name) for column in section.columns)])
     for group, rows in _grouped(section.rows):
         yield r"\midrule"
-        yield rf"\multicolumn{{{count + 1}}}{{l}}{{\textit{{{_tex(group)}}}}} \\"
+        if group:
+            yield rf"\multicolumn{{{count + 1}}}{{l}}{{\textit{{{_tex(group)}}}}} \\"
         yield from (_tex_row([_tex(row.label), *map(_tex_cell, row.cells)]) for row in rows)
     yield r"\bottomrule"
     yield r"\end{tabular}"
@@ -183,7 +222,7 @@ def _tex_row(texts: Sequence[str]) -> str:
 
 
 def _tex_cell(cell: Cell) -> str:
-    text = _tex(cell.text)
+    text = _tex(cell.text) + (rf"\textsuperscript{{{','.join(cell.notes)}}}" if cell.notes else "")
     return {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}", None: text}[cell.rank]
 
 
@@ -195,22 +234,79 @@ def _tex(text: str) -> str:
     return "".join(_TEX_ESCAPES.get(character, character) for character in text)
 
 
+# A web page
+
+
+def web(table: Table) -> str:
+    """Plain tables with captions and scoped headers for a page's body; no style, script or address in them."""
+    lines = ["<section>", f"<h2>{html.escape(table.caption)}</h2>"]
+    for section in table.sections:
+        lines += _web_section(section)
+    legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
+    notes = [f"<li>{html.escape(line)}</li>" for line in [*legend, *table.footer]]
+    return "\n".join([*lines, "<ul>", *notes, "</ul>", "</section>"]) + "\n"
+
+
+def _web_section(section: Section) -> Iterator[str]:
+    count = len(section.columns) + 1
+    yield "<table>"
+    yield f"<caption>{html.escape(section.title)}</caption>"
+    yield "<thead>"
+    if groups := _column_groups(section.columns):
+        heads = [f'<th colspan="{span}" scope="colgroup">{html.escape(group)}</th>' if group else f'<td colspan="{span}"></td>'
+                 for group, span in groups]  # fmt: skip
+        yield f"<tr><td></td>{''.join(heads)}</tr>"
+    names = "".join(f'<th scope="col">{html.escape(column.name)}</th>' for column in section.columns)
+    yield f'<tr><th scope="col">{html.escape(section.head)}</th>{names}</tr>'
+    yield "</thead>"
+    for group, rows in _grouped(section.rows):
+        yield "<tbody>"
+        if group:
+            yield f'<tr><th colspan="{count}" scope="rowgroup">{html.escape(group)}</th></tr>'
+        for row in rows:
+            cells = "".join(f"<td>{_web_cell(cell)}</td>" for cell in row.cells)
+            yield f'<tr><th scope="row">{html.escape(row.label)}</th>{cells}</tr>'
+        yield "</tbody>"
+    yield "</table>"
+    yield from (f"<p>{html.escape(note)}</p>" for note in section.notes)
+
+
+def _web_cell(cell: Cell) -> str:
+    text = html.escape(cell.text)
+    marked = {1: f"<strong>{text}</strong>", 2: f"<u>{text}</u>", None: text}[cell.rank]
+    return marked + (f"<sup>{','.join(cell.notes)}</sup>" if cell.notes else "")
+
+
 # Numbers
 
 
 def comma_separated(table: Table) -> str:
     """One line per cell, nine decimals, without title, marks and footer; missing numbers are empty.
 
-    Columns: section, group, method, column_group, column, mean, std, n.
+    Columns: section, group, method, column_group, column, mean, std, n; with published figures also reported, gap and notes,
+    on the line of what was measured.
     """
-    cells = [
-        (section.title, row.group, row.label, column.group, column.name, cell.mean, cell.std, cell.n)
-        for section in table.sections
-        for row in section.rows
-        for column, cell in zip(section.columns, row.cells, strict=True)
-    ]
-    names = ["section", "group", "method", "column_group", "column", "mean", "std", "n"]
-    return str(pd.DataFrame(cells, columns=names).astype({"n": "Int64"}).to_csv(index=False, lineterminator="\n"))
+    sections = table.sections
+    published = any(column.kind == "reported" for section in sections for column in section.columns)
+    lines = [line for section in sections for row in section.rows for line in _lines(section, row)]
+    names = ["section", "group", "method", "column_group", "column", "mean", "std", "n", "reported", "gap", "notes"]
+    frame = pd.DataFrame(lines, columns=names).astype({"n": "Int64"})
+    return str(frame[names if published else names[:8]].to_csv(index=False, lineterminator="\n"))
+
+
+def _lines(section: Section, row: Row) -> Iterator[tuple[Any, ...]]:
+    cells = list(zip(section.columns, row.cells, strict=True))
+    reported = {column.key: cell for column, cell in cells if column.kind == "reported"}
+    gaps = {column.key: cell.mean for column, cell in cells if column.kind == "gap"}
+    measured = [(column, cell) for column, cell in cells if column.kind not in ("reported", "gap")]
+    # Where nothing was measured, the lines are those of the published columns.
+    for column, cell in measured or [(column, Cell()) for column, _ in cells]:
+        other = reported.get(column.key, Cell())
+        group = "" if column.kind == "reported" else column.group
+        yield (
+            section.title, row.group, row.label, group, column.name, cell.mean, cell.std, cell.n,
+            other.mean, gaps.get(column.key), " ".join(other.notes),
+        )  # fmt: skip
 
 
 def as_json(table: Table) -> str:
@@ -219,6 +315,8 @@ def as_json(table: Table) -> str:
 
 
 RENDERERS: Mapping[str, Callable[[Table], str]] = MappingProxyType(
-    {"terminal": terminal, "md": markdown, "tex": latex, "csv": comma_separated, "json": as_json}
+    {"terminal": terminal, "md": markdown, "tex": latex, "html": web, "csv": comma_separated, "json": as_json}
 )
-SUFFIXES: Mapping[str, str] = MappingProxyType({"terminal": ".txt", "md": ".md", "tex": ".tex", "csv": ".csv", "json": ".json"})
+SUFFIXES: Mapping[str, str] = MappingProxyType(
+    {"terminal": ".txt", "md": ".md", "tex": ".tex", "html": ".html", "csv": ".csv", "json": ".json"}
+)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 import pandas as pd
 
-from vpbench.catalog import resolve_method
+from vpbench.catalog import method_registry, resolve_method
 from vpbench.core.errors import UsageError, VpbenchError
 from vpbench.core.hashing import canonical_json
 from vpbench.core.names import unknown
 from vpbench.execution.protocol import SuiteCard, method_options, recipe_card, resolve_recipe, suite_card, suite_names
+from vpbench.reporting.definition import Line
 
 # Runs are comparable when these agree, and the digest of the data set too. ``images`` is what the suite trains on.
 SECTION_KEYS = ("backbone", "weights", "weights_sha256", "image_size", "preprocess", "images", "selection", "epochs", "precision")
@@ -57,20 +59,28 @@ def _matches(values: pd.Series[Any], kind: str, wanted: tuple[Any, ...]) -> pd.S
     return matches
 
 
-def arrange(runs: pd.DataFrame, filters: Filters = Filters()) -> pd.DataFrame:
+def arrange(runs: pd.DataFrame, filters: Filters = Filters(), lines: Sequence[Line] = ()) -> pd.DataFrame:
     """Filtered runs with four more columns: ``row``, ``images``, ``section`` and ``repeat``.
 
-    ``row`` labels the method with its options; labels look at the whole store, so that a filter never renames a row.
+    ``row`` labels the method with its options; labels look at the whole store, so that a filter never renames a row. A run
+    that a line takes has the line's label instead of the method's name.
     ``images`` says which images are trained on. ``section`` is a tuple that comparable runs share. ``repeat`` marks a run
     with the row, data set and seed of another (the same data set in two suites), which is no further seed.
     """
-    runs = runs.assign(row=_row_labels(runs))
+    runs = runs.assign(row=_row_labels(runs, lines))
     runs = filters.apply(runs)
     trained_on = {suite: _training_images(known_suite(suite)) for suite in runs["suite"].unique()}
     runs = runs.assign(images=[trained_on[suite] for suite in runs["suite"]])
     runs = runs.assign(section=pd.Series(_sections(runs), index=runs.index, dtype=object))
-    best_first = runs.assign(bad=runs["status"] != "ok").sort_values(["bad", "run_id"])
+    identity = runs[["section", "row", "dataset", "seed", "run_id"]].assign(bad=runs["status"] != "ok")
+    best_first = identity.sort_values(["bad", "run_id"])
     return runs.assign(repeat=best_first.duplicated(["section", "row", "dataset", "seed"]))
+
+
+@cache
+def known_methods() -> frozenset[str]:
+    """Methods that this version of vpbench has."""
+    return frozenset(method_registry().names())
 
 
 def known_suite(name: str | None) -> SuiteCard | None:
@@ -90,26 +100,41 @@ def of_section(runs: pd.DataFrame, section: tuple[Any, ...]) -> pd.DataFrame:
     return runs[[own == section for own in runs["section"]]]
 
 
-def _row_labels(runs: pd.DataFrame) -> list[str]:
+def _row_labels(runs: pd.DataFrame, lines: Sequence[Line]) -> list[str]:
     """``method``, or ``method (option=value)`` with what differs from its most common configuration in the suite.
 
     A recipe may give a method other options in another suite or for another data set; that is no variant that a user asked
     for, so values that are the recipe's count as equal.
     """
-    records = runs[["method", "suite", "dataset", "method_version", "method_config", "recipe"]].to_dict("records")
-    own = [_configuration(run) for run in records]
-    keys = [(str(run["method"]), str(run["suite"])) for run in records]
-    datasets = [str(run["dataset"]) for run in records]
-    planned = {key: _planned(*key, {name for other, name in zip(keys, datasets) if other == key}) for key in set(keys)}
-    texts = [
-        canonical_json(_without(given, planned[key].get(name, {}))) for given, key, name in zip(own, keys, datasets, strict=True)
-    ]
-    frame = runs[["method", "suite", "started_at"]].assign(suite=runs["suite"].fillna(""), text=texts, place=range(len(runs)))
-    base = {key: _most_common(group) for key, group in frame.groupby(["method", "suite"])}
-    return [
-        _label(method, own[place], json.loads(text), own[base[method, suite]], json.loads(texts[base[method, suite]]))
-        for method, suite, text, place in zip(frame["method"], frame["suite"], texts, frame["place"], strict=True)
-    ]
+    columns = ["method", "suite", "dataset", "method_version", "method_config", "recipe"]
+    records = runs[columns].astype(object).to_dict("records")
+    keys = [tuple(map(str, run.values())) for run in records]
+    kinds = dict(zip(keys, records, strict=True))  # many runs differ in nothing but the seed
+    own = {key: _configuration(run) for key, run in kinds.items()}
+    datasets: dict[tuple[str, str], set[str]] = {}
+    for method, suite, dataset, *_ in kinds:
+        datasets.setdefault((method, suite), set()).add(dataset)
+    planned = {key: _planned(*key, names) for key, names in datasets.items()}
+    texts = {key: canonical_json(_without(own[key], planned[key[0], key[1]].get(key[2], {}))) for key in kinds}
+    frame = pd.DataFrame({"method": [key[0] for key in keys], "suite": [key[1] for key in keys], "key": keys})
+    frame = frame.assign(text=[texts[key] for key in keys], started_at=runs["started_at"].to_numpy(), place=range(len(keys)))
+    base = {key: keys[place] for key, place in _most_common(frame).items()}
+    labels = {}
+    for key, run in kinds.items():
+        usual = base[key[0], key[1]]
+        different = _different(own[key], json.loads(texts[key]), own[usual], json.loads(texts[usual]))
+        labels[key] = _label(str(run["method"]), _json(run["method_config"]), different, lines)
+    return [labels[key] for key in keys]
+
+
+def _label(method: str, config: dict[str, Any], different: dict[str, str], lines: Sequence[Line]) -> str:
+    """The label of the first line that takes the run, else the method, and what else differs behind it."""
+    for line in lines:
+        if line.takes(method, config):
+            method = line.label
+            different = {name: value for name, value in different.items() if name not in line.options}
+            break
+    return f"{method} ({', '.join(f'{name}={value}' for name, value in different.items())})" if different else method
 
 
 def _configuration(run: Mapping[Hashable, Any]) -> dict[str, Any]:
@@ -126,6 +151,8 @@ def _settings(options: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]
 def _planned(label: str, suite_name: str, datasets: Iterable[str]) -> dict[str, dict[str, Any]]:
     """What the recipe gives a method on each data set; {} for a suite or a method that is not known any more."""
     method, _, preset = label.partition(":")
+    if method not in known_methods():
+        return {}
     planned: dict[str, dict[str, Any]] = {}
     configs: dict[str, dict[str, Any]] = {}  # finding a method takes time, and many data sets have the same options
     try:
@@ -148,20 +175,20 @@ def _without(own: dict[str, Any], planned: dict[str, Any]) -> dict[str, Any]:
     return {name: {"recipe": True} if name in planned and planned[name] == value else value for name, value in own.items()}
 
 
-def _most_common(group: pd.DataFrame) -> int:
-    """Place of the first run of the most common configuration; of equally common ones the first that ran, as defaults come
-    before variations."""
-    counted = group.groupby("text", as_index=False).agg(
+def _most_common(frame: pd.DataFrame) -> dict[tuple[str, str], int]:
+    """Per method and suite the place of the first run of the most common configuration; of equally common ones the first
+    that ran, as defaults come before variations."""
+    counted = frame.groupby(["method", "suite", "text"], as_index=False).agg(
         count=("text", "size"), started=("started_at", "min"), place=("place", "min")
     )
-    return int(counted.sort_values(["count", "started", "text"], ascending=[False, True, True])["place"].iloc[0])
+    best = counted.sort_values(["count", "started", "text"], ascending=[False, True, True]).drop_duplicates(["method", "suite"])
+    return {(method, suite): int(place) for method, suite, place in zip(best["method"], best["suite"], best["place"])}
 
 
-def _label(method: str, own: dict[str, Any], text: dict[str, Any], base: dict[str, Any], usual: dict[str, Any]) -> str:
-    """The method with what differs between its marked configuration and the usual one; the values are the unmarked ones."""
+def _different(own: dict[str, Any], text: dict[str, Any], base: dict[str, Any], usual: dict[str, Any]) -> dict[str, str]:
+    """What differs between a marked configuration and the usual one; the values are the unmarked ones."""
     names = [name for name in sorted({**own, **base}) if (name in text, text.get(name)) != (name in usual, usual.get(name))]
-    different = [f"{name}={_value(own[name]) if name in own else '-'}" for name in names]
-    return f"{method} ({', '.join(different)})" if different else method
+    return {name: _value(own[name]) if name in own else "-" for name in names}
 
 
 def _value(value: Any) -> str:
@@ -180,7 +207,8 @@ def _sections(runs: pd.DataFrame) -> list[tuple[Any, ...]]:
     """
     plain = runs[list(SECTION_KEYS)].convert_dtypes().astype(object)
     plain = plain.where(plain.notna(), None)
-    plain["preprocess"] = [canonical_json(_json(text)) for text in plain["preprocess"]]
+    canonical = {text: canonical_json(_json(text)) for text in plain["preprocess"].unique()}
+    plain["preprocess"] = [canonical[text] for text in plain["preprocess"]]
     keys = list(plain.itertuples(index=False, name=None))
     versions = list(zip(keys, runs["dataset"], runs["data_digest"].fillna(""), strict=True))
     usual: dict[tuple[Any, str], str] = {}

@@ -28,6 +28,13 @@ def titles(sections: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], str]:
     return {section: ", ".join([short[section], *_extras(section, alike[short[section]])]) for section in sections}
 
 
+def differences(names: dict[tuple[Any, ...], str]) -> dict[tuple[Any, ...], str]:
+    """Per section the parts of its title that not all titles have."""
+    parts = {section: title.split(", ") for section, title in names.items()}
+    shared = set.intersection(*(set(own) for own in parts.values()))
+    return {section: ", ".join(part for part in own if part not in shared) for section, own in parts.items()}
+
+
 def _named(section: tuple[Any, ...]) -> dict[str, Any]:
     return dict(zip((*SECTION_KEYS, "data"), section, strict=True))
 
@@ -35,8 +42,9 @@ def _named(section: tuple[Any, ...]) -> dict[str, Any]:
 def _title(section: tuple[Any, ...]) -> str:
     key = _named(section)
     parts = [str(key["backbone"]), _WEIGHTS.get(key["weights"], f"weights {key['weights']}"), f"{key['image_size']} px"]
-    parts += [_epochs(key["epochs"]), _selection(key["selection"])]
-    parts += [] if key["images"] == "train" else [_images(key["images"])]
+    parts += [_epochs(key["epochs"])] if key["epochs"] is not None else []
+    parts += [_selection(key["selection"])] if key["selection"] is not None else []
+    parts += [] if key["images"] in ("train", None) else [_images(key["images"])]
     return ", ".join(parts + ([key["data"]] if key["data"] else []))
 
 
@@ -48,8 +56,8 @@ def _extras(section: tuple[Any, ...], alike: list[tuple[Any, ...]]) -> list[str]
         extras.append(str(own["precision"]))
     if len({other["weights_sha256"] for other in others}) > 1:
         extras.append(f"weight file {own['weights_sha256'][:8] if own['weights_sha256'] else 'unknown'}")
-    preprocess = [json.loads(other["preprocess"]) for other in others]
-    mine = json.loads(own["preprocess"])
+    preprocess = [json.loads(other["preprocess"] or "{}") for other in others]
+    mine = json.loads(own["preprocess"] or "{}")
     varying = sorted({name for other in preprocess for name in {**mine, **other} if mine.get(name) != other.get(name)})
     return extras + [f"{name}={mine.get(name, '-')}" for name in varying]
 

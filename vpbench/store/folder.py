@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError
+from vpbench.store.claims import Claims
 from vpbench.store.schema import COLUMNS, SCHEMA, SCHEMA_VERSION
 
 DEFAULT_FOLDER = Path("results/runs")
@@ -34,6 +35,7 @@ class Store:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
+        self.claims = Claims(self.folder / "_claims")
 
     def row_path(self, run_id: str) -> Path:
         return self.folder / f"{run_id}.parquet"
@@ -41,6 +43,10 @@ class Store:
     def artefact_path(self, run_id: str, name: str) -> Path:
         """Where a run's ``features.npz``, ``predictions.npz``, ``curve.csv`` or ``weights.safetensors`` lies."""
         return self.folder / "_artefacts" / run_id / name
+
+    def log_path(self, run_id: str) -> Path:
+        """Where what a run's process printed lies, when it was not this process."""
+        return self.folder / "_logs" / f"{run_id}.log"
 
     def check_writable(self) -> None:
         """Fail before any work is done.
@@ -103,6 +109,19 @@ class Store:
         """Status of every stored run, by run id; broken files are left out, so that their runs are repeated."""
         rows, _ = self._read(["run_id", "status"])
         return {row["run_id"]: row["status"] for table in rows for row in table.to_pylist() if "status" in row}
+
+    def read_row(self, run_id: str) -> dict[str, Any] | None:
+        """One run's row; None when there is none or its file is broken."""
+        try:
+            rows = pq.ParquetFile(self.row_path(run_id)).read().to_pylist()
+        except (pa.ArrowException, OSError):
+            return None
+        return next((row for row in rows if row.get("run_id") == run_id), None)
+
+    def read_columns(self, columns: list[str]) -> list[dict[str, Any]]:
+        """Some columns of every readable row, the first of them ``run_id``; None where a file lacks a column."""
+        tables, _ = self._read(columns)
+        return [{name: row.get(name) for name in columns} for table in tables for row in table.to_pylist()]
 
     def load(self) -> pd.DataFrame:
         """All rows, one per run, in the order of ``run_id``; columns that an older file lacks are empty.

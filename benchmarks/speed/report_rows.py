@@ -1,0 +1,84 @@
+"""How long a table over many rows takes: ``python benchmarks/speed/report_rows.py [rows]`` (10,000 by default).
+
+Writes a store of made-up runs (20 methods, 20 data sets, the rest seeds) to a temporary folder, as one file per run, and times
+``vpbench report`` in a process of its own, start of Python included: the first time, when every file has to be read, and
+then, when the copy of the rows that the first report leaves is there.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vpbench.core.hashing import digest
+from vpbench.store.schema import SCHEMA
+
+METHODS = ("linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt", *(f"other{place}" for place in range(14)))
+DATA_SETS = tuple(f"data{place}" for place in range(20))
+
+
+def write_store(folder: Path, count: int) -> None:
+    """``count`` runs that differ in method, data set, seed and accuracy."""
+    for place in range(count):
+        method, dataset, seed = METHODS[place % 20], DATA_SETS[place // 20 % 20], place // 400
+        row = {
+            "run_id": digest([method, dataset, seed]),
+            "status": "ok",
+            "started_at": datetime(2025, 1, 1, tzinfo=UTC),
+            "method": method,
+            "method_version": 1,
+            "method_config": json.dumps({"prompt_length": 10}),
+            "backbone": "vit-nano",
+            "weights": "embedded",
+            "weights_sha256": "5a" * 32,
+            "image_size": 40,
+            "suite": "custom",
+            "dataset": dataset,
+            "dataset_group": "natural",
+            "data_digest": digest(dataset),
+            "preprocess": json.dumps({"resize": "stretch"}),
+            "recipe": json.dumps({"lr": 0.01}),
+            "seed": seed,
+            "epochs": 12,
+            "precision": "fp32",
+            "selection": "last",
+            "acc1": 50.0 + place % 20 + seed / 10,
+            "params_trainable": 1000 * (1 + place % 20),
+            "flops_forward": 250_000_000,
+        }
+        pq.write_table(pa.Table.from_pylist([row], schema=SCHEMA), folder / f"{row['run_id']}.parquet")
+
+
+def timed(folder: Path, *options: str) -> float:
+    """Seconds that a report takes in a process of its own."""
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "vpbench", "report", "--results", str(folder), *options], check=True, stdout=subprocess.DEVNULL
+    )
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_store(folder, count)
+        first = timed(folder)
+        again = sorted(timed(folder) for _ in range(5))
+        empty = sorted(timed(folder, "--help") for _ in range(5))
+        sys.stdout.write(
+            f"{count} rows: first report {first:.1f} s, then {again[2]:.2f} s (median of 5, {again[0]:.2f} to {again[-1]:.2f});"
+            f" start of the command alone {empty[2]:.2f} s\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Trained models for figures that look inside them: which ones, on which test images. Imports torch when it is called."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from vpbench.core.errors import StoreError, VpbenchError
+from vpbench.core.hashing import digest
+from vpbench.reporting.figures import Section, in_table_order, usable
+from vpbench.store.folder import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vpbench.measure.stored import StoredModel
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trained models on one data set with one seed.
+
+    Attributes:
+        section: of comparable runs.
+        dataset: its name.
+        seed: of all runs here.
+        runs: with trained tensors, one per row, in the order of the tables.
+    """
+
+    section: Section
+    dataset: str
+    seed: int
+    runs: pd.DataFrame
+
+    @property
+    def stem(self) -> str:
+        return f"{self.section.stem}_{self.dataset}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.dataset}, seed {self.seed}: {self.section.title}"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Some test images.
+
+    Attributes:
+        pixels: uint8 (n, S, S, 3).
+        images: the same, normalised, (n, 3, S, S).
+        labels: classes, (n,).
+        names: of all classes.
+    """
+
+    pixels: NDArray[np.uint8]
+    images: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+
+
+def groups(store: Store, sections: Iterator[Section]) -> list[Group]:
+    """All data sets with trained models; of each the seed that most methods have."""
+    found = []
+    for section in sections:
+        runs = section.runs[usable(section.runs)]
+        runs = runs[[store.artefact_path(run_id, WEIGHTS).exists() for run_id in runs["run_id"]]]
+        for dataset in section.datasets:
+            own = runs[runs["dataset"] == dataset]
+            if len(own):
+                seed = int(own["seed"].mode().min())
+                found.append(Group(section, dataset, seed, in_table_order(own[own["seed"] == seed])))
+    return found
+
+
+def each(found: Sequence[Group], make: Callable[[Group], Iterator[tuple[str, Figure]]]) -> Iterator[tuple[str, Figure]]:
+    """The figures of all groups. One whose model, weights or data are not here is a warning, and the others are drawn.
+
+    Raises:
+        VpbenchError: the first problem, when no figure came of any group.
+    """
+    problems: list[VpbenchError] = []
+    drawn = False
+    for group in found:
+        try:
+            for made in make(group):
+                drawn = True
+                yield made
+        except VpbenchError as error:
+            problems.append(error)
+            warnings.warn(f"no figure of {group.dataset} on {group.section.stem}: {error}", stacklevel=2)
+    if problems and not drawn:
+        raise problems[0]
+
+
+def no_weights(store: Store) -> StoreError:
+    """What to say where no run left its tensors."""
+    return StoreError(f"no trained weights in {store.folder} for these runs: run them again with --save weights.")
+
+
+def load(store: Store, group: Group) -> Iterator[tuple[str, StoredModel]]:
+    """Row and model, one at a time; the data set is opened once."""
+    import torch
+
+    from vpbench.measure.stored import load_stored, open_data, stored_spec
+
+    records = group.runs.to_dict("records")
+    raw = open_data(stored_spec(records[0]))
+    with torch.random.fork_rng(devices=[]):  # a model's first values are drawn, and then replaced by the stored ones
+        for run in records:
+            yield str(run["row"]), load_stored(run, store, "cpu", raw)
+
+
+def pictures(stored: StoredModel, count: int) -> Pictures:
+    """The first test image of ``count`` classes, as far apart in the list of classes as can be."""
+    import torch
+
+    from vpbench.data.batches import Normaliser
+
+    test = stored.data.test
+    labels = np.asarray(test.labels)
+    present = np.unique(labels)
+    chosen = present[np.unique(np.linspace(0, len(present) - 1, min(count, len(present))).round().astype(int))]
+    places = np.array([int(np.argmax(labels == label)) for label in chosen])
+    pixels = test.take(places)
+    normalise = Normaliser(stored.spec.backbone.mean, stored.spec.backbone.std)
+    return Pictures(pixels, normalise(pixels), torch.from_numpy(labels[places]), stored.data.class_names)
+
+
+def slug(row: str) -> str:
+    """A row's label as a part of a file name: with a hash where characters had to go."""
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "-", row).strip("-")
+    return plain if plain == row else f"{plain[:40].rstrip('-')}-{digest(row, 4)}"
+
+
+def show(ax: Axes, picture: NDArray[Any], **options: Any) -> None:
+    """A picture without axes; pixels stay sharp squares."""
+    ax.imshow(picture, interpolation="nearest", **options)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+def overlay(ax: Axes, pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> None:
+    """A heat map (grid, grid) in 0 ... 1 on a grey image (S, S, 3)."""
+    side = pixels.shape[0]
+    show(ax, pixels.mean(-1), cmap="gray", vmin=0, vmax=255, extent=(0, side, side, 0))
+    # A cell is as large as its patch; bilinear would hide how coarse the grid is.
+    ax.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6, extent=(0, side, side, 0), interpolation="nearest")
+
+
+def short(name: str, letters: int) -> str:
+    """A name that fits."""
+    return name if len(name) <= letters else f"{name[: letters - 1]}…"

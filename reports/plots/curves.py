@@ -1,0 +1,117 @@
+"""Learning curves: the loss of every epoch and, where it was measured, the validation accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from vpbench.core.errors import StoreError
+from vpbench.reporting.figures import Look, Section, below, headline, in_table_order, looks, sections, tidy, usable
+from vpbench.reporting.runs import Filters
+from vpbench.store.folder import Store
+
+COLUMNS = ("phase", "epoch", "train_loss", "val_acc1")
+
+
+def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
+    """One figure per group of comparable runs and data set, named ``curves_<backbone>_<dataset>``.
+
+    Raises:
+        StoreError: when no run has a curve, or a file is none.
+    """
+    style = looks(runs)
+    drawn = False
+    for section in sections(runs, filters):
+        for dataset in section.datasets:
+            own = section.runs[section.runs["dataset"] == dataset]
+            curves = _curves(store, own)
+            if curves:
+                drawn = True
+                yield f"curves_{section.stem}_{dataset}", _figure(section, dataset, curves, style, set(own["row"]))
+    if not drawn:
+        raise StoreError(f"no learning curves in {store.folder} for these runs: run them again with --save curve.")
+
+
+def read_curve(store: Store, run_id: str) -> pd.DataFrame:
+    """A run's epochs, one per row, with ``at``: the epoch counted through all phases, from 1.
+
+    Raises:
+        StoreError: when the file is no learning curve.
+    """
+    path = store.artefact_path(run_id, "curve.csv")
+    try:
+        curve = pd.read_csv(path)
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}. Run it again with --save curve.") from error
+    if missing := [name for name in COLUMNS if name not in curve.columns]:
+        raise StoreError(f"{path} is no learning curve, it has no column {missing[0]}. Run it again with --save curve.")
+    return curve.assign(at=range(1, len(curve) + 1), val_acc1=pd.to_numeric(curve["val_acc1"]))
+
+
+def _curves(store: Store, runs: pd.DataFrame) -> dict[str, list[pd.DataFrame]]:
+    """Curves by row, in the order of the tables, one per seed."""
+    found: dict[str, list[pd.DataFrame]] = {}
+    for row, run_id in in_table_order(runs[usable(runs)])[["row", "run_id"]].itertuples(index=False, name=None):
+        if store.artefact_path(run_id, "curve.csv").exists():
+            found.setdefault(row, []).append(read_curve(store, run_id))
+    return found
+
+
+def _figure(
+    section: Section, dataset: str, curves: dict[str, list[pd.DataFrame]], style: dict[str, Look], rows: set[str]
+) -> Figure:
+    validated = any(curve["val_acc1"].notna().any() for own in curves.values() for curve in own)
+    figure = Figure(figsize=(6.9 if validated else 4.6, 3.8), layout="constrained")
+    axes = figure.subplots(1, 1 + validated, squeeze=False)[0]
+    _panel(axes[0], curves, style, "train_loss")
+    axes[0].set(ylabel="training loss")
+    if all(curve["train_loss"].min() > 0 for own in curves.values() for curve in own):
+        axes[0].set_yscale("log")
+        axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        low, high = axes[0].get_ylim()
+        # Below a factor of ten a logarithmic axis has hardly a number of its own.
+        axes[0].yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}") if high / low < 12 else NullFormatter())
+    if validated:
+        _panel(axes[1], curves, style, "val_acc1")
+        axes[1].set(ylabel="top-1 accuracy on validation images (%)")
+    headline(figure, f"Learning curves, {dataset}: {section.title}")
+    below(figure, _caption(curves, validated, rows), [style[row].key(row, line=True) for row in curves])
+    return figure
+
+
+def _panel(ax: Axes, curves: dict[str, list[pd.DataFrame]], style: dict[str, Look], column: str) -> None:
+    tidy(ax)
+    for row, own in curves.items():
+        look = style[row]
+        stacked = pd.concat(own)
+        over_seeds = stacked.groupby("at")[column].agg(["mean", "min", "max"])
+        phases = own[0].set_index("at")["phase"].reindex(over_seeds.index)
+        for _, part in over_seeds.groupby((phases != phases.shift()).cumsum()):  # a new phase is a new line
+            part = part.dropna()
+            step = max(1, len(part) // 8)
+            ax.plot(part.index, part["mean"], ls=look.dashes, linewidth=1.2, markersize=4, markevery=step, **look.dot)
+            if len(own) > 1:
+                ax.fill_between(part.index, part["min"], part["max"], color=look.colour, alpha=0.15, linewidth=0)
+    ax.set(xlabel="epoch, through all phases" if _has_phases(curves) else "epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _has_phases(curves: dict[str, list[pd.DataFrame]]) -> bool:
+    return any(curve["phase"].nunique() > 1 for own in curves.values() for curve in own)
+
+
+def _caption(curves: dict[str, list[pd.DataFrame]], validated: bool, rows: set[str]) -> str:
+    seeds = sorted({len(own) for own in curves.values()})
+    parts = [f"Mean and range of {'/'.join(map(str, seeds))} seeds." if seeds[-1] > 1 else "One seed each."]
+    if _has_phases(curves):
+        counts = {row: max(curve["phase"].nunique() for curve in own) for row, own in curves.items()}
+        parts += [f"{row} trains in {count} phases, with a gap between them." for row, count in counts.items() if count > 1]
+    if not validated:
+        parts.append("No validation curve: only runs with --selection best_val look at the validation images every epoch.")
+    if absent := sorted(rows - curves.keys()):
+        parts.append(f"No curve stored: {', '.join(absent)}.")
+    return " ".join(parts)

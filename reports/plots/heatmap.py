@@ -1,0 +1,81 @@
+"""Methods by data sets: how many points of accuracy each adds to linear probing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from vpbench.core.errors import StoreError
+from vpbench.reporting.figures import Section, below, headline, sections
+from vpbench.reporting.runs import Filters
+from vpbench.store.folder import Store
+
+BASELINE = "linear"
+
+
+def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
+    """One figure per group of comparable runs that has linear probing, named ``heatmap_<backbone>``.
+
+    Raises:
+        StoreError: when no group has linear probing and another method on the same data set.
+    """
+    drawn = False
+    for section in sections(runs, filters):
+        gains = gains_of(section)
+        if np.isfinite(gains.to_numpy(dtype=float)).any():
+            drawn = True
+            yield f"heatmap_{section.stem}", _figure(section, gains)
+    if not drawn:
+        raise StoreError(
+            f"{store.folder} has no linear probing beside another method on the same data set and protocol: "
+            f"vpbench run --methods linear,vpt --results {store.folder}, and keep linear with --method."
+        )
+
+
+def gains_of(section: Section) -> pd.DataFrame:
+    """Mean accuracy over seeds minus linear probing's on the same data set: a row per method, a column per data set.
+
+    Without linear probing, or without other methods, the frame is empty.
+    """
+    means = section.scored.pivot_table(index="row", columns="dataset", values="acc1", aggfunc="mean")
+    if BASELINE not in means.index:
+        return pd.DataFrame()
+    gains = means.reindex(section.rows) - means.loc[BASELINE]
+    return gains.drop(index=BASELINE)[[name for name in section.datasets if name in gains.columns]]
+
+
+def _figure(section: Section, gains: pd.DataFrame) -> Figure:
+    values: NDArray[Any] = gains.to_numpy(dtype=float)
+    rows, columns = values.shape
+    longest = max(map(len, gains.index))
+    figure = Figure(figsize=(max(0.62 * columns + 0.075 * longest + 1.2, 4.4), 0.3 * rows + 2.1), layout="constrained")
+    ax = figure.subplots()
+    limit = max(float(np.nanmax(np.abs(values))), 0.1)
+    picture = ax.imshow(np.ma.masked_invalid(values), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+    ax.patch.set(facecolor="white", hatch="////", edgecolor="0.8")
+    for row in range(rows):
+        for column in range(columns):
+            value = values[row, column]
+            if np.isfinite(value):
+                tone = "white" if abs(value) > 0.62 * limit else "black"
+                ax.text(column, row, f"{value:+.1f}", ha="center", va="center", color=tone, fontsize=7)
+    cell = (figure.get_figwidth() - 0.075 * longest - 1.2) / columns
+    slant = max(map(len, gains.columns)) * 0.068 > cell  # inches
+    ax.set_xticks(
+        range(columns), gains.columns, rotation=35 if slant else 0, ha="right" if slant else "center", rotation_mode="anchor"
+    )
+    ax.set_yticks(range(rows), gains.index)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    figure.colorbar(picture, ax=ax, label="points", shrink=0.9, aspect=12, pad=0.02)
+    headline(figure, f"Accuracy minus linear probing: {section.title}")
+    missing = " Hatched: no number." if not np.isfinite(values).all() else ""
+    below(
+        figure, f"Percentage points of top-1 accuracy, means over seeds. Blue is better than linear probing, red worse.{missing}"
+    )
+    return figure

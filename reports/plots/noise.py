@@ -1,0 +1,76 @@
+"""Accuracy of trained models on noisy test images (as iVPT's Figures 4 and 6), from what ``vpbench run --noise`` left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vpbench.core.errors import StoreError
+from vpbench.measure.noise import NOISE_FILE, read_noise
+from vpbench.reporting.figures import ACCURACY, Look, Section, below, headline, in_table_order, looks, sections, tidy, usable
+from vpbench.reporting.runs import Filters
+from vpbench.store.folder import Store
+
+
+def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
+    """One figure per group of comparable runs and data set, named ``noise_<backbone>_<dataset>``.
+
+    Raises:
+        StoreError: when no run was evaluated under noise, or a file is no such table.
+    """
+    style = looks(runs)
+    drawn = False
+    for section in sections(runs, filters):
+        for dataset in section.datasets:
+            own = section.runs[section.runs["dataset"] == dataset]
+            if tables := _tables(store, own):
+                drawn = True
+                yield f"noise_{section.stem}_{dataset}", _figure(section, dataset, tables, style, set(own["row"]))
+    if not drawn:
+        raise StoreError(
+            f"no accuracy under noise in {store.folder} for these runs: repeat the command that made them with "
+            "--save weights --noise 0,0.1,0.2; a model that is stored is not trained again."
+        )
+
+
+def _tables(store: Store, runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Per row, in the order of the tables: mean, standard deviation and number of seeds at every sigma that all have."""
+    found: dict[str, list[pd.DataFrame]] = {}
+    for row, run_id in in_table_order(runs[usable(runs)])[["row", "run_id"]].itertuples(index=False, name=None):
+        if store.artefact_path(run_id, NOISE_FILE).exists():
+            found.setdefault(row, []).append(read_noise(store, run_id))
+    over_seeds = {row: pd.concat(tables).groupby("sigma")["acc1"].agg(["mean", "std", "count"]) for row, tables in found.items()}
+    return {row: table[table["count"] == len(found[row])] for row, table in over_seeds.items()}
+
+
+def _figure(
+    section: Section, dataset: str, tables: Mapping[str, pd.DataFrame], style: Mapping[str, Look], rows: set[str]
+) -> Figure:
+    figure = Figure(figsize=(4.8, 3.9), layout="constrained")
+    ax = figure.subplots()
+    tidy(ax)
+    for row, table in tables.items():
+        look = style[row]
+        bars = table["std"] if (table["count"] > 1).all() else None
+        ax.errorbar(
+            table.index,
+            table["mean"],
+            yerr=bars,
+            ls=look.dashes,
+            linewidth=1.2,
+            markersize=5,
+            elinewidth=0.8,
+            capsize=2,
+            **look.dot,
+        )
+    ax.set(xlabel="standard deviation of the noise (pixels in 0 ... 1)", ylabel=ACCURACY)
+    headline(figure, f"Noise on the test images, {dataset}: {section.title}")
+    seeds = sorted({int(count) for table in tables.values() for count in table["count"]})
+    parts = ["Gaussian noise, the same on every method's images; nothing is trained again."]
+    parts.append(f"Mean and standard deviation over {'/'.join(map(str, seeds))} seeds." if seeds[-1:] > [1] else "One seed each.")
+    if absent := sorted(rows - tables.keys()):
+        parts.append(f"Not evaluated: {', '.join(absent)}.")
+    below(figure, " ".join(parts), [style[row].key(row, line=True) for row in tables])
+    return figure

@@ -1,0 +1,162 @@
+"""Accuracy against what a method costs, in four panels, with the Pareto front of each (as InsVP's Figure 5).
+
+The accuracy is the mean over the data sets, and a method without a number on one of them is left out: means over
+different data sets cannot be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from vpbench.core.errors import StoreError
+from vpbench.reporting.figures import ACCURACY, Look, Section, below, headline, looks, sections, tidy
+from vpbench.reporting.runs import Filters
+from vpbench.store.folder import Store
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A panel: a column of the store, divided by ``scale`` for display. ``timed``: it depends on the machine."""
+
+    column: str
+    title: str
+    scale: float
+    timed: bool = False
+
+
+COSTS = (
+    Cost("params_trainable", "trained parameters (thousands)", 1e3),
+    Cost("flops_forward", "FLOPs of one image (10$^9$)", 1e9),
+    Cost("latency_ms_p50", "latency of one image, median (ms)", 1, timed=True),
+    Cost("mem_train_peak", "peak memory in training (MiB)", 2**20, timed=True),
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method: mean accuracy over the data sets, its standard deviation over seeds, and costs by column."""
+
+    row: str
+    accuracy: float
+    deviation: float | None
+    costs: dict[str, float]
+
+
+def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
+    """One figure per group of comparable runs, named ``pareto_<backbone>``.
+
+    Raises:
+        StoreError: when no group has a method with a number on all its data sets.
+    """
+    style = looks(runs)
+    lacking: list[str] = []
+    drawn = False
+    for section in sections(runs, filters):
+        if points := points_of(section):
+            drawn = True
+            yield f"pareto_{section.stem}", _figure(section, points, style)
+        else:
+            lacking.append(section.title)
+    if not drawn:
+        raise StoreError(
+            f"no method in {store.folder} has an accuracy on all data sets of its group ({lacking[0]}): "
+            "choose one with --dataset NAME, or fill the grid with vpbench run."
+        )
+
+
+def points_of(section: Section) -> list[Point]:
+    """The methods that have a number on every data set of the section, in the order of the tables."""
+    scored = section.scored
+    points = []
+    for row in section.rows:
+        own = scored[scored["row"] == row]
+        if set(own["dataset"]) != set(section.datasets):
+            continue
+        per_seed = own.pivot(index="seed", columns="dataset", values="acc1").dropna().mean(axis=1)
+        deviation = float(per_seed.std()) if len(per_seed) > 1 else None
+        costs = {cost.column: own.groupby("dataset")[cost.column].mean().mean() / cost.scale for cost in COSTS}
+        known = {name: float(value) for name, value in costs.items() if pd.notna(value)}
+        points.append(Point(row, float(own.groupby("dataset")["acc1"].mean().mean()), deviation, known))
+    return points
+
+
+def pareto_front(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
+    """Places of the points that no other one beats: none costs as little or less and scores as much or more.
+
+    Of two equal points both are in the front. Sorted by cost.
+    """
+    front = []
+    for place, (cost, score) in enumerate(zip(costs, scores, strict=True)):
+        beaten = any(
+            other_cost <= cost and other_score >= score and (other_cost, other_score) != (cost, score)
+            for other_cost, other_score in zip(costs, scores, strict=True)
+        )
+        if not beaten:
+            front.append(place)
+    return sorted(front, key=lambda place: (costs[place], scores[place]))
+
+
+def _figure(section: Section, points: Sequence[Point], style: dict[str, Look]) -> Figure:
+    figure = Figure(figsize=(6.9, 5.6), layout="constrained")
+    axes = figure.subplots(2, 2, sharey=True)
+    for ax, cost in zip(axes.ravel(), COSTS):
+        _panel(ax, cost, points, style)
+    for line in axes:
+        line[0].set_ylabel(ACCURACY)
+    headline(figure, f"Accuracy against cost, {_count(section.datasets)}: {section.title}")
+    below(figure, _caption(section, points), [style[point.row].key(point.row) for point in points])
+    return figure
+
+
+def _panel(ax: Axes, cost: Cost, points: Sequence[Point], style: dict[str, Look]) -> None:
+    tidy(ax)
+    ax.set(xlabel=cost.title)
+    shown = [point for point in points if cost.column in point.costs]
+    if not shown:
+        ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color="0.4")
+        ax.set_xticks([])
+        return
+    x, y = [point.costs[cost.column] for point in shown], [point.accuracy for point in shown]
+    front = pareto_front(x, y)
+    ax.plot([x[i] for i in front], [y[i] for i in front], drawstyle="steps-post", color="0.55", linewidth=1, zorder=1)
+    for point, cost_value in zip(shown, x, strict=True):
+        look = style[point.row]
+        ax.errorbar(cost_value, point.accuracy, yerr=point.deviation, ls="", markersize=7, elinewidth=0.8, capsize=2, **look.dot)
+    if min(x) > 0 and max(x) / min(x) > 8:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.margins(0.12)
+
+
+def _count(datasets: Sequence[str]) -> str:
+    return (
+        datasets[0]
+        if len(datasets) == 1
+        else f"mean of {', '.join(datasets)}"
+        if len(datasets) < 5
+        else f"mean of {len(datasets)} data sets"
+    )
+
+
+def _caption(section: Section, points: Sequence[Point]) -> str:
+    parts = ["Grey line: Pareto front; no other method costs as little and scores as much."]
+    if any(point.deviation is not None for point in points):
+        parts.append("Bars: standard deviation over seeds.")
+    scored = section.scored
+    machines = scored[["device_name", "threads"]].astype(object).where(scored[["device_name", "threads"]].notna(), None)
+    machines = machines.drop_duplicates()
+    timed = scored[[cost.column for cost in COSTS if cost.timed]]
+    if len(machines) > 1 and np.any(timed.notna().to_numpy()):
+        parts.append(f"Latency and memory come from {len(machines)} kinds of machine and are not comparable.")
+    if left_out := sorted(set(section.runs["row"]) - {point.row for point in points}):
+        parts.append(f"Without a number on every data set: {', '.join(left_out)}.")
+    return " ".join(parts)

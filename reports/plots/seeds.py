@@ -1,0 +1,74 @@
+"""Seed strips: one dot per seed, so that a reader sees whether a difference is larger than the scatter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from vpbench.core.errors import StoreError
+from vpbench.reporting.figures import ACCURACY, Look, Section, below, headline, looks, sections, tidy
+from vpbench.reporting.runs import Filters
+from vpbench.store.folder import Store
+
+_COLUMNS = 3
+
+
+def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
+    """One figure per group of comparable runs, named ``seeds_<backbone>``: a panel per data set.
+
+    Raises:
+        StoreError: when no run has an accuracy.
+    """
+    style = looks(runs)
+    shown = [section for section in sections(runs, filters) if len(section.scored)]
+    if not shown:
+        raise StoreError(f"no run in {store.folder} has an accuracy; vpbench run --seeds 3 makes three of each.")
+    for section in shown:
+        yield f"seeds_{section.stem}", _figure(section, style)
+
+
+def _figure(section: Section, style: dict[str, Look]) -> Figure:
+    scored, rows = section.scored, section.rows
+    datasets = [name for name in section.datasets if (scored["dataset"] == name).any()]
+    columns = min(len(datasets), _COLUMNS)
+    lines = -(-len(datasets) // columns)
+    longest = max(map(len, rows))
+    width = max(2.0 * columns + 0.065 * min(longest, 40) + 0.3, 4.2)
+    figure = Figure(figsize=(width, lines * (0.24 * len(rows) + 0.75) + 1.0), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for ax, dataset in zip(axes.ravel(), datasets):
+        _panel(ax, scored[scored["dataset"] == dataset], rows, style)
+        ax.set_title(dataset)
+    for ax in axes.ravel()[len(datasets) :]:
+        ax.set_visible(False)
+    for place, ax in enumerate(axes.ravel()[: len(datasets)]):
+        if place >= len(datasets) - columns:
+            ax.set_xlabel(ACCURACY)
+    headline(figure, f"Every seed: {section.title}")
+    counts = scored.groupby(["row", "dataset"])["seed"].nunique()
+    seeds = "/".join(map(str, sorted(set(counts))))
+    single = " One seed shows no scatter; --seeds 3 runs more." if counts.max() == 1 else ""
+    below(figure, f"A dot is a run, the bar the mean of its row; {seeds} seed{'' if seeds == '1' else 's'} each.{single}")
+    return figure
+
+
+def _panel(ax: Axes, scored: pd.DataFrame, rows: list[str], style: dict[str, Look]) -> None:
+    tidy(ax, "x")
+    for place, row in enumerate(rows):
+        own = scored.loc[scored["row"] == row].sort_values("seed")["acc1"].to_numpy(dtype=float)
+        if not len(own):
+            continue
+        look = style[row]
+        ax.plot([own.mean()] * 2, [place - 0.32, place + 0.32], color=look.colour, linewidth=2, alpha=0.5)
+        # A little above one another, as seeds often score alike.
+        heights = place + (np.linspace(-0.2, 0.2, len(own)) if len(own) > 1 else np.zeros(1))
+        ax.plot(own, heights, ls="", markersize=5, markeredgewidth=0.8, alpha=0.9, **look.dot)
+    ax.set_yticks(range(len(rows)), [label if len(label) <= 40 else f"{label[:39]}…" for label in rows])
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.margins(x=0.1)
+    ax.xaxis.set_major_locator(MaxNLocator(4))

@@ -1,0 +1,213 @@
+"""Worker processes give the rows that this process gives, and a run that ruins its worker costs itself alone."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from command import CHECKOUT, rows, start, traces, vpbench
+
+from vpbench.execution import local
+from vpbench.store.folder import Store
+from vpbench.store.schema import _QUALITY, _SIZE
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+
+# What the test of this process does to measuring, for the processes that vpbench starts.
+UNMEASURED = """
+from vpbench.execution import worker
+for name in ("measure_training", "measure_inference", "count_operations"):
+    setattr(worker, name, lambda *_: {})
+"""
+
+FAULTY = """
+import os
+import signal
+import time
+
+from vpbench.interface import Method, MethodConfig, Preset, option
+
+
+class FaultyConfig(MethodConfig):
+    fault: str = option("raise", "what goes wrong", source="this test")
+
+
+class Faulty(Method[FaultyConfig]):
+    title = summary = paper = "ruins its process"
+    fidelity = "paper"
+    Config = FaultyConfig
+    presets = {
+        name: Preset("goes wrong", {"fault": name}) for name in ("kill", "hang", "sleep", "crash")
+    }
+
+    def phases(self, session):
+        print("about to", self.config.fault)
+        if self.config.fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.config.fault == "hang":
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)  # as in a library that never gives control back
+            time.sleep(600)
+        if self.config.fault == "sleep":
+            time.sleep(600)
+        raise ValueError("the moon is full")
+"""
+
+
+@pytest.fixture
+def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Workers that do not measure. Python imports ``sitecustomize`` when it starts."""
+    threads = torch.get_num_threads()
+    site = tmp_path / "start"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(UNMEASURED)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.syspath_prepend(str(CHECKOUT))
+    monkeypatch.syspath_prepend(str(site))
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("workers", "unmeasured")
+def test_same_rows_and_faults(
+    command: list[str], tmp_path: Path, install: Callable[[str, str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One grid on two workers: two good methods, and every way to go wrong."""
+    install("faulty", "Faulty", FAULTY)
+    monkeypatch.setattr(local, "GRACE_S", 1.0)
+    good = ["--methods", "linear,vpt", "--threads", 1, "--save", "curve"]
+    assert vpbench(*command, tmp_path / "inline", *good).code == 0
+    methods = "linear,vpt,faulty,faulty:sleep,faulty:hang,faulty:kill"
+    words = [*command, tmp_path / "local", *good, "--methods", methods, "--workers", 2, "--timeout", "8s", "--retries", 0]
+    done = vpbench(*words)
+    assert done.code == 1, done.err
+    store = Store(tmp_path / "local")
+    table = rows(store.folder).set_index("method")
+    assert table["status"].to_dict() == {
+        "linear": "ok", "vpt": "ok", "faulty": "failed", "faulty:sleep": "timeout", "faulty:hang": "timeout",
+        "faulty:kill": "failed",
+    }  # fmt: skip
+
+    columns = [*_QUALITY, *_SIZE, "train_loss", "first_losses", "threads", "run_id"]
+    expected = rows(tmp_path / "inline").set_index("method")
+    for run_id in expected["run_id"]:
+        here, there = (Store(tmp_path / where).read_row(run_id) for where in ("inline", "local"))
+        assert here is not None
+        assert there is not None
+        assert [here[name] for name in columns] == [there[name] for name in columns]
+        assert here["acc1"] is not None
+    curves = [
+        (tmp_path / where / "_artefacts" / expected["run_id"]["vpt"] / "curve.csv").read_text() for where in ("inline", "local")
+    ]
+    assert curves[0] == curves[1]
+
+    def error(method: str) -> list[str]:
+        return str(table.loc[method, "error"]).strip().splitlines()
+
+    assert error("faulty")[-1] == "ValueError: the moon is full"
+    assert error("faulty:sleep")[-1] == "the run took longer than --timeout 8 s."
+    assert "in phases" in "".join(error("faulty:sleep"))
+    assert error("faulty:hang")[-1].endswith("The run took longer than --timeout 8 s.")
+    assert any("in phases" in line for line in error("faulty:hang"))  # where it hung
+    assert "SIGKILL" in error("faulty:kill")[-1]
+    assert "about to kill" in error("faulty:kill")
+    lost = table.loc[["faulty:hang", "faulty:kill"]]
+    assert lost[["n_test", "classes", "wall_s", "torch", "device", "threads", "started_at", "spec"]].notna().all().all()
+    assert (lost["threads"] == 1).all()
+
+    logs = {path.stem for path in (store.folder / "_logs").iterdir()}
+    assert logs == set(table.loc[["faulty", "faulty:sleep", "faulty:hang", "faulty:kill"], "run_id"])
+    shown = vpbench("logs", table.loc["faulty", "run_id"][:8], "--results", store.folder)
+    assert "about to raise" in shown.out
+    assert shown.out.count("Traceback") == 1
+    assert list(store.claims.folder.iterdir()) == []
+
+    status = json.loads(vpbench("status", "--json", "--results", store.folder).out)
+    assert status["rows"] == {"ok": 2, "failed": 2, "timeout": 2}
+    assert (status["running"], status["left"]) == ([], 0)
+    assert {"method": "vpt", "dataset": "grey", "ok": 1, "not_ok": 0} in status["table"]
+    shown = vpbench("status", "--results", store.folder)
+    assert "6 rows (2 ok, 2 failed, 2 timeout)" in " ".join(shown.out.split())
+    assert "Nothing is running." in shown.out
+
+
+@pytest.mark.usefixtures("workers", "unmeasured")
+def test_ctrl_c_and_status_of_a_grid_at_work(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = "worker.count_operations = lambda *_: __import__('time').sleep(2) or {}\n"
+    (tmp_path / "start" / "sitecustomize.py").write_text(UNMEASURED + slow)
+    results = tmp_path / "runs"
+    process = start(*command, results, "--methods", "linear", "--seeds", 9, "--save", "none", "--workers", 1)
+    deadline = time.monotonic() + 200
+    while not (list(results.glob("*.parquet")) and Store(results).claims.held()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    status = json.loads(vpbench("status", "--json", "--results", results).out)
+    (run,) = status["running"]
+    assert run["label"].startswith("linear on grey, seed")
+    assert list(status["places"]) == [f"{run['host']}: cpu 0"]
+    assert status["left"] in range(1, 9)
+    assert status["seconds_left"] > 1
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert out == ""
+    assert "Ctrl-C again stops at once" in err
+    assert err.splitlines()[-1].startswith("vpbench: interrupted")
+    table = rows(results)
+    assert run["run_id"] in table["run_id"].tolist()  # it was under way, and finished
+    assert set(table["status"]) == {"ok"}
+    assert len(table) < 9
+    assert all(name.endswith(".parquet") for name in traces(results))
+
+
+def test_dry_run_tells_the_expected_time(results: Path, command: list[str]) -> None:
+    before = traces(results)
+    done = vpbench(*command, results, "--methods", "linear,vpt", "--seeds", 2, "--dry-run")
+    assert "Expected, by past rows: " in done.out
+    assert " for 2 of them, one after the other. Nothing was run." in done.out
+    planned = json.loads(vpbench(*command, results, "--methods", "linear", "--seeds", 2, "--dry-run", "--json").out)
+    past = rows(results).query("method == 'linear'")["wall_s"].item()
+    assert [run["expected_s"] for run in planned] == [None, pytest.approx(past)]
+    assert traces(results) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("--executor lokal", ["'lokal'", "Did you mean 'local'?"]),
+        ("--workers 0", ["--workers 0"]),
+        ("--executor inline --workers 2", ["--workers", "--executor local"]),
+        ("--per-gpu 2", ["--per-gpu", "--device cuda"]),
+        ("--gpus 0,x", ["--gpus 0,x", "0,2"]),
+        ("--gpus 99", ["there is no GPU 99"]),
+        ("--timeout soon", ["--timeout soon", "30m"]),
+        ("--timeout 0", ["--timeout 0"]),
+        ("--retries -1 --workers 1", ["--retries -1"]),
+        ("--rerun faild", ["'faild'", "Did you mean 'failed'?"]),
+        ("--executor-option partition", ["partition", "NAME=VALUE"]),
+        ("--executor local --executor-option wrokers=2", ["'wrokers'", "Did you mean 'workers'?"]),
+    ],
+)
+def test_refusals(words: str, parts: list[str], command: list[str], tmp_path: Path) -> None:
+    done = vpbench(*command, tmp_path / "runs", "--methods", "linear", *words.split())
+    assert done.code == 2
+    assert len(done.err.splitlines()) == 1
+    for part in parts:
+        assert part in done.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "part"), [("status", "no results folder"), ("logs ffff", "no run 'ffff'"), ("status --watch --json", "exclude")]
+)
+def test_other_refusals(words: str, part: str, tmp_path: Path) -> None:
+    done = vpbench(*words.split(), "--results", tmp_path / "none")
+    assert done.code in (2, 5)
+    assert part in done.err
+    assert len(done.err.splitlines()) == 1

@@ -1,0 +1,345 @@
+"""Figures that need rows, and at most learning curves or tables of noise: what they show, and when they refuse."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from report_rows import fill, grid, make_row
+
+from vpbench.core.errors import StoreError, UsageError
+from vpbench.reporting.api import make_report
+from vpbench.reporting.figures import Section, looks, row_wise, sections
+from vpbench.reporting.runs import Filters
+from vpbench.reports.plots import critical_difference as cd
+from vpbench.reports.plots import curves, heatmap, hyperparameters, noise, pareto, seeds
+from vpbench.store.folder import Store
+
+COSTS = {"latency_ms_p50": 5.0, "mem_train_peak": 2**30}
+
+
+def section_of(folder: Path, *rows: dict[str, Any]) -> Section:
+    (section,) = sections(fill(folder, *rows).load(), Filters())
+    return section
+
+
+def save_text(store: Store, run_id: str, name: str, text: str) -> None:
+    store.write_artefact(run_id, name, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def save_curve(store: Store, run_id: str, losses: list[float], accuracies: list[float] | None = None, phases: int = 1) -> None:
+    lines = ["phase,epoch,epochs,lr,train_loss,val_acc1"]
+    for phase in range(phases):
+        for epoch, loss in enumerate(losses):
+            accuracy = accuracies[epoch] if accuracies else ""
+            lines.append(f"phase{phase},{epoch + 1},{len(losses)},0.1,{loss},{accuracy}")
+    save_text(store, run_id, "curve.csv", "\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Three methods, three data sets, two seeds, a sweep; with curves and noise."""
+    rows = [{**row, **COSTS} for row in grid()]
+    rows += [make_row("vpt", "digits", 0, 60.0 + n, options={"prompt_length": n}, minutes=n, **COSTS) for n in (1, 5)]
+    store = fill(tmp_path_factory.mktemp("full"), *rows)
+    for row in rows:
+        save_curve(store, row["run_id"], [2.0, 1.0, 0.5])
+        save_text(store, row["run_id"], "noise.csv", f"sigma,acc1,correct,total\n0.0,{row['acc1']},40,50\n0.2,30.0,15,50\n")
+    return store
+
+
+NAMES = ("pareto", "curves", "hyperparameters", "seeds", "heatmap", "critical-difference", "noise")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_png_and_pdf_with_the_same_bytes_every_time(full: Store, tmp_path: Path, name: str) -> None:
+    only = {"dataset": "digits"} if name in ("curves", "noise") else {}
+    paths = make_report(plot=name, results=full.folder, out=tmp_path, **only)
+    assert [Path(path).suffix for path in paths] == [".png", ".pdf"]
+    with Image.open(paths[0]) as picture:
+        assert 500 < picture.width < 1500
+        assert 250 < picture.height < 1500
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 10
+    first = [Path(path).read_bytes() for path in paths]
+    make_report(plot=name, results=full.folder, out=tmp_path, **only)
+    assert [Path(path).read_bytes() for path in paths] == first
+
+
+def test_rows_need_no_torch(full: Store) -> None:
+    code = f"""
+import sys
+from vpbench.reporting.figures import figure_registry
+from vpbench.reporting.runs import Filters
+from vpbench.store.folder import Store
+store = Store({str(full.folder)!r})
+for name in {NAMES}:
+    assert list(figure_registry().get(name.replace("-", "_"))(store, store.load(), Filters()))
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("curves", "--save curve"),
+        ("hyperparameters", "--set vpt.prompt_length=50"),
+        ("heatmap", "--methods linear,vpt"),
+        ("critical_difference", "--methods linear,vpt,insvp --suite mini"),
+        ("noise", "--save weights --noise 0,0.1,0.2"),
+        ("prompts", "--save weights"),
+        ("attention", "--save weights"),
+        ("gradcam", "--save weights"),
+        ("tsne_prompts", "--save weights"),
+    ],
+)
+def test_what_is_missing_is_one_line_with_a_command(tmp_path: Path, name: str, command: str) -> None:
+    store = fill(tmp_path, make_row("vpt"))
+    with pytest.raises(StoreError) as refusal:
+        make_report(plot=name, results=store.folder, out=tmp_path / "figures")
+    assert command in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "figures").exists()
+
+
+@pytest.mark.parametrize("name", ["pareto", "seeds"])
+def test_only_failures(tmp_path: Path, name: str) -> None:
+    store = fill(tmp_path, make_row("vpt", acc1=None))
+    with pytest.raises(StoreError, match="accuracy"):
+        make_report(plot=name, results=store.folder, out=tmp_path / "figures")
+
+
+def test_unknown_figure_is_suggested(full: Store) -> None:
+    with pytest.raises(UsageError, match="Did you mean 'critical_difference'"):
+        make_report(plot="critical-diference", results=full.folder)
+
+
+# Looks
+
+
+def test_a_method_looks_the_same_whatever_the_store_and_the_filter(tmp_path: Path) -> None:
+    few = looks(fill(tmp_path / "a", make_row("ivpt"), make_row("linear")).load())
+    variant = make_row("vpt", options={"prompt_length": 50}, minutes=1)
+    many = looks(fill(tmp_path / "b", *grid(), make_row("ivpt"), make_row("zebra"), make_row("aardvark"), variant).load())
+    assert {row: many[row] for row in few} == few
+    assert len({(look.colour, look.marker) for look in many.values()}) == len(many)
+    assert many["vpt (prompt_length=50)"].colour == many["vpt"].colour
+    assert not many["vpt (prompt_length=50)"].filled
+
+
+def test_rows_and_data_sets_follow_the_tables(tmp_path: Path) -> None:
+    section = section_of(tmp_path, *grid(), make_row("zebra", "digits"), make_row("insvp:released", "digits"))
+    assert section.rows == ["linear", "vpt", "insvp", "insvp:released", "zebra"]
+    assert section.datasets == ["digits", "flowers", "sprites_location"]
+
+
+def test_legends_read_row_by_row() -> None:
+    assert row_wise([1, 2, 3, 4, 5], 3) == [1, 4, 2, 5, 3]  # type: ignore[list-item,comparison-overlap]
+
+
+# Pareto front
+
+
+def test_pareto_front_by_hand() -> None:
+    costs, scores = [1, 2, 3, 3, 4, 2], [10, 30, 20, 40, 40, 25]
+    assert pareto.pareto_front(costs, scores) == [0, 1, 3]
+    assert pareto.pareto_front([1, 1], [5, 5]) == [0, 1]
+    assert pareto.pareto_front([], []) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
+@settings(deadline=None, max_examples=50)
+def test_every_point_outside_the_front_is_beaten_by_one_on_it(points: list[tuple[int, int]]) -> None:
+    costs, scores = [cost for cost, _ in points], [score for _, score in points]
+    front = pareto.pareto_front(costs, scores)
+    on = [points[place] for place in front]
+    assert [cost for cost, _ in on] == sorted(cost for cost, _ in on)
+    for place, (cost, score) in enumerate(points):
+        beaten = any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in on)
+        assert beaten == (place not in front)
+
+
+def test_costs_are_means_in_the_panel_s_unit_and_incomplete_methods_are_named(tmp_path: Path) -> None:
+    rows = [{**row, **COSTS} for row in grid()] + [make_row("ivpt", "digits", **COSTS)]
+    store = fill(tmp_path, *rows)
+    ((stem, figure),) = pareto.draw(store, store.load(), Filters())
+    assert stem == "pareto_vit-nano"
+    assert "Without a number on every data set: ivpt." in " ".join(figure.legends[0].get_title().get_text().split())
+    (section,) = sections(store.load(), Filters())
+    by_row = {point.row: point for point in pareto.points_of(section)}
+    assert list(by_row) == ["linear", "vpt", "insvp"]
+    # 80 + 0, 3, 6 on the three data sets, and 0.4 more with seed 1.
+    assert by_row["vpt"].accuracy == pytest.approx(83.2)
+    assert by_row["vpt"].deviation == pytest.approx(0.4 / 2**0.5)
+    assert by_row["linear"].costs == pytest.approx(
+        {"params_trainable": 192 * (10 + 16 + 12) / 3 / 1e3, "flops_forward": 0.25, "latency_ms_p50": 5, "mem_train_peak": 1024}
+    )
+
+
+def test_costs_of_different_machines_are_said_to_be_different(tmp_path: Path) -> None:
+    rows = [make_row("linear", device_name="a", threads=1, **COSTS), make_row("vpt", device_name="b", threads=1, **COSTS)]
+    store = fill(tmp_path, *rows)
+    ((_, figure),) = pareto.draw(store, store.load(), Filters())
+    assert "2 kinds of machine" in " ".join(figure.legends[0].get_title().get_text().split())
+
+
+def test_a_cost_that_was_not_measured_says_so(tmp_path: Path) -> None:
+    store = fill(tmp_path, make_row("linear"), make_row("vpt"))
+    ((_, figure),) = pareto.draw(store, store.load(), Filters())
+    texts = [[text.get_text() for text in ax.texts] for ax in figure.axes]
+    assert texts == [[], [], ["not measured"], ["not measured"]]
+
+
+# Critical difference
+
+
+def test_critical_values_of_the_published_table() -> None:
+    """Demšar 2006, table 5(a): q_0.05 and q_0.10 for 2 to 10 classifiers."""
+    published = {2: 1.960, 3: 2.343, 4: 2.569, 5: 2.728, 6: 2.850, 7: 2.949, 8: 3.031, 9: 3.102, 10: 3.164}
+    assert {k: round(cd.critical_value(k), 3) for k in published} == pytest.approx(published, abs=0.0011)
+    assert cd.critical_value(5, 0.10) == pytest.approx(2.459, abs=0.0011)
+
+
+def test_critical_difference_of_the_published_example() -> None:
+    """Demšar 2006, section 3.2.4: four classifiers on 14 data sets, CD 1.25 at 0.05."""
+    assert cd.critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
+
+
+def test_ranks_and_bars_by_hand(tmp_path: Path) -> None:
+    rows = [make_row(method, dataset, acc1=acc1) for method, scores in {
+        "linear": (10, 10, 10), "vpt": (20, 30, 20), "insvp": (30, 30, 30)
+    }.items() for dataset, acc1 in zip(("digits", "flowers", "sprites_location"), scores)]  # fmt: skip
+    scores = cd.complete_scores(section_of(tmp_path, *rows))
+    assert cd.mean_ranks(scores).to_dict() == pytest.approx({"linear": 3, "vpt": 11 / 6, "insvp": 7 / 6})
+    assert cd.cliques([1.0, 1.5, 2.5, 4.0], 1.2) == [(0, 1), (1, 2)]
+    assert cd.cliques([1.0, 2.0, 3.0], 5) == [(0, 2)]
+    assert cd.cliques([1.0, 3.0], 1) == []
+
+
+def test_fewest_data_sets_are_those_where_a_difference_can_show() -> None:
+    for methods in (3, 4, 6, 10, 20):
+        fewest = cd.fewest_data_sets(methods)
+        assert cd.critical_difference(methods, fewest) < methods - 1 <= cd.critical_difference(methods, fewest - 1)
+
+
+def test_too_few_methods_or_data_sets(tmp_path: Path) -> None:
+    for name, keep, message in (("a", 2, "needs 3 methods .* here are 2"), ("b", 3, "fewer than 3 data sets .* here are 2")):
+        rows = [make_row(m, d) for m in ("linear", "vpt", "insvp")[:keep] for d in ("digits", "flowers")]
+        store = fill(tmp_path / name, *rows)
+        with pytest.raises(StoreError, match=message):
+            list(cd.draw(store, store.load(), Filters()))
+
+
+# Curves
+
+
+def test_curves_average_over_seeds_and_break_between_phases(tmp_path: Path) -> None:
+    rows = [make_row("vpt", seed=0), make_row("vpt", seed=1), make_row("insvp"), make_row("linear")]
+    store = fill(tmp_path, *rows)
+    save_curve(store, rows[0]["run_id"], [2.0, 1.0], [50, 60])
+    save_curve(store, rows[1]["run_id"], [4.0, 3.0], [70, 80])
+    save_curve(store, rows[2]["run_id"], [1.5, 0.5], phases=2)
+    ((stem, figure),) = curves.draw(store, store.load(), Filters())
+    assert stem == "curves_vit-nano_digits"
+    losses, validation = figure.axes
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in losses.lines]
+    assert lines == [([1, 2], [3, 2]), ([1, 2], [1.5, 0.5]), ([3, 4], [1.5, 0.5])]
+    assert list(validation.lines[0].get_ydata()) == [60, 70]
+    caption = " ".join(figure.legends[0].get_title().get_text().split())
+    assert "insvp trains in 2 phases" in caption
+    assert "No curve stored: linear." in caption
+
+
+@pytest.mark.parametrize("text", ["", "epoch,loss\n1,2\n"])
+def test_a_broken_curve_is_named(tmp_path: Path, text: str) -> None:
+    row = make_row()
+    store = fill(tmp_path, row)
+    save_text(store, row["run_id"], "curve.csv", text)
+    with pytest.raises(StoreError, match=r"curve\.csv.*--save curve"):
+        list(curves.draw(store, store.load(), Filters()))
+
+
+# Hyper-parameters
+
+
+def test_a_sweep_holds_everything_else_equal(tmp_path: Path) -> None:
+    rows = [
+        make_row("vpt", seed=seed, acc1=70 + length + seed, options={"prompt_length": length}, minutes=length)
+        for length in (5, 10, 50) for seed in (0, 1)
+    ]  # fmt: skip
+    rows.append(make_row("vpt", acc1=1.0, options={"prompt_length": 100, "deep": False}, minutes=60))  # two options differ
+    (sweep,) = hyperparameters.sweeps_of(section_of(tmp_path, *rows), "vpt")
+    assert (sweep.option, sweep.tied) == ("prompt_length", "")
+    line = sweep.lines["digits"]
+    assert line["value"].tolist() == [5, 10, 50]
+    assert line["mean"].tolist() == [75.5, 80.5, 120.5]
+    assert line["n"].tolist() == [2, 2, 2]
+
+
+def test_two_weights_with_one_sum_are_one_option(tmp_path: Path) -> None:
+    rows = [
+        make_row("insvp", acc1=70 + 10 * beta, options={"global_weight": beta, "local_weight": round(1 - beta, 2)})
+        for beta in (0.1, 0.5, 0.7)
+    ]
+    (sweep,) = hyperparameters.sweeps_of(section_of(tmp_path, *rows), "insvp")
+    assert sweep.title == "global_weight\n(local_weight = 1 - global_weight)"
+    assert sweep.lines["digits"]["value"].tolist() == [0.1, 0.5, 0.7]
+
+
+def test_counts_with_one_sum_are_no_weights(tmp_path: Path) -> None:
+    rows = [make_row("ivpt", options={"n_prompts": n, "ar_k": 30 - n}, minutes=n) for n in (10, 20)]
+    assert hyperparameters.sweeps_of(section_of(tmp_path, *rows), "ivpt") == []
+
+
+def test_words_and_recipes_are_options_too(tmp_path: Path) -> None:
+    rows = [make_row("ivpt", options={"structure": name}, minutes=i) for i, name in enumerate(("cdc", "vpt"))]
+    rows.append(make_row("ivpt", options={"structure": "cdc"}, recipe={"lr": 0.5}, minutes=9))
+    store = fill(tmp_path, *rows)
+    ((stem, figure),) = hyperparameters.draw(store, store.load(), Filters())
+    assert stem == "hyperparameters_vit-nano_ivpt"
+    assert [ax.get_xlabel() for ax in figure.axes] == ["recipe.lr", "structure"]
+    assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == ["cdc", "vpt"]
+
+
+# Seeds, heat map, noise
+
+
+def test_every_seed_is_a_dot_of_its_row(tmp_path: Path) -> None:
+    rows = [make_row("linear", seed=seed, acc1=60 + seed) for seed in range(3)] + [make_row("vpt", acc1=80)]
+    store = fill(tmp_path, *rows, make_row("vpt", seed=1, acc1=None))
+    ((_, figure),) = seeds.draw(store, store.load(), Filters())
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["linear", "vpt"]
+    dots = [list(line.get_xdata()) for line in ax.lines if line.get_linestyle() == "None"]
+    assert dots == [[60, 61, 62], [80]]
+
+
+def test_gains_over_linear_probing(tmp_path: Path) -> None:
+    rows = [make_row("linear", seed=0, acc1=60), make_row("linear", seed=1, acc1=62), make_row("vpt", acc1=71)]
+    rows += [make_row("vpt", "flowers", acc1=50), make_row("linear", "sprites_location", acc1=50)]
+    gains = heatmap.gains_of(section_of(tmp_path, *rows))
+    assert json.loads(gains.to_json()) == {"digits": {"vpt": 10}, "flowers": {"vpt": None}, "sprites_location": {"vpt": None}}
+
+
+def test_noise_shows_what_all_seeds_have(tmp_path: Path) -> None:
+    rows = [make_row("vpt", seed=0), make_row("vpt", seed=1), make_row("linear")]
+    store = fill(tmp_path, *rows)
+    save_text(store, rows[0]["run_id"], "noise.csv", "sigma,acc1,correct,total\n0,80,40,50\n0.1,60,30,50\n0.2,40,20,50\n")
+    save_text(store, rows[1]["run_id"], "noise.csv", "sigma,acc1,correct,total\n0,84,42,50\n0.1,64,32,50\n")
+    ((stem, figure),) = noise.draw(store, store.load(), Filters())
+    assert stem == "noise_vit-nano_digits"
+    line = figure.axes[0].lines[0]
+    assert list(line.get_xdata()) == [0, 0.1]
+    assert list(line.get_ydata()) == [82, 62]
+    assert "Not evaluated: linear." in figure.legends[0].get_title().get_text().replace("\n", " ")
+    save_text(store, rows[1]["run_id"], "noise.csv", "what\n1\n")
+    with pytest.raises(StoreError, match=r"noise\.csv is no table"):
+        list(noise.draw(store, store.load(), Filters()))

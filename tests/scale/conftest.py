@@ -1,0 +1,101 @@
+"""A tiny grid, done inline for comparison, and processes that do not measure times."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
+
+from command import CHECKOUT, write_images
+from tiny_grid import jobs_of
+
+from vpbench.execution.executors import Silent, get_executor
+from vpbench.execution.plan import Request
+
+# Found by every process that Slurm and Ray start. When vpbench.execution.worker is imported it loses its measuring
+# functions; and before a run it does what the file VPBENCH_TEST_ORDERS says: "kill RUN_ID" or "hang RUN_ID".
+SITE = """
+import importlib.abc, importlib.machinery, os, signal, sys, time
+
+def obeying(execute):
+    def do(run, *words, **more):
+        while True:
+            with open(os.environ["VPBENCH_TEST_ORDERS"]) as stream:
+                orders = stream.read().splitlines()
+            if "kill " + run.spec.run_id in orders:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if "hang " + run.spec.run_id not in orders:
+                return execute(run, *words, **more)
+            time.sleep(0.1)
+    return do
+
+class Changed(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "vpbench.execution.worker":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        load = spec.loader.exec_module
+        def load_and_change(module):
+            load(module)
+            for function in ("measure_training", "measure_inference", "count_operations"):
+                setattr(module, function, lambda *_: {})
+            module.execute = obeying(module.execute)
+        spec.loader.exec_module = load_and_change
+        return spec
+
+sys.meta_path.insert(0, Changed())
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The environment of all processes: an image cache of our own, this checkout, one thread, and no measuring."""
+    from vpbench.execution import worker
+
+    site = tmp_path_factory.mktemp("site")
+    (site / "sitecustomize.py").write_text(SITE)
+    (site / "orders").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(site), str(CHECKOUT), os.environ.get("PYTHONPATH")])))
+        patch.setenv("VPBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("VPBENCH_WEIGHTS", raising=False)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("VPBENCH_TEST_ORDERS", str(site / "orders"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        for name in ("measure_training", "measure_inference", "count_operations"):
+            patch.setattr(worker, name, lambda *_: {})
+        yield
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images") / "grey")
+
+
+@pytest.fixture(scope="session")
+def request_for_grid(images: Path) -> Request:
+    """Two methods, three seeds, one epoch."""
+    return Request(
+        methods=("linear", "vpt"), data=str(images), image_size=40, epochs=1, seeds=3, device="cpu", precision="fp32"
+    )  # fmt: skip
+
+
+@pytest.fixture
+def orders(quick: None) -> Iterator[Path]:
+    """A file for lines such as ``kill RUN_ID``, which runs obey; see ``SITE``."""
+    path = Path(os.environ["VPBENCH_TEST_ORDERS"])
+    yield path
+    path.write_text("")
+
+
+@pytest.fixture(scope="session")
+def inline(quick: None, request_for_grid: Request, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of the grid, done in this process."""
+    jobs, store = jobs_of(request_for_grid, tmp_path_factory.mktemp("inline") / "runs")
+    assert [row["status"] for row in get_executor("inline")(jobs, store, Silent())] == ["ok"] * 6
+    return store.folder

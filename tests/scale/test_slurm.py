@@ -1,0 +1,157 @@
+"""The executor ``slurm`` on a real Slurm: slurmctld and slurmd on this machine, see ``slurm_cluster``."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from slurm_cluster import PARTITION, missing_programs, slurm
+from tiny_grid import Heard, check_same, jobs_of
+
+from vpbench.core.errors import UsageError
+from vpbench.execution.executors import get_executor
+from vpbench.execution.plan import Request
+
+slurm_executor = pytest.importorskip(
+    "vpbench.execution.slurm_executor", exc_type=ModuleNotFoundError,
+    reason="submitit is not installed (pip install 'vpbench[slurm]'); SLURM IS NOT TESTED",
+)  # fmt: skip
+pytestmark = [
+    pytest.mark.scale,
+    pytest.mark.skipif(
+        bool(missing_programs()),
+        reason=f"not installed: {', '.join(missing_programs())} (apt-get install slurm-wlm munge); SLURM IS NOT TESTED",
+    ),
+]
+WAIT_S = 120
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster(quick: None) -> Iterator[None]:
+    """A node with two CPUs; and short waits of ours."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    try:
+        with slurm(folder) as variables, pytest.MonkeyPatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            patch.setattr(slurm_executor, "POLL_S", 0.5)
+            patch.setattr(slurm_executor, "GRACE_S", 1.0)
+            yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def command(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+def wait(ready: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not ready():
+        assert time.monotonic() < deadline, f"{what}; {command('squeue', '-r')}"
+        time.sleep(0.2)
+
+
+def test_same_rows(request_for_grid: Request, inline: Path, tmp_path: Path) -> None:
+    """An array of two tasks with two runs each; its files are kept, its note is not."""
+    jobs, store = jobs_of(request_for_grid, tmp_path / "runs", count=4)
+    heard = Heard()
+    made = get_executor("slurm", partition=PARTITION, time="0:30:00", cpus=1, per_task=2)
+    rows = list(made(jobs, store, heard))
+    assert sorted(row["run_id"] for row in rows) == sorted(job.run_id for job in jobs)
+    assert sorted(heard.finished_runs) == sorted(heard.started_runs) == sorted(job.run_id for job in jobs)
+    check_same(store.folder, inline, count=4)
+    assert not slurm_executor.submissions(store)
+    assert not store.claims.held()
+
+
+def test_requeue_preemption_and_cancel(request_for_grid: Request, inline: Path, orders: Path, tmp_path: Path) -> None:
+    """A task that is requeued, by an administrator or on preemption, does its run from the beginning, to the same numbers;
+    one that is cancelled becomes a row that says so. Submitted, left, and collected later; meanwhile nobody submits it again.
+    """
+    jobs, store = jobs_of(request_for_grid, tmp_path / "runs", count=3)
+    orders.write_text("".join(f"hang {job.run_id}\n" for job in jobs))
+    heard = Heard()
+    made = get_executor("slurm", cpus=1, gres="gpu:0", workers=2, detach=True)
+    assert list(made(jobs, store, heard)) == []
+    (submission,) = slurm_executor.submissions(store)
+    assert f"Slurm job {submission.slurm_job}." in heard.notes[0]
+    assert "vpbench status --collect" in heard.notes[1]
+    wait(lambda: len(store.claims.held()) == 2, "two tasks run")
+    assert slurm_executor.collect(store) == slurm_executor.Collected(running=2, pending=1)
+
+    command("scontrol", "requeue", submission.name(0))
+    command("scancel", "--signal=USR2", submission.name(1))  # what submitit has Slurm send before it takes the node away
+    wait(lambda: "Requeued job" in store.log_path(jobs[1].run_id).read_text(), "submitit requeues")
+    wait(lambda: restarts(submission.name(0)) == restarts(submission.name(1)) == 1, "both are requeued")
+    orders.write_text(f"hang {jobs[2].run_id}\n")
+    wait(lambda: store.row_path(jobs[0].run_id).exists() and store.row_path(jobs[1].run_id).exists(), "both are done")
+    wait(lambda: list(store.claims.held()) == [jobs[2].run_id], "the third runs")
+
+    assert list(get_executor("slurm", detach=True)(jobs[2:], store, heard)) == []
+    assert "1 of these runs are in Slurm's queue already." in heard.notes
+    assert len(slurm_executor.submissions(store)) == 1
+    command("scancel", "--signal=KILL", submission.name(2))
+    command("scancel", submission.name(2))
+    wait(lambda: not slurm_executor.queue([submission]), "the queue is empty")
+    assert slurm_executor.collect(store) == slurm_executor.Collected(finished=2, lost=[jobs[2].run_id])
+    rows = store.load().set_index("run_id")
+    assert rows.loc[jobs[2].run_id, "status"] == "failed"
+    assert "ended as CANCELLED before the run had a row" in rows.loc[jobs[2].run_id, "error"]
+    assert not slurm_executor.submissions(store)
+    store.row_path(jobs[2].run_id).unlink()
+    check_same(store.folder, inline, count=2)
+
+
+def restarts(name: str) -> int:
+    shown = command("scontrol", "show", "job", "-o", name)
+    return int(next(word for word in shown.split() if word.startswith("Restarts=")).partition("=")[2])
+
+
+def test_a_run_that_kills_its_task(request_for_grid: Request, orders: Path, tmp_path: Path) -> None:
+    """It is submitted again as often as asked for, and then its row says so."""
+    jobs, store = jobs_of(request_for_grid, tmp_path / "runs", count=1)
+    orders.write_text(f"kill {jobs[0].run_id}\n")
+    heard = Heard()
+    (row,) = get_executor("slurm", retries=1)(jobs, store, heard)
+    assert row["status"] == "failed"
+    assert "ended as FAILED" in row["error"]
+    assert sum("is repeated" in note for note in heard.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"partition": "nope"}, "partition=nope: .*nvalid partition.* Partitions here: tiny"),
+        ({"gres": "gpu:64"}, "gres=gpu:64: .*not available"),
+        ({"time": "soon"}, "time soon: write minutes"),
+        ({"partitoin": "x"}, "partitoin"),
+    ],
+)
+def test_what_slurm_would_refuse(options: dict[str, Any], text: str) -> None:
+    """One line with Slurm's reason, and nothing is submitted."""
+    before = command("squeue", "-h")
+    with pytest.raises(UsageError, match=text) as caught:
+        get_executor("slurm", **options)
+    assert "\n" not in str(caught.value)
+    assert command("squeue", "-h") == before
+
+
+def test_no_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="no sbatch here"):
+        get_executor("slurm")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("90", 90), ("1:30", 2), ("02:30:00", 150), ("1-0", 1440), ("2-12:30", 3630), ("1-00:00:01", 1441), ("0:10", 1)],
+)
+def test_times(text: str, expected: int) -> None:
+    assert slurm_executor.minutes(text) == expected

@@ -1,0 +1,59 @@
+"""A grid of tiny runs: its jobs, a watcher that remembers, and the comparison of two results folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vpbench.api import make_jobs, plan_runs
+from vpbench.execution.executors import Silent
+from vpbench.execution.job import Job
+from vpbench.execution.plan import PlannedRun, Request
+from vpbench.store.folder import Store
+
+# What has to be the same wherever a run is done.
+SAME = [
+    "run_id", "status", "acc1", "acc5", "mean_per_class", "correct", "correct5", "total", "val_acc1", "train_loss",
+    "params_trainable", "params_method", "params_active", "params_head", "params_total", "bytes_saved", "epochs_run",
+]  # fmt: skip
+
+
+class Heard(Silent):
+    """A watcher that remembers."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.started_runs: list[str] = []
+        self.finished_runs: list[str] = []
+
+    def started(self, run: PlannedRun) -> None:
+        self.started_runs.append(run.spec.run_id)
+
+    def finished(self, run: PlannedRun, row: dict[str, Any]) -> None:
+        self.finished_runs.append(run.spec.run_id)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def jobs_of(request: Request, folder: Path, count: int | None = None) -> tuple[list[Job], Store]:
+    """The missing runs of a request in a results folder, with all that can be saved."""
+    plan, store = plan_runs(request, folder, ())
+    save = ("features", "predictions", "curve", "weights")
+    return make_jobs(plan, store, "cpu", save, threads=1, limit=count), store
+
+
+def check_same(folder: Path, inline: Path, count: int = 6) -> None:
+    """Rows and files of a folder are those of ``inline``: each run once, equal numbers, equal weights."""
+    found, expected = Store(folder).load().set_index("run_id"), Store(inline).load().set_index("run_id")
+    assert len(found) == count
+    assert found.index.is_unique
+    columns = [name for name in SAME if name != "run_id"]
+    pd.testing.assert_frame_equal(found[columns], expected.loc[found.index, columns])
+    for run_id in found.index:
+        ours, theirs = (sorted((place / "_artefacts" / run_id).iterdir()) for place in (folder, inline))
+        assert [path.name for path in ours] == [path.name for path in theirs]
+        (weights,) = (path for path in ours if path.suffix == ".safetensors")
+        assert weights.read_bytes() == (inline / "_artefacts" / run_id / weights.name).read_bytes()

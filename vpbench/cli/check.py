@@ -1,0 +1,178 @@
+"""``vpbench check``: the regression gate."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REGRESSION = 1
+DEFAULT_SUITE = "ci"
+
+
+def check(
+    baseline: Annotated[Path, typer.Option(metavar="FILE", help="Rows of a good version, several seeds.")] = Path(
+        "results/baselines/ci.parquet"
+    ),
+    suite: Annotated[
+        str | None, typer.Option(help="Data sets and protocol. Default: the baseline's; for a first one, ci.")
+    ] = None,
+    methods: Annotated[str | None, typer.Option(help="Only these methods, with commas. Default: the baseline's.")] = None,
+    datasets: Annotated[str | None, typer.Option(help="Only these data sets of the suite, with commas.")] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Seeds of every cell, with commas. Default: one of the suite's, in turn; all with --update."),
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Compare the rows in this results folder; nothing is run.")
+    ] = None,
+    keep: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep the rows of this run in a results folder.")] = None,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="loss (1e-4), loss_elsewhere (1e-3), accuracy (1), false_alarm (0.01), cost (0.5). Repeatable.",
+        ),
+    ] = None,
+    fail_on_cost: Annotated[bool, typer.Option("--fail-on-cost", help="A cost above its tolerance is a regression too.")] = False,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a comment for a pull request.")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Write a new baseline and show what differs from the old one.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="What was found as JSON on stdout.")] = False,
+) -> None:
+    """Compare a small grid of runs with a baseline; exit 1 when a number is outside of what the baseline allows.
+
+    Parameters, operations, counts, digests and options must be equal. On the
+    baseline's platform a seed repeats its first losses to 1e-4 and its accuracy
+    to a point. A mean accuracy must lie within what the baseline's seeds allow.
+    Costs, as ratios to linear probing, are reported.
+
+    Examples:
+
+    \b
+      vpbench check    the baseline in results/baselines, about a minute on one core
+      vpbench check --markdown check.md --junit check.xml
+      vpbench check --results results/runs --suite mini --baseline mini.parquet
+      vpbench check --update    after a change that is meant to change numbers
+    """
+    import json
+
+    from vpbench.checking.baseline import merged, read_baseline, read_results, write_baseline
+    from vpbench.checking.compare import compare
+    from vpbench.checking.render import as_data, as_junit, as_markdown, as_text, write_text
+    from vpbench.checking.tolerance import Tolerances
+    from vpbench.core.errors import StoreError, UsageError
+
+    if results is not None and (keep is not None or seeds is not None):
+        raise UsageError("--results compares rows that are there; --seeds and --keep are for running new ones.")
+    tolerances, asked, sets = Tolerances.of(tolerance or []), _words(methods), _words(datasets)
+    old: pd.DataFrame | None = None
+    try:
+        old = read_baseline(baseline)
+    except StoreError as error:
+        if not update:
+            raise
+        if baseline.exists():
+            typer.echo(f"The old baseline is replaced without a comparison: {error}", err=True)
+    suite = suite or (_only_suite(old, baseline) if old is not None else DEFAULT_SUITE)
+    known = None if old is None else _part(old, suite, asked, sets)
+    if not update and (known is None or known.empty):
+        raise UsageError(f"the baseline {baseline} has no row of {_said(suite, asked, sets)}; it has {_content(old)}.")
+    if results is not None:
+        now = _part(read_results(results), suite, asked, sets)
+        if now.empty:
+            raise StoreError(f"the results folder {results} has no row of {_said(suite, asked, sets)}.")
+    else:
+        now = _run(suite, asked, sets, seeds, known, keep, update)
+    comparison = None if known is None or known.empty else compare(known, now, tolerances, fail_on_cost)
+    if update:
+        whole = merged(old if asked or sets else None, now)
+        write_baseline(whole, baseline)
+    if comparison is not None:
+        if markdown:
+            write_text(as_markdown(comparison, baseline), markdown)
+        if junit:
+            write_text(as_junit(comparison), junit)
+    if as_json:
+        typer.echo(json.dumps(as_data(comparison) if comparison else {"regression": False, "findings": []}, indent=2))
+    elif comparison:
+        typer.echo(as_text(comparison, shutil.get_terminal_size().columns if sys.stdout.isatty() else None), nl=False)
+    if update:
+        typer.echo(f"Wrote {baseline}: {len(whole)} rows, {_content(whole)}.", err=as_json)
+    elif comparison and comparison.failures:
+        raise typer.Exit(REGRESSION)
+
+
+def _run(
+    suite: str, methods: list[str] | None, datasets: list[str] | None, seeds: str | None, known: pd.DataFrame | None,
+    keep: Path | None, update: bool,
+) -> pd.DataFrame:  # fmt: skip
+    from vpbench.checking.grid import plan_grid, run_grid
+    from vpbench.cli.progress import GridProgress
+    from vpbench.execution.plan import DEFAULT_METHODS, seeds_of
+    from vpbench.execution.protocol import suite_card
+
+    if known is not None and not known.empty and not update:
+        methods = list(dict.fromkeys(known["method"]))
+        datasets = list(dict.fromkeys(known["dataset"]))
+    card = suite_card(suite)
+    chosen = _numbers(seeds) if seeds is not None else (seeds_of(card, len(card.seeds)) if update else None)
+    plan = plan_grid(suite, methods or DEFAULT_METHODS, datasets, chosen)
+    with GridProgress(plan) as progress:
+        return run_grid(plan, progress, keep)
+
+
+def _part(frame: pd.DataFrame, suite: str, methods: list[str] | None, datasets: list[str] | None) -> pd.DataFrame:
+    """The rows that were asked for."""
+    wanted = frame["suite"] == suite
+    for column, names in (("method", methods), ("dataset", datasets)):
+        if names:
+            wanted &= frame[column].isin(names)
+    return frame[wanted]
+
+
+def _only_suite(frame: pd.DataFrame, baseline: Path) -> str:
+    from vpbench.core.errors import UsageError
+
+    names = list(dict.fromkeys(frame["suite"]))
+    if len(names) > 1:
+        raise UsageError(f"the baseline {baseline} holds several suites ({', '.join(names)}); choose one with --suite.")
+    return str(names[0])
+
+
+def _said(suite: str, methods: list[str] | None, datasets: list[str] | None) -> str:
+    parts = [
+        f"suite {suite}",
+        *(f"{word} {', '.join(names)}" for word, names in (("method", methods), ("data set", datasets)) if names),
+    ]
+    return ", ".join(parts)
+
+
+def _content(frame: pd.DataFrame | None) -> str:
+    """What a frame holds, for a person."""
+    if frame is None:
+        return "nothing"
+    suites, sets, methods = (", ".join(sorted(frame[word].unique())) for word in ("suite", "dataset", "method"))
+    seeds = frame["seed"].nunique()
+    return f"suite {suites}, data sets {sets}, methods {methods}, {seeds} seed{'' if seeds == 1 else 's'}"
+
+
+def _words(text: str | None) -> list[str] | None:
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    from vpbench.core.errors import UsageError
+
+    try:
+        return [int(word) for word in _words(text) or []]
+    except ValueError as error:
+        raise UsageError(f"--seeds {text}: write whole numbers with commas, e.g. --seeds 42,44.") from error

@@ -1,0 +1,42 @@
+"""``vpbench logs``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def logs(
+    run: Annotated[str, typer.Argument(help="a run's id; its first digits are enough", metavar="RUN")],
+    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder.")] = Path("results/runs"),
+) -> None:
+    """Show what a run's worker process printed, and the error and traceback of a run that went wrong.
+
+    A run in the command's own process (--executor inline) prints to the terminal, so only its error is kept.
+
+    Examples:
+
+    \b
+      vpbench logs 3fa9
+    """
+    from vpbench.core.errors import StoreError
+    from vpbench.store.folder import Store
+
+    store = Store(results)
+    stored = {row["run_id"]: row["error"] for row in store.read_columns(["run_id", "error"])}
+    known = {path.stem for path in store.log_path("").parent.glob("*.log")} | stored.keys()
+    found = sorted(run_id for run_id in known if run_id.startswith(run))
+    if len(found) != 1:
+        many = f"{len(found)} runs begin with '{run}'; give more digits" if found else f"there is no run '{run}'"
+        raise StoreError(f"{results}: {many} (--results chooses another folder).")
+    (run_id,) = found
+    path, error = store.log_path(run_id), (stored.get(run_id) or "").rstrip()
+    printed = path.read_text(errors="replace").rstrip() if path.is_file() else ""
+    if printed:
+        typer.echo(printed)
+    if error and error not in printed:
+        typer.echo(error)
+    if not printed and not error:
+        typer.echo(f"run {run_id} printed nothing and has no error.", err=True)

@@ -1,0 +1,146 @@
+"""``vpbench status``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from vpbench.store.folder import Store
+
+COLUMNS = ["run_id", "status", "method", "dataset", "started_at", "wall_s"]
+EVERY_S = 2.0
+
+
+def status(
+    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder.")] = Path("results/runs"),
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Show what runs now and where, what is done, what went wrong, and how long the rest will take.
+
+    Examples:
+
+    \b
+      vpbench status
+      vpbench status --results results/vtab --watch
+    """
+    import json
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from vpbench.core.errors import StoreError, UsageError
+    from vpbench.store.folder import Store
+
+    if watch and as_json:
+        raise UsageError("--watch and --json exclude each other; ask for --json as often as you need it.")
+    if not results.is_dir():
+        raise StoreError(f"there is no results folder {results}; --results chooses another one.")
+    store = Store(results)
+    if as_json:
+        typer.echo(json.dumps(facts(store), indent=2))
+    elif not watch:
+        Console().print(_drawn(facts(store)))
+    else:
+        with Live(_drawn(facts(store)), auto_refresh=False) as live:
+            while True:
+                time.sleep(EVERY_S)
+                live.update(_drawn(facts(store)), refresh=True)
+
+
+def facts(store: Store) -> dict[str, Any]:
+    """Everything that ``vpbench status`` shows.
+
+    Returns:
+        ``rows`` (how many of each status), ``running`` (a list; ``label``, ``place``, ``host``, ``pid``, ``since``),
+        ``places`` (how many runs each worker's place has under way), ``left`` (runs that commands at work have still to
+        finish, those under way included), ``seconds_left`` (None when no past run tells), and ``table`` (counts by method and
+        data set).
+    """
+    from collections import Counter
+
+    rows = store.read_columns(COLUMNS)
+    running = [{"run_id": run_id, **about} for run_id, about in store.claims.held().items()]
+    left, seconds = _left(store, rows, max(1, len(running)))
+    kinds = Counter((row["method"], row["dataset"], "ok" if row["status"] == "ok" else "not_ok") for row in rows)
+    return {
+        "results": str(store.folder),
+        "rows": dict(Counter(row["status"] for row in rows)),
+        "running": running,
+        "places": dict(Counter(f"{run.get('host', '?')}: {run.get('place', '?')}" for run in running)),
+        "left": left,
+        "seconds_left": seconds,
+        "table": [
+            {"method": method, "dataset": dataset, **{kind: kinds[method, dataset, kind] for kind in ("ok", "not_ok")}}
+            for method, dataset in sorted({(row["method"] or "", row["dataset"] or "") for row in rows})
+        ],
+    }
+
+
+def _left(store: Store, rows: list[dict[str, Any]], workers: int) -> tuple[int, float | None]:
+    """How many runs commands at work have still to finish, and how long that takes with so many workers."""
+    from datetime import datetime
+    from statistics import mean
+
+    stored = {row["run_id"]: row for row in rows}
+    expected: dict[str, float | None] = {}
+    for grid in store.claims.grids():
+        since = datetime.fromisoformat(grid["since"]) if "since" in grid else None
+        for run_id, seconds in grid.get("runs", {}).items():
+            row = stored.get(run_id)
+            if row is None or since is None or row["started_at"] < since:
+                expected[run_id] = seconds
+    usual = [seconds for seconds in expected.values() if seconds is not None] or [
+        row["wall_s"] for row in rows if row["status"] == "ok" and row["wall_s"]
+    ]
+    if not usual:
+        return len(expected), None
+    return len(expected), sum(mean(usual) if seconds is None else seconds for seconds in expected.values()) / workers
+
+
+def _drawn(known: dict[str, Any]) -> Group:
+    """The facts for a terminal."""
+    from datetime import UTC, datetime
+
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+
+    from vpbench.execution.cost import spoken
+
+    rows, running = known["rows"], known["running"]
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(rows.items(), key=lambda item: (item[0] != "ok", item[0])))
+    parts: list[Any] = [f"{escape(known['results'])}: {sum(rows.values())} rows{f' ({counts})' if counts else ''}"]
+    if running:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("running", "place", "host", "process", "for"):
+            table.add_column(column, overflow="fold")
+        for run in running:
+            since = run.get("since")
+            seconds = (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds() if since else None
+            table.add_row(
+                *(escape(str(run.get(name, "?"))) for name in ("label", "place", "host", "pid")),
+                "?" if seconds is None else spoken(seconds),
+            )
+        parts += ["", table]
+    if known["left"]:
+        time = known["seconds_left"]
+        parts += ["", f"{known['left']} runs left, " + ("time unknown" if time is None else f"about {spoken(time)}")]
+    elif not running:
+        parts += ["", "Nothing is running."]
+    if known["table"]:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("method", "dataset"):
+            table.add_column(column, overflow="fold")
+        for column in ("ok", "not ok"):
+            table.add_column(column, justify="right")
+        for line in known["table"]:
+            table.add_row(escape(line["method"]), escape(line["dataset"]), str(line["ok"]), str(line["not_ok"]))
+        parts += ["", table]
+    return Group(*parts)

@@ -1,0 +1,148 @@
+"""What runs jobs: one small interface, and the executors by name. Imports no torch."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from vpbench.core.errors import UsageError
+from vpbench.core.names import unknown
+
+if TYPE_CHECKING:
+    from vpbench.execution.job import Job
+    from vpbench.execution.plan import PlannedRun
+    from vpbench.store.folder import Store
+    from vpbench.training.fit import Epoch
+
+# Module and class of each executor. A module is imported when its executor is asked for, since it may need an extra.
+EXECUTORS = {
+    "inline": ("vpbench.execution.inline", "Inline"),
+    "local": ("vpbench.execution.local", "Local"),
+    "ray": ("vpbench.execution.ray_executor", "RayExecutor"),
+    "slurm": ("vpbench.execution.slurm_executor", "SlurmExecutor"),
+}
+
+# The library that an executor needs, which the extra ``vpbench[NAME]`` installs.
+LIBRARIES = {"ray": "ray", "slurm": "submitit"}
+
+
+class Watcher(Protocol):
+    """Hears what happens while jobs run. Several runs may be under way at once."""
+
+    def preparing(self, dataset: str, done: int, total: int) -> None: ...
+
+    def started(self, run: PlannedRun) -> None: ...
+
+    def epoch(self, run: PlannedRun, epoch: Epoch) -> None: ...
+
+    def finished(self, run: PlannedRun, row: dict[str, Any]) -> None: ...
+
+    def note(self, text: str) -> None:
+        """One sentence for the user: a worker died and its run is repeated, another command has some runs, ..."""
+
+
+class Silent:
+    """A watcher that says nothing; a base for those that say something."""
+
+    def preparing(self, dataset: str, done: int, total: int) -> None:
+        pass
+
+    def started(self, run: PlannedRun) -> None:
+        pass
+
+    def epoch(self, run: PlannedRun, epoch: Epoch) -> None:
+        pass
+
+    def finished(self, run: PlannedRun, row: dict[str, Any]) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+class Executor(Protocol):
+    """Runs jobs somewhere and yields their finished rows, in any order.
+
+    A row is in ``store`` when it is yielded. A run that ends badly is a row, too (status ``failed``, ``oom``, ``timeout``);
+    an error that no run is to blame for (a full disk, weights that cannot be read) is raised and ends the grid.
+    ``watcher.started`` and ``watcher.finished`` are called once per run. Closing the iterator, or an exception in it, stops
+    whatever still runs.
+    """
+
+    def __call__(self, jobs: Sequence[Job], store: Store, watcher: Watcher) -> Iterator[dict[str, Any]]: ...
+
+    def drain(self) -> None:
+        """Start nothing more; what runs may finish, and then the iterator ends. Called from a signal handler: only set a flag."""
+
+
+class Drainable:
+    """The flag behind :meth:`Executor.drain`."""
+
+    draining = False
+
+    def drain(self) -> None:
+        self.draining = True
+
+
+def get_executor(name: str, **options: Any) -> Executor:
+    """The executor ``name``, made with ``options``, the arguments of its class.
+
+    Raises:
+        UsageError: for an unknown name or option, or when the library that the executor needs is not installed.
+    """
+    if name not in EXECUTORS:
+        raise unknown("executor", name, EXECUTORS)
+    module, kind = EXECUTORS[name]
+    try:
+        maker: Callable[..., Executor] = getattr(import_module(module), kind)
+    except ModuleNotFoundError as error:
+        if error.name in (LIBRARIES.get(name), module):
+            raise UsageError(f"--executor {name} needs an extra: pip install 'vpbench[{name}]'.") from error
+        raise
+    known = list(inspect.signature(maker).parameters)
+    for option in options:
+        if option not in known:
+            raise unknown(f"option of the executor {name}", option, known)
+    return maker(**options)
+
+
+def waits_for(count: int) -> str:
+    """The note on runs that another process has claimed."""
+    return f"Another command is working on {count} of these runs; waiting for {'it' if count == 1 else 'them'}."
+
+
+def about_claim(job: Job, place: str) -> dict[str, Any]:
+    """What ``vpbench status`` shows of a run under way."""
+    return {"label": job.label, "place": place, "since": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+@contextmanager
+def drained_by_ctrl_c(executor: Executor, watcher: Watcher) -> Iterator[None]:
+    """In the block, Ctrl-C lets what runs finish and starts nothing more; a second one stops at once (KeyboardInterrupt).
+
+    Outside the main thread, where Python delivers no signals, the block is as any other.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        executor.drain()
+        watcher.note("Interrupted: runs under way are finished, nothing more is started. Ctrl-C again stops at once.")
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

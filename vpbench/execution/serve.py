@@ -1,0 +1,154 @@
+"""A worker process of the executor ``local``: ``python -m vpbench.execution.serve FOLDER PLACE``.
+
+Reads one job per line from stdin and answers on stdout, one JSON object per line. Whatever else the process prints while
+it does a job goes to the run's log. When stdin ends, the parent has no more work or is dead, and the process ends at once.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vpbench.execution.job import Job
+    from vpbench.execution.plan import PlannedRun
+    from vpbench.store.folder import Store
+    from vpbench.training.fit import Epoch
+
+TELL_S = 0.2  # between two words on the decoding of images
+
+
+class Teller:
+    """A watcher that tells the parent."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._stream = os.fdopen(descriptor, "w", encoding="utf-8")
+        self._told = 0.0
+
+    def say(self, kind: str, **content: Any) -> None:
+        line = json.dumps({"kind": kind, **content}, default=_plain)
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except OSError:
+            os._exit(1)  # nobody listens any more
+
+    def preparing(self, dataset: str, done: int, total: int) -> None:
+        if done == total or time.monotonic() - self._told > TELL_S:
+            self._told = time.monotonic()
+            self.say("preparing", dataset=dataset, done=done, total=total)
+
+    def started(self, run: PlannedRun) -> None:
+        self.say("started")
+
+    def epoch(self, run: PlannedRun, epoch: Epoch) -> None:
+        self.say("epoch", epoch=asdict(epoch))
+
+    def finished(self, run: PlannedRun, row: dict[str, Any]) -> None:
+        pass  # said when the claim is given back
+
+    def note(self, text: str) -> None:
+        self.say("note", text=text)
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value.item()
+
+
+def main() -> None:
+    """Work until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    teller = Teller(os.dup(1))
+    os.dup2(2, 1)
+    faulthandler.enable()
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(signal.SIGUSR1, all_threads=True)  # the parent asks a hung worker where it is
+    jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
+
+    from vpbench.execution.device import describe, resolve_device
+    from vpbench.execution.job import Job
+    from vpbench.store.folder import Store
+
+    store, place = Store(sys.argv[1]), sys.argv[2]
+    teller.say("ready")
+    while True:
+        job = Job.model_validate_json(jobs.get())
+        teller.say("environment", columns=describe(resolve_device(job.device)))
+        with _log(store, job, place):
+            answer = _do(job, store, teller, place)
+        teller.say(**answer)  # the parent may end this process as soon as it has heard it
+
+
+def _listen(jobs: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        jobs.put(line)
+    os._exit(0)
+
+
+def _do(job: Job, store: Store, teller: Teller, place: str) -> dict[str, Any]:
+    """Do a job if nobody else does or has done it; what the parent is to be told in the end."""
+    from vpbench.core.errors import VpbenchError
+    from vpbench.execution.executors import about_claim
+    from vpbench.execution.job import prepare_data, row_since, run_prepared
+
+    try:
+        data = prepare_data(job, store, teller)
+        with store.claims.claim(job.run_id, **about_claim(job, place)) as ours:
+            if not ours:
+                return {"kind": "elsewhere"}
+            row = row_since(job, store) or run_prepared(job, data, store, teller)
+    except VpbenchError as error:
+        return {"kind": "error", "type": type(error).__name__, "text": str(error)}
+    except Exception:
+        traceback.print_exc()
+        return {"kind": "crashed", "text": traceback.format_exc(limit=-6)}
+    if row["error"]:
+        sys.stderr.write(f"{row['error']}\n")
+    return {"kind": "finished", "row": row}
+
+
+@contextmanager
+def _log(store: Store, job: Job, place: str) -> Iterator[None]:
+    """What the process prints in the block, C libraries included, goes to the run's log; one with nothing in it is removed."""
+    path = store.log_path(job.run_id)
+    head = f"--- {job.label}: {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {place}, process {os.getpid()}\n".encode()
+    kept = os.dup(2)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError:
+        log = os.open(os.devnull, os.O_WRONLY)  # a full disk will be heard of when the row is written
+    with suppress(OSError):
+        os.write(log, head)
+    for descriptor in (1, 2):
+        os.dup2(log, descriptor)
+    os.close(log)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        for descriptor in (1, 2):
+            os.dup2(kept, descriptor)
+        os.close(kept)
+        with suppress(OSError):
+            if path.stat().st_size <= len(head):
+                path.unlink()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,313 @@
+"""Comparisons as tables: two methods data set by data set, and all methods over all data sets."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vpbench.core.errors import UsageError
+from vpbench.core.names import unknown
+from vpbench.reporting.definition import TableDefinition
+from vpbench.reporting.runs import Filters, arrange, of_section
+from vpbench.reporting.sections import differences, in_order, protocol, titles
+from vpbench.reporting.statistics import (
+    DRAWS,
+    LEAST_WILCOXON,
+    Hits,
+    Paired,
+    TooFewError,
+    compare_hits,
+    friedman,
+    holm,
+    wilcoxon_p,
+    wins,
+)
+from vpbench.reporting.table import Cell, Column, Row, Section, Table
+from vpbench.store.folder import Store
+
+_HOW = (
+    "Difference: first minus second, in points of top-1 accuracy, over the same seeds.",
+    f"95 % interval: images drawn with replacement, each with all its seeds, {DRAWS:,} draws; with several seeds the spread"
+    " between them is added (Student's t, seeds - 1 degrees of freedom). Seeds are repeated measures, not further images.",
+    "p: two-sided; McNemar's exact test with one seed (which says nothing of other seeds), the bootstrap above with several."
+    " p (Holm) is adjusted for the number of data sets.",
+)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Both methods on one data set: scores by seed, and the test where predictions are stored."""
+
+    group: str
+    dataset: str
+    first: pd.Series[float]
+    second: pd.Series[float]
+    images: int | None
+    paired: Paired | None
+    remark: str
+
+    @property
+    def difference(self) -> float:
+        return float((self.first - self.second).mean())
+
+
+def compare(store: Store, runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], filters: Filters, mix: bool = False) -> Table:
+    """Pairs of methods, data set by data set and over the data sets.
+
+    Args:
+        pairs: rows as the tables call them, a method or a method with its options.
+        mix: compare runs of the same data and seed even if their protocols differ.
+
+    Raises:
+        UsageError: for an unknown method, or two that share no data set and seed under one protocol.
+    """
+    # Filtering by method would hide what is asked for.
+    runs = arrange(runs, Filters(filters.dataset, filters.suite, filters.backbone, None, filters.seed))
+    runs = runs[(runs["status"] == "ok") & runs["acc1"].notna() & ~runs["repeat"]]
+    for name in (name for pair in pairs for name in pair):
+        if name not in set(runs["row"]):
+            raise unknown("method", name, set(runs["row"]), "Only runs that ended well can be compared.")
+    sections: list[Section] = []
+    p_values: list[tuple[int, float]] = []
+    for first, second in pairs:
+        if first == second:
+            raise UsageError(f"'{first}' cannot be compared with itself: name two methods.")
+        own = runs[runs["row"].isin((first, second))]
+        for title, members in _comparable(own, first, second, mix):
+            section, p = _pair_section(store, members, first, second, title)
+            if p is not None:
+                p_values.append((len(sections), p))
+            sections.append(section)
+    return Table("", "Paired comparison", tuple(_with_holm(sections, p_values)), _HOW)
+
+
+def _comparable(runs: pd.DataFrame, first: str, second: str, mix: bool) -> list[tuple[str, pd.DataFrame]]:
+    """The runs of two methods by section, only sections that have both; all of them as one when mixing."""
+    if mix:
+        return [("mixed as asked for (--mix): protocols may differ", runs)]
+    names = titles(in_order(runs["section"]))
+    parts = [(title, of_section(runs, key)) for key, title in names.items()]
+    both = [(title, own) for title, own in parts if own["row"].nunique() == 2]
+    if both:
+        return both
+    told = "; ".join(differences(names).values())
+    raise UsageError(f"{first} and {second} have no runs under one protocol (they differ in {told}); --mix compares them anyway.")
+
+
+def _pair_section(store: Store, runs: pd.DataFrame, first: str, second: str, title: str) -> tuple[Section, float | None]:
+    """The comparison of two methods, and Wilcoxon's p."""
+    found: list[_Pair] = []
+    notes = [protocol(runs["section"].iloc[0], runs)[0]] if len(set(runs["section"])) == 1 else []
+    for (group, dataset), own in runs.assign(dataset_group=runs["dataset_group"].fillna("")).groupby(
+        ["dataset_group", "dataset"]
+    ):
+        sides = [own[own["row"] == name].set_index("seed") for name in (first, second)]
+        if double := next((side for side in sides if side.index.has_duplicates), None):
+            raise UsageError(
+                f"several runs of {double['row'].iloc[0]} on {dataset} with one seed: choose with --suite or --backbone."
+            )
+        seeds = sorted(set(sides[0].index) & set(sides[1].index))
+        alone = sorted(set(sides[0].index) ^ set(sides[1].index))
+        notes += (
+            [f"{dataset}: seeds {', '.join(map(str, alone))} left out, as only one of the two has them."]
+            if seeds and alone
+            else []
+        )
+        if not seeds:
+            notes.append(f"{dataset}: left out, as the two share no seed.")
+            continue
+        found.append(_pair(store, str(group), str(dataset), sides[0].loc[seeds], sides[1].loc[seeds]))
+    if not found:
+        raise UsageError(f"{first} and {second} share no data set and seed: run both with the same --seeds.")
+    adjusted = iter(holm([pair.paired.p for pair in found if pair.paired]))
+    rows = [_pair_row(pair, float(next(adjusted)) if pair.paired else None) for pair in found]
+    notes += [f"{pair.dataset}: not tested, {pair.remark}." for pair in found if pair.remark]
+    return _pair_table(found, rows, notes, first, second, title)
+
+
+def _pair_table(
+    found: list[_Pair], rows: list[Row], notes: list[str], first: str, second: str, title: str
+) -> tuple[Section, float | None]:
+    gaps = [pair.difference for pair in found]
+    won, tied, lost = wins(gaps)
+    notes.append(f"{first} wins {won}, ties {tied}, loses {lost} of {len(found)} data sets (a tie: equal to one decimal).")
+    p = None
+    try:
+        p = wilcoxon_p(gaps)
+        notes.append(f"Over {len(found)} data sets (Wilcoxon's signed-rank test of the differences, two-sided): p = {_p(p)}.")
+    except TooFewError as error:
+        notes.append(f"Over data sets: not tested. {error}.")
+    names = (first, second, "Difference", "95 % interval", "p", "p (Holm)", "Seeds", "Images")
+    columns = tuple(Column("", name, "test", name) for name in names)
+    return Section(f"{first} against {second}: {title}", columns, tuple(rows), tuple(notes), head="Data set"), p
+
+
+def _with_holm(sections: list[Section], p_values: list[tuple[int, float]]) -> list[Section]:
+    """With a line on Holm's adjustment where several comparisons over data sets were made."""
+    if len(p_values) < 2:
+        return sections
+    for (index, _), p in zip(p_values, holm([p for _, p in p_values]), strict=True):
+        line = f"Adjusted by Holm for {len(p_values)} such comparisons: p = {_p(float(p))}."
+        old = sections[index]
+        sections[index] = Section(old.title, old.columns, old.rows, (*old.notes, line), head=old.head)
+    return sections
+
+
+def _pair(store: Store, group: str, dataset: str, first: pd.DataFrame, second: pd.DataFrame) -> _Pair:
+    """The two methods on one data set, frames with one run per seed, in the same order of seeds."""
+    scores = first["acc1"].astype(float), second["acc1"].astype(float)
+    loaded = [[_predictions(store, run_id) for run_id in side["run_id"]] for side in (first, second)]
+    missing = sum(each is None for side in loaded for each in side)
+    if missing:
+        return _Pair(group, dataset, *scores, None, None, f"as {missing} runs have no readable predictions (--save predictions)")
+    sides = [[each for each in side if each is not None] for side in loaded]
+    labels = sides[0][0][0]
+    if any(not np.array_equal(labels, own) for side in sides for own, _ in side):
+        return _Pair(group, dataset, *scores, None, None, "as the runs were tested on other images")
+    one, other = (np.stack([right for _, right in side]) for side in sides)
+    return _Pair(group, dataset, *scores, len(labels), compare_hits(one, other), "")
+
+
+def _predictions(store: Store, run_id: str) -> tuple[Any, Hits] | None:
+    """Labels (images,) and whether each first guess is right; None without a readable file."""
+    try:
+        with np.load(store.artefact_path(run_id, "predictions.npz")) as arrays:
+            labels, ranked = arrays["labels"], arrays["ranked"]
+            return labels, ranked[:, 0] == labels
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _pair_row(pair: _Pair, adjusted: float | None) -> Row:
+    test = pair.paired
+    return Row(
+        pair.group,
+        pair.dataset,
+        (
+            _score(pair.first),
+            _score(pair.second),
+            Cell(f"{pair.difference:+.1f}", round(pair.difference, 9)),
+            Cell(f"{test.low:+.1f} to {test.high:+.1f}") if test else Cell(),
+            Cell(_p(test.p), test.p) if test else Cell(),
+            Cell(_p(adjusted), adjusted) if adjusted is not None else Cell(),
+            Cell(str(len(pair.first)), float(len(pair.first))),
+            Cell(str(pair.images), float(pair.images)) if pair.images else Cell(),
+        ),
+    )
+
+
+def _score(values: pd.Series[float]) -> Cell:
+    mean = round(float(values.mean()), 9)
+    std = round(float(values.std(ddof=1)), 9) if len(values) > 1 else None
+    return Cell(f"{mean:.1f}" + (f" ± {std:.1f}" if std is not None else ""), mean, std, len(values))
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+# All methods
+
+
+def statistics_table(runs: pd.DataFrame, definition: TableDefinition, filters: Filters, mix: bool = False) -> Table:
+    """Mean ranks with Friedman's test, Nemenyi's and Wilcoxon's p of every pair, and wins, ties and losses; by section.
+
+    Args:
+        mix: all sections together; a data set counts once per section, and only in sections that have every method.
+    """
+    runs = arrange(runs, filters)
+    runs = runs[(runs["status"] == "ok") & runs["acc1"].notna() & ~runs["repeat"]]
+    if runs.empty:
+        return Table("", "All methods over all data sets", (), ("No run has a number.",))
+    names = titles(in_order(runs["section"]))
+    parts = (
+        [("all sections together, as asked for (--mix)", runs)] if mix else [(t, of_section(runs, k)) for k, t in names.items()]
+    )
+    sections: list[Section] = []
+    notes: list[str] = []
+    for title, own in parts:
+        scores = _complete(own, definition)
+        if scores.shape[1] < 2 or scores.empty:
+            notes.append(f"{title}: nothing to compare, as no two methods share a data set.")
+            continue
+        sections += _all_methods(scores, title, _dropped(own, scores))
+    how = (
+        "One score per method and data set: the mean of its seeds. Wilcoxon: signed-rank test of the differences, two-sided,"
+        " adjusted by Holm for all pairs. Nemenyi: all pairs after Friedman's test. Wins/ties/losses: the row's method against"
+        " the column's.",
+    )
+    return Table("", "All methods over all data sets", tuple(sections), (*notes, *how))
+
+
+def _complete(runs: pd.DataFrame, definition: TableDefinition) -> pd.DataFrame:
+    """Data sets x methods, without data sets that a method lacks."""
+    place = {row: definition.place(method) for method, row in set(zip(runs["method"], runs["row"]))}
+    means = runs.groupby(["section", "dataset", "row"])["acc1"].mean().unstack("row")
+    order = sorted(means.columns, key=lambda row: (place[row], row))
+    return means[order].dropna().astype(float)
+
+
+def _dropped(runs: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
+    lost = sorted(set(runs["dataset"]) - {name for _, name in scores.index})
+    return [f"Left out, as not every method has them: {', '.join(lost)}."] if lost else []
+
+
+def _all_methods(scores: pd.DataFrame, title: str, notes: list[str]) -> list[Section]:
+    methods, n = list(scores.columns), len(scores)
+    tables = [_pairwise(scores, title)]
+    try:
+        found = friedman(scores)
+        notes.append(
+            f"Friedman's test over {n} data sets and {len(methods)} methods: chi2 = {found.statistic:.2f} with {len(methods) - 1}"
+            f" degrees of freedom, p = {_p(found.p)}{', approximate below 10 data sets' if n < 10 else ''}."
+            f" Critical difference of mean ranks at 5 % (Nemenyi): {found.critical:.2f}."
+        )
+        cells = {name: [_p_cell(found.nemenyi.loc[name, other], name == other) for other in methods] for name in methods}
+        tables.append(_square(f"Nemenyi's p: {title}", cells))
+    except TooFewError as error:
+        notes.append(f"Friedman and Nemenyi: not tested. {error}.")
+    ranks = scores.rank(axis=1, ascending=False).mean()
+    rows = tuple(Row("", name, (_plain(ranks[name], 2), _plain(scores[name].mean(), 1))) for name in methods)
+    columns = (Column("", "Mean rank", "test", "rank"), Column("", f"Mean of {n}", "test", "mean"))
+    return [Section(f"Mean ranks, 1 is best: {title}", columns, rows, tuple(notes)), *tables]
+
+
+def _pairwise(scores: pd.DataFrame, title: str) -> Section:
+    """Wins, ties and losses of every pair, with Wilcoxon's p where there are data sets enough."""
+    methods = list(scores.columns)
+    pairs = list(combinations(methods, 2))
+    note = f"Wilcoxon's p, adjusted by Holm for {len(pairs)} pairs, in parentheses."
+    p_values: dict[tuple[str, str], float] = {}
+    try:
+        p_values = dict(zip(pairs, holm([wilcoxon_p(scores[a] - scores[b]) for a, b in pairs]).tolist(), strict=True))
+    except TooFewError:
+        note = f"Wilcoxon: not tested. It needs {LEAST_WILCOXON} data sets, and there are {len(scores)}."
+    cells = {
+        a: [Cell() if a == b else _record(scores[a] - scores[b], p_values.get((a, b), p_values.get((b, a)))) for b in methods]
+        for a in methods
+    }
+    return _square(f"Wins/ties/losses: {title}", cells, (note,))
+
+
+def _record(gaps: pd.Series[float], p: float | None) -> Cell:
+    record = "/".join(map(str, wins(gaps)))
+    return Cell(record if p is None else f"{record} ({_p(p)})", p)
+
+
+def _square(title: str, cells: dict[str, list[Cell]], notes: tuple[str, ...] = ()) -> Section:
+    columns = tuple(Column("", name, "test", name) for name in cells)
+    return Section(title, columns, tuple(Row("", name, tuple(own)) for name, own in cells.items()), notes)
+
+
+def _p_cell(value: Any, diagonal: bool) -> Cell:
+    return Cell() if diagonal else Cell(_p(float(value)), float(value))
+
+
+def _plain(value: float, decimals: int) -> Cell:
+    return Cell(f"{value:.{decimals}f}", round(float(value), 9))

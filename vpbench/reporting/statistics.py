@@ -1,0 +1,175 @@
+"""Tests for comparing methods, on plain arrays: what the numbers of a comparison mean and when there are too few for one.
+
+Seeds are repeated measures on the same test images, so seeds x images are never taken for so many independent trials.
+Sources: Demsar, Statistical comparisons of classifiers over multiple data sets, JMLR 2006 (Wilcoxon, Friedman, Nemenyi);
+Dietterich, Approximate statistical tests for comparing supervised classification learning algorithms, 1998 (McNemar);
+Hillis, A comparison of denominator degrees of freedom methods for multiple observer ROC analysis, 2007 (readers x cases, here
+seeds x images).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+ALPHA = 0.05
+DRAWS = 10_000
+# Below these the smallest p that a test can give is above 0.05, or its approximation is not to be trusted.
+LEAST_WILCOXON = 6
+LEAST_FRIEDMAN = 5
+LEAST_METHODS = 3
+
+Hits = npt.NDArray[np.bool_]
+
+
+class TooFewError(ValueError):
+    """There are too few data sets, methods or seeds for a test; the message says how many it needs."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two methods on one data set.
+
+    Attributes:
+        difference: mean of the first minus mean of the second, in percentage points.
+        low, high: its 95 % interval.
+        p: two-sided.
+        test: name of the test that gave ``p``.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    test: str
+
+
+def compare_hits(first: Hits, second: Hits, seed: int = 0, draws: int = DRAWS) -> Paired:
+    """The paired test for one data set: McNemar for one seed, a bootstrap over images and seeds for several.
+
+    Args:
+        first, second: whether each prediction is right, (seeds, images); the same seeds and images in both.
+        seed, draws: of the bootstrap.
+    """
+    if first.shape != second.shape or first.ndim != 2:
+        raise ValueError(f"hits of the same (seeds, images) are needed, not {first.shape} and {second.shape}")
+    differences = first.astype(float) - second.astype(float)
+    drawn = _draws(differences, np.random.default_rng(seed), draws)
+    low, high = np.quantile(drawn, [ALPHA / 2, 1 - ALPHA / 2])
+    if len(first) == 1:
+        p, test = mcnemar_p(first[0], second[0]), "McNemar"
+    else:
+        below = (np.sum(drawn <= 0) + 1) / (draws + 1)
+        above = (np.sum(drawn >= 0) + 1) / (draws + 1)
+        p, test = min(1.0, 2 * float(min(below, above))), "bootstrap"
+    return Paired(100 * float(differences.mean()), 100 * float(low), 100 * float(high), p, test)
+
+
+def _draws(differences: npt.NDArray[np.float64], generator: np.random.Generator, count: int) -> npt.NDArray[np.float64]:
+    """Draws of the mean difference. Images are drawn with replacement, each with all its seeds; the spread between seeds
+    that images do not explain is added from Student's t with seeds - 1 degrees of freedom."""
+    seeds, images = differences.shape
+    values, counts = np.unique(differences.sum(axis=0), return_counts=True)
+    # The mean of a resample depends on how often each value occurs alone: a multinomial draw.
+    draws = generator.multinomial(images, counts / images, size=count) @ values / (images * seeds)
+    if seeds > 1:
+        draws = draws + np.sqrt(_seed_variance(differences)) * generator.standard_t(seeds - 1, size=count)
+    return np.asarray(draws, dtype=np.float64)
+
+
+def _seed_variance(differences: npt.NDArray[np.float64]) -> float:
+    """Variance of the mean that comes from seeds alone: (mean square of seeds - residual mean square) / (seeds x images)."""
+    seeds, images = differences.shape
+    by_seed, by_image = differences.mean(axis=1), differences.mean(axis=0)
+    mean = differences.mean()
+    of_seeds = images * np.sum((by_seed - mean) ** 2) / (seeds - 1)
+    residual = differences - by_seed[:, None] - by_image[None, :] + mean
+    of_residual = np.sum(residual**2) / ((seeds - 1) * (images - 1)) if images > 1 else 0.0
+    return float(max(of_seeds - of_residual, 0.0) / (seeds * images))
+
+
+def mcnemar_p(first: Hits, second: Hits) -> float:
+    """Two-sided p of McNemar's exact test: one seed, the same images."""
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    table = [[np.sum(first & second), np.sum(first & ~second)], [np.sum(~first & second), np.sum(~first & ~second)]]
+    return min(1.0, float(mcnemar(table, exact=True).pvalue)) if (first != second).any() else 1.0
+
+
+def wilcoxon_p(differences: npt.ArrayLike) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test over data sets; zero differences are left out, as Wilcoxon did.
+
+    Raises:
+        TooFewError: below six data sets, where p cannot go below 0.05.
+    """
+    from scipy.stats import wilcoxon
+
+    values = np.asarray(differences, dtype=float)
+    if len(values) < LEAST_WILCOXON:
+        raise TooFewError(f"Wilcoxon's test needs {LEAST_WILCOXON} data sets, and there are {len(values)}")
+    return float(wilcoxon(values).pvalue) if values.any() else 1.0
+
+
+def holm(p_values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """p-values adjusted by Holm, for so many comparisons at once."""
+    from statsmodels.stats.multitest import multipletests
+
+    values = np.asarray(p_values, dtype=float)
+    return np.asarray(multipletests(values, method="holm")[1], dtype=np.float64) if len(values) else values
+
+
+@dataclass(frozen=True)
+class Friedman:
+    """All methods over all data sets.
+
+    Attributes:
+        ranks: mean rank per method, 1 is best; equal scores share their mean rank.
+        statistic, p: of the chi-square form, with methods - 1 degrees of freedom.
+        nemenyi: p of every pair of methods.
+        critical: two mean ranks farther apart than this differ at the 5 % level (Nemenyi).
+    """
+
+    ranks: pd.Series[float]
+    statistic: float
+    p: float
+    nemenyi: pd.DataFrame
+    critical: float
+
+
+def friedman(scores: pd.DataFrame) -> Friedman:
+    """Friedman's test with Nemenyi's comparisons of all pairs.
+
+    Args:
+        scores: data sets x methods, higher is better, nothing missing.
+
+    Raises:
+        TooFewError: below three methods or five data sets.
+    """
+    import scikit_posthocs
+    from scipy.stats import friedmanchisquare, studentized_range
+
+    datasets, methods = scores.shape
+    if methods < LEAST_METHODS:
+        raise TooFewError(f"Friedman's test needs {LEAST_METHODS} methods, and there are {methods}")
+    if datasets < LEAST_FRIEDMAN:
+        raise TooFewError(f"Friedman's test needs {LEAST_FRIEDMAN} data sets that every method has, and there are {datasets}")
+    ranks = scores.rank(axis=1, ascending=False).mean()
+    critical = float(
+        studentized_range.ppf(1 - ALPHA, methods, np.inf) / np.sqrt(2) * np.sqrt(methods * (methods + 1) / (6 * datasets))
+    )
+    if (scores.nunique(axis=1) == 1).all():  # all alike everywhere: there are no ranks to test
+        alike = pd.DataFrame(1.0, index=scores.columns, columns=scores.columns)
+        return Friedman(ranks, 0.0, 1.0, alike, critical)
+    found = friedmanchisquare(*(scores[name] for name in scores.columns))
+    pairs = scikit_posthocs.posthoc_nemenyi_friedman(scores.to_numpy())
+    pairs.index = pairs.columns = scores.columns
+    return Friedman(ranks, float(found.statistic), float(found.pvalue), pairs, critical)
+
+
+def wins(differences: npt.ArrayLike, decimals: int = 1) -> tuple[int, int, int]:
+    """Data sets that the first method wins, ties and loses; a tie is a difference that rounds to zero."""
+    values = np.round(np.asarray(differences, dtype=float), decimals)
+    return int(np.sum(values > 0)), int(np.sum(values == 0)), int(np.sum(values < 0))
