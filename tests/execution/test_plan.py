@@ -14,7 +14,7 @@ from vpbench.core.errors import UnsupportedError, UsageError, WeightsError
 from vpbench.execution import plan as plan_module
 from vpbench.execution.plan import ARTEFACTS, Plan, Request, _precision, _split_settings, make_plan, seeds_of
 from vpbench.execution.protocol import RecipeEntry, method_options, resolve_recipe, suite_card
-from vpbench.execution.spec import BackboneSpec, DataSpec, MethodSpec, Preprocess, RunSpec
+from vpbench.execution.spec import BackboneSpec, DataSpec, MethodSpec, Preprocess, RunSpec, Search
 from vpbench.store.folder import Store
 from vpbench.training.recipe import Recipe
 
@@ -55,6 +55,23 @@ def test_run_id_never_changes() -> None:
     assert RunSpec.model_validate_json(SPEC.model_dump_json()).run_id == SPEC.run_id
 
 
+def search(**changes: Any) -> Search:
+    values = {"space": "s", "digest": "1", "searched": ("recipe.lr",), "sampler": "grid", "trials": 4}
+    return Search.model_validate({**values, **changes})
+
+
+def test_stages_are_different_runs() -> None:
+    """A trial is the same whichever search asked for it first; a final run says which search it is the outcome of."""
+    runs = {
+        (stage, trials): SPEC.model_copy(update={"stage": stage, "search": search(trials=trials)})
+        for stage in ("search", "final") for trials in (4, 5)
+    }  # fmt: skip
+    assert runs["search", 4].run_id == runs["search", 5].run_id
+    assert len({SPEC.run_id, *(run.run_id for run in runs.values())}) == 4
+    for run in runs.values():
+        assert RunSpec.model_validate(run.identity()).run_id == run.run_id
+
+
 DIFFERENT: list[dict[str, Any]] = [
     {"method": {"name": "vpt2"}}, {"method": {"preset": None}}, {"method": {"version": 2}},
     {"method": {"config": {"prompt_length": 11}}},
@@ -85,7 +102,7 @@ def test_run_id_is_the_same_on_every_machine() -> None:
 def test_every_field_is_in_the_run_id() -> None:
     """A field that is added later has to be in the hash, or be named here."""
     identity = SPEC.identity()
-    assert set(identity) == set(RunSpec.model_fields)
+    assert set(identity) == set(RunSpec.model_fields) - {"stage", "search"}  # of plain runs, which have neither
     for part in ("method", "backbone", "data", "preprocess", "recipe"):
         assert set(type(getattr(SPEC, part)).model_fields) - set(identity[part]) <= {"path"}
 

@@ -74,6 +74,27 @@ def test_the_test_split_is_evaluated_once(label: str, selection: str, store: Sto
     assert store.load()["run_id"].tolist() == [row["run_id"]]
 
 
+@pytest.mark.parametrize("label", ["linear", "vpt", "e2vpt"])
+def test_a_trial_never_sees_the_test_split(label: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[CachedSplit] = []
+    evaluate: Callable[[Trainer, CachedSplit], Scores] = Trainer.evaluate
+
+    def watched(trainer: Trainer, part: CachedSplit) -> Scores:
+        seen.append(part)
+        return evaluate(trainer, part)
+
+    monkeypatch.setattr(Trainer, "evaluate", watched)
+    row = worker.execute(planned(label, stage="search"), DATA, store, CPU, ARTEFACTS)
+    assert row["status"] == "ok", row["error"]
+    assert all(part is DATA.val for part in seen)
+    assert row["val_acc1"] == 100 * row["val_correct"] / row["n_val"]
+    stored = store.read_row(row["run_id"])
+    assert stored is not None
+    assert stored["stage"] == "search"
+    assert stored["acc1"] is stored["correct"] is stored["total"] is None
+    assert not store.artefact_path(row["run_id"], "predictions.npz").exists()
+
+
 @pytest.mark.parametrize(
     ("error", "status", "text"),
     [

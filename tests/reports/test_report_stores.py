@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from pathlib import Path
@@ -49,6 +50,26 @@ def test_a_broken_file_among_good_ones(tmp_path: Path) -> None:
         "broken.parquet", "other.parquet"
     ]  # fmt: skip
     assert len(frame) == 2
+
+
+def test_trials_of_a_search_are_not_shown(tmp_path: Path) -> None:
+    store = fill(tmp_path, make_row(), make_row("linear", stage="search", acc1=None, status="ok", val_acc1=99.0))
+    assert load_rows(store)["method"].tolist() == ["vpt"]
+    assert "Runs: 1," in str(make_report(1, results=store.folder))
+
+
+def test_what_a_search_has_chosen_is_one_row() -> None:
+    """Although every data set has another value; beside it stand runs whose settings nobody searched."""
+    search = {"space": "s", "sampler": "grid", "trials": 4, "searched": ["recipe.lr", "prompt_length"]}
+    chosen = {"stage": "final", "search": json.dumps(search), "minutes": 1}
+    table = table_of(
+        make_row("linear"), make_row(), make_row(dataset="sprites-location"),
+        make_row(recipe={"lr": 0.5}, **chosen),
+        make_row(dataset="sprites-location", recipe={"lr": 0.1}, options={"prompt_length": 50}, **chosen),
+    )  # fmt: skip
+    assert labels(table) == [["linear", "vpt", "vpt (tuned=s, 4 trials)"]]
+    (line,) = (line for line in table.footer if line.startswith("Chosen on validation images"))
+    assert line == ("Chosen on validation images for vpt, on each data set from 4 trials (s, grid): recipe.lr, prompt_length.")
 
 
 def test_a_method_that_was_deleted_since() -> None:

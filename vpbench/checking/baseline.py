@@ -51,6 +51,7 @@ def read_results(folder: Path) -> pd.DataFrame:
         StoreError: when there are none.
     """
     frame = Store(folder).load()
+    frame = frame[frame["stage"] != "search"]
     if frame.empty:
         state = "has no rows" if folder.is_dir() else "does not exist"
         raise StoreError(f"the results folder {folder} {state}; fill it with vpbench run, or leave --results out.")

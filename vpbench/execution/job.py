@@ -189,7 +189,8 @@ def _open(job: Job) -> RawData:
     if data.path is not None:
         raw = open_path(data.path)
     else:
-        raw = as_protocol(open_dataset(dataset_card(data.dataset), job.data_root), suite_card(data.suite))
+        raw = open_dataset(dataset_card(data.dataset), job.data_root)
+        raw = as_protocol(raw, suite_card(data.suite), job.spec.stage)
     if raw.digest != data.digest:
         where = data.path or f"{data.dataset} in {job.data_root}"
         raise DataError(

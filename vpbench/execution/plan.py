@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -27,7 +27,7 @@ from vpbench.execution.protocol import (
     resolve_recipe,
     suite_card,
 )
-from vpbench.execution.spec import BackboneSpec, DataSpec, MethodSpec, RunSpec
+from vpbench.execution.spec import BackboneSpec, DataSpec, MethodSpec, RunSpec, Search
 from vpbench.store.folder import Store
 
 DEFAULT_METHODS = ("linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt")
@@ -91,6 +91,58 @@ class Plan:
         return [run for run in self.runs if run.spec.run_id not in self.stored]
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What all runs of a request have in common, resolved; ``opened`` are the data sets as they came, ``data`` by protocol."""
+
+    request: Request
+    suite: SuiteCard
+    suite_name: str
+    opened: dict[str, RawData]
+    data: dict[str, RawData]
+    backbone: BackboneSpec
+    selection: Any
+    precision: Any
+    options: dict[str, dict[str, Any]]
+    overrides: dict[str, dict[str, Any]]
+    stage: Literal["search", "final"] | None = None
+
+    def at(self, stage: Literal["search", "final"]) -> Ground:
+        """The same for trials of a search, or for runs with what it has chosen."""
+        data = {name: as_protocol(raw, self.suite, stage) for name, raw in self.opened.items()}
+        return replace(self, stage=stage, data=data)
+
+    def runs(
+        self, label: str, name: str, seeds: Iterable[int], options: Mapping[str, Any] | None = None,
+        recipe: Mapping[str, Any] | None = None, search: Search | None = None,
+    ) -> list[PlannedRun]:  # fmt: skip
+        """A method on a data set, once per seed; a search sets options and fields of the recipe that the user has not set.
+
+        Raises:
+            UsageError: for a name or a value that does not fit.
+        """
+        method, _, preset = label.partition(":")
+        entries = recipe_entries(method, self.suite_name, name, preset or None)
+        chosen = resolve_method(label, {**method_options(entries), **(options or {}), **self.options.get(method, {})})
+        overrides = {**self.overrides[""], **self.overrides.get(method, {})}
+        settled, source = resolve_recipe(self.suite, entries, overrides)
+        if recipe:
+            settled, _ = resolve_recipe(self.suite, entries, {**recipe, **overrides})
+        if search:
+            source = f"{source}; search {search.space} on validation images"
+        group = "custom" if self.request.data else dataset_card(name).group
+        data = DataSpec(suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=self.request.data)
+        return [
+            PlannedRun(
+                RunSpec(
+                    method=chosen, backbone=self.backbone, preprocess=self.suite.preprocess, recipe=settled, seed=seed, data=data,
+                    selection=self.selection, precision=self.precision, stage=self.stage, search=search,
+                ), source, group,
+            )
+            for seed in seeds
+        ]  # fmt: skip
+
+
 def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> Plan:
     """Resolve and check everything before anything is computed.
 
@@ -102,6 +154,19 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> 
     Raises:
         VpbenchError: for anything in the request that cannot work.
     """
+    ground = resolve(request)
+    seeds = seeds_of(ground.suite, request.seeds)
+    runs = [run for name in ground.data for label in dict.fromkeys(request.methods) for run in ground.runs(label, name, seeds)]
+    check_runs(runs, ground.data)
+    return Plan(runs, stored_runs(runs, store, artefacts), ground.data)
+
+
+def resolve(request: Request) -> Ground:
+    """Look up and open what a request names, methods excepted.
+
+    Raises:
+        VpbenchError: for anything that is not there or does not fit.
+    """
     if request.seeds < 1:
         raise UsageError(f"--seeds {request.seeds}: ask for at least one.")
     if not request.methods:
@@ -109,31 +174,25 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> 
     suite_name = CUSTOM_SUITE if request.data else (request.suite or DEFAULT_SUITE)
     suite = suite_card(suite_name)
     suite_name = suite.part_of or suite_name  # a part's runs are runs of the whole suite
-    datasets = _open(request, suite)
+    opened = _open(request, suite)
     backbone = _normalised(
         resolve_backbone(request.backbone or suite.backbone, request.weights, request.image_size, request.patch_size), suite
     )
     options, overrides = _split_settings(request)
     precision = _precision(request.precision or suite.precision, resolve_device(request.device))
     selection = _choice("selection", request.selection or suite.selection, ("last", "best_val"))
-    runs = []
-    for name, data in datasets.items():
-        card = None if request.data else dataset_card(name)
-        for label in dict.fromkeys(request.methods):
-            method, _, preset = label.partition(":")
-            entries = recipe_entries(method, suite_name, name, preset or None)
-            chosen = resolve_method(label, {**method_options(entries), **options.get(method, {})})
-            recipe, source = resolve_recipe(suite, entries, {**overrides[""], **overrides.get(method, {})})
-            for seed in seeds_of(suite, request.seeds):
-                spec = RunSpec(
-                    method=chosen, backbone=backbone, preprocess=suite.preprocess, recipe=recipe, seed=seed,
-                    data=DataSpec(suite=suite_name, dataset=name, digest=data.digest, path=request.data),
-                    selection=selection, precision=precision,
-                )  # fmt: skip
-                runs.append(PlannedRun(spec, source, card.group if card else "custom"))
-    _check_models(runs, {name: len(data.class_names) for name, data in datasets.items()})
-    _check_validation(runs, datasets)
-    return Plan(runs, _stored(runs, store, artefacts), datasets)
+    data = {name: as_protocol(raw, suite) for name, raw in opened.items()}
+    return Ground(request, suite, suite_name, opened, data, backbone, selection, precision, options, overrides)
+
+
+def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> None:
+    """That every model can be built, and has the validation images that it needs.
+
+    Raises:
+        VpbenchError: for a run that cannot work.
+    """
+    _check_models(runs, {name: len(raw.class_names) for name, raw in data.items()})
+    _check_validation(runs, data)
 
 
 def _normalised(backbone: BackboneSpec, suite: SuiteCard) -> BackboneSpec:
@@ -169,7 +228,7 @@ def _open(request: Request, suite: SuiteCard) -> dict[str, RawData]:
     opened, problems = {}, {}
     for name in dict.fromkeys(names):
         try:
-            opened[name] = as_protocol(open_dataset(dataset_card(name), request.data_root), suite)
+            opened[name] = open_dataset(dataset_card(name), request.data_root)
         except DataError as error:
             problems[name] = error
     if problems:
@@ -250,6 +309,10 @@ def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> None:
 
 def _check_validation(runs: list[PlannedRun], datasets: dict[str, RawData]) -> None:
     for run in runs:
+        if run.spec.stage == "search" and not len(datasets[run.spec.data.dataset].splits["val"]):
+            raise UsageError(
+                f"{run.spec.data.dataset} has no validation images, and a search chooses on nothing else: leave the data set out."
+            )
         if run.spec.selection == "best_val" and not len(datasets[run.spec.data.dataset].splits["val"]):
             raise UsageError(
                 f"{run.spec.data.dataset} has no validation images, so the best epoch cannot be chosen: use --selection last."
@@ -262,7 +325,8 @@ def _check_validation(runs: list[PlannedRun], datasets: dict[str, RawData]) -> N
             )
 
 
-def _stored(runs: list[PlannedRun], store: Store, artefacts: Iterable[str]) -> frozenset[str]:
+def stored_runs(runs: list[PlannedRun], store: Store, artefacts: Iterable[str]) -> frozenset[str]:
+    """Ids of the runs that need not be done: their rows are settled, and the wanted artefacts are there."""
     statuses, wanted = store.statuses(), list(artefacts)
 
     def is_stored(run_id: str) -> bool:

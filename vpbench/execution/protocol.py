@@ -127,11 +127,11 @@ def _suite_values(name: str, heirs: tuple[str, ...] = ()) -> dict[str, Any]:
     return {**inherited, "base": None, **own, **tables}
 
 
-def as_protocol(raw: RawData, suite: SuiteCard) -> RawData:
-    """A data set with the training images that the suite's protocol uses."""
+def as_protocol(raw: RawData, suite: SuiteCard, stage: str | None = None) -> RawData:
+    """A data set with the training images that the suite's protocol uses; a trial never trains on those for validation."""
     if suite.shots:
         raw = with_few_shots(raw, suite.shots)
-    return with_all_for_training(raw) if suite.fit == "train+val" else raw
+    return with_all_for_training(raw) if suite.fit == "train+val" and stage != "search" else raw
 
 
 def recipe_card(method: str) -> RecipeCard:

@@ -70,8 +70,28 @@ class DataSpec(Frozen):
     path: str | None = Field(None, repr=False)
 
 
+class Search(Frozen):
+    """The search that a run belongs to, and its budget: ``trials`` settings for every method on every data set.
+
+    ``digest`` identifies the space's parameters, whose names are ``searched``. A grid has neither seed nor batches.
+    """
+
+    space: str
+    digest: str
+    searched: tuple[str, ...]
+    sampler: Literal["grid", "tpe"]
+    trials: int = Field(ge=1)
+    seed: int | None = None
+    batch: int | None = Field(None, description="trials that are chosen at a time")
+    prune: int | None = Field(None, description="epochs of the short runs that decide which trials are run in full")
+
+
 class RunSpec(Frozen):
-    """One run: a method on a backbone, fitted to a data set with a recipe and a seed."""
+    """One run: a method on a backbone, fitted to a data set with a recipe and a seed.
+
+    A run of the stage ``search`` is a trial: scored on validation images, never tested. One of the stage ``final`` has the
+    settings that a search has chosen. Other runs have no stage.
+    """
 
     method: MethodSpec
     backbone: BackboneSpec
@@ -81,10 +101,21 @@ class RunSpec(Frozen):
     selection: Literal["last", "best_val"] = "last"
     seed: int = Field(ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
+    stage: Literal["search", "final"] | None = None
+    search: Search | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What is hashed: everything but the paths of this machine."""
-        return self.model_dump(mode="json", exclude={"backbone": {"path"}, "data": {"path"}})
+        """What is hashed: everything but the paths of this machine.
+
+        Nor does it matter for which search a trial was run first, so that searches share trials. A final run says of which
+        search it is the outcome.
+        """
+        identity = self.model_dump(mode="json", exclude={"backbone": {"path"}, "data": {"path"}})
+        if self.stage is None:
+            del identity["stage"]
+        if self.stage != "final":
+            del identity["search"]
+        return identity
 
     @property
     def run_id(self) -> str:

@@ -43,6 +43,8 @@ def execute(
 ) -> dict[str, Any]:  # fmt: skip
     """Train, measure, test once, and store. What goes wrong in the run becomes a row with a status and the error.
 
+    A trial of a search is trained, scored on validation images and stored; nothing else.
+
     Args:
         run: what to do.
         data: the decoded data set.
@@ -155,6 +157,8 @@ def described(run: PlannedRun, sizes: Mapping[str, int]) -> dict[str, Any]:
         "run_id": spec.run_id,
         "group_id": spec.group_id,
         "spec": json.dumps(spec.identity(), sort_keys=True),
+        "stage": spec.stage,
+        "search": spec.search.model_dump_json() if spec.search else None,
         "method": spec.method.label,
         "method_version": spec.method.version,
         "method_config": json.dumps(spec.method.config, sort_keys=True),
@@ -193,7 +197,6 @@ def _run(
     trainer = Trainer(model, data, spec, normalise, device, on_epoch)
     sizes = parameter_counts(model)
     trainer.fit()
-    scores = trainer.evaluate(data.test)
     sizes["params_active"] = parameter_counts(model)["params_active"]
     found = {
         **sizes,
@@ -202,20 +205,34 @@ def _run(
         "selected_epoch": trainer.selected_epoch,
         "train_loss": trainer.curve[-1].train_loss,
         "first_losses": trainer.first_losses,
-        "acc1": scores.acc1,
-        "acc5": scores.acc5,
-        "mean_per_class": scores.mean_per_class,
-        "correct": scores.correct,
-        "correct5": scores.correct5,
-        "total": scores.total,
-        "val_acc1": trainer.validate() if len(data.val) else None,
         "bytes_saved": bytes_saved(model),
     }
+    if spec.stage == "search":
+        return {**found, **_validated(trainer)}
+    scores = trainer.evaluate(data.test)
+    found.update(
+        {
+            "acc1": scores.acc1,
+            "acc5": scores.acc5,
+            "mean_per_class": scores.mean_per_class,
+            "correct": scores.correct,
+            "correct5": scores.correct5,
+            "total": scores.total,
+        },
+        **_validated(trainer),
+    )
     _save(spec.run_id, trainer, scores, store, save)
     found.update(measure_training(model, spec.recipe, device, spec.precision))
     found.update(measure_inference(model, device, spec.precision))
     found.update(count_operations(spec.method, spec.backbone, len(data.class_names)))
     return found
+
+
+def _validated(trainer: Trainer) -> dict[str, Any]:
+    if not len(trainer.data.val):
+        return {}
+    scores = trainer.evaluate(trainer.data.val)
+    return {"val_acc1": scores.acc1, "val_correct": scores.correct}
 
 
 def _save(run_id: str, trainer: Trainer, scores: Scores, store: Store, save: set[str]) -> None:

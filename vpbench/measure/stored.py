@@ -126,7 +126,7 @@ def open_data(spec: RunSpec) -> RawData:
         raw, place = open_path(path), str(path)
     else:
         raw, place = open_dataset(dataset_card(name)), name
-    raw = as_protocol(raw, suite_card(suite))
+    raw = as_protocol(raw, suite_card(suite), spec.stage)
     if raw.digest != spec.data.digest:
         raise DataError(f"{place} is not the data that the stored run saw (its digest differs); run it again on this data.")
     return raw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import pandas as pd
@@ -29,6 +30,7 @@ def footer_lines(
         _repeats(runs),
         f"Runs: {len(runs)}, made by {_versions(runs)}.",
         *_recipes(runs),
+        *_searches(runs),
         *definition.notes,
     ]
     return tuple(line for line in lines if line)
@@ -72,6 +74,19 @@ def _version(version: str | None, commit: str | None, dirty: bool | None) -> str
     source = [f"commit {commit[:8]}"] if commit else []
     source += ["uncommitted changes: provisional"] if dirty else []
     return f"vpbench {version or 'of unknown version'}" + (f" ({', '.join(source)})" if source else "")
+
+
+def _searches(runs: pd.DataFrame) -> list[str]:
+    """One line per search: what was chosen, from how many trials."""
+    known = runs[["method", "search"]].dropna().groupby("search")["method"]
+    lines = []
+    for text, methods in known:
+        search = json.loads(str(text))
+        lines.append(
+            f"Chosen on validation images for {', '.join(sorted(set(methods)))}, on each data set from {search['trials']} trials "
+            f"({search['space']}, {search['sampler']}): {', '.join(search['searched'])}."
+        )
+    return lines
 
 
 def _recipes(runs: pd.DataFrame) -> list[str]:

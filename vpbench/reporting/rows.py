@@ -1,4 +1,4 @@
-"""All rows of a store, quickly: a large folder keeps a copy of its rows in one file.
+"""All rows of a store that reports show, quickly: a large folder keeps a copy of its rows in one file.
 
 Reading ten thousand small parquet files takes most of a minute, one file with the same rows a fraction of a second.
 ``FOLDER/_cache/rows.arrow`` holds the rows with the size and time of change of each file they came from; files that are new
@@ -30,7 +30,10 @@ _FILE, _STAMP, _VERSION = "_file", "_stamp", "_schema"  # columns of the copy be
 
 
 def load_rows(store: Store) -> pd.DataFrame:
-    """What :meth:`Store.load` returns. Warns, in a line each, of files that cannot be read and of mixed schema versions."""
+    """What :meth:`Store.load` returns, without the trials of searches, which are not tested.
+
+    Warns, in a line each, of files that cannot be read and of mixed schema versions.
+    """
     stamps = _stamps(store.folder)
     copy = _read_copy(store) if len(stamps) >= WORTH_A_COPY else None
     known = _still_valid(copy, stamps)
@@ -92,6 +95,7 @@ def _of_this_schema(table: pa.Table) -> pa.Table:
 def _frame(rows: pa.Table) -> pd.DataFrame:
     # pandas' nullable integers: a run without a count must not turn the others' into floats.
     frame: pd.DataFrame = rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    frame = frame[frame["stage"] != "search"].reset_index(drop=True)
     return frame[[*SCHEMA.names, *(name for name in frame.columns if name not in SCHEMA.names)]]
 
 

@@ -106,7 +106,7 @@ def _row_labels(runs: pd.DataFrame, lines: Sequence[Line]) -> list[str]:
     A recipe may give a method other options in another suite or for another data set; that is no variant that a user asked
     for, so values that are the recipe's count as equal.
     """
-    columns = ["method", "suite", "dataset", "method_version", "method_config", "recipe"]
+    columns = ["method", "suite", "dataset", "method_version", "method_config", "recipe", "search"]
     records = runs[columns].astype(object).to_dict("records")
     keys = [tuple(map(str, run.values())) for run in records]
     kinds = dict(zip(keys, records, strict=True))  # many runs differ in nothing but the seed
@@ -138,9 +138,17 @@ def _label(method: str, config: dict[str, Any], different: dict[str, str], lines
 
 
 def _configuration(run: Mapping[Hashable, Any]) -> dict[str, Any]:
-    """All that a user can set about a method and its recipe; epochs are left to the section."""
+    """All that a user can set about a method and its recipe; epochs are left to the section.
+
+    What a search has chosen, another value for every data set, is one setting: that it was chosen, and in which search.
+    """
     version = {} if pd.isna(run["method_version"]) else {"version": int(run["method_version"])}
-    return version | _settings(_json(run["method_config"]), _json(run["recipe"]))
+    settings = version | _settings(_json(run["method_config"]), _json(run["recipe"]))
+    if search := _json(run["search"]):
+        for name in search["searched"]:
+            settings.pop(name if name in settings else name.removeprefix("recipe."), None)
+        settings["tuned"] = f"{search['space']}, {search['trials']} trials"
+    return settings
 
 
 def _settings(options: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
@@ -188,6 +196,7 @@ def _most_common(frame: pd.DataFrame) -> dict[tuple[str, str], int]:
 def _different(own: dict[str, Any], text: dict[str, Any], base: dict[str, Any], usual: dict[str, Any]) -> dict[str, str]:
     """What differs between a marked configuration and the usual one; the values are the unmarked ones."""
     names = [name for name in sorted({**own, **base}) if (name in text, text.get(name)) != (name in usual, usual.get(name))]
+    names = [name for name in names if name in own or "tuned" not in own]  # what a search chose is told by its name
     return {name: _value(own[name]) if name in own else "-" for name in names}
 
 

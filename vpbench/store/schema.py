@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 STATUSES = ("ok", "diverged", "oom", "failed", "timeout", "unsupported")
 
@@ -15,6 +15,8 @@ _IDENTITY = {
     "error": (pa.string(), "what went wrong, empty when ok"),
     "started_at": (pa.timestamp("ms", tz="UTC"), "when the run began"),
     "wall_s": (pa.float64(), "seconds from start to row, measuring included"),
+    "stage": (pa.string(), "search: a trial, never tested; final: with what a search has chosen; null: a run of its own"),
+    "search": (pa.string(), "the search's space, sampler and budget of trials per method and data set, JSON; null without"),
     "spec": (pa.string(), "the whole specification, JSON"),
 }
 _METHOD = {
@@ -64,6 +66,7 @@ _QUALITY = {
     "correct5": (pa.int64(), "test images whose first five guesses hold the right one"),
     "total": (pa.int64(), "test images"),
     "val_acc1": (pa.float64(), "top-1 accuracy on the validation split, percent"),
+    "val_correct": (pa.int64(), "validation images whose first guess is right"),
 }
 _SIZE = {
     "params_trainable": (pa.int64(), "trained parameters, head included"),
