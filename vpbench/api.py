@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vpbench.execution.plan import Plan, Request
     from vpbench.model import PromptedModel
 
+CHECKPOINT_S = 600.0  # seconds between two checkpoints of a run
 DEFAULT_SAVE = ("features", "predictions", "curve")
 
 
@@ -37,6 +38,7 @@ def run(
     executor: str | Executor = "inline",
     threads: int | None = None,
     timeout_s: float | None = None,
+    checkpoint_s: float | None = CHECKPOINT_S,
     rerun: str | None = None,
     limit: int | None = None,
     **more: Any,
@@ -62,6 +64,7 @@ def run(
             ``vpbench.execution.executors.get_executor``, such as ``get_executor("local", workers=2)``.
         threads: of torch on a CPU, in each process; None: torch's own choice, divided among local workers.
         timeout_s: seconds after which a run is given up.
+        checkpoint_s: seconds between two checkpoints of a run; None writes one only when SIGTERM stops it.
         rerun: do stored runs again: ``failed`` (all that are not ok), ``stale`` (by another version of vpbench, torch or
             timm), or ``all``.
         limit: run no more than so many of the missing ones.
@@ -85,7 +88,7 @@ def run(
     plan, store = plan_runs(request, results, save, rerun)
     return execute_plan(
         plan, store, device, save, watcher, executor=executor, data_root=request.data_root, threads=threads,
-        timeout_s=timeout_s, limit=limit,
+        timeout_s=timeout_s, checkpoint_s=checkpoint_s, limit=limit,
     )  # fmt: skip
 
 
@@ -109,7 +112,8 @@ def plan_runs(
 
 def make_jobs(
     plan: Plan, store: Store, device: str = "auto", save: Iterable[str] = DEFAULT_SAVE, *, data_root: str | Path | None = None,
-    threads: int | None = None, timeout_s: float | None = None, limit: int | None = None,
+    threads: int | None = None, timeout_s: float | None = None, checkpoint_s: float | None = CHECKPOINT_S,
+    limit: int | None = None,
 ) -> list[Job]:  # fmt: skip
     """The missing runs of a plan, in its order and at most ``limit`` of them, as what executors take."""
     from vpbench.execution.device import resolve_device
@@ -121,7 +125,7 @@ def make_jobs(
         raw = plan.data[run.spec.data.dataset]
         job = Job.of(
             run, raw, data_root=data_root, save=keep, device=place, threads=threads, timeout_s=timeout_s,
-            replaces=stamp(store.read_row(run.spec.run_id)),
+            checkpoint_s=checkpoint_s, replaces=stamp(store.read_row(run.spec.run_id)),
         )  # fmt: skip
         remember(job, raw)
         jobs.append(job)
@@ -131,21 +135,24 @@ def make_jobs(
 def execute_plan(
     plan: Plan, store: Store, device: str = "auto", save: Iterable[str] = DEFAULT_SAVE, watcher: Watcher | None = None, *,
     executor: str | Executor = "inline", data_root: str | Path | None = None, threads: int | None = None,
-    timeout_s: float | None = None, limit: int | None = None,
+    timeout_s: float | None = None, checkpoint_s: float | None = CHECKPOINT_S, limit: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Run what is missing in a plan; the rows of the whole plan. Arguments are as in :func:`run`.
 
     Raises:
         KeyboardInterrupt: when Ctrl-C has kept some runs from being started.
+        StoppedError: when SIGTERM has kept some from being finished.
     """
     from vpbench.backbones.load import load_backbone
+    from vpbench.core.errors import StoppedError
     from vpbench.execution.cost import past_runs
-    from vpbench.execution.executors import Silent, drained_by_ctrl_c, get_executor
+    from vpbench.execution.executors import STOPPED, Silent, get_executor, stopped_by_signals
 
     told = watcher or Silent()
     runner = get_executor(executor) if isinstance(executor, str) else executor
     jobs = make_jobs(
-        plan, store, device, save, data_root=data_root, threads=threads, timeout_s=timeout_s, limit=limit
+        plan, store, device, save, data_root=data_root, threads=threads, timeout_s=timeout_s, checkpoint_s=checkpoint_s,
+        limit=limit,
     )  # fmt: skip
     rows = runner(jobs, store, told)
     for backbone in {run.spec.backbone for run in plan.missing}:
@@ -154,10 +161,10 @@ def execute_plan(
     if jobs:
         past = past_runs(store)
         expected = {job.run_id: past.seconds(job) for job in jobs}
-        with store.claims.grid(expected), drained_by_ctrl_c(runner, told):
+        with store.claims.grid(expected), stopped_by_signals(runner, told):
             done = sum(1 for _ in rows)
         if done < len(jobs) and getattr(runner, "draining", False):
-            raise KeyboardInterrupt
+            raise StoppedError(STOPPED) if getattr(runner, "pausing", False) else KeyboardInterrupt
     frame = store.load()
     return frame[frame["run_id"].isin({run.spec.run_id for run in plan.runs})].reset_index(drop=True)
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from command import rows, start, traces, vpbench
 
+from vpbench.store.folder import Store
+
 GRID = ["--methods", "linear,vpt", "--seeds", "2", "--save", "none"]
 
 
@@ -148,3 +150,49 @@ def test_disk_full_from_the_start(save: str, small_disk: Path, command: list[str
     assert done.err.startswith("vpbench: ")
     assert "No space left" in done.err
     assert traces(small_disk) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM for one process")
+def test_a_long_run_goes_on_where_it_was(tmp_path: Path, command: list[str], unmeasured: None) -> None:
+    """Asked to stop, killed, and given again: the row, the weights and the curve are those of a run that nobody disturbed."""
+    long = ["--methods", "vpt", "--epochs", 40, "--selection", "best_val", "--save", "weights,curve", "--threads", 1]
+    assert vpbench(*command, tmp_path / "undisturbed", *long).code == 0
+    results = tmp_path / "runs"
+    store = Store(results)
+    (run_id,) = rows(tmp_path / "undisturbed")["run_id"]
+
+    def disturb(number: signal.Signals, *more: object) -> tuple[int, str]:
+        path = store.checkpoint_path(run_id)
+        before, deadline = path.stat().st_mtime_ns if path.exists() else 0, time.monotonic() + 120
+        process = start(*command, results, *long, *more)
+        while not path.exists() or path.stat().st_mtime_ns == before:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert out == ""
+        assert list(results.glob("*.parquet")) == []
+        assert store.claims.held() == {}
+        assert path.exists()
+        return process.returncode, err
+
+    code, err = disturb(signal.SIGTERM, "--checkpoint-every", "0.2s")
+    assert code == 143
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("vpbench: stopped by SIGTERM")
+    assert "same command" in err.splitlines()[-1]
+    assert disturb(signal.SIGKILL, "--checkpoint-every", "0.2s")[0] == -signal.SIGKILL
+    done = vpbench(*command, results, *long)
+    assert done.code == 0, done.err
+    assert f"run {run_id[:8]} goes on from its checkpoint" in " ".join(done.err.split())
+    assert not store.checkpoint_path(run_id).exists()
+    found, expected = (Store(folder).read_row(run_id) for folder in (results, tmp_path / "undisturbed"))
+    assert found is not None
+    assert expected is not None
+    assert {name for name in found if found[name] != expected[name]} <= {"started_at", "wall_s"}
+    for name in ("weights.safetensors", "curve.csv"):
+        assert (
+            store.artefact_path(run_id, name).read_bytes()
+            == Store(tmp_path / "undisturbed").artefact_path(run_id, name).read_bytes()
+        )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -164,6 +166,49 @@ def test_ctrl_c_and_status_of_a_grid_at_work(command: list[str], tmp_path: Path,
     assert set(table["status"]) == {"ok"}
     assert len(table) < 9
     assert all(name.endswith(".parquet") for name in traces(results))
+
+
+@pytest.mark.usefixtures("workers", "unmeasured")
+def test_workers_that_are_asked_to_stop(command: list[str], tmp_path: Path) -> None:
+    """All of them with the command, which goes on when it is given again; one alone, whose run goes on in another."""
+    long = ["--methods", "vpt", "--epochs", 40, "--save", "weights", "--threads", 1]
+    assert vpbench(*command, tmp_path / "inline", *long).code == 0
+    results = tmp_path / "local"
+    store = Store(results)
+
+    def started_again() -> tuple[subprocess.Popen[str], int]:
+        """The command, and the worker that has got on with its run."""
+        written = {path: path.stat().st_mtime_ns for path in results.glob("_checkpoints/*.pt")}
+        process = start(*command, results, *long, "--workers", 1, "--retries", 0, "--checkpoint-every", "0.2s")
+        deadline = time.monotonic() + 200
+        while {path: path.stat().st_mtime_ns for path in results.glob("_checkpoints/*.pt")} == written:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        (about,) = store.claims.held().values()
+        return process, about["pid"]
+
+    process, _ = started_again()
+    process.terminate()
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 143, err
+    assert out == ""
+    assert err.splitlines()[-1].startswith("vpbench: stopped by SIGTERM")
+    assert store.claims.held() == {}
+    assert list(results.glob("*.parquet")) == []
+
+    process, worker = started_again()
+    os.kill(worker, signal.SIGTERM)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert "its worker was asked to stop. It goes on in another one." in " ".join(err.split())
+    assert err.count("goes on from its checkpoint") == 2
+    (here,), (there,) = (Store(folder).load().to_dict("records") for folder in (results, tmp_path / "inline"))
+    for name in [*_QUALITY, *_SIZE, "train_loss"]:
+        assert here[name] == there[name]
+    places = [Store(folder).artefact_path(here["run_id"], "weights.safetensors") for folder in (results, tmp_path / "inline")]
+    assert places[0].read_bytes() == places[1].read_bytes()
+    assert not list(results.rglob("*.pt"))
 
 
 def test_dry_run_tells_the_expected_time(results: Path, command: list[str]) -> None:

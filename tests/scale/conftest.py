@@ -18,33 +18,48 @@ from vpbench.execution.executors import Silent, get_executor
 from vpbench.execution.plan import Request
 
 # Found by every process that Slurm and Ray start. When vpbench.execution.worker is imported it loses its measuring
-# functions; and before a run it does what the file VPBENCH_TEST_ORDERS says: "kill RUN_ID" or "hang RUN_ID".
+# functions; and a run does what the file VPBENCH_TEST_ORDERS says: "kill RUN_ID" at its start, "hang RUN_ID" at a step.
 SITE = """
 import importlib.abc, importlib.machinery, os, signal, sys, time
 
-def obeying(execute):
+def orders():
+    with open(os.environ["VPBENCH_TEST_ORDERS"]) as stream:
+        return stream.read().splitlines()
+
+def killed(execute):
     def do(run, *words, **more):
-        while True:
-            with open(os.environ["VPBENCH_TEST_ORDERS"]) as stream:
-                orders = stream.read().splitlines()
-            if "kill " + run.spec.run_id in orders:
-                os.kill(os.getpid(), signal.SIGKILL)
-            if "hang " + run.spec.run_id not in orders:
-                return execute(run, *words, **more)
-            time.sleep(0.1)
+        if "kill " + run.spec.run_id in orders():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return execute(run, *words, **more)
     return do
+
+def hanging(may_pause):
+    def do(checkpoints, *words):
+        may_pause(checkpoints, *words)
+        if "hang " + checkpoints._run_id in orders():
+            print("waiting", file=sys.stderr, flush=True)
+        while "hang " + checkpoints._run_id in orders():
+            time.sleep(0.1)
+            may_pause(checkpoints, *words)
+    return do
+
+def change(module):
+    if module.__name__ == "vpbench.training.checkpoint":
+        module.Checkpoints.may_pause = hanging(module.Checkpoints.may_pause)
+    else:
+        for function in ("measure_training", "measure_inference", "count_operations"):
+            setattr(module, function, lambda *_: {})
+        module.execute = killed(module.execute)
 
 class Changed(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "vpbench.execution.worker":
+        if name not in ("vpbench.execution.worker", "vpbench.training.checkpoint"):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         load = spec.loader.exec_module
         def load_and_change(module):
             load(module)
-            for function in ("measure_training", "measure_inference", "count_operations"):
-                setattr(module, function, lambda *_: {})
-            module.execute = obeying(module.execute)
+            change(module)
         spec.loader.exec_module = load_and_change
         return spec
 

@@ -72,7 +72,7 @@ def test_same_rows(request_for_grid: Request, inline: Path, tmp_path: Path) -> N
 
 
 def test_requeue_preemption_and_cancel(request_for_grid: Request, inline: Path, orders: Path, tmp_path: Path) -> None:
-    """A task that is requeued, by an administrator or on preemption, does its run from the beginning, to the same numbers;
+    """A task that is requeued, by an administrator or on preemption, goes on with its run where it was, to the same numbers;
     one that is cancelled becomes a row that says so. Submitted, left, and collected later; meanwhile nobody submits it again.
     """
     jobs, store = jobs_of(request_for_grid, tmp_path / "runs", count=3)
@@ -85,6 +85,7 @@ def test_requeue_preemption_and_cancel(request_for_grid: Request, inline: Path, 
     assert "vpbench status --collect" in heard.notes[1]
     wait(lambda: len(store.claims.held()) == 2, "two tasks run")
     assert slurm_executor.collect(store) == slurm_executor.Collected(running=2, pending=1)
+    wait(lambda: all("waiting" in store.log_path(job.run_id).read_text() for job in jobs[:2]), "both are at a step")
 
     command("scontrol", "requeue", submission.name(0))
     command("scancel", "--signal=USR2", submission.name(1))  # what submitit has Slurm send before it takes the node away
@@ -92,6 +93,8 @@ def test_requeue_preemption_and_cancel(request_for_grid: Request, inline: Path, 
     wait(lambda: restarts(submission.name(0)) == restarts(submission.name(1)) == 1, "both are requeued")
     orders.write_text(f"hang {jobs[2].run_id}\n")
     wait(lambda: store.row_path(jobs[0].run_id).exists() and store.row_path(jobs[1].run_id).exists(), "both are done")
+    for job in jobs[:2]:
+        assert "goes on from its checkpoint" in store.log_path(job.run_id).read_text()
     wait(lambda: list(store.claims.held()) == [jobs[2].run_id], "the third runs")
 
     assert list(get_executor("slurm", detach=True)(jobs[2:], store, heard)) == []

@@ -57,6 +57,9 @@ def run(
     timeout: Annotated[
         str | None, typer.Option(metavar="TIME", help="Give up a run after 90s, 30m, 2h or 1d. Default: never.")
     ] = None,
+    checkpoint_every: Annotated[
+        str, typer.Option(metavar="TIME", help="Keep the state of a long run so often, to go on from if it is killed; or never.")
+    ] = "10m",
     retries: Annotated[
         int | None, typer.Option(metavar="N", help="How often to repeat a run whose worker process died. Default: 1.")
     ] = None,
@@ -92,7 +95,8 @@ def run(
     )  # fmt: skip
     kept = [] if save == "none" else _words(save) or []
     runner = _executor(executor, workers, gpus, per_gpu, retries, executor_option or [])
-    timeout_s = _seconds(timeout)
+    timeout_s = _seconds("--timeout", timeout)
+    checkpoint_s = _seconds("--checkpoint-every", None if checkpoint_every == "never" else checkpoint_every)
     plan, store = plan_runs(request, results, kept, rerun)
     for name, raw in plan.data.items():
         if raw.note:
@@ -103,7 +107,7 @@ def run(
     with GridProgress(plan, limit) as progress:
         frame = execute_plan(
             plan, store, device, kept, progress, executor=runner, data_root=data_root, threads=threads, timeout_s=timeout_s,
-            limit=limit,
+            checkpoint_s=checkpoint_s, limit=limit,
         )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(json.loads(frame.to_json(orient="records", date_format="iso", double_precision=15)), indent=2))
@@ -143,7 +147,7 @@ def _numbers(text: str | None) -> list[int] | None:
         raise UsageError(f"--gpus {text}: write numbers with commas, e.g. --gpus 0,2.") from None
 
 
-def _seconds(text: str | None) -> float | None:
+def _seconds(option: str, text: str | None) -> float | None:
     """``90``, ``90s``, ``30m``, ``2h`` or ``1d`` in seconds."""
     import re
 
@@ -154,7 +158,7 @@ def _seconds(text: str | None) -> float | None:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0
     if not seconds:
-        raise UsageError(f"--timeout {text}: write a time such as 90s, 30m, 2h or 1d.")
+        raise UsageError(f"{option} {text}: write a time such as 90s, 30m, 2h or 1d.")
     return seconds
 
 

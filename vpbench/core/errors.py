@@ -53,3 +53,9 @@ class DivergedError(VpbenchError):
     """The loss became NaN or infinite; recorded as the status ``diverged``."""
 
     exit_code = 1
+
+
+class StoppedError(VpbenchError):
+    """SIGTERM, by which a machine or a scheduler asks for the end; the exit code is a shell's for that signal."""
+
+    exit_code = 143

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vpbench.core.errors import UsageError
+from vpbench.core.errors import StoppedError, UsageError
 from vpbench.core.names import unknown
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ EXECUTORS = {
 
 # The library that an executor needs, which the extra ``vpbench[NAME]`` installs.
 LIBRARIES = {"ray": "ray", "slurm": "submitit"}
+
+
+STOPPED = "stopped by SIGTERM; finished runs are stored, and those under way go on from their checkpoints with the same command."
 
 
 class Watcher(Protocol):
@@ -80,14 +83,20 @@ class Executor(Protocol):
     def drain(self) -> None:
         """Start nothing more; what runs may finish, and then the iterator ends. Called from a signal handler: only set a flag."""
 
+    def pause(self) -> None:
+        """As :meth:`drain`, but what runs is left at its step, with a checkpoint where the executor can have one."""
+
 
 class Drainable:
-    """The flag behind :meth:`Executor.drain`."""
+    """The flags behind :meth:`Executor.drain` and :meth:`Executor.pause`."""
 
-    draining = False
+    draining = pausing = False
 
     def drain(self) -> None:
         self.draining = True
+
+    def pause(self) -> None:
+        self.draining = self.pausing = True
 
 
 def get_executor(name: str, **options: Any) -> Executor:
@@ -123,26 +132,31 @@ def about_claim(job: Job, place: str) -> dict[str, Any]:
 
 
 @contextmanager
-def drained_by_ctrl_c(executor: Executor, watcher: Watcher) -> Iterator[None]:
-    """In the block, Ctrl-C lets what runs finish and starts nothing more; a second one stops at once (KeyboardInterrupt).
+def stopped_by_signals(executor: Executor, watcher: Watcher) -> Iterator[None]:
+    """In the block, Ctrl-C lets what runs finish and starts nothing more, and SIGTERM leaves what runs at its step. The second
+    signal of a kind stops at once (KeyboardInterrupt, StoppedError).
 
     Outside the main thread, where Python delivers no signals, the block is as any other.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked = False
+    asked: set[int] = set()
 
-    def interrupt(*_: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        executor.drain()
-        watcher.note("Interrupted: runs under way are finished, nothing more is started. Ctrl-C again stops at once.")
+    def interrupt(number: int, _: object) -> None:
+        if number in asked:
+            raise KeyboardInterrupt if number == signal.SIGINT else StoppedError(STOPPED)
+        asked.add(number)
+        if number == signal.SIGINT:
+            executor.drain()
+            watcher.note("Interrupted: runs under way are finished, nothing more is started. Ctrl-C again stops at once.")
+        else:
+            executor.pause()
+            watcher.note("Asked to stop (SIGTERM): runs under way are left at their step, nothing more is started.")
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

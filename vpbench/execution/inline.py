@@ -10,6 +10,7 @@ from typing import Any
 from vpbench.execution.executors import Drainable, Watcher, about_claim, waits_for
 from vpbench.execution.job import Job, prepare_data, row_since, run_prepared
 from vpbench.store.folder import Store
+from vpbench.training.checkpoint import Paused
 
 POLL_S = 0.5  # between two looks at runs that another command works on
 
@@ -35,7 +36,10 @@ class Inline(Drainable):
                     continue
                 row = row_since(job, store)
                 if row is None:
-                    row = run_prepared(job, data, store, watcher)
+                    try:
+                        row = run_prepared(job, data, store, watcher, lambda: self.pausing)
+                    except Paused:
+                        return
                 else:
                     watcher.started(job.planned)
                     watcher.finished(job.planned, row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from vpbench.data.catalog import dataset_card
 from vpbench.data.places import data_root as chosen_root
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path
-from vpbench.execution.device import resolve_device
+from vpbench.execution.device import describe, resolve_device
 from vpbench.execution.executors import Silent, Watcher
 from vpbench.execution.plan import PlannedRun
 from vpbench.execution.protocol import as_protocol, suite_card
@@ -22,6 +23,7 @@ from vpbench.execution.spec import Frozen, RunSpec
 from vpbench.execution.worker import execute
 from vpbench.store.claims import DATA
 from vpbench.store.folder import Store
+from vpbench.training.checkpoint import Checkpoints
 
 OPENED_AT_MOST = 64  # data sets that one process keeps open; opening one reads every image once, to identify it
 
@@ -39,6 +41,7 @@ class Job(Frozen):
         device: ``cpu`` or ``cuda``.
         threads: of torch on a CPU; None leaves torch its own choice.
         timeout_s: seconds from the run's start to its row; None for no limit.
+        checkpoint_s: seconds between two checkpoints; None for none but when the run is paused.
         replaces: ``started_at`` of the row that the store had when the run was planned (a failed one, or one to be done
             again), as ISO 8601; None when it had none. A row with another start has been written by somebody else since.
     """
@@ -55,12 +58,14 @@ class Job(Frozen):
     device: str = "cpu"
     threads: int | None = None
     timeout_s: float | None = None
+    checkpoint_s: float | None = None
     replaces: str | None = None
 
     @classmethod
     def of(
         cls, run: PlannedRun, raw: RawData, *, data_root: str | Path | None = None, save: tuple[str, ...] = (),
-        device: str = "cpu", threads: int | None = None, timeout_s: float | None = None, replaces: str | None = None,
+        device: str = "cpu", threads: int | None = None, timeout_s: float | None = None,
+        checkpoint_s: float | None = None, replaces: str | None = None,
     ) -> Job:  # fmt: skip
         """The job for a planned run on an opened data set; paths become absolute, so that any folder will do to run in."""
         spec = run.spec
@@ -74,7 +79,7 @@ class Job(Frozen):
             spec=spec, recipe_source=run.recipe_source, group=run.group, classes=len(raw.class_names),
             n_train=len(raw.splits["train"]), n_val=len(raw.splits["val"]), n_test=len(raw.splits["test"]),
             data_root=str(chosen_root(data_root).absolute()), save=save, device=device, threads=threads,
-            timeout_s=timeout_s, replaces=replaces,
+            timeout_s=timeout_s, checkpoint_s=checkpoint_s, replaces=replaces,
         )  # fmt: skip
 
     @property
@@ -101,7 +106,7 @@ def _absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).expanduser().absolute())
 
 
-def run_job(job: Job, store: Store, watcher: Watcher | None = None) -> dict[str, Any]:
+def run_job(job: Job, store: Store, watcher: Watcher | None = None, paused: Callable[[], bool] = lambda: False) -> dict[str, Any]:
     """Do one job in this process, from opening its data to the row in ``store``, and return the row.
 
     Neither claims the run nor looks whether its row is there already: that is the executor's business.
@@ -110,8 +115,9 @@ def run_job(job: Job, store: Store, watcher: Watcher | None = None) -> dict[str,
         DataError: when the data set cannot be read here, or is not the one that the run was planned for.
         StoreError: when the row cannot be written.
         WeightsError: when the backbone cannot be loaded.
+        Paused: soon after ``paused`` has become true, with the run's checkpoint written.
     """
-    return run_prepared(job, prepare_data(job, store, watcher), store, watcher)
+    return run_prepared(job, prepare_data(job, store, watcher), store, watcher, paused)
 
 
 def prepare_data(job: Job, store: Store, watcher: Watcher | None = None) -> CachedData:
@@ -127,16 +133,29 @@ def prepare_data(job: Job, store: Store, watcher: Watcher | None = None) -> Cach
         return decoded()
 
 
-def run_prepared(job: Job, data: CachedData, store: Store, watcher: Watcher | None = None) -> dict[str, Any]:
-    """Train, measure, test and store; see :func:`vpbench.execution.worker.execute`."""
+def run_prepared(
+    job: Job, data: CachedData, store: Store, watcher: Watcher | None = None, paused: Callable[[], bool] = lambda: False
+) -> dict[str, Any]:
+    """Train, measure, test and store, or go on where the run was left; see :func:`vpbench.execution.worker.execute`.
+
+    Raises:
+        Paused: soon after ``paused`` has become true, with the run's checkpoint written.
+    """
     told, run = watcher or Silent(), job.planned
     device = resolve_device(job.device)
     if job.threads:
         torch.set_num_threads(job.threads)
     told.started(run)
-    row = execute(run, data, store, device, job.save, partial(told.epoch, run), job.timeout_s)
+    checkpoints = Checkpoints(store, job.run_id, _identity(job, device), job.checkpoint_s, paused, told.note)
+    row = execute(run, data, store, device, job.save, partial(told.epoch, run), job.timeout_s, checkpoints)
     told.finished(run, row)
     return row
+
+
+def _identity(job: Job, device: torch.device) -> dict[str, str]:
+    """What must not have changed for a run to go on to the same numbers."""
+    here = describe(device)
+    return {"run": job.run_id, **{name: str(here[name]) for name in ("vpbench_version", "git_commit", "torch", "timm", "device")}}
 
 
 def row_since(job: Job, store: Store) -> dict[str, Any] | None:

@@ -170,7 +170,7 @@ class _Grid:
         self.messages: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]] = queue.SimpleQueue()
         self.failed_starts: dict[str, int] = {}
         self.started: set[str] = set()
-        self.told_waiting = False
+        self.told_waiting = self.told_pause = False
 
     def run(self, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
         self.tasks = [_Task(job, order) for order, job in enumerate(jobs)]
@@ -178,6 +178,7 @@ class _Grid:
             while self._busy() or (self.tasks and not self.local.draining):
                 self._fill()
                 self._kill_overdue()
+                self._pause()
                 with suppress(queue.Empty):
                     worker, message = self.messages.get(timeout=TICK_S)
                     row = self._dead(worker) if message is None else self._heard(worker, message)
@@ -253,6 +254,15 @@ class _Grid:
                     time.sleep(0.3)
                 _end(worker.process)
 
+    def _pause(self) -> None:
+        """Once: ask all workers to leave their runs; they say so."""
+        if not self.local.pausing or self.told_pause:
+            return
+        self.told_pause = True
+        for worker in self.workers:
+            with suppress(OSError):
+                worker.process.terminate()
+
     def _heard(self, worker: _Worker, message: dict[str, Any]) -> dict[str, Any] | None:
         """A worker's message; the row, when it has finished one."""
         kind, task = message.pop("kind"), worker.task
@@ -273,9 +283,17 @@ class _Grid:
             self._tell_started(job)
         elif kind == "epoch":
             self.watcher.epoch(job.planned, Epoch(**message["epoch"]))
+        elif kind == "note":
+            self.watcher.note(message["text"])
         elif kind == "elsewhere":
             worker.task = None
             self._postpone(task)
+        elif kind == "paused":
+            worker.task = None
+            self._kill(worker)
+            if not self.local.pausing:  # somebody else asked this worker to end, which the run is not to blame for
+                self.tasks.append(task)
+                self.watcher.note(f"{job.label}: its worker was asked to stop. It goes on in another one.")
         elif kind == "finished":
             worker.task = None
             row = message["row"]
@@ -307,6 +325,8 @@ class _Grid:
 
     def _dead(self, worker: _Worker) -> dict[str, Any] | None:
         """A worker's output has ended."""
+        if worker not in self.workers:
+            return None
         code = worker.process.wait()
         self.workers.remove(worker)
         said = _tail(worker)
@@ -330,6 +350,8 @@ class _Grid:
     def _lost(self, task: _Task, worker: _Worker, status: str, what: str) -> dict[str, Any] | None:
         """A run that its worker did not finish: repeat it, or write its row here."""
         job, store = task.job, self.store
+        if self.local.pausing and status == "failed":  # ended together with us; the same command does it again
+            return None
         if status == "failed" and task.deaths < self.local.retries:
             wait = BACKOFF_S * 2**task.deaths
             self.tasks.append(_Task(job, task.order, time.monotonic() + wait, task.deaths + 1))

@@ -28,7 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import vpbench
 from vpbench.core import errors
-from vpbench.core.errors import UsageError, VpbenchError
+from vpbench.core.errors import StoreError, UsageError, VpbenchError
 from vpbench.execution.cost import longest_first, past_runs
 from vpbench.execution.device import describe, resolve_device
 from vpbench.execution.executors import Drainable, Silent, Watcher, about_claim, waits_for
@@ -39,12 +39,14 @@ from vpbench.execution.serve import _log as run_log
 from vpbench.execution.worker import store_failure, timed_out
 from vpbench.store.claims import Claims
 from vpbench.store.folder import Store
+from vpbench.training.checkpoint import Paused
 from vpbench.training.fit import Epoch
 
 CONNECT_S = 5.0  # for an answer of the cluster's head
 OBJECT_STORE = 256 * 2**20  # bytes, of a cluster of our own; a run's files are a few megabytes
 TICK_S = 0.2
 POLL_S = 0.5  # between two looks at runs that another command works on
+ASK_S = 1.0  # between two questions of a task whether to leave its run
 TELL_S = 0.5  # between two words on the decoding of images
 BACKOFF_S = 1.0  # before a run is repeated, doubled each time
 GRACE_S = 10.0  # a task ends a run that is too long by itself; one that has not after this time hangs
@@ -187,7 +189,7 @@ class _Grid:
         self.tasks: list[_Task] = []
         self.running: dict[Any, _Running] = {}
         self.started: set[str] = set()
-        self.stopped = self.told_waiting = False
+        self.stopped = self.told_waiting = self.told_pause = False
         # On our own node and no other one: if that is lost, so is this process. With soft=True Ray takes any node.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         lasting = {"max_restarts": -1, "max_task_retries": -1}
@@ -202,6 +204,9 @@ class _Grid:
                 yield from self._submit()
                 if self.executor.draining and not self.stopped:
                     self._stop_waiting()
+                if self.executor.pausing and not self.told_pause:
+                    self.told_pause = True
+                    self.board.pause.remote()
                 ended = self._wait()
                 self._hear()
                 self._cancel_overdue()
@@ -235,7 +240,9 @@ class _Grid:
                 yield self._finished(task.job, row)
                 continue
             job = task.job if task.job.threads else task.job.model_copy(update={"threads": int(self.needs["CPU"])})
-            reference = self.do_job.remote(job.model_dump_json(), self.board, vpbench.__version__)
+            reference = self.do_job.remote(
+                job.model_dump_json(), self.board, vpbench.__version__, self.store.read_checkpoint(job.run_id)
+            )  # fmt: skip
             self.running[reference] = _Running(task, claim)
 
     def _wait(self) -> list[Any]:
@@ -272,8 +279,16 @@ class _Grid:
                 self._tell_started(job)
             elif kind == "epoch":
                 self.watcher.epoch(job.planned, content)
-            if kind != "epoch" and limit:
+            elif kind == "note":
+                self.watcher.note(content)
+            elif kind == "checkpoint":
+                self._keep(run_id, content)
+            if kind in ("begun", "preparing", "started") and limit:
                 running.deadline = time.monotonic() + limit + GRACE_S
+
+    def _keep(self, run_id: str, checkpoint: bytes) -> None:
+        with suppress(StoreError):  # it costs time, should the run be lost
+            self.store.write_checkpoint(run_id, checkpoint)
 
     def _cancel_overdue(self) -> None:
         for reference, running in self.running.items():
@@ -307,6 +322,9 @@ class _Grid:
                     _append(self.store.folder / place, content)
             else:
                 self.store.write_artefact(job.run_id, Path(place).name, partial(_write, content))
+        if "paused" in result:
+            self._keep(job.run_id, result["paused"])
+            return None
         if "crashed" in result:
             return self._lost(running, "failed", result["crashed"].rstrip())
         if "row" not in result:
@@ -357,7 +375,7 @@ class Board:
     def __init__(self) -> None:
         self._said: list[tuple[str, str, Any]] = []
         self._begun: set[str] = set()
-        self._closed = False
+        self._closed = self._paused = False
 
     def begin(self, run_id: str, environment: dict[str, Any]) -> bool:
         """Whether a task may do its run."""
@@ -380,12 +398,20 @@ class Board:
         self._closed = True
         return self._begun
 
+    def pause(self) -> None:
+        """Let all tasks leave their runs."""
+        self._paused = True
+
+    def paused(self) -> bool:
+        return self._paused
+
 
 class _Teller(Silent):
     """A task's watcher, which tells the board."""
 
     def __init__(self, board: Any, run_id: str) -> None:
         self._board, self._run_id, self._told = board, run_id, 0.0
+        self._asked, self._paused = time.monotonic(), False
 
     def preparing(self, dataset: str, done: int, total: int) -> None:
         if done == total or time.monotonic() - self._told > TELL_S:
@@ -398,32 +424,60 @@ class _Teller(Silent):
     def epoch(self, run: PlannedRun, epoch: Epoch) -> None:
         self._board.tell.remote(self._run_id, "epoch", epoch)
 
+    def note(self, text: str) -> None:
+        self._board.tell.remote(self._run_id, "note", text)
 
-def do_job(text: str, board: Any, version: str) -> dict[str, Any]:
+    def paused(self) -> bool:
+        """Whether the command wants the run to be left; asks it now and then."""
+        if time.monotonic() > self._asked + ASK_S:
+            self._asked, self._paused = time.monotonic(), bool(ray.get(self._board.paused.remote()))
+        return self._paused
+
+
+class _NodeStore(Store):
+    """A folder of the node; the command gets a run's checkpoints at once, since the node may be lost."""
+
+    def __init__(self, folder: str, board: Any) -> None:
+        super().__init__(folder)
+        self._board = board
+
+    def write_checkpoint(self, run_id: str, content: bytes) -> None:
+        super().write_checkpoint(run_id, content)
+        self._board.tell.remote(run_id, "checkpoint", content)
+
+
+def do_job(text: str, board: Any, version: str, checkpoint: bytes | None) -> dict[str, Any]:
     """The Ray task: do a job on a node, in a temporary folder.
 
     Args:
         text: the job as JSON.
         board: handle of the :class:`Board`.
         version: of the vpbench that asks.
+        checkpoint: of the run, where it was left before.
 
     Returns:
         ``row`` and ``files`` (contents by path in the results folder); or ``error`` (a class of ``vpbench.core.errors``) and
-        ``text`` for what no run is to blame for; or ``crashed`` (a traceback) and ``files``; or nothing, when it is too late.
+        ``text`` for what no run is to blame for; or ``crashed`` (a traceback) and ``files``; or ``paused`` (the checkpoint); or
+        nothing, when it is too late.
     """
     job, host = Job.model_validate_json(text), socket.gethostname()
     if vpbench.__version__ != version:
         return {"error": "UsageError", "text": f"node {host} has vpbench {vpbench.__version__}, and this is {version}; "
                 "install the same version on all nodes."}  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="vpbench-") as folder:
-        store = Store(folder)
+        store = _NodeStore(folder, board)
         store.claims = Claims(Path(tempfile.gettempdir()) / f"vpbench-{getpass.getuser()}")  # of all tasks of this node
         result: dict[str, Any] = {}
         try:
             if not ray.get(board.begin.remote(job.run_id, describe(resolve_device(job.device)))):
                 return {}
+            if checkpoint is not None:
+                Store(folder).write_checkpoint(job.run_id, checkpoint)
+            teller = _Teller(board, job.run_id)
             with run_log(store, job, f"ray, {host}"):
-                result["row"] = run_job(job, store, _Teller(board, job.run_id))
+                result["row"] = run_job(job, store, teller, teller.paused)
+        except Paused:
+            return {"paused": store.read_checkpoint(job.run_id)}
         except VpbenchError as error:
             return {"error": type(error).__name__, "text": f"{error} (On node {host}.)"}
         except lost.RayError:
@@ -431,7 +485,8 @@ def do_job(text: str, board: Any, version: str) -> dict[str, Any]:
         except Exception:
             result["crashed"] = traceback.format_exc(limit=-6)
         row = store.row_path(job.run_id)
-        paths = [path for path in Path(folder).rglob("*") if path.is_file() and path != row]
+        kept = (row, store.checkpoint_path(job.run_id))
+        paths = [path for path in Path(folder).rglob("*") if path.is_file() and path not in kept]
         return {**result, "files": {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}}
 
 

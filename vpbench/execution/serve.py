@@ -2,6 +2,7 @@
 
 Reads one job per line from stdin and answers on stdout, one JSON object per line. Whatever else the process prints while
 it does a job goes to the run's log. When stdin ends, the parent has no more work or is dead, and the process ends at once.
+SIGTERM leaves the run at its step, with a checkpoint, and ends the process.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ def _plain(value: Any) -> Any:
 def main() -> None:
     """Work until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    stop = Stop()
+    signal.signal(signal.SIGTERM, stop)
     teller = Teller(os.dup(1))
     os.dup2(2, 1)
     faulthandler.enable()
@@ -85,11 +88,26 @@ def main() -> None:
     store, place = Store(sys.argv[1]), sys.argv[2]
     teller.say("ready")
     while True:
+        stop.idle = True
         job = Job.model_validate_json(jobs.get())
+        stop.idle = False
         teller.say("environment", columns=describe(resolve_device(job.device)))
         with _log(store, job, place):
-            answer = _do(job, store, teller, place)
+            answer = _do(job, store, teller, place, stop)
         teller.say(**answer)  # the parent may end this process as soon as it has heard it
+        if stop.asked:
+            os._exit(0)
+
+
+class Stop:
+    """The handler of SIGTERM: an idle process ends at once, another one where its run can be left."""
+
+    idle = asked = False
+
+    def __call__(self, *_: object) -> None:
+        self.asked = True
+        if self.idle:
+            os._exit(0)
 
 
 def _listen(jobs: queue.SimpleQueue[str]) -> None:
@@ -98,18 +116,21 @@ def _listen(jobs: queue.SimpleQueue[str]) -> None:
     os._exit(0)
 
 
-def _do(job: Job, store: Store, teller: Teller, place: str) -> dict[str, Any]:
+def _do(job: Job, store: Store, teller: Teller, place: str, stop: Stop) -> dict[str, Any]:
     """Do a job if nobody else does or has done it; what the parent is to be told in the end."""
     from vpbench.core.errors import VpbenchError
     from vpbench.execution.executors import about_claim
     from vpbench.execution.job import prepare_data, row_since, run_prepared
+    from vpbench.training.checkpoint import Paused
 
     try:
         data = prepare_data(job, store, teller)
         with store.claims.claim(job.run_id, **about_claim(job, place)) as ours:
             if not ours:
                 return {"kind": "elsewhere"}
-            row = row_since(job, store) or run_prepared(job, data, store, teller)
+            row = row_since(job, store) or run_prepared(job, data, store, teller, lambda: stop.asked)
+    except Paused:
+        return {"kind": "paused"}
     except VpbenchError as error:
         return {"kind": "error", "type": type(error).__name__, "text": str(error)}
     except Exception:

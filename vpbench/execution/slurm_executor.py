@@ -12,8 +12,10 @@ import json
 import math
 import re
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -32,6 +34,7 @@ from vpbench.execution.job import Job, prepare_data, row_since, run_prepared
 from vpbench.execution.serve import _log as run_log
 from vpbench.execution.worker import store_failure
 from vpbench.store.folder import Store
+from vpbench.training.checkpoint import Paused
 
 COMMAND_S = 60.0  # for an answer of Slurm's commands
 POLL_S = 5.0  # between two questions to the controller, which serves all users of a cluster
@@ -66,15 +69,54 @@ class Task:
         return {}
 
     def _do(self, job: Job, store: Store, place: str) -> None:
-        with run_log(store, job, place):
-            data = prepare_data(job, store, Silent())
-            with store.claims.claim(job.run_id, **about_claim(job, place)) as ours:
-                if ours and row_since(job, store) is None:
-                    run_prepared(job, data, store, Silent())
+        with run_log(store, job, place), _Leaving() as leaving:
+            with suppress(Paused):
+                data = prepare_data(job, store, Silent())
+                with store.claims.claim(job.run_id, **about_claim(job, place)) as ours:
+                    if ours and row_since(job, store) is None:
+                        run_prepared(job, data, store, _Printing(), leaving.asked)
+            leaving.end()
 
     def checkpoint(self) -> DelayedSubmission:
         """Called by submitit when the task is preempted or its time is up, before it is requeued."""
         return DelayedSubmission(self)
+
+
+class _Printing(Silent):
+    """A task's watcher, for the run's log."""
+
+    def note(self, text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+
+
+class _Leaving:
+    """In the block, the signals that submitit takes ask for the run to be left at its step. What submitit would have done
+    comes after that: the preemption signal puts the task back into the queue; at SIGTERM, which Slurm sends before it kills,
+    submitit does nothing, and the task ends here."""
+
+    def __enter__(self) -> _Leaving:
+        self._signal: int | None = None
+        known = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+        self._theirs = {number: handler for number in known if callable(handler := signal.getsignal(number))}
+        for number in self._theirs:
+            signal.signal(number, self._ask)
+        return self
+
+    def _ask(self, number: int, _: object) -> None:
+        self._signal = number
+
+    def asked(self) -> bool:
+        return self._signal is not None
+
+    def end(self) -> None:
+        """End the process, if it was asked to."""
+        if self._signal is not None:
+            self._theirs[self._signal](self._signal, None)
+            sys.exit(128 + self._signal)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._theirs.items():
+            signal.signal(number, handler)
 
 
 @dataclass

@@ -31,6 +31,7 @@ from vpbench.measure.operations import count_operations
 from vpbench.measure.size import bytes_saved, parameter_counts
 from vpbench.measure.timing import measure_inference, measure_training
 from vpbench.store.folder import Store
+from vpbench.training.checkpoint import Checkpoints
 from vpbench.training.evaluate import Scores
 from vpbench.training.fit import Epoch, Trainer
 
@@ -40,6 +41,7 @@ FEATURE_IMAGES = 1000  # test images whose features are kept for t-SNE
 def execute(
     run: PlannedRun, data: CachedData, store: Store, device: torch.device, save: Iterable[str] = (),
     on_epoch: Callable[[Epoch], None] = lambda epoch: None, timeout_s: float | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, measure, test once, and store. What goes wrong in the run becomes a row with a status and the error.
 
@@ -53,6 +55,7 @@ def execute(
         save: keys of :data:`ARTEFACTS` to leave beside the row.
         on_epoch: progress.
         timeout_s: seconds after which the run is given up, with the status ``timeout``.
+        checkpoints: where the run goes on and may be left; what it took before counts, for ``timeout_s`` as well.
 
     Returns:
         the row as stored.
@@ -60,13 +63,15 @@ def execute(
     Raises:
         StoreError: when the row cannot be written.
         WeightsError: when the backbone cannot be loaded, which no method is to blame for.
+        Paused: when the run was left, for another process to go on with; there is no row then.
     """
-    started, clock = datetime.now(UTC), time.perf_counter()
+    started, checkpoints = datetime.now(UTC), checkpoints or Checkpoints()
     sizes = {"classes": len(data.class_names), "n_train": len(data.train), "n_val": len(data.val), "n_test": len(data.test)}
     row = {**described(run, sizes), "started_at": started, "status": "ok", "error": ""}
     try:
-        with _time_limit(timeout_s, on_epoch) as after_epoch:
-            row.update(_run(run.spec, data, store, device, set(save), after_epoch))
+        left_s = None if timeout_s is None else max(0.001, timeout_s - checkpoints.elapsed_s)
+        with _time_limit(left_s, on_epoch) as after_epoch:
+            row.update(_run(run.spec, data, store, device, set(save), after_epoch, checkpoints))
     except (StoreError, WeightsError):
         raise
     except DivergedError as error:
@@ -81,7 +86,7 @@ def execute(
         row.update(status="timeout", error=f"{traceback.format_exc(limit=-6)}{timed_out(timeout_s)}")
     except Exception:
         row.update(status="failed", error=traceback.format_exc(limit=-6))
-    row.update(describe(device), wall_s=time.perf_counter() - clock)
+    row.update(describe(device), wall_s=checkpoints.elapsed_s)
     store.write_row(row)
     return row
 
@@ -187,14 +192,15 @@ def described(run: PlannedRun, sizes: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _run(
-    spec: RunSpec, data: CachedData, store: Store, device: torch.device, save: set[str], on_epoch: Callable[[Epoch], None]
-) -> dict[str, Any]:
+    spec: RunSpec, data: CachedData, store: Store, device: torch.device, save: set[str], on_epoch: Callable[[Epoch], None],
+    checkpoints: Checkpoints,
+) -> dict[str, Any]:  # fmt: skip
     torch.manual_seed(spec.seed)
     model = build_model(spec.method, spec.backbone, len(data.class_names), device)
     # On a CPU, torch's fused kernel for short sequences in bf16 is several times slower than explicit attention.
     model.backbone.use_fused_attention(device.type == "cuda" or spec.precision == "fp32")
     normalise = Normaliser(spec.backbone.mean, spec.backbone.std, device)
-    trainer = Trainer(model, data, spec, normalise, device, on_epoch)
+    trainer = Trainer(model, data, spec, normalise, device, on_epoch, checkpoints)
     sizes = parameter_counts(model)
     trainer.fit()
     sizes["params_active"] = parameter_counts(model)["params_active"]

@@ -48,6 +48,10 @@ class Store:
         """Where what a run's process printed lies, when it was not this process."""
         return self.folder / "_logs" / f"{run_id}.log"
 
+    def checkpoint_path(self, run_id: str) -> Path:
+        """Where the state of an unfinished run lies (``vpbench.training.checkpoint``); gone when its row is written."""
+        return self.folder / "_checkpoints" / f"{run_id}.pt"
+
     def check_writable(self) -> None:
         """Fail before any work is done.
 
@@ -81,7 +85,28 @@ class Store:
             raise StoreError(f"run {row.get('run_id')}: a value does not fit its column: {error}") from error
         path = self.row_path(row["run_id"])
         self._write_whole(path, lambda partial: pq.write_table(table, partial))
+        with suppress(OSError):
+            self.checkpoint_path(row["run_id"]).unlink()
         return path
+
+    def write_checkpoint(self, run_id: str, content: bytes) -> None:
+        """Keep the state of a run that is under way, in place of an earlier one.
+
+        Raises:
+            StoreError: when it cannot be written; the earlier one is still there then.
+        """
+        self._write_whole(self.checkpoint_path(run_id), lambda partial: partial.write_bytes(content))
+
+    def read_checkpoint(self, run_id: str) -> bytes | None:
+        """What :meth:`write_checkpoint` has kept; None when there is nothing."""
+        try:
+            return self.checkpoint_path(run_id).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(
+                f"{self.checkpoint_path(run_id)} cannot be read: {error.strerror or error}. Remove it to start its run again."
+            ) from error
 
     def write_artefact(self, run_id: str, name: str, write: Callable[[Path], None]) -> Path:
         """Let ``write`` fill a temporary file, then give it its name."""

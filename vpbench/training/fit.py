@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from vpbench.data.batches import Normaliser, evaluation_batches, training_batche
 from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.execution.spec import RunSpec
 from vpbench.model import PromptedModel
+from vpbench.training.checkpoint import Checkpoints, Training, load_state, state_of
 from vpbench.training.evaluate import Scores
 from vpbench.training.optim import lr_factor, make_optimizer
 
@@ -46,6 +49,7 @@ class Trainer:
         normalise: from stored bytes to the network's input, on ``device``.
         device: where to compute.
         on_epoch: called after every epoch.
+        checkpoints: where the run goes on, and where it may be left; by default it begins at its beginning.
 
     Attributes:
         curve: every epoch of every phase so far.
@@ -55,7 +59,7 @@ class Trainer:
 
     def __init__(
         self, model: PromptedModel, data: CachedData, spec: RunSpec, normalise: Normaliser, device: torch.device,
-        on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+        on_epoch: Callable[[Epoch], None] = lambda epoch: None, checkpoints: Checkpoints | None = None,
     ) -> None:  # fmt: skip
         self.model, self.data, self.spec, self.normalise, self.device = model, data, spec, normalise, device
         self.on_epoch = on_epoch
@@ -63,6 +67,7 @@ class Trainer:
         self.first_losses: list[float] = []
         self.selected_epoch = 0
         self._order = torch.Generator().manual_seed(spec.seed)
+        self._checkpoints, self._in_training = checkpoints or Checkpoints(), False
         self._features: dict[int, Tensor] = {}
 
     def fit(self) -> None:
@@ -74,17 +79,25 @@ class Trainer:
 
     def train(self, name: str = "train") -> None:
         """See :meth:`vpbench.interface.Session.train`."""
+        if (done := self._checkpoints.replayed()) is not None:
+            self._load(done)
+            return
         recipe, split = self.spec.recipe, self.data.train
         trainable = self.model.trainable()
         optimizer = make_optimizer(trainable, recipe)
         steps = math.ceil(len(split) / recipe.batch_size)
-        best: tuple[float, dict[str, Tensor]] | None = None
         mix = self._mixup()
-        for epoch in range(recipe.epochs):
+        at = self._begin(optimizer)
+        begun = len(self.curve) - at.epoch
+
+        def now() -> dict[str, Any]:
+            return {**self._state(begun), "optimizer": optimizer.state_dict(), "training": at.state()}
+
+        self._in_training = True
+        while at.epoch < recipe.epochs:
             self.model.train()
-            losses = []
-            for step, (inputs, labels) in enumerate(self._training_inputs()):
-                rate = recipe.peak_lr * lr_factor(recipe, epoch * steps + step, steps)
+            for inputs, labels in self._remaining_inputs(at):
+                rate = recipe.peak_lr * lr_factor(recipe, at.epoch * steps + at.step, steps)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 if mix is not None and len(labels) > 1:
@@ -94,22 +107,30 @@ class Trainer:
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
-                losses.append(loss.detach())
+                at.losses.append(loss.detach())
                 if len(self.first_losses) < 5:
                     self.first_losses.append(loss.item())
-            self.model.method.epoch_ended(epoch, recipe.epochs)
-            mean_loss = torch.stack(losses).mean().item()
+                at.step += 1
+                self._checkpoints.may_pause(now)
+            self.model.method.epoch_ended(at.epoch, recipe.epochs)
+            rate = optimizer.param_groups[0]["lr"]
+            mean_loss = torch.stack(at.losses).mean().item()
             if not math.isfinite(mean_loss):
-                raise DivergedError(f"the loss became {mean_loss} in epoch {epoch + 1} ({name}); the learning rate was {rate:g}.")
+                raise DivergedError(
+                    f"the loss became {mean_loss} in epoch {at.epoch + 1} ({name}); the learning rate was {rate:g}."
+                )
             accuracy = self.validate() if self.spec.selection == "best_val" else None
-            if accuracy is not None and (best is None or accuracy > best[0]):
-                best, self.selected_epoch = (accuracy, self.snapshot()), epoch + 1
-            self.curve.append(Epoch(name, epoch + 1, recipe.epochs, rate, mean_loss, accuracy))
+            if accuracy is not None and (at.best is None or accuracy > at.best[0]):
+                at.best, self.selected_epoch = (accuracy, self.snapshot()), at.epoch + 1
+            self.curve.append(Epoch(name, at.epoch + 1, recipe.epochs, rate, mean_loss, accuracy))
             self.on_epoch(self.curve[-1])
-        if best is not None:
-            self.restore(best[1])
+            at.next_epoch()
+        if at.best is not None:
+            self.restore(at.best[1])
         else:
             self.selected_epoch = recipe.epochs
+        self._in_training = False
+        self._checkpoints.ended(self._state(begun))
 
     def validate(self) -> float:
         """See :meth:`vpbench.interface.Session.validate`."""
@@ -117,7 +138,9 @@ class Trainer:
 
     def training_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """See :meth:`vpbench.interface.Session.training_batches`."""
-        return evaluation_batches(self.data.train, self.spec.recipe.batch_size, self.normalise)
+        for batch in evaluation_batches(self.data.train, self.spec.recipe.batch_size, self.normalise):
+            self._may_pause_between()
+            yield batch
 
     def logits(self, images: Tensor) -> Tensor:
         """See :meth:`vpbench.interface.Session.logits`."""
@@ -145,6 +168,7 @@ class Trainer:
         self.model.eval()
         with torch.no_grad(), self._precision():
             for inputs, truth in self._evaluation_inputs(split):
+                self._may_pause_between()
                 logits = self.model.head(inputs) if self._uses_features else self.model(inputs)
                 probabilities = logits.float().softmax(-1)
                 if not torch.isfinite(probabilities).all():
@@ -165,6 +189,41 @@ class Trainer:
                 if sum(map(len, found)) >= count:
                     break
         return torch.cat(found)[:count].numpy().astype(np.float16)
+
+    # Leaving a run and going on with it
+
+    def _begin(self, optimizer: torch.optim.Optimizer) -> Training:
+        """A training that begins, or the one that the run was left in, with all that belongs to it."""
+        state = self._checkpoints.under_way()
+        if state is None:
+            return Training()
+        self._load(state)
+        optimizer.load_state_dict(state["optimizer"])
+        return Training.of(state["training"], self.device)
+
+    def _remaining_inputs(self, at: Training) -> Iterator[tuple[Tensor, Tensor]]:
+        """An epoch's batches, from the step on where it was left; the data's generator goes the whole way."""
+        if at.order is None:
+            at.order = self._order.get_state()
+        self._order.set_state(at.order)
+        return islice(self._training_inputs(), at.step, None)
+
+    def _state(self, begun: int) -> dict[str, Any]:
+        """All that training has changed; of the curve, what comes after the first ``begun`` epochs."""
+        return {
+            **state_of(self.model, self._order), "curve": [asdict(epoch) for epoch in self.curve[begun:]],
+            "first_losses": list(self.first_losses), "selected_epoch": self.selected_epoch,
+        }  # fmt: skip
+
+    def _load(self, state: dict[str, Any]) -> None:
+        load_state(self.model, self._order, state)
+        self.first_losses, self.selected_epoch = list(state["first_losses"]), state["selected_epoch"]
+        self.curve += [Epoch(**epoch) for epoch in state["curve"]]
+
+    def _may_pause_between(self) -> None:
+        """Between trainings; within one, only the steps are places to leave it at."""
+        if not self._in_training:
+            self._checkpoints.may_pause()
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bf16")
