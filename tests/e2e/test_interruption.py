@@ -155,7 +155,7 @@ def test_disk_full_from_the_start(save: str, small_disk: Path, command: list[str
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM for one process")
 def test_a_long_run_goes_on_where_it_was(tmp_path: Path, command: list[str], unmeasured: None) -> None:
     """Asked to stop, killed, and given again: the row, the weights and the curve are those of a run that nobody disturbed."""
-    long = ["--methods", "vpt", "--epochs", 40, "--selection", "best_val", "--save", "weights,curve", "--threads", 1]
+    long = ["--methods", "vpt", "--epochs", 20, "--selection", "best_val", "--save", "weights,curve", "--threads", 1]
     assert vpbench(*command, tmp_path / "undisturbed", *long).code == 0
     results = tmp_path / "runs"
     store = Store(results)

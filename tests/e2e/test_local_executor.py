@@ -171,7 +171,7 @@ def test_ctrl_c_and_status_of_a_grid_at_work(command: list[str], tmp_path: Path,
 @pytest.mark.usefixtures("workers", "unmeasured")
 def test_workers_that_are_asked_to_stop(command: list[str], tmp_path: Path) -> None:
     """All of them with the command, which goes on when it is given again; one alone, whose run goes on in another."""
-    long = ["--methods", "vpt", "--epochs", 40, "--save", "weights", "--threads", 1]
+    long = ["--methods", "vpt", "--epochs", 20, "--save", "weights", "--threads", 1]
     assert vpbench(*command, tmp_path / "inline", *long).code == 0
     results = tmp_path / "local"
     store = Store(results)
