@@ -203,10 +203,13 @@ def test_workers_that_are_asked_to_stop(command: list[str], tmp_path: Path) -> N
     assert process.returncode == 0, err
     assert "its worker was asked to stop. It goes on in another one." in " ".join(err.split())
     assert err.count("goes on from its checkpoint") == 2
-    (here,), (there,) = (Store(folder).load().to_dict("records") for folder in (results, tmp_path / "inline"))
+    (run_id,) = rows(tmp_path / "inline")["run_id"]
+    here, there = (Store(folder).read_row(run_id) for folder in (results, tmp_path / "inline"))
+    assert here is not None
+    assert there is not None
     for name in [*_QUALITY, *_SIZE, "train_loss"]:
         assert here[name] == there[name]
-    places = [Store(folder).artefact_path(here["run_id"], "weights.safetensors") for folder in (results, tmp_path / "inline")]
+    places = [Store(folder).artefact_path(run_id, "weights.safetensors") for folder in (results, tmp_path / "inline")]
     assert places[0].read_bytes() == places[1].read_bytes()
     assert not list(results.rglob("*.pt"))
 

@@ -69,8 +69,12 @@ class GridProgress:
         self._progress.update(self._grid, completed=self._done)
         if (bar := self._runs.pop(run.spec.run_id, None)) is not None:
             self._progress.remove_task(bar)
-        score = f"{row['val_acc1']:5.1f} % on validation" if run.spec.stage == "search" else f"{row['acc1']:5.1f} % top-1"
-        outcome = score if row["status"] == "ok" else row["status"]
+        if row["status"] != "ok":
+            outcome = row["status"]
+        elif run.spec.stage == "search":
+            outcome = f"{row['val_acc1']:5.1f} % on validation"
+        else:
+            outcome = f"{row['acc1']:5.1f} % top-1"
         self._console.print(
             f"[{self._done}/{self._total}] {_name(run)}: {outcome}, {row['wall_s']:.0f} s", highlight=False, markup=False
         )
