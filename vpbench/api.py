@@ -37,6 +37,7 @@ def run(
     watcher: Watcher | None = None,
     executor: str | Executor = "inline",
     threads: int | None = None,
+    checkpoint_blocks: bool = False,
     timeout_s: float | None = None,
     checkpoint_s: float | None = CHECKPOINT_S,
     rerun: str | None = None,
@@ -50,7 +51,7 @@ def run(
             six of vpbench.
         suite: which data sets and protocol; ``"mini"`` needs nothing but vpbench itself.
         data: an ImageFolder tree or a parquet file instead of a suite.
-        backbone: a name of ``vpbench list backbones``, or any ViT of timm; None: the suite's.
+        backbone: a name of ``vpbench list backbones``, or any ViT or Swin of timm; None: the suite's.
         weights: None for the backbone's own, ``"random"``, or a file or folder.
         image_size: pixels; position embeddings are resampled.
         epochs: of every training, instead of the suite's.
@@ -63,6 +64,8 @@ def run(
         executor: where runs happen: ``inline`` (this process), ``local``, ``ray`` or ``slurm``, or one with its options from
             ``vpbench.execution.executors.get_executor``, such as ``get_executor("local", workers=2)``.
         threads: of torch on a CPU, in each process; None: torch's own choice, divided among local workers.
+        checkpoint_blocks: compute the backbone's blocks again in the backward pass: less memory in training, longer steps, the
+            same numbers; a stored row counts with it and without.
         timeout_s: seconds after which a run is given up.
         checkpoint_s: seconds between two checkpoints of a run; None writes one only when SIGTERM stops it.
         rerun: do stored runs again: ``failed`` (all that are not ok), ``stale`` (by another version of vpbench, torch or
@@ -88,7 +91,7 @@ def run(
     plan, store = plan_runs(request, results, save, rerun)
     return execute_plan(
         plan, store, device, save, watcher, executor=executor, data_root=request.data_root, threads=threads,
-        timeout_s=timeout_s, checkpoint_s=checkpoint_s, limit=limit,
+        checkpoint_blocks=checkpoint_blocks, timeout_s=timeout_s, checkpoint_s=checkpoint_s, limit=limit,
     )  # fmt: skip
 
 
@@ -112,8 +115,8 @@ def plan_runs(
 
 def make_jobs(
     plan: Plan, store: Store, device: str = "auto", save: Iterable[str] = DEFAULT_SAVE, *, data_root: str | Path | None = None,
-    threads: int | None = None, timeout_s: float | None = None, checkpoint_s: float | None = CHECKPOINT_S,
-    limit: int | None = None,
+    threads: int | None = None, checkpoint_blocks: bool = False, timeout_s: float | None = None,
+    checkpoint_s: float | None = CHECKPOINT_S, limit: int | None = None,
 ) -> list[Job]:  # fmt: skip
     """The missing runs of a plan, in its order and at most ``limit`` of them, as what executors take."""
     from vpbench.execution.device import resolve_device
@@ -124,8 +127,8 @@ def make_jobs(
     for run in plan.missing[:limit]:
         raw = plan.data[run.spec.data.dataset]
         job = Job.of(
-            run, raw, data_root=data_root, save=keep, device=place, threads=threads, timeout_s=timeout_s,
-            checkpoint_s=checkpoint_s, replaces=stamp(store.read_row(run.spec.run_id)),
+            run, raw, data_root=data_root, save=keep, device=place, threads=threads, checkpoint_blocks=checkpoint_blocks,
+            timeout_s=timeout_s, checkpoint_s=checkpoint_s, replaces=stamp(store.read_row(run.spec.run_id)),
         )  # fmt: skip
         remember(job, raw)
         jobs.append(job)
@@ -135,7 +138,8 @@ def make_jobs(
 def execute_plan(
     plan: Plan, store: Store, device: str = "auto", save: Iterable[str] = DEFAULT_SAVE, watcher: Watcher | None = None, *,
     executor: str | Executor = "inline", data_root: str | Path | None = None, threads: int | None = None,
-    timeout_s: float | None = None, checkpoint_s: float | None = CHECKPOINT_S, limit: int | None = None,
+    checkpoint_blocks: bool = False, timeout_s: float | None = None, checkpoint_s: float | None = CHECKPOINT_S,
+    limit: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Run what is missing in a plan; the rows of the whole plan. Arguments are as in :func:`run`.
 
@@ -151,8 +155,8 @@ def execute_plan(
     told = watcher or Silent()
     runner = get_executor(executor) if isinstance(executor, str) else executor
     jobs = make_jobs(
-        plan, store, device, save, data_root=data_root, threads=threads, timeout_s=timeout_s, checkpoint_s=checkpoint_s,
-        limit=limit,
+        plan, store, device, save, data_root=data_root, threads=threads, checkpoint_blocks=checkpoint_blocks,
+        timeout_s=timeout_s, checkpoint_s=checkpoint_s, limit=limit,
     )  # fmt: skip
     rows = runner(jobs, store, told)
     for backbone in {run.spec.backbone for run in plan.missing}:
@@ -190,7 +194,7 @@ def create_method(
 
     Args:
         method: ``name`` or ``name:preset``.
-        backbone: a name of ``vpbench list backbones``, or any ViT of timm.
+        backbone: a name of ``vpbench list backbones``, or any ViT or Swin of timm.
         classes: number of classes.
         weights: None for the backbone's own, ``"random"``, or a file or folder.
         image_size: pixels; None for the size of pretraining.

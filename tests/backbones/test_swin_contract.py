@@ -214,6 +214,14 @@ def test_what_cannot_work(build: dict[str, Any], word: str) -> None:
         SwinAdapter(tiny_swin(**build))
 
 
+def test_a_timm_that_halves_odd_maps_wrongly() -> None:
+    swin = tiny_swin(img_size=36)
+    for block in swin.layers[1].blocks:
+        block.input_resolution = (4, 4)  # of 9 patches, as timm 1.0.21 has it
+    with pytest.raises(UnsupportedError, match=r"36 px images.* a multiple of 8 px, or install timm"):
+        SwinAdapter(swin)
+
+
 @pytest.mark.parametrize(("size", "window"), [(224, 7), (384, 12), (448, 7)])
 def test_named_swins_on_meta(size: int, window: int) -> None:
     name = "swin_base_patch4_window12_384" if size == 384 else "swin_base_patch4_window7_224"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+import timm
 import torch
 from timm.models import SwinTransformer
 from torch import Tensor
@@ -33,6 +35,8 @@ def tiny_swin(seed: int = 0, **build: Any) -> SwinTransformer:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         swin = SwinTransformer(**{**SIZES, **build})
+    if 2 * swin.layers[1].blocks[0].input_resolution[0] < swin.patch_embed.grid_size[0]:
+        pytest.skip(f"timm {timm.__version__} halves odd maps wrongly, and vpbench refuses them there")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in swin.parameters():

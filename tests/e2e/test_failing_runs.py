@@ -69,7 +69,7 @@ def test_divergence(tmp_path: Path, command: list[str]) -> None:
     [
         ("in build", "failed", "KeyError: 192"),
         ("in phases", "failed", "ValueError: the moon is full"),
-        ("in memory", "oom", "the machine has too little memory for this run; lower the batch size."),
+        ("in memory", "oom", "the machine has too little memory for this run: --checkpoint-blocks, or a smaller batch."),
     ],
 )
 def test_a_method_that_raises(

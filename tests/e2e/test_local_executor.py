@@ -86,6 +86,7 @@ def test_same_rows_and_faults(
     assert vpbench(*command, tmp_path / "inline", *good).code == 0
     methods = "linear,vpt,faulty,faulty:sleep,faulty:hang,faulty:kill"
     words = [*command, tmp_path / "local", *good, "--methods", methods, "--workers", 2, "--timeout", "8s", "--retries", 0]
+    words += ["--checkpoint-blocks"]
     done = vpbench(*words)
     assert done.code == 1, done.err
     store = Store(tmp_path / "local")
@@ -103,6 +104,7 @@ def test_same_rows_and_faults(
         assert there is not None
         assert [here[name] for name in columns] == [there[name] for name in columns]
         assert here["acc1"] is not None
+        assert (here["checkpoint_blocks"], there["checkpoint_blocks"]) == (False, True)
     curves = [
         (tmp_path / where / "_artefacts" / expected["run_id"]["vpt"] / "curve.csv").read_text() for where in ("inline", "local")
     ]
@@ -121,6 +123,7 @@ def test_same_rows_and_faults(
     lost = table.loc[["faulty:hang", "faulty:kill"]]
     assert lost[["n_test", "classes", "wall_s", "torch", "device", "threads", "started_at", "spec"]].notna().all().all()
     assert (lost["threads"] == 1).all()
+    assert lost["checkpoint_blocks"].all()
 
     logs = {path.stem for path in (store.folder / "_logs").iterdir()}
     assert logs == set(table.loc[["faulty", "faulty:sleep", "faulty:hang", "faulty:kill"], "run_id"])

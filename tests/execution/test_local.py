@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from vpbench.api import execute_plan, make_jobs, plan_runs
+from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import DataError, StoreError, UsageError
 from vpbench.execution import worker
 from vpbench.execution.cost import PastRuns, longest_first, past_runs, spoken
@@ -27,6 +28,7 @@ from vpbench.execution.job import Job, opened, row_since, run_job, stamp
 from vpbench.execution.local import Local, processors
 from vpbench.execution.plan import Plan, PlannedRun, Request
 from vpbench.execution.rerun import to_repeat
+from vpbench.interface import Tokens
 from vpbench.store.folder import Store
 from vpbench.training.fit import Trainer
 
@@ -106,6 +108,30 @@ def test_threads(images: Path, store: Store) -> None:
     torch.set_num_threads(2)
     (job,) = make_jobs(plan, store, "cpu", (), threads=1)
     assert run_job(job, store)["threads"] == 1
+
+
+def test_checkpointed_blocks_change_no_number(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks run once more in the backward pass; the run's identity and all that is learnt and counted stay the same."""
+    run_block, blocks, found = ViTAdapter.run_block, [0], []
+
+    def counted(adapter: ViTAdapter, index: int, tokens: Tokens) -> Tokens:
+        blocks[0] += 1
+        return run_block(adapter, index, tokens)
+
+    monkeypatch.setattr(ViTAdapter, "run_block", counted)
+    for on in (False, True):
+        store, blocks[0] = Store(tmp_path / str(on)), 0
+        (job,) = make_jobs(planned(images, store, methods=("vpt",)), store, "cpu", ("weights",), checkpoint_blocks=on)
+        row = run_job(Job.model_validate_json(job.model_dump_json()), store)
+        assert (row["status"], row["checkpoint_blocks"]) == ("ok", on)
+        found.append((blocks[0], row, store.artefact_path(job.run_id, "weights.safetensors").read_bytes()))
+    (plain, row, weights), (checkpointed, same_row, same_weights) = found
+    assert checkpointed == plain + 6  # one training step, and its six blocks
+    assert same_weights == weights
+    of_the_machine = {"started_at", "wall_s", "checkpoint_blocks"}
+    assert {name: row[name] for name in row.keys() - of_the_machine} == {
+        name: same_row[name] for name in same_row.keys() - of_the_machine
+    }
 
 
 def test_a_run_that_takes_too_long(images: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

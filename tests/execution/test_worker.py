@@ -101,7 +101,7 @@ def test_a_trial_never_sees_the_test_split(label: str, store: Store, monkeypatch
         (DivergedError("the loss became nan"), "diverged", "the loss became nan"),
         (UnsupportedError("not here"), "unsupported", "not here"),
         (torch.OutOfMemoryError("CUDA out of memory.\nTry this"), "oom", "CUDA out of memory."),
-        (MemoryError(), "oom", "the machine has too little memory for this run; lower the batch size."),
+        (MemoryError(), "oom", "the machine has too little memory for this run: --checkpoint-blocks, or a smaller batch."),
         (ZeroDivisionError("by zero"), "failed", "ZeroDivisionError: by zero"),
     ],
 )

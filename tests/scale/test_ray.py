@@ -40,7 +40,7 @@ def test_same_rows_when_a_node_is_lost(
     cluster: Any, request_for_grid: Request, inline: Path, orders: Path, tmp_path: Path
 ) -> None:
     """Every run is done once, with the numbers of inline, and what was left beside its row travels back."""
-    jobs, store = jobs_of(request_for_grid, tmp_path / "runs")
+    jobs, store = jobs_of(request_for_grid, tmp_path / "runs", checkpoint_blocks=True)
     orders.write_text("".join(f"hang {job.run_id}\n" for job in jobs))
     heard = Heard()
 
@@ -59,6 +59,7 @@ def test_same_rows_when_a_node_is_lost(
     assert any("is repeated" in note for note in heard.notes), heard.notes
     assert not store.claims.held()
     check_same(store.folder, inline)
+    assert store.load()["checkpoint_blocks"].all()
 
 
 def test_a_run_that_kills_its_worker(cluster: Any, request_for_grid: Request, orders: Path, tmp_path: Path) -> None:

@@ -60,13 +60,14 @@ def wait(ready: Callable[[], Any], what: str) -> None:
 
 def test_same_rows(request_for_grid: Request, inline: Path, tmp_path: Path) -> None:
     """An array of two tasks with two runs each; its files are kept, its note is not."""
-    jobs, store = jobs_of(request_for_grid, tmp_path / "runs", count=4)
+    jobs, store = jobs_of(request_for_grid, tmp_path / "runs", count=4, checkpoint_blocks=True)
     heard = Heard()
     made = get_executor("slurm", partition=PARTITION, time="0:30:00", cpus=1, per_task=2)
     rows = list(made(jobs, store, heard))
     assert sorted(row["run_id"] for row in rows) == sorted(job.run_id for job in jobs)
     assert sorted(heard.finished_runs) == sorted(heard.started_runs) == sorted(job.run_id for job in jobs)
     check_same(store.folder, inline, count=4)
+    assert store.load()["checkpoint_blocks"].all()
     assert not slurm_executor.submissions(store)
     assert not store.claims.held()
 

@@ -38,11 +38,13 @@ class Heard(Silent):
         self.notes.append(text)
 
 
-def jobs_of(request: Request, folder: Path, count: int | None = None) -> tuple[list[Job], Store]:
+def jobs_of(
+    request: Request, folder: Path, count: int | None = None, *, checkpoint_blocks: bool = False
+) -> tuple[list[Job], Store]:
     """The missing runs of a request in a results folder, with all that can be saved."""
     plan, store = plan_runs(request, folder, ())
     save = ("features", "predictions", "curve", "weights")
-    return make_jobs(plan, store, "cpu", save, threads=1, limit=count), store
+    return make_jobs(plan, store, "cpu", save, threads=1, checkpoint_blocks=checkpoint_blocks, limit=count), store
 
 
 def check_same(folder: Path, inline: Path, count: int = 6) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import PatchEmbed
@@ -46,7 +47,8 @@ class SwinAdapter(Backbone):
         pool_prompts: whether the last prompts are part of the final mean, as in VPT's released code.
 
     Raises:
-        UnsupportedError: for a timm model of another family, with another stem, other than square, or without pooling.
+        UnsupportedError: for a timm model of another family, with another stem, other than square, or without pooling; and
+            where the installed timm cannot do the image size.
     """
 
     family = "swin"
@@ -76,6 +78,18 @@ class SwinAdapter(Backbone):
             heads=self._blocks[0].attn.num_heads, prefix=0, channels=swin.patch_embed.proj.in_channels,
             stages=tuple(_stages(swin)),
         )  # fmt: skip
+        self._check_maps()
+
+    def _check_maps(self) -> None:
+        """Versions of timm before 1.0.31 take half of an odd map to be one less than it is, and shift and mask its windows
+        accordingly, or fail."""
+        for stage, layer in zip(self.shape.stages, self.swin.layers):
+            if any(block.input_resolution != (stage.grid, stage.grid) for block in layer.blocks):
+                step = self.shape.patch_size * 2 ** (len(self.shape.stages) - 1)
+                raise UnsupportedError(
+                    f"timm {timm.__version__} cannot merge the patches of {self.shape.image_size} px images, whose number is odd"
+                    f" on the way: choose a multiple of {step} px, or install timm 1.0.31 or newer."
+                )
 
     @property
     def feature_width(self) -> int:
@@ -215,8 +229,7 @@ def _stages(swin: SwinTransformer) -> list[Stage]:
     first, grid = 0, swin.patch_embed.grid_size[0]
     for layer in swin.layers:
         block = layer.blocks[0]
-        # Merging pads an odd map. Older versions of timm note a resolution that is one less.
-        grid = -(-grid // 2) if stages else grid
+        grid = -(-grid // 2) if stages else grid  # merging pads an odd map
         stages.append(Stage(first, len(layer.blocks), block.dim, block.attn.num_heads, grid))
         first += len(layer.blocks)
     return stages

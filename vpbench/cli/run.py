@@ -27,7 +27,7 @@ def run(
         str | None, typer.Option(metavar="FOLDER", help="Where published data sets lie. Default: VPBENCH_DATA.")
     ] = None,
     datasets: Annotated[str | None, typer.Option(help="Only these data sets of the suite, with commas.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="A name of 'vpbench list backbones', or any ViT of timm.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="A name of 'vpbench list backbones', or any ViT or Swin of timm.")] = None,
     weights: Annotated[
         str | None, typer.Option(metavar="FILE_OR_FOLDER", help="Weights of the backbone; 'random' for none.")
     ] = None,
@@ -54,6 +54,9 @@ def run(
         typer.Option(metavar="NAME=VALUE", help="An option of the executor, e.g. partition=gpu for slurm. Repeatable."),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of each process on a CPU.")] = None,
+    checkpoint_blocks: Annotated[
+        bool, typer.Option("--checkpoint-blocks", help="Less memory in training, longer steps, the same numbers.")
+    ] = False,
     timeout: Annotated[
         str | None, typer.Option(metavar="TIME", help="Give up a run after 90s, 30m, 2h or 1d. Default: never.")
     ] = None,
@@ -106,8 +109,8 @@ def run(
         return
     with GridProgress(plan, limit) as progress:
         frame = execute_plan(
-            plan, store, device, kept, progress, executor=runner, data_root=data_root, threads=threads, timeout_s=timeout_s,
-            checkpoint_s=checkpoint_s, limit=limit,
+            plan, store, device, kept, progress, executor=runner, data_root=data_root, threads=threads,
+            checkpoint_blocks=checkpoint_blocks, timeout_s=timeout_s, checkpoint_s=checkpoint_s, limit=limit,
         )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(json.loads(frame.to_json(orient="records", date_format="iso", double_precision=15)), indent=2))

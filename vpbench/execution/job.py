@@ -40,6 +40,7 @@ class Job(Frozen):
         save: keys of ``vpbench.execution.plan.ARTEFACTS`` to leave beside the row.
         device: ``cpu`` or ``cuda``.
         threads: of torch on a CPU; None leaves torch its own choice.
+        checkpoint_blocks: compute the backbone's blocks again in the backward pass, for less memory and equal numbers.
         timeout_s: seconds from the run's start to its row; None for no limit.
         checkpoint_s: seconds between two checkpoints; None for none but when the run is paused.
         replaces: ``started_at`` of the row that the store had when the run was planned (a failed one, or one to be done
@@ -57,6 +58,7 @@ class Job(Frozen):
     save: tuple[str, ...] = ()
     device: str = "cpu"
     threads: int | None = None
+    checkpoint_blocks: bool = False
     timeout_s: float | None = None
     checkpoint_s: float | None = None
     replaces: str | None = None
@@ -64,7 +66,7 @@ class Job(Frozen):
     @classmethod
     def of(
         cls, run: PlannedRun, raw: RawData, *, data_root: str | Path | None = None, save: tuple[str, ...] = (),
-        device: str = "cpu", threads: int | None = None, timeout_s: float | None = None,
+        device: str = "cpu", threads: int | None = None, checkpoint_blocks: bool = False, timeout_s: float | None = None,
         checkpoint_s: float | None = None, replaces: str | None = None,
     ) -> Job:  # fmt: skip
         """The job for a planned run on an opened data set; paths become absolute, so that any folder will do to run in."""
@@ -79,7 +81,7 @@ class Job(Frozen):
             spec=spec, recipe_source=run.recipe_source, group=run.group, classes=len(raw.class_names),
             n_train=len(raw.splits["train"]), n_val=len(raw.splits["val"]), n_test=len(raw.splits["test"]),
             data_root=str(chosen_root(data_root).absolute()), save=save, device=device, threads=threads,
-            timeout_s=timeout_s, checkpoint_s=checkpoint_s, replaces=replaces,
+            checkpoint_blocks=checkpoint_blocks, timeout_s=timeout_s, checkpoint_s=checkpoint_s, replaces=replaces,
         )  # fmt: skip
 
     @property
@@ -147,7 +149,10 @@ def run_prepared(
         torch.set_num_threads(job.threads)
     told.started(run)
     checkpoints = Checkpoints(store, job.run_id, _identity(job, device), job.checkpoint_s, paused, told.note)
-    row = execute(run, data, store, device, job.save, partial(told.epoch, run), job.timeout_s, checkpoints)
+    row = execute(
+        run, data, store, device, job.save, partial(told.epoch, run), job.timeout_s, checkpoints,
+        checkpoint_blocks=job.checkpoint_blocks,
+    )  # fmt: skip
     told.finished(run, row)
     return row
 

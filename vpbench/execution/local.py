@@ -368,7 +368,10 @@ class _Grid:
             row = store_failure(
                 job.planned, job.sizes, store, status=status, started_at=worker.began or datetime.now(UTC),
                 error="\n".join(part for part in (printed, f"{what} {last[0].upper()}{last[1:]}") if part),
-                environment={**worker.environment, "threads": job.threads or worker.slot.threads},
+                environment={
+                    **worker.environment, "threads": job.threads or worker.slot.threads,
+                    "checkpoint_blocks": job.checkpoint_blocks,
+                },
             )  # fmt: skip
         return self._finished(job, row)
 

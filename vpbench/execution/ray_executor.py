@@ -346,7 +346,8 @@ class _Grid:
         last = timed_out(job.timeout_s) if status == "timeout" else f"Given up after {task.losses + 1} attempts."
         row = store_failure(
             job.planned, job.sizes, self.store, status=status, started_at=running.began or datetime.now(UTC),
-            error=f"{what}\n{last}".strip(), environment=running.environment,
+            error=f"{what}\n{last}".strip(),
+            environment={**running.environment, "checkpoint_blocks": job.checkpoint_blocks},
         )  # fmt: skip
         return self._finished(job, row)
 

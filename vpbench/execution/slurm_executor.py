@@ -455,7 +455,8 @@ def lost(submission: Submission, index: int, job: Job, state: str, store: Store)
 def _store_lost(job: Job, state: str, store: Store, lines: Sequence[str]) -> dict[str, Any]:
     return store_failure(
         job.planned, job.sizes, store, status=STATUSES.get(state, "failed"), error="\n".join(lines),
-        started_at=datetime.now(UTC), environment={"device": job.device},
+        started_at=datetime.now(UTC),
+        environment={"device": job.device, "checkpoint_blocks": job.checkpoint_blocks},
     )  # fmt: skip
 
 

@@ -41,7 +41,7 @@ FEATURE_IMAGES = 1000  # test images whose features are kept for t-SNE
 def execute(
     run: PlannedRun, data: CachedData, store: Store, device: torch.device, save: Iterable[str] = (),
     on_epoch: Callable[[Epoch], None] = lambda epoch: None, timeout_s: float | None = None,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: Checkpoints | None = None, *, checkpoint_blocks: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, measure, test once, and store. What goes wrong in the run becomes a row with a status and the error.
 
@@ -56,6 +56,8 @@ def execute(
         on_epoch: progress.
         timeout_s: seconds after which the run is given up, with the status ``timeout``.
         checkpoints: where the run goes on and may be left; what it took before counts, for ``timeout_s`` as well.
+        checkpoint_blocks: compute the backbone's blocks again in the backward pass: less memory in training, and the same
+            quality and size columns, so that it is no part of the run's identity.
 
     Returns:
         the row as stored.
@@ -67,11 +69,13 @@ def execute(
     """
     started, checkpoints = datetime.now(UTC), checkpoints or Checkpoints()
     sizes = {"classes": len(data.class_names), "n_train": len(data.train), "n_val": len(data.val), "n_test": len(data.test)}
-    row = {**described(run, sizes), "started_at": started, "status": "ok", "error": ""}
+    row = {
+        **described(run, sizes), "started_at": started, "status": "ok", "error": "", "checkpoint_blocks": checkpoint_blocks
+    }  # fmt: skip
     try:
         left_s = None if timeout_s is None else max(0.001, timeout_s - checkpoints.elapsed_s)
         with _time_limit(left_s, on_epoch) as after_epoch:
-            row.update(_run(run.spec, data, store, device, set(save), after_epoch, checkpoints))
+            row.update(_run(run.spec, data, store, device, set(save), after_epoch, checkpoints, checkpoint_blocks))
     except (StoreError, WeightsError):
         raise
     except DivergedError as error:
@@ -81,7 +85,7 @@ def execute(
     except torch.OutOfMemoryError as error:
         row.update(status="oom", error=str(error).splitlines()[0])
     except MemoryError:
-        row.update(status="oom", error="the machine has too little memory for this run; lower the batch size.")
+        row.update(status="oom", error="the machine has too little memory for this run: --checkpoint-blocks, or a smaller batch.")
     except _TimeUp:
         row.update(status="timeout", error=f"{traceback.format_exc(limit=-6)}{timed_out(timeout_s)}")
     except Exception:
@@ -193,12 +197,13 @@ def described(run: PlannedRun, sizes: Mapping[str, int]) -> dict[str, Any]:
 
 def _run(
     spec: RunSpec, data: CachedData, store: Store, device: torch.device, save: set[str], on_epoch: Callable[[Epoch], None],
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints, checkpoint_blocks: bool,
 ) -> dict[str, Any]:  # fmt: skip
     torch.manual_seed(spec.seed)
     model = build_model(spec.method, spec.backbone, len(data.class_names), device)
     # On a CPU, torch's fused kernel for short sequences in bf16 is several times slower than explicit attention.
     model.backbone.use_fused_attention(device.type == "cuda" or spec.precision == "fp32")
+    model.backbone.checkpoint_blocks(checkpoint_blocks)
     normalise = Normaliser(spec.backbone.mean, spec.backbone.std, device)
     trainer = Trainer(model, data, spec, normalise, device, on_epoch, checkpoints)
     sizes = parameter_counts(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 STATUSES = ("ok", "diverged", "oom", "failed", "timeout", "unsupported")
 
@@ -78,7 +78,7 @@ _SIZE = {
 }
 _COST = {
     "flops_forward": (pa.int64(), "floating-point operations per image (2 per multiply-add), prompts included"),
-    "flops_train_step": (pa.int64(), "the same for forward and backward of a training step, per image"),
+    "flops_train_step": (pa.int64(), "the same for forward and backward of a training step, per image, nothing computed twice"),
     "macs_fvcore": (pa.int64(), "multiply-adds per image as fvcore counts them"),
     "latency_ms_p10": (pa.float64(), "inference of one image, milliseconds, 10th percentile"),
     "latency_ms_p50": (pa.float64(), "the same, median"),
@@ -100,6 +100,7 @@ _ENVIRONMENT = {
     "device": (pa.string(), "cpu or cuda"),
     "device_name": (pa.string(), "model of the processor or GPU"),
     "threads": (pa.int64(), "threads of torch on a CPU"),
+    "checkpoint_blocks": (pa.bool_(), "whether blocks were computed again in the backward pass, for less memory in training"),
 }
 
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
