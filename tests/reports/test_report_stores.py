@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from report_rows import fill, frame_of, grid, make_row
 
-from vpbench.reporting import rows as rows_module
 from vpbench.reporting.api import make_report
 from vpbench.reporting.definition import load_definition
 from vpbench.reporting.rows import load_rows
 from vpbench.reporting.table import Cell, Table, build_table
+from vpbench.store import reading
 from vpbench.store.folder import Store
 from vpbench.store.schema import SCHEMA
 
@@ -164,7 +164,7 @@ def test_data_sets_that_a_suite_has_no_more_are_still_shown() -> None:
 
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(rows_module, "WORTH_A_COPY", 2)
+    monkeypatch.setattr(reading, "WORTH_A_COPY", 2)
     return fill(tmp_path, *grid())
 
 

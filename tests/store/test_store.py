@@ -268,7 +268,7 @@ def test_broken_file_is_left_out(damage: Callable[[Path, bytes], Any], tmp_path:
     assert list(frame["run_id"]) == ["a", "c"]
 
 
-@pytest.mark.parametrize("kind", set(BROKEN) - {"text for a number"})
+@pytest.mark.parametrize("kind", sorted(BROKEN.keys() - {"text for a number"}))
 def test_broken_file_has_no_status(kind: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write_row(make_row("a"))

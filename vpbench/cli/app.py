@@ -10,7 +10,10 @@ from typer.core import TyperGroup
 
 from vpbench import __version__
 from vpbench.cli.check import check
+from vpbench.cli.compact import compact
 from vpbench.cli.data import app as data_app
+from vpbench.cli.export import export
+from vpbench.cli.importing import import_rows
 from vpbench.cli.listing import list_entries
 from vpbench.cli.logs import logs
 from vpbench.cli.new import app as new_app
@@ -50,6 +53,9 @@ app.command("list")(list_entries)
 app.command()(show)
 app.command()(status)
 app.command()(logs)
+app.command()(compact)
+app.command()(export)
+app.command("import")(import_rows)
 app.add_typer(data_app, name="data")
 app.add_typer(new_app, name="new")
 

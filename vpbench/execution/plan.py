@@ -29,12 +29,10 @@ from vpbench.execution.protocol import (
 )
 from vpbench.execution.spec import BackboneSpec, DataSpec, MethodSpec, RunSpec, Search
 from vpbench.store.folder import Store
+from vpbench.store.schema import SETTLED
 
 DEFAULT_METHODS = ("linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt")
 DEFAULT_SUITE = "mini"
-
-# A repetition would end the same way, so these are not run again.
-SETTLED = ("ok", "diverged", "unsupported")
 
 # What a run can leave beside its row, and the file's name.
 ARTEFACTS = {

@@ -68,7 +68,7 @@ def make_report(
         raise UsageError("a table or a plot, not both: leave out --table or --plot.")
     if sum((table is not None or plot is not None or reported, bool(compare), statistics)) > 1:
         raise UsageError("--compare, --statistics and a table or plot of a paper are three reports: ask for one at a time.")
-    keep = Filters(_names(dataset), _names(suite), _names(backbone), _names(method), None if seed is None else (seed,))
+    keep = Filters(names_in(dataset), names_in(suite), names_in(backbone), names_in(method), None if seed is None else (seed,))
     store = Store(results)
     if plot is not None:
         if format is not None:
@@ -125,7 +125,8 @@ def _runs(store: Store) -> pd.DataFrame:
     return runs
 
 
-def _names(given: Names) -> tuple[str, ...] | None:
+def names_in(given: Names) -> tuple[str, ...] | None:
+    """What a filter is given, one by one; None for no filter."""
     if given is None:
         return None
     parts = given.split(",") if isinstance(given, str) else given

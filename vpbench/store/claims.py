@@ -18,7 +18,8 @@ from filelock import FileLock, Timeout
 
 from vpbench.core.errors import StoreError
 
-GRID, DATA = "grid-", "data-"  # how the names of locks begin that are for no run
+GRID, DATA, STORE = "grid-", "data-", "store-"  # how the names of locks begin that are for no run
+COMPACTING = f"{STORE}compacting"  # held by the one process that may write or remove files of many rows
 PATIENCE = 0.3  # seconds; 'vpbench status' holds a lock for a moment when it looks whether it is held
 
 
@@ -93,7 +94,7 @@ class Claims:
 
     def held(self) -> dict[str, dict[str, Any]]:
         """The runs that some process works on now, by run id, with what it says about itself."""
-        return {name: about for name, about in self._all_held().items() if not name.startswith((GRID, DATA))}
+        return {name: about for name, about in self._all_held().items() if not name.startswith((GRID, DATA, STORE))}
 
     def _all_held(self) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}

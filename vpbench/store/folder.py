@@ -1,15 +1,18 @@
 """Reading and writing the results folder.
 
-``FOLDER/<run_id>.parquet`` holds one row each. What a run leaves beside its row lies in ``FOLDER/_artefacts/<run_id>/``
-and is never a parquet file, so that ``pandas.read_parquet(FOLDER)`` and its relatives see rows only.
+``FOLDER/<run_id>.parquet`` holds one row each, ``FOLDER/compacted-*.parquet`` those that ``vpbench compact`` put together; where
+both have a run, its own file counts. A run's own file is written or removed only by who holds the run's claim. What a run leaves
+beside its row lies in ``FOLDER/_artefacts/<run_id>/`` and is never a parquet file, so that ``pandas.read_parquet(FOLDER)`` and
+its relatives see rows only.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from numbers import Integral, Real
 from pathlib import Path
@@ -20,10 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError
+from vpbench.core.names import unknown
 from vpbench.store.claims import Claims
-from vpbench.store.schema import COLUMNS, SCHEMA, SCHEMA_VERSION
+from vpbench.store.reading import COMPACTED, Rows, compacted_files, read_rows
+from vpbench.store.schema import COLUMNS, SCHEMA, SCHEMA_VERSION, migrated
 
 DEFAULT_FOLDER = Path("results/runs")
+ROW_GROUP = 5000  # rows of a compacted file that are read together when one of them is asked for
 
 
 class Store:
@@ -36,6 +42,7 @@ class Store:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.claims = Claims(self.folder / "_claims")
+        self._compacted_ids: dict[str, set[str]] = {}  # by file name; such a file never changes
 
     def row_path(self, run_id: str) -> Path:
         return self.folder / f"{run_id}.parquet"
@@ -108,6 +115,19 @@ class Store:
                 f"{self.checkpoint_path(run_id)} cannot be read: {error.strerror or error}. Remove it to start its run again."
             ) from error
 
+    def write_compacted(self, rows: pa.Table) -> Path:
+        """Write many rows as one file, at once, ordered by run; to be done by who holds the claim :data:`COMPACTING` only.
+
+        Args:
+            rows: of this version of the schema, one per run.
+        """
+        numbers = [path.name.removeprefix(COMPACTED).partition("-")[0] for path in compacted_files(self.folder)]
+        number = max((int(text) for text in numbers if text.isdecimal()), default=0) + 1
+        path = self.folder / f"{COMPACTED}{number:06}-{secrets.token_hex(4)}.parquet"
+        table = rows.sort_by("run_id").replace_schema_metadata(SCHEMA.metadata)
+        self._write_whole(path, lambda partial: pq.write_table(table, partial, compression="zstd", row_group_size=ROW_GROUP))
+        return path
+
     def write_artefact(self, run_id: str, name: str, write: Callable[[Path], None]) -> Path:
         """Let ``write`` fill a temporary file, then give it its name."""
         path = self.artefact_path(run_id, name)
@@ -131,57 +151,69 @@ class Store:
                 partial.unlink()
 
     def statuses(self) -> dict[str, str]:
-        """Status of every stored run, by run id; broken files are left out, so that their runs are repeated."""
-        rows, _ = self._read(["run_id", "status"])
-        return {row["run_id"]: row["status"] for table in rows for row in table.to_pylist() if "status" in row}
+        """Status of every stored run, by run id; broken files are left out, so that their runs are repeated.
+
+        Raises:
+            StoreError: when a later version of vpbench wrote rows here, which may mean something else by a run's id.
+        """
+        rows = self.read(["run_id", "status"])
+        rows.refuse_newer(self.folder)
+        pairs = zip(rows.table["run_id"].to_pylist(), rows.table["status"].to_pylist(), strict=True)
+        return {run_id: status for run_id, status in pairs if status is not None}
 
     def read_row(self, run_id: str) -> dict[str, Any] | None:
         """One run's row; None when there is none or its file is broken."""
-        try:
-            rows = pq.ParquetFile(self.row_path(run_id)).read().to_pylist()
-        except (pa.ArrowException, OSError):
-            return None
-        return next((row for row in rows if row.get("run_id") == run_id), None)
+        while True:
+            with suppress(pa.ArrowException, OSError):
+                rows = migrated(pq.ParquetFile(self.row_path(run_id)).read()).to_pylist()
+                if row := next((row for row in rows if row["run_id"] == run_id), None):
+                    return row
+            try:
+                return self._compacted_row(run_id)
+            except FileNotFoundError:  # compacted again at this moment
+                continue
+
+    def _compacted_row(self, run_id: str) -> dict[str, Any] | None:
+        for path in compacted_files(self.folder):
+            with suppress(pa.ArrowException):
+                if path.name not in self._compacted_ids:
+                    self._compacted_ids[path.name] = set(pq.ParquetFile(path).read(["run_id"])["run_id"].to_pylist())
+                if run_id in self._compacted_ids[path.name]:
+                    rows = pq.read_table(path, filters=[("run_id", "=", run_id)], partitioning=None)
+                    return dict(migrated(rows).to_pylist()[0])
+        return None
 
     def read_columns(self, columns: list[str]) -> list[dict[str, Any]]:
-        """Some columns of every readable row, the first of them ``run_id``; None where a file lacks a column."""
-        tables, _ = self._read(columns)
-        return [{name: row.get(name) for name in columns} for table in tables for row in table.to_pylist()]
+        """Some columns of every readable row; None where a file lacks a column."""
+        table = self.read(columns).table
+        lists = [table[name].to_pylist() if name in table.column_names else [None] * len(table) for name in columns]
+        return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
 
-    def load(self) -> pd.DataFrame:
-        """All rows, one per run, in the order of ``run_id``; columns that an older file lacks are empty.
+    def load(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """One row per run, in the order of ``run_id``; columns that an older file lacks are empty.
 
         A file that cannot be read is left out with a warning that names it.
+
+        Args:
+            columns: the only ones to read, which is quicker; None for all.
+
+        Raises:
+            UsageError: for a column that neither the schema nor a row has.
         """
-        tables, broken = self._read(None)
-        for path, reason in broken:
+        rows = self.read(columns)
+        for path, reason in rows.broken:
             warnings.warn(f"{path} is not a readable result and is left out: {reason}", stacklevel=2)
-        if not tables:
-            return SCHEMA.empty_table().to_pandas()
-        # pandas' nullable integers: a run without a count must not turn the others' into floats.
-        frame: pd.DataFrame = pa.concat_tables(tables, promote_options="permissive").to_pandas(
-            types_mapper={pa.int64(): pd.Int64Dtype()}.get
-        )
-        known = [name for name in COLUMNS if name in frame.columns]
-        return frame[known + [name for name in frame.columns if name not in COLUMNS]]
+        for name in columns or ():
+            if name not in rows.table.column_names:
+                raise unknown("column", name, COLUMNS)
+        return as_frame(rows.table)[list(columns or rows.table.column_names)]
 
-    def _read(self, columns: list[str] | None) -> tuple[list[pa.Table], list[tuple[Path, str]]]:
-        tables: list[pa.Table] = []
-        broken: list[tuple[Path, str]] = []
-        for path in self._row_files():
-            try:
-                table = pq.ParquetFile(path).read(columns=columns)
-                if "run_id" not in table.column_names:
-                    raise pa.ArrowInvalid("it has no run_id column")
-                for field in SCHEMA if columns is None else ():
-                    if field.name not in table.column_names:
-                        table = table.append_column(field, pa.nulls(len(table), field.type))
-                    elif (values := table[field.name]).type != field.type:  # of a version that stored it otherwise
-                        table = table.set_column(table.column_names.index(field.name), field, values.cast(field.type))
-                tables.append(table.replace_schema_metadata(None))
-            except (pa.ArrowException, OSError) as error:
-                broken.append((path, str(error).splitlines()[0]))
-        return tables, broken
+    def read(self, columns: Sequence[str] | None = None) -> Rows:
+        """All rows as a table, with what is worth knowing of their files."""
+        return read_rows(self.folder, columns)
 
-    def _row_files(self) -> Iterable[Path]:
-        return sorted(path for path in self.folder.glob("*.parquet") if not path.name.startswith("."))
+
+def as_frame(table: pa.Table) -> pd.DataFrame:
+    """Rows for pandas, with its nullable integers: a run without a count must not turn the others' into floats."""
+    frame: pd.DataFrame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    return frame

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pyarrow as pa
 
 SCHEMA_VERSION = 3
 
 STATUSES = ("ok", "diverged", "oom", "failed", "timeout", "unsupported")
+# A repetition would end the same way, so runs with these are not done again.
+SETTLED = ("ok", "diverged", "unsupported")
 
 _IDENTITY = {
     "run_id": (pa.string(), "hash of the specification"),
@@ -107,7 +111,47 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     **_IDENTITY, **_METHOD, **_BACKBONE, **_DATA, **_TRAINING, **_QUALITY, **_SIZE, **_COST, **_ENVIRONMENT
 }  # fmt: skip
 
+QUALITY = tuple(_QUALITY)
+
 SCHEMA = pa.schema(
     [pa.field(name, kind, metadata={"description": text}) for name, (kind, text) in COLUMNS.items()],
     metadata={"vpbench_schema": str(SCHEMA_VERSION)},
 )
+
+
+def version_of(schema: pa.Schema) -> str:
+    """The version that a file was written with; ``unknown`` for a file that says none."""
+    return (schema.metadata or {}).get(b"vpbench_schema", b"unknown").decode(errors="replace")
+
+
+def is_newer(version: str) -> bool:
+    """Whether only a later vpbench knows what rows of this version mean."""
+    return version.isdecimal() and int(version) > SCHEMA_VERSION
+
+
+def migrated(table: pa.Table, columns: Collection[str] | None = None) -> pa.Table:
+    """Rows of any version as rows of this one: the schema's columns in their order and types, then what it does not know.
+
+    Args:
+        table: with ``run_id``.
+        columns: those that were read; None for all.
+
+    Raises:
+        ArrowInvalid: when there is no ``run_id``, or a value that does not fit its column.
+    """
+    if "run_id" not in table.column_names:
+        raise pa.ArrowInvalid("it has no run_id column")
+    table = table.replace_schema_metadata(None)
+    wanted = SCHEMA if columns is None else pa.schema([field for field in SCHEMA if field.name in columns])
+    if table.schema.equals(wanted):
+        return table
+    found = {field.name: _column(table, field) for field in wanted}
+    return pa.table({**found, **{name: table[name] for name in table.column_names if name not in found}})
+
+
+def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
+    """A column in its type; empty when the version of the table did not have it yet."""
+    if field.name not in table.column_names:
+        return pa.nulls(len(table), field.type)
+    values = table[field.name]
+    return values if values.type == field.type else values.cast(field.type)

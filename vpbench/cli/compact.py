@@ -1,0 +1,46 @@
+"""``vpbench compact``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def compact(
+    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder.")] = Path("results/runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Put the rows of a results folder, one file each, into one file: thousands of rows are then read at once.
+
+    Safe at any time: while runs write their rows and others read them, and if it is killed. Give it as often as you like.
+
+    Examples:
+
+    \b
+      vpbench compact
+      vpbench compact --results results/vtab
+    """
+    import json
+
+    from vpbench.core.errors import StoreError
+    from vpbench.store.compacting import compact as merge_files
+    from vpbench.store.folder import Store
+
+    if not results.is_dir():
+        raise StoreError(f"there is no results folder {results}; --results chooses another one.")
+    done = merge_files(Store(results))
+    for path, reason in done.broken:
+        typer.echo(f"warning: {path} is not a readable result and is left where it is: {reason}", err=True)
+    if as_json:
+        facts = {"file": done.path and str(done.path), "rows": done.rows, "merged": done.merged, "left": done.left,
+                 "broken": [str(path) for path, _ in done.broken]}  # fmt: skip
+        typer.echo(json.dumps(facts, indent=2))
+    elif done.path is None:
+        typer.echo(f"{results}: nothing to merge.")
+    else:
+        size = done.path.stat().st_size / 1e6
+        typer.echo(f"{done.rows} rows of {done.merged} files are now in {done.path}, {size:.1f} MB.")
+        if done.left:
+            typer.echo(f"{done.left} files stay beside it, since their runs are under way.")

@@ -1,0 +1,61 @@
+"""Rows in one file, for other programs and other machines."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vpbench.core.errors import StoreError, UsageError
+from vpbench.store.folder import as_frame
+from vpbench.store.schema import SCHEMA
+
+
+def _parquet(rows: pa.Table, path: Path) -> None:
+    pq.write_table(rows.replace_schema_metadata(SCHEMA.metadata), path, compression="zstd")
+
+
+def _csv(rows: pa.Table, path: Path) -> None:
+    frame = as_frame(rows)
+    frame["first_losses"] = [None if losses is None else json.dumps(list(losses)) for losses in frame["first_losses"]]
+    frame.to_csv(path, index=False)
+
+
+WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {".parquet": _parquet, ".csv": _csv}
+
+
+def writer_for(path: Path) -> Callable[[pa.Table, Path], None]:
+    """What writes a file of this name.
+
+    Raises:
+        UsageError: for a name that ends neither with .parquet nor with .csv.
+    """
+    if path.suffix not in WRITERS:
+        raise UsageError(f"--to {path}: give a name that ends with {' or '.join(WRITERS)}.")
+    return WRITERS[path.suffix]
+
+
+def write_export(rows: pa.Table, path: Path) -> None:
+    """Write rows to one file at once: an old one stays until the new one is whole.
+
+    Raises:
+        StoreError: when it cannot be written.
+        UsageError: for a name that ends neither with .parquet nor with .csv.
+    """
+    write, partial = writer_for(path), path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(rows, partial)
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}. Choose another --to.") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()

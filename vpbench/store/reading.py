@@ -1,0 +1,231 @@
+"""Reading all rows of a results folder, whatever its size, while others write to it and compact it.
+
+A file that ``vpbench compact`` wrote holds many rows and is read at once. Small files cost a millisecond each, so a folder with
+many of them keeps a copy of their rows: ``FOLDER/_cache/rows.arrow`` holds each with the stamp of the file it came from, and
+files that are new or changed are read again. The copy may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.feather as feather
+import pyarrow.parquet as pq
+
+import vpbench
+from vpbench.core.errors import StoreError
+from vpbench.store.schema import SCHEMA, SCHEMA_VERSION, is_newer, migrated, version_of
+
+COMPACTED = "compacted-"  # how the names of files of many rows begin
+WORTH_A_COPY = 200  # small files; fewer are read in a fraction of a second
+WORTH_A_NEW_COPY = 100  # of them not in the copy
+
+_LAYOUT = f"2 {SCHEMA_VERSION} {pa.__version__} {SCHEMA.names}".encode()
+_FILE, _STAMP, _VERSION = _ORIGIN = ("_file", "_stamp", "_schema")  # columns besides the store's
+
+Broken = list[tuple[Path, str]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a results folder.
+
+    Attributes:
+        table: one row per run, in the order of ``run_id``; first the schema's columns, then what it does not know.
+        broken: files that are no readable results, and why.
+        versions: how many rows each version of the schema wrote.
+        files: what was read, from file name to stamp.
+        origins: name of the file that each row comes from.
+    """
+
+    table: pa.Table
+    broken: Broken
+    versions: Counter[str]
+    files: dict[str, str]
+    origins: pa.ChunkedArray
+
+    def refuse_newer(self, place: Path) -> None:
+        """Fail for rows of a schema that this vpbench does not know.
+
+        Args:
+            place: where they are, for the message.
+
+        Raises:
+            StoreError: in one line.
+        """
+        if newer := max((int(version) for version in self.versions if is_newer(version)), default=0):
+            raise StoreError(
+                f"{place} has rows of schema version {newer}, and vpbench {vpbench.__version__} knows versions up to "
+                f"{SCHEMA_VERSION}: install a later vpbench, or choose other results."
+            )
+
+
+class _GoneError(Exception):
+    """A file that was there when the folder was listed has been compacted since."""
+
+
+def read_rows(folder: Path, columns: Sequence[str] | None = None, *, use_copy: bool = True) -> Rows:
+    """All rows of a folder, which need not exist.
+
+    Args:
+        columns: the only ones to read; None for all.
+        use_copy: whether to look into, and to leave, a copy of the small files' rows.
+    """
+    while True:
+        files = list_files(folder)
+        with suppress(_GoneError):  # then its rows are in another file by now
+            return _read_files(folder, files, columns, use_copy)
+
+
+def read_file(path: Path) -> Rows:
+    """All rows of one file, wherever it lies."""
+    return _read_files(path.parent, {path.name: stamp_of(path)}, None, use_copy=False)
+
+
+def list_files(folder: Path) -> dict[str, str]:
+    """Name of every result file, with a stamp that changes when the file does."""
+    names = _names(folder)
+    while (again := _names(folder)) != names and _compacted(again) != _compacted(names):
+        names = again  # what was compacted while the folder was listed might be missing in both forms
+    return {name: stamp_of(folder / name) for name in names}
+
+
+def compacted_files(folder: Path) -> list[Path]:
+    """The files of many rows, the newest first."""
+    names = _names(folder)
+    while (again := _names(folder)) != names:
+        names = again
+    return [folder / name for name in reversed(_compacted(names))]
+
+
+def stamp_of(path: Path) -> str:
+    """Size, time of change and number of a file; empty when there is none."""
+    try:
+        state = path.stat()
+    except OSError:  # deleted since, or a link to nothing
+        return ""
+    return f"{state.st_size} {state.st_mtime_ns} {state.st_ino}"
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.iterdir() if path.suffix == ".parquet" and not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be read: {error.strerror or error}.") from error
+
+
+def _compacted(names: list[str]) -> list[str]:
+    return [name for name in names if name.startswith(COMPACTED)]
+
+
+def _read_files(folder: Path, files: dict[str, str], columns: Sequence[str] | None, use_copy: bool) -> Rows:
+    wanted = None if columns is None else list(dict.fromkeys(["run_id", *columns]))
+    broken: Broken = []
+    large = {name: stamp for name, stamp in files.items() if name.startswith(COMPACTED)}
+    small = {name: stamp for name, stamp in files.items() if name not in large}
+    if use_copy and len(small) >= WORTH_A_COPY:
+        tables = _through_copy(folder, small, wanted, broken)
+    else:
+        tables = _tables(folder, small, wanted, broken)
+    tables += _tables(folder, large, wanted, broken)
+    if not tables:
+        return Rows(
+            _selected(migrated(SCHEMA.empty_table()), wanted), broken, Counter(), files, pa.chunked_array([], pa.string())
+        )
+    table = _newest(pa.concat_tables(tables, promote_options="permissive"))
+    versions = {count["values"]: count["counts"] for count in pc.value_counts(table[_VERSION]).to_pylist()}
+    return Rows(table.drop_columns(_ORIGIN), broken, Counter(versions), files, table[_FILE])
+
+
+def _selected(table: pa.Table, wanted: list[str] | None) -> pa.Table:
+    """The wanted columns, as far as they are there, and where the rows come from."""
+    return table if wanted is None else table.select([name for name in table.column_names if name in {*wanted, *_ORIGIN}])
+
+
+def _tables(folder: Path, files: dict[str, str], wanted: list[str] | None, broken: Broken) -> list[pa.Table]:
+    """A table of each readable file, with its name, stamp and version."""
+    tables = []
+    for name, stamp in files.items():
+        path = folder / name
+        try:
+            file = pq.ParquetFile(path)
+            rows = migrated(file.read(columns=wanted, use_threads=name.startswith(COMPACTED)), wanted)
+            about = (name, stamp, version_of(file.schema_arrow))
+        except (pa.ArrowException, OSError) as error:
+            if not os.path.lexists(path):
+                raise _GoneError from error
+            broken.append((path, str(error).splitlines()[0]))
+            continue
+        for column, value in zip(_ORIGIN, about, strict=True):
+            rows = rows.append_column(column, pa.repeat(value, len(rows)))
+        tables.append(rows)
+    return tables
+
+
+def _newest(table: pa.Table) -> pa.Table:
+    """One row per run, in the order of ``run_id``.
+
+    Where several files have a run, its own file is the newest: a compacted file was made from it before it was written again.
+    Compacted files are numbered. What has any other name was put there by hand.
+    """
+    own = pc.equal(table[_FILE], pc.binary_join_element_wise(table["run_id"], ".parquet", ""))
+    compacted = pc.starts_with(table[_FILE], COMPACTED)
+    rank = pc.if_else(pc.fill_null(own, False), 2, pc.cast(compacted, pa.int64()))
+    keys = pa.table({"run_id": table["run_id"], "rank": rank, "file": table[_FILE]})
+    order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names])
+    ids = table["run_id"].take(order).to_numpy()
+    newest = order.to_numpy()[np.append(ids[:-1] != ids[1:], [True] * (len(ids) > 0))]
+    return table if np.array_equal(newest, np.arange(len(table))) else table.take(newest)
+
+
+# The copy of the small files' rows
+
+
+def _through_copy(folder: Path, files: dict[str, str], wanted: list[str] | None, broken: Broken) -> list[pa.Table]:
+    """Tables of all files, most of them from the copy, which is renewed when many files are not in it."""
+    path = folder / "_cache" / "rows.arrow"
+    copies = _read_copy(path, files, wanted)
+    names = {name for copy in copies for name in copy[_FILE].to_pylist()}
+    new = {name: stamp for name, stamp in files.items() if name not in names}
+    if copies and len(new) < WORTH_A_NEW_COPY:
+        return copies + _tables(folder, new, wanted, broken)
+    tables = _read_copy(path, files, None) + _tables(folder, new, None, broken)
+    if tables:
+        _write_copy(path, pa.concat_tables(tables, promote_options="permissive"))
+    return [_selected(table, wanted) for table in tables]
+
+
+def _read_copy(path: Path, files: dict[str, str], wanted: list[str] | None) -> list[pa.Table]:
+    """The rows of the copy whose files are as they were; no table when there is no copy, or one that another version wrote."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            schema = pa.ipc.open_file(source).schema
+        if (schema.metadata or {}).get(b"layout") != _LAYOUT:
+            return []
+        columns = [name for name in schema.names if wanted is None or name in {*wanted, *_ORIGIN}]
+        table = feather.read_table(path, columns=columns, memory_map=False)
+    except (pa.ArrowException, OSError):
+        return []
+    origins = zip(table[_FILE].to_pylist(), table[_STAMP].to_pylist(), strict=True)
+    valid = pa.array([files.get(name) == stamp for name, stamp in origins], pa.bool_())
+    return [(table if pc.all(valid).as_py() else table.filter(valid)).replace_schema_metadata(None)]
+
+
+def _write_copy(path: Path, rows: pa.Table) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with suppress(OSError):  # a folder that cannot be written is read without a copy
+        path.parent.mkdir(exist_ok=True)
+        feather.write_feather(rows.replace_schema_metadata({"layout": _LAYOUT}), str(partial), compression="zstd")
+        partial.replace(path)
+    with suppress(OSError):
+        partial.unlink(missing_ok=True)
