@@ -123,12 +123,13 @@ def make_jobs(
     from vpbench.execution.job import Job, remember, stamp
 
     place, keep = resolve_device(device).type, tuple(save)
+    stored = {row["run_id"]: row for row in store.read_columns(["run_id", "started_at"])}
     jobs = []
     for run in plan.missing[:limit]:
         raw = plan.data[run.spec.data.dataset]
         job = Job.of(
             run, raw, data_root=data_root, save=keep, device=place, threads=threads, checkpoint_blocks=checkpoint_blocks,
-            timeout_s=timeout_s, checkpoint_s=checkpoint_s, replaces=stamp(store.read_row(run.spec.run_id)),
+            timeout_s=timeout_s, checkpoint_s=checkpoint_s, replaces=stamp(stored.get(run.spec.run_id)),
         )  # fmt: skip
         remember(job, raw)
         jobs.append(job)

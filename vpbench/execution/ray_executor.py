@@ -35,7 +35,7 @@ from vpbench.execution.executors import Drainable, Silent, Watcher, about_claim,
 from vpbench.execution.job import Job, row_since, run_job
 from vpbench.execution.local import processors
 from vpbench.execution.plan import PlannedRun
-from vpbench.execution.serve import _log as run_log
+from vpbench.execution.serve import run_log
 from vpbench.execution.worker import store_failure, timed_out
 from vpbench.store.claims import Claims
 from vpbench.store.folder import Store

@@ -92,7 +92,7 @@ def main() -> None:
         job = Job.model_validate_json(jobs.get())
         stop.idle = False
         teller.say("environment", columns=describe(resolve_device(job.device)))
-        with _log(store, job, place):
+        with run_log(store, job, place):
             answer = _do(job, store, teller, place, stop)
         teller.say(**answer)  # the parent may end this process as soon as it has heard it
         if stop.asked:
@@ -142,7 +142,7 @@ def _do(job: Job, store: Store, teller: Teller, place: str, stop: Stop) -> dict[
 
 
 @contextmanager
-def _log(store: Store, job: Job, place: str) -> Iterator[None]:
+def run_log(store: Store, job: Job, place: str) -> Iterator[None]:
     """What the process prints in the block, C libraries included, goes to the run's log; one with nothing in it is removed."""
     path = store.log_path(job.run_id)
     head = f"--- {job.label}: {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {place}, process {os.getpid()}\n".encode()

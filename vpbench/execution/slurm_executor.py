@@ -31,7 +31,7 @@ from vpbench.core import errors
 from vpbench.core.errors import StoreError, UsageError, VpbenchError
 from vpbench.execution.executors import Drainable, Silent, Watcher, about_claim
 from vpbench.execution.job import Job, prepare_data, row_since, run_prepared
-from vpbench.execution.serve import _log as run_log
+from vpbench.execution.serve import run_log
 from vpbench.execution.worker import store_failure
 from vpbench.store.folder import Store
 from vpbench.training.checkpoint import Paused
