@@ -119,10 +119,10 @@ def make_jobs(
     checkpoint_s: float | None = CHECKPOINT_S, limit: int | None = None,
 ) -> list[Job]:  # fmt: skip
     """The missing runs of a plan, in its order and at most ``limit`` of them, as what executors take."""
-    from vpbench.execution.device import resolve_device
+    from vpbench.execution.device import planned_device
     from vpbench.execution.job import Job, remember, stamp
 
-    place, keep = resolve_device(device).type, tuple(save)
+    place, keep = planned_device(device).type, tuple(save)
     stored = {row["run_id"]: row for row in store.read_columns(["run_id", "started_at"])}
     jobs = []
     for run in plan.missing[:limit]:
@@ -151,10 +151,13 @@ def execute_plan(
     from vpbench.backbones.load import load_backbone
     from vpbench.core.errors import StoppedError
     from vpbench.execution.cost import past_runs
+    from vpbench.execution.device import resolve_device
     from vpbench.execution.executors import STOPPED, Silent, get_executor, stopped_by_signals
 
     told = watcher or Silent()
     runner = get_executor(executor) if isinstance(executor, str) else executor
+    if not getattr(runner, "elsewhere", False):
+        resolve_device(device)  # a GPU that is not there is told before anything is decoded
     jobs = make_jobs(
         plan, store, device, save, data_root=data_root, threads=threads, checkpoint_blocks=checkpoint_blocks,
         timeout_s=timeout_s, checkpoint_s=checkpoint_s, limit=limit,
@@ -174,9 +177,13 @@ def execute_plan(
     return frame[frame["run_id"].isin({run.spec.run_id for run in plan.runs})].reset_index(drop=True)
 
 
-def load_results(folder: str | Path = DEFAULT_FOLDER) -> pd.DataFrame:
-    """All rows of a results folder, one per run; an empty frame with all columns when there are none."""
-    return Store(folder).load()
+def load_results(folder: str | Path = DEFAULT_FOLDER, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """All rows of a results folder, one per run; an empty frame with all columns when there are none.
+
+    Args:
+        columns: the only ones to read, which is quicker with many rows; None for all.
+    """
+    return Store(folder).load(columns)
 
 
 def create_method(

@@ -111,6 +111,7 @@ def test_words_that_are_no_command(words: list[str]) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu(results: Path, command: list[str]) -> None:
     check(vpbench(*command, results, "--device", "cuda"), 2, "--device cuda", "cpu or auto")
+    check(vpbench(*command, results, "--device", "cuda", "--dry-run"), 2, "--device cuda", "cpu or auto")
 
 
 def test_broken_image(results: Path, images: Path, tmp_path: Path) -> None:

@@ -147,7 +147,8 @@ def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     for able, precision in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(plan_module, "cpu_computes_bf16", lambda able=able: able)
         assert _precision("auto", cpu) == precision
-    for able, precision in ((True, "bf16"), (False, "fp32")):
+    for here, able, precision in ((True, True, "bf16"), (True, False, "fp32"), (False, False, "bf16")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda here=here: here)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able: able)
         assert _precision("auto", gpu) == precision
     with pytest.raises(UsageError, match=r"unknown value of --precision 'fp61'. Did you mean 'fp16'|'fp32'"):

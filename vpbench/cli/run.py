@@ -88,6 +88,7 @@ def run(
 
     from vpbench.api import execute_plan, make_jobs, plan_runs
     from vpbench.cli.progress import GridProgress
+    from vpbench.execution.device import resolve_device
     from vpbench.execution.plan import DEFAULT_METHODS, Request
 
     chosen = _words(methods)
@@ -100,6 +101,8 @@ def run(
     runner = _executor(executor, workers, gpus, per_gpu, retries, executor_option or [])
     timeout_s = _seconds("--timeout", timeout)
     checkpoint_s = _seconds("--checkpoint-every", None if checkpoint_every == "never" else checkpoint_every)
+    if not getattr(runner, "elsewhere", False):
+        resolve_device(device)
     plan, store = plan_runs(request, results, kept, rerun)
     for name, raw in plan.data.items():
         if raw.note:

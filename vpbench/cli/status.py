@@ -18,6 +18,9 @@ EVERY_S = 2.0
 
 def status(
     results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder.")] = Path("results/runs"),
+    collect: Annotated[
+        bool, typer.Option("--collect", help="First look after runs that were submitted to Slurm and left (--executor slurm).")
+    ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
@@ -28,6 +31,7 @@ def status(
     \b
       vpbench status
       vpbench status --results results/vtab --watch
+      vpbench status --collect    runs whose Slurm task ended without a row get one that says why
     """
     import json
     import time
@@ -43,8 +47,9 @@ def status(
     if not results.is_dir():
         raise StoreError(f"there is no results folder {results}; --results chooses another one.")
     store = Store(results)
+    collected = {"collected": _collect(store, quiet=as_json)} if collect else {}
     if as_json:
-        typer.echo(json.dumps(facts(store), indent=2))
+        typer.echo(json.dumps({**facts(store), **collected}, indent=2))
     elif not watch:
         Console().print(_drawn(facts(store)))
     else:
@@ -52,6 +57,21 @@ def status(
             while True:
                 time.sleep(EVERY_S)
                 live.update(_drawn(facts(store)), refresh=True)
+
+
+def _collect(store: Store, quiet: bool) -> dict[str, Any]:
+    """What became of the runs in Slurm's queue; those that were lost have a row afterwards."""
+    from dataclasses import asdict
+
+    from vpbench.execution.executors import executor_module
+
+    found: dict[str, Any] = asdict(executor_module("slurm").collect(store))
+    if not quiet:
+        counts = ", ".join(f"{found[name]} {name}" for name in ("finished", "running", "pending"))
+        typer.echo(f"Slurm: {counts}, {len(found['lost'])} lost.")
+        for run_id in found["lost"]:
+            typer.echo(f"lost: vpbench logs {run_id[:8]} --results {store.folder}")
+    return found
 
 
 def facts(store: Store) -> dict[str, Any]:

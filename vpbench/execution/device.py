@@ -29,6 +29,15 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def planned_device(name: str) -> torch.device:
+    """As :func:`resolve_device`, for a plan: a GPU that is asked for need not be in this machine.
+
+    Raises:
+        UsageError: for another name.
+    """
+    return torch.device("cuda") if name == "cuda" else resolve_device(name)
+
+
 def cpu_computes_bf16() -> bool:
     """Whether the processor has bfloat16 arithmetic, so that bf16 is faster than fp32 and not slower."""
     with suppress(OSError):

@@ -91,12 +91,28 @@ class Drainable:
     """The flags behind :meth:`Executor.drain` and :meth:`Executor.pause`."""
 
     draining = pausing = False
+    elsewhere = False  # whether runs may be on other machines, whose devices are not known here
 
     def drain(self) -> None:
         self.draining = True
 
     def pause(self) -> None:
         self.draining = self.pausing = True
+
+
+def executor_module(name: str) -> Any:
+    """The module of an executor.
+
+    Raises:
+        UsageError: when the library that it needs is not installed.
+    """
+    module = EXECUTORS[name][0]
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name in (LIBRARIES.get(name), module):
+            raise UsageError(f"--executor {name} needs an extra: pip install 'vpbench[{name}]'.") from error
+        raise
 
 
 def get_executor(name: str, **options: Any) -> Executor:
@@ -107,13 +123,7 @@ def get_executor(name: str, **options: Any) -> Executor:
     """
     if name not in EXECUTORS:
         raise unknown("executor", name, EXECUTORS)
-    module, kind = EXECUTORS[name]
-    try:
-        maker: Callable[..., Executor] = getattr(import_module(module), kind)
-    except ModuleNotFoundError as error:
-        if error.name in (LIBRARIES.get(name), module):
-            raise UsageError(f"--executor {name} needs an extra: pip install 'vpbench[{name}]'.") from error
-        raise
+    maker: Callable[..., Executor] = getattr(executor_module(name), EXECUTORS[name][1])
     known = list(inspect.signature(maker).parameters)
     for option in options:
         if option not in known:

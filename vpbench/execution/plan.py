@@ -17,7 +17,7 @@ from vpbench.core.names import unknown
 from vpbench.data.catalog import dataset_card
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path
-from vpbench.execution.device import cpu_computes_bf16, resolve_device
+from vpbench.execution.device import cpu_computes_bf16, planned_device
 from vpbench.execution.protocol import (
     CUSTOM_SUITE,
     SuiteCard,
@@ -177,7 +177,7 @@ def resolve(request: Request) -> Ground:
         resolve_backbone(request.backbone or suite.backbone, request.weights, request.image_size, request.patch_size), suite
     )
     options, overrides = _split_settings(request)
-    precision = _precision(request.precision or suite.precision, resolve_device(request.device))
+    precision = _precision(request.precision or suite.precision, planned_device(request.device))
     selection = _choice("selection", request.selection or suite.selection, ("last", "best_val"))
     data = {name: as_protocol(raw, suite) for name, raw in opened.items()}
     return Ground(request, suite, suite_name, opened, data, backbone, selection, precision, options, overrides)
@@ -277,11 +277,12 @@ def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:
 
 
 def _precision(wanted: str, device: torch.device) -> Any:
-    """``auto`` is bf16 where the device computes in it natively."""
+    """``auto`` is bf16 where the device computes in it natively, which GPUs of other machines are taken to do."""
     if _choice("precision", wanted, ("auto", "fp32", "bf16")) != "auto":
         return wanted
-    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_computes_bf16()
-    return "bf16" if native else "fp32"
+    if device.type == "cpu":
+        return "bf16" if cpu_computes_bf16() else "fp32"
+    return "bf16" if not torch.cuda.is_available() or torch.cuda.is_bf16_supported() else "fp32"
 
 
 def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> None:

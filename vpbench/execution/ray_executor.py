@@ -72,6 +72,8 @@ class RayExecutor(Drainable):
         UsageError: when nothing answers at the address, or for numbers that make no sense.
     """
 
+    elsewhere = True
+
     def __init__(
         self, address: str | None = None, workers: int | None = None, per_gpu: int | None = None, retries: int = 3
     ) -> None:

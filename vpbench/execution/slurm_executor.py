@@ -191,6 +191,8 @@ class SlurmExecutor(Drainable):
         UsageError: when there is no Slurm, when it refuses such a task, or for numbers that make no sense.
     """
 
+    elsewhere = True
+
     def __init__(
         self, partition: str | None = None, account: str | None = None, time: str | int | None = None, gres: str | None = None,
         cpus: int | None = None, workers: int | None = None, per_task: int = 1, retries: int = 1, detach: bool = False,
