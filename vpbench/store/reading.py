@@ -92,18 +92,20 @@ def read_file(path: Path) -> Rows:
 
 def list_files(folder: Path) -> dict[str, str]:
     """Name of every result file, with a stamp that changes when the file does."""
-    names = _names(folder)
-    while (again := _names(folder)) != names and _compacted(again) != _compacted(names):
-        names = again  # what was compacted while the folder was listed might be missing in both forms
-    return {name: stamp_of(folder / name) for name in names}
+    return {name: stamp_of(folder / name) for name in _all_names(folder)}
 
 
 def compacted_files(folder: Path) -> list[Path]:
     """The files of many rows, the newest first."""
+    return [folder / name for name in reversed(_compacted(_all_names(folder)))]
+
+
+def _all_names(folder: Path) -> list[str]:
+    """Names of all result files. While a folder is compacted one listing might miss a row in both places; so they are two."""
     names = _names(folder)
-    while (again := _names(folder)) != names:
+    while _compacted(again := _names(folder)) != _compacted(names):
         names = again
-    return [folder / name for name in reversed(_compacted(names))]
+    return names
 
 
 def stamp_of(path: Path) -> str:
