@@ -45,7 +45,10 @@ def export(
         typer.echo(f"warning: {path} is not a readable result and is left out: {reason}", err=True)
     if not len(rows.table):
         raise StoreError(f"no runs in {results}; --results chooses another folder.")
-    keep = Filters(*map(names_in, (dataset, suite, backbone, method)), None if seed is None else (seed,))
+    keep = Filters(
+        dataset=names_in(dataset), suite=names_in(suite), backbone=names_in(backbone), method=names_in(method),
+        seed=None if seed is None else (seed,),
+    )  # fmt: skip
     chosen = keep.apply(as_frame(rows.table.select(["run_id", "dataset", "suite", "backbone", "method", "seed"])))
     table = rows.table.filter(pc.is_in(rows.table["run_id"], pa.array(chosen["run_id"])))
     write_export(table, to)

@@ -134,7 +134,7 @@ class Store:
         self._write_whole(path, write)
         return path
 
-    def _write_whole(self, path: Path, write: Callable[[Path], None]) -> None:
+    def _write_whole(self, path: Path, write: Callable[[Path], object]) -> None:
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,9 @@ def open_source(path: Path) -> Source:
 
 def _is_plain(run_id: str | None) -> bool:
     """Whether an id that somebody else made is a file's name, and one that no other file has."""
-    return bool(run_id) and Path(run_id).name == run_id and not run_id.startswith((".", COMPACTED))
+    if not run_id:
+        return False
+    return Path(run_id).name == run_id and not run_id.startswith((".", COMPACTED))
 
 
 def plan_merge(store: Store, sources: Iterable[Source], *, replace: bool = False) -> Merge:
