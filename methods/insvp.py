@@ -10,10 +10,12 @@ from pydantic import AfterValidator, Field
 from vpbench.core.errors import UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
+    NOTHING,
     Context,
     F,
     Method,
     MethodConfig,
+    Part,
     Preset,
     Stage,
     Tokens,
@@ -205,7 +207,7 @@ class InsVP(Method[InsVPConfig]):
 
     def before_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
         """Puts the block's prompts, common and specific, in place of what the last block made of its own."""
-        common = self._dropped(of_block(self.own.common, block).expand(len(tokens.x), -1, -1), context.training)
+        common = self._dropped(of_block(self.own.common, block).expand(tokens.images, -1, -1), context.training)
         specific = context.stash.get("specific_prompts")
         if specific is None or self.shape.starts_stage(block):
             stage = self.shape.stages.index(self.shape.stage_of(block))
@@ -213,6 +215,10 @@ class InsVP(Method[InsVPConfig]):
             if "specific_prompts" in context.stash:  # made once per stage, not for every block
                 context.stash["specific_prompts"] = specific
         return tokens.with_prompts(self.config.common_weight * common + self.config.specific_weight * specific)
+
+    def reads(self, block: int) -> frozenset[Part]:
+        """Nothing: prompts are replaced before every block."""
+        return NOTHING
 
     def image_prompt(self, images: Tensor, training: bool) -> Tensor:
         """The prompt that is added to the pixels (equation 6), (B, C, S, S)."""

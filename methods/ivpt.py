@@ -12,6 +12,7 @@ from vpbench.interface import (
     F,
     Method,
     MethodConfig,
+    Part,
     Preset,
     Scope,
     Stage,
@@ -170,7 +171,7 @@ class IVPT(Method[IVPTConfig]):
                 self._salient = lambda block, tokens: self.most_salient(received(block).unsqueeze(1))
             else:
                 attention = scope.watch_class_attention()
-                self._salient = lambda block, tokens: self.most_salient(attention(block)[..., tokens.prefix + tokens.prompts :])
+                self._salient = lambda block, tokens: self.most_salient(attention(block)[..., -self.shape.patches :])
         if self.config.structure == "express":
             for name, values in self.own.residual.items():
                 site, _, block = name.rpartition("_")
@@ -209,7 +210,7 @@ class IVPT(Method[IVPTConfig]):
         if self.config.structure == "provp" and block > 0:
             prompts = prompts + tokens.prompt_tokens
         if context.training and self.config.dropout:
-            prompts = F.dropout(prompts.expand(len(tokens.x), -1, -1), self.config.dropout)
+            prompts = F.dropout(prompts.expand(tokens.images, -1, -1), self.config.dropout)
         return tokens.with_prompts(prompts)
 
     def after_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
@@ -222,6 +223,13 @@ class IVPT(Method[IVPTConfig]):
         chosen = self._salient(block, tokens)
         context.stash.setdefault("chosen", []).append(chosen)
         return tokens.add_to_patches(values, chosen)
+
+    def reads(self, block: int) -> frozenset[Part]:
+        """Patch tokens where they are reinforced; prompts in the structures that build on what blocks make of them."""
+        read: set[Part] = {"patches"} if self.reinforces != "none" and block < self.reinforced else set()
+        if self.config.structure in ("provp", "express") and block < self.shape.depth - 1:
+            read.add("prompts")
+        return frozenset(read)
 
     def most_salient(self, attention: Tensor) -> Tensor:
         """The k patch tokens with the most attention, in descending order, the lower index first among equals.

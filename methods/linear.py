@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vpbench.interface import ALL_FAMILIES, Method, MethodConfig
+from vpbench.interface import ALL_FAMILIES, NOTHING, Method, MethodConfig, Part
 
 
 class LinearConfig(MethodConfig):
@@ -19,3 +19,7 @@ class Linear(Method[LinearConfig]):
     families = ALL_FAMILIES
     Config = LinearConfig
     features_are_fixed = True
+
+    def reads(self, block: int) -> frozenset[Part]:
+        """Nothing."""
+        return NOTHING

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import (
     ALL_FAMILIES,
+    NOTHING,
     Context,
     F,
     Method,
     MethodConfig,
+    Part,
     Preset,
     Tokens,
     block_prompts,
@@ -114,7 +116,11 @@ class VPT(Method[VPTConfig]):
         """Inserts the block's prompts; in deep mode these replace what the last block made of its own."""
         if block > 0 and not self.config.deep:
             return tokens
-        return tokens.with_prompts(self._dropped(self._projected(block), len(tokens.x), context.training))
+        return tokens.with_prompts(self._dropped(self._projected(block), tokens.images, context.training))
+
+    def reads(self, block: int) -> frozenset[Part]:
+        """Shallow prompts travel on through the blocks; deep ones are replaced."""
+        return frozenset({"prompts"}) if not self.config.deep and block < self.shape.depth - 1 else NOTHING
 
     def _projected(self, block: int) -> Tensor:
         prompts = of_block(self.own.prompts, block)

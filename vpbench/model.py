@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vpbench.backbones.base import Backbone
+from vpbench.backbones.base import Backbone, Wanted
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import Context, Method, Scope
 
@@ -54,9 +54,17 @@ class PromptedModel(nn.Module):
             if self.backbone.shape.starts_stage(block):
                 tokens = self.backbone.enter_stage(block, tokens)
             tokens = self.method.before_block(block, tokens, context)
-            tokens = self.backbone.block(block, tokens)
+            tokens = self.backbone.block(block, tokens, self._wanted(block))
             tokens = self.method.after_block(block, tokens, context)
         return self.backbone.pool(tokens)
+
+    def _wanted(self, block: int) -> Wanted:
+        """What of a block's output the method, the next block or the pooling reads."""
+        read, last = self.method.reads(block), block == self.backbone.shape.depth - 1
+        pooled = self.backbone.pooled if last else "rest"
+        if "prompts" in read or pooled == "all":
+            return "all"
+        return "rest" if "patches" in read else pooled
 
     def forward(self, images: Tensor) -> Tensor:
         return self.method.predict(self._once, images)

@@ -9,7 +9,8 @@ import torch
 from tiny_vits import images, tiny_vit
 from torch import Tensor, nn
 
-from vpbench.backbones.vit import KeyValuePromptedAttention, ViTAdapter
+from vpbench.backbones.attention import KeyValuePromptedAttention
+from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import Scope
 from vpbench.interface.scope import Site
@@ -169,9 +170,9 @@ def test_undo() -> None:
     assert structure(adapter) == before
     assert torch.equal(adapter(x), expected)
     assert not scope.trained
-    row._projected.clear()
+    row._kept.clear()
     adapter(x)
-    assert not row._projected
+    assert not row._kept
     scope.undo()  # a second time does nothing
     assert structure(adapter) == before
 

@@ -249,9 +249,9 @@ def entering(model: Any, batch: Tensor) -> list[Tokens]:
     seen: list[Tokens] = []
     block = model.backbone.block
 
-    def spy(index: int, tokens: Tokens) -> Tokens:
+    def spy(index: int, tokens: Tokens, wanted: Any) -> Tokens:
         seen.append(tokens)
-        out: Tokens = block(index, tokens)
+        out: Tokens = block(index, tokens, wanted)
         return out
 
     model.backbone.block = spy

@@ -231,7 +231,9 @@ def test_i12_which_structures_depend_on_the_image(structure: str, depends: bool,
     entering: list[Tensor] = []
     block = model.backbone.block
     monkeypatch.setattr(
-        model.backbone, "block", lambda index, tokens: entering.append(tokens.prompt_tokens) or block(index, tokens)
+        model.backbone,
+        "block",
+        lambda index, tokens, wanted: entering.append(tokens.prompt_tokens) or block(index, tokens, wanted),
     )
     model(X)
     assert not differ(entering[0][0], entering[0][1])

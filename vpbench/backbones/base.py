@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import BackboneShape, ClassAttention, ReceivedAttention, Scope, Tokens
 from vpbench.interface.scope import Site
+
+Wanted = Literal["all", "rest", "class"]
+"""What of a block's output is read: everything, all but the prompts, or the class token alone."""
 
 
 class Backbone(nn.Module):
@@ -27,11 +30,13 @@ class Backbone(nn.Module):
         weights_sha256: of the file that its weights came from, None for random ones.
         recomputing: whether a block is being run a second time, inside the backward pass; what watches a block then looks
             away.
+        lean: whether a block may leave out what nobody reads of its output; what is read is the same.
     """
 
     shape: BackboneShape
     weights_sha256: str | None
     recomputing: bool = False
+    lean: bool = True
     _checkpointed: bool = False
 
     @property
@@ -39,24 +44,40 @@ class Backbone(nn.Module):
         """Width of what :meth:`pool` returns."""
         raise NotImplementedError
 
+    @property
+    def pooled(self) -> Wanted:
+        """What of the last block's output :meth:`pool` reads."""
+        raise NotImplementedError
+
     def embed(self, images: Tensor) -> Tokens:
         """Normalised images (B, C, S, S) to the sequence that enters block 0, position embeddings added."""
         raise NotImplementedError
 
     def run_block(self, index: int, tokens: Tokens) -> Tokens:
-        """One block as the family computes it; :meth:`block` is what others call."""
+        """One block on the whole sequence; :meth:`block` is what others call."""
         raise NotImplementedError
 
-    def block(self, index: int, tokens: Tokens) -> Tokens:
-        """Run one block, 0 to L-1."""
+    def run_lean(self, index: int, tokens: Tokens, wanted: Wanted) -> Tokens:
+        """One block for what is wanted of its output; more comes out where a family has no cheaper form."""
+        return self.run_block(index, tokens)
+
+    def block(self, index: int, tokens: Tokens, wanted: Wanted = "all") -> Tokens:
+        """Run one block, 0 to L-1.
+
+        Args:
+            wanted: what of its output is read. The rest may be missing in it, prompts with ``"rest"``, prompts and patch
+                tokens with ``"class"``.
+        """
+        whole = wanted == "all" or not self.lean
+
+        def run(held: Tensor) -> Tokens:
+            given = replace(tokens, held=held)
+            return self.run_block(index, given) if whole else self.run_lean(index, given, wanted)
+
         if not (self._checkpointed and torch.is_grad_enabled()):
-            return self.run_block(index, tokens)
-
-        def run(x: Tensor) -> Tokens:
-            return self.run_block(index, replace(tokens, x=x))
-
-        # Not reentrant: what only a closure reaches, as a method's key and value prompts, gets its gradient too.
-        found: Tokens = checkpoint(run, tokens.x, use_reentrant=False, context_fn=self._contexts)
+            return run(tokens.held)
+        # Not reentrant: what only a closure reaches, as prompts that are held apart, gets its gradient too.
+        found: Tokens = checkpoint(run, tokens.held, use_reentrant=False, context_fn=self._contexts)
         return found
 
     def checkpoint_blocks(self, on: bool) -> None:

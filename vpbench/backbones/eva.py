@@ -7,7 +7,7 @@ no place and are not turned, so each attention has to know how many tokens come 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from timm.layers import AttentionRope, apply_rot_embed_cat
 from timm.models.eva import Eva, EvaAttention
 from torch import Tensor, nn
 
+from vpbench.backbones.attention import ClassAttentionRow
 from vpbench.backbones.vit import ViTAdapter, head_width
 from vpbench.core.errors import UnsupportedError
-from vpbench.interface import ClassAttention, Scope, Tokens, full_precision
+from vpbench.interface import ClassAttention, Scope, Tokens
 from vpbench.interface.scope import Site
 
 Edit = Callable[[Tensor], Tensor]
@@ -50,7 +51,7 @@ class EvaAdapter(ViTAdapter):
             rope = rope[index]
         attention.num_prefix_tokens = tokens.prefix + tokens.prompts
         try:
-            return replace(tokens, x=block(tokens.x, rope=rope))
+            return tokens.with_values(block(tokens.x, rope=rope))
         finally:
             attention.num_prefix_tokens = before
 
@@ -77,9 +78,10 @@ class EvaAdapter(ViTAdapter):
     def watch_class_attention(self, scope: Scope) -> ClassAttention:
         """See :meth:`vpbench.interface.Scope.watch_class_attention`."""
         self._check_class_token()
-        row = RotaryClassAttentionRow(lambda: self.recomputing)
+        row = ClassAttentionRow(lambda: self.recomputing)
         for index in range(self.shape.depth):
-            row.watch(index, self._opened(scope, index))
+            opened = self._opened(scope, index)
+            opened.seen = partial(_class_attention, row, index, opened.inner.scale)
         return row
 
     def _opened(self, scope: Scope, block: int) -> OpenRotaryAttention:
@@ -89,6 +91,10 @@ class EvaAdapter(ViTAdapter):
             scope.replace(parent, "attn", OpenRotaryAttention(parent.attn))
         opened: OpenRotaryAttention = parent.attn
         return opened
+
+
+def _class_attention(row: ClassAttentionRow, block: int, scale: float, query: Tensor, key: Tensor) -> None:
+    row.keep(block, query[:, :, :1], key, scale)
 
 
 class OpenRotaryAttention(nn.Module):
@@ -156,28 +162,3 @@ class OpenRotaryAttention(nn.Module):
         front = self.num_prefix_tokens
         turned = apply_rot_embed_cat(x[:, :, front:], rope, half=getattr(self.inner, "rotate_half", False))
         return torch.cat([x[:, :, :front], turned], 2)
-
-
-class RotaryClassAttentionRow:
-    """The class token's attention row per block, from the queries and keys of the last pass."""
-
-    def __init__(self, recomputing: Callable[[], bool]) -> None:
-        self._recomputing = recomputing
-        self._kept: dict[int, tuple[Tensor, Tensor, float]] = {}
-
-    def watch(self, block: int, attention: OpenRotaryAttention) -> None:
-        """Keep the class token's query and all keys of ``attention`` until they are read."""
-
-        def keep(query: Tensor, key: Tensor) -> None:
-            if not self._recomputing():
-                self._kept[block] = (query[:, :, :1].detach(), key.detach(), attention.inner.scale)
-
-        attention.seen = keep
-
-    def __call__(self, block: int) -> Tensor:
-        """Softmax weights over all keys, (B, heads, T), float32 or wider; reading a block forgets it."""
-        query, key, scale = self._kept.pop(block)
-        with torch.no_grad(), full_precision(query):
-            if key.dtype in (torch.bfloat16, torch.float16):
-                query, key = query.float(), key.float()
-            return (query.to(key.dtype) * scale @ key.transpose(-2, -1)).softmax(-1)[:, :, 0]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import timm
@@ -21,7 +20,8 @@ from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention, 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from vpbench.backbones.base import Backbone
+from vpbench.backbones.base import Backbone, Wanted
+from vpbench.backbones.frozen import freeze_linears
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import BackboneShape, Scope, Stage, Tokens, full_precision
 from vpbench.interface.scope import Site
@@ -70,6 +70,7 @@ class SwinAdapter(Backbone):
             raise UnsupportedError("pool_prompts needs a backbone that averages its tokens (global_pool='avg').")
         self.weights_sha256, self.pool_prompts = weights_sha256, pool_prompts
         self.swin: Any = swin.requires_grad_(False).eval()
+        freeze_linears(swin)
         self._blocks: list[SwinTransformerBlock] = [block for layer in swin.layers for block in layer.blocks]
         self._keys_values: list[OrderedDict[int, KeysValues]] = [OrderedDict() for _ in self._blocks]
         self._watchers: OrderedDict[int, ReceivedWeights] = OrderedDict()
@@ -96,6 +97,11 @@ class SwinAdapter(Backbone):
         """Width of what :meth:`pool` returns."""
         return int(self.swin.num_features)
 
+    @property
+    def pooled(self) -> Wanted:
+        """What of the last block's output :meth:`pool` reads."""
+        return "all" if self.pool_prompts else "rest"
+
     def embed(self, images: Tensor) -> Tokens:
         """Normalised images (B, C, S, S) to the sequence that enters block 0; a Swin has no position embeddings."""
         return Tokens(self.swin.patch_embed(images).flatten(1, 2), 0)
@@ -104,9 +110,9 @@ class SwinAdapter(Backbone):
         """One block: timm's own where nothing is prompted or watched."""
         block = self._blocks[index]
         if not (tokens.prompts or self._keys_values[index] or self._watchers):
-            return replace(tokens, x=block(self._on_grid(index, tokens.x)).flatten(1, 2))
+            return tokens.with_values(block(self._on_grid(index, tokens.x)).flatten(1, 2))
         x = tokens.x + block.drop_path1(self._attention(index, block.norm1(tokens.x), tokens.prompts))
-        return replace(tokens, x=x + block.drop_path2(block.mlp(block.norm2(x))))
+        return tokens.with_values(x + block.drop_path2(block.mlp(block.norm2(x))))
 
     def enter_stage(self, block: int, tokens: Tokens) -> Tokens:
         """Patch merging: a quarter of the tokens, twice as wide."""

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from timm.layers import Attention, PatchEmbed
 from timm.models import VisionTransformer
 from timm.models.eva import EvaBlockPostNorm
 from timm.models.vision_transformer import ResPostBlock
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from vpbench.backbones.base import Backbone
+from vpbench.backbones.attention import ClassAttentionRow, KeyValuePromptedAttention, inner_attention
+from vpbench.backbones.base import Backbone, Wanted
+from vpbench.backbones.frozen import freeze_linears
+from vpbench.backbones.lean import has_lean_form, run_lean
 from vpbench.core.errors import UnsupportedError
-from vpbench.interface import BackboneShape, ClassAttention, Scope, Tokens, full_precision
+from vpbench.interface import BackboneShape, ClassAttention, Scope, Tokens
 from vpbench.interface.scope import Site
 
 
@@ -55,6 +60,8 @@ class ViTAdapter(Backbone):
         if pool_prompts and vit.global_pool != "avg":
             raise UnsupportedError(f"prompts can join a mean only, and this backbone pools by '{vit.global_pool}'.")
         self.vit: Any = vit.requires_grad_(False).eval()
+        freeze_linears(vit)
+        self._rows: OrderedDict[int, ClassAttentionRow] = OrderedDict()
         self.pool_prompts = pool_prompts
         self.shape = BackboneShape(
             family=self.family, image_size=size[0], patch_size=patch[0], width=vit.embed_dim, depth=len(vit.blocks),
@@ -67,6 +74,13 @@ class ViTAdapter(Backbone):
         """Width of what :meth:`pool` returns."""
         return int(self.vit.num_features)
 
+    @property
+    def pooled(self) -> Wanted:
+        """What of the last block's output :meth:`pool` reads."""
+        if self.pool_prompts:
+            return "all"
+        return "class" if self.vit.global_pool == "token" and self.vit.attn_pool is None else "rest"
+
     def embed(self, images: Tensor) -> Tokens:
         """Normalised images (B, C, S, S) to the sequence that enters block 0, position embeddings added."""
         x = self.vit._pos_embed(self.vit.patch_embed(images))
@@ -74,12 +88,23 @@ class ViTAdapter(Backbone):
 
     def run_block(self, index: int, tokens: Tokens) -> Tokens:
         """One of timm's blocks on the whole sequence."""
-        return replace(tokens, x=self.vit.blocks[index](tokens.x))
+        block = self.vit.blocks[index]
+        with ExitStack() as watched:
+            for row in self._rows.values():
+                watched.enter_context(row.watching(index, inner_attention(block)))
+            return tokens.with_values(block(tokens.x))
+
+    def run_lean(self, index: int, tokens: Tokens, wanted: Wanted) -> Tokens:
+        """See :mod:`vpbench.backbones.lean`; timm's own block where there is no such form."""
+        block = self.vit.blocks[index]
+        if not has_lean_form(block) or (wanted == "rest" and not tokens.prompts):
+            return self.run_block(index, tokens)
+        return run_lean(block, tokens, wanted == "class", [partial(row.keep, index) for row in self._rows.values()])
 
     def pool(self, tokens: Tokens) -> Tensor:
         """The features that the classifier reads, (B, feature_width): prompts dropped, final norm, timm's own pooling."""
-        kept = tokens if self.pool_prompts else tokens.drop_prompts()
-        return self.vit.forward_head(self.vit.norm(kept.x), pre_logits=True)
+        x = tokens.x if self.pool_prompts else tokens.rest
+        return self.vit.forward_head(self.vit.norm(x), pre_logits=True)
 
     def prompt_keys_values(self, scope: Scope, block: int, provide: Callable[[], tuple[Tensor, Tensor]]) -> None:
         """See :meth:`vpbench.interface.Scope.prompt_keys_values`."""
@@ -102,10 +127,11 @@ class ViTAdapter(Backbone):
     def watch_class_attention(self, scope: Scope) -> ClassAttention:
         """See :meth:`vpbench.interface.Scope.watch_class_attention`."""
         self._check_class_token()
-        attentions = [self._attention(index) for index in range(self.shape.depth)]
-        row = ClassAttentionRow(attentions, lambda: self.recomputing)
-        for handle in row.handles:
-            scope.hook(handle)
+        for block in range(self.shape.depth):
+            self._attention(block)  # raises where its parts cannot be read
+        row, handle = ClassAttentionRow(lambda: self.recomputing), RemovableHandle(self._rows)
+        self._rows[handle.id] = row
+        scope.hook(handle)
         return row
 
     def _attention(self, block: int) -> Attention:
@@ -141,65 +167,3 @@ class ViTAdapter(Backbone):
 def head_width(attention: Any) -> int:
     """Width of one head; not every version of timm's classes keeps it."""
     return int(attention.proj.in_features) // int(attention.num_heads)
-
-
-class KeyValuePromptedAttention(nn.Module):
-    """timm's attention with prompts in front of the projected keys and values (E2VPT; prefix tuning).
-
-    Args:
-        inner: the frozen attention, whose own parts are called.
-        provide: gives key and value prompts, each (heads, N, D / heads).
-    """
-
-    def __init__(self, inner: Attention, provide: Callable[[], tuple[Tensor, Tensor]]) -> None:
-        super().__init__()
-        self.inner, self.provide = inner, provide
-
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        if attn_mask is not None or is_causal:
-            raise UnsupportedError("key and value prompts do not go with an attention mask.")
-        inner, (images, length, _) = self.inner, x.shape
-        qkv = inner.qkv(x).reshape(images, length, 3, inner.num_heads, inner.head_dim).permute(2, 0, 3, 1, 4)
-        query, key, value = qkv.unbind(0)
-        query, key = inner.q_norm(query), inner.k_norm(key)
-        key_prompts, value_prompts = (prompts.to(key.dtype).expand(images, -1, -1, -1) for prompts in self.provide())
-        key, value = torch.cat([key_prompts, key], 2), torch.cat([value_prompts, value.to(key.dtype)], 2)
-        if inner.fused_attn:
-            mixed = F.scaled_dot_product_attention(query, key, value)
-        else:
-            mixed = (query * inner.scale @ key.transpose(-2, -1)).softmax(-1) @ value
-        mixed = inner.norm(mixed.transpose(1, 2).reshape(images, length, -1))
-        if getattr(inner, "gate", None) is not None:  # older versions of timm have none
-            mixed = mixed * inner.gate(x).sigmoid()
-        return inner.proj_drop(inner.proj(mixed))
-
-
-class ClassAttentionRow:
-    """The class token's attention row per block, computed on demand from what the block's own projection gave.
-
-    Fused kernels return no weights, so the output of the frozen query-key-value projection is kept for each block until
-    the next forward pass, and only the class token's query is used.
-    """
-
-    def __init__(self, attentions: list[Attention], recomputing: Callable[[], bool] = lambda: False) -> None:
-        self._attentions, self._recomputing = attentions, recomputing
-        self._projected: dict[int, Tensor] = {}
-        self.handles = [self._watch(index, attention) for index, attention in enumerate(attentions)]
-
-    def _watch(self, index: int, attention: Attention) -> torch.utils.hooks.RemovableHandle:
-        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            if not self._recomputing():  # nobody reads it in a backward pass, so that it would only cost memory
-                self._projected[index] = output.detach()
-
-        return attention.qkv.register_forward_hook(keep)
-
-    def __call__(self, block: int) -> Tensor:
-        """Softmax weights over all keys, (B, heads, T), float32 or wider; reading a block forgets it."""
-        attention, projected = self._attentions[block], self._projected.pop(block)
-        with torch.no_grad(), full_precision(projected):
-            projected = projected.float() if projected.dtype in (torch.bfloat16, torch.float16) else projected
-            images, length, _ = projected.shape
-            split = projected.view(images, length, 3, attention.num_heads, attention.head_dim)
-            query = attention.q_norm(split[:, :1, 0].transpose(1, 2))
-            key = attention.k_norm(split[:, :, 1].transpose(1, 2))
-            return (query * attention.scale @ key.transpose(-2, -1)).softmax(-1)[:, :, 0]

@@ -6,7 +6,7 @@ Importing this imports no torch.
 from vpbench.interface.config import Fidelity, MethodConfig, Preset, option
 from vpbench.interface.context import Context
 from vpbench.interface.later import F, nn, torch
-from vpbench.interface.method import Method
+from vpbench.interface.method import EVERYTHING, NOTHING, Method, Part
 from vpbench.interface.per_block import block_prompts, of_block, per_block, stage_tensors, uniform_prompts
 from vpbench.interface.precision import full_precision
 from vpbench.interface.scope import ClassAttention, ReceivedAttention, Scope
@@ -16,6 +16,8 @@ from vpbench.interface.tokens import Tokens
 
 __all__ = [
     "ALL_FAMILIES",
+    "EVERYTHING",
+    "NOTHING",
     "BackboneShape",
     "ClassAttention",
     "Context",
@@ -23,6 +25,7 @@ __all__ = [
     "Fidelity",
     "Method",
     "MethodConfig",
+    "Part",
     "Preset",
     "ReceivedAttention",
     "Scope",

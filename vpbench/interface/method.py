@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from vpbench.interface.config import Fidelity, MethodConfig, Preset
 from vpbench.interface.context import Context
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 C = TypeVar("C", bound=MethodConfig)
+Part = Literal["prompts", "patches"]
+EVERYTHING: frozenset[Part] = frozenset({"prompts", "patches"})
+NOTHING: frozenset[Part] = frozenset()
 
 
 class Method(Generic[C]):
@@ -95,6 +98,15 @@ class Method(Generic[C]):
     def after_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
         """Edit the sequence that comes out of ``block``."""
         return tokens
+
+    def reads(self, block: int) -> frozenset[Part]:
+        """What this method reads of the output of ``block``, in ``after_block`` or in ``before_block`` of the next one, beside
+        the prefix tokens: everything, unless a method says less.
+
+        What neither the method nor the next block nor the classifier reads need not be computed. Prompts that are replaced
+        before every block are needed as keys and values only.
+        """
+        return EVERYTHING
 
     def predict(self, once: Callable[..., Tensor], images: Tensor) -> Tensor:
         """Logits of a batch from one forward pass, or from several.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ def first_prompts(model: PromptedModel, images: Tensor) -> Tensor:
 
     def look(block: int, tokens: Tokens) -> Tokens:
         if block == 0:
-            kept.append(tokens.prompt_tokens)
+            kept.append(tokens.prompt_tokens.detach())
         return tokens
 
     with torch.no_grad(), _before_blocks(model.backbone, look):
@@ -108,14 +108,14 @@ def grad_cam(model: PromptedModel, images: Tensor, targets: Tensor) -> Array:
     def look(block: int, tokens: Tokens) -> Tokens:
         if block != last:
             return tokens
-        kept.append(replace(tokens, x=tokens.x.detach().requires_grad_(True)))
+        kept.append(tokens.with_values(tokens.x.detach().requires_grad_(True)))
         return kept[-1]
 
     with torch.enable_grad(), _before_blocks(model.backbone, look):
         logits = model(images)
     tokens = kept[-1]
     (gradient,) = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), tokens.x)
-    weights = replace(tokens, x=gradient).patch_tokens.mean(1, keepdim=True)
+    weights = tokens.with_values(gradient).patch_tokens.mean(1, keepdim=True)
     maps = F.relu((tokens.patch_tokens.detach() * weights).sum(-1))
     maps = maps / maps.amax(1, keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
     side = model.backbone.shape.stage_of(last).grid
@@ -151,12 +151,14 @@ def _after_blocks(backbone: Backbone, look: Callable[[int, Tokens], None]) -> It
 
 @contextmanager
 def _instead(backbone: Backbone, run: Callable[[int, Tokens], Tokens]) -> Iterator[None]:
-    # An attribute of the object hides the class's method; a subclass would have to know every family.
-    vars(backbone)["run_block"] = run
+    # Attributes of the object hide the class's; a subclass would have to know every family. Whoever looks sees everything.
+    hidden = {"run_block": run, "lean": False}
+    vars(backbone).update(hidden)
     try:
         yield
     finally:
-        del vars(backbone)["run_block"]
+        for name in hidden:
+            del vars(backbone)[name]
 
 
 def is_readable(model: PromptedModel) -> bool:

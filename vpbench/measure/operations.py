@@ -1,6 +1,7 @@
 """Floating-point operations of a model, the same number on every machine.
 
-They are counted on the meta device, where no attention kernel hides its operations from the counter. fvcore's figure
+They are counted on the meta device, where no attention kernel hides its operations from the counter, and in the form that
+papers describe: every token goes through every block, also where vpbench leaves out what nobody reads. fvcore's figure
 stands beside it: multiply-adds, which papers often print as FLOPs.
 """
 
@@ -20,6 +21,7 @@ from vpbench.model import PromptedModel
 def count_operations(method: MethodSpec, backbone: BackboneSpec, classes: int) -> dict[str, int | None]:
     """``flops_forward``, ``flops_train_step`` (2 per multiply-add) and ``macs_fvcore``, all per image."""
     shell = build_shell(method, backbone, classes, "meta")
+    shell.backbone.lean = False
     image, label = _image(shell, "meta"), torch.zeros(1, dtype=torch.long, device="meta")
     step = FlopCounterMode(display=False)
     with step:
@@ -38,6 +40,7 @@ def count_operations(method: MethodSpec, backbone: BackboneSpec, classes: int) -
 def _fvcore_macs(shell: PromptedModel) -> int | None:
     """fvcore's count of a forward pass, with explicit attention, which it can see; None where it cannot trace the model."""
     shell.backbone.use_fused_attention(False)
+    shell.backbone.lean = False
     silenced = logging.getLogger("fvcore.nn.jit_analysis")
     level = silenced.level
     silenced.setLevel(logging.ERROR)
