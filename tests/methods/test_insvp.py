@@ -226,7 +226,8 @@ def test_global_prompt_sees_35_pixels() -> None:
     method = build(VIT_B16)
     batch = torch.randn(1, 3, 96, 96, requires_grad=True)
     (gradient,) = torch.autograd.grad(method.global_prompt(batch)[0, 0, 48, 48], batch)
-    rows, columns = gradient[0].abs().sum(0).nonzero().unbind(1)
+    seen = gradient[0].abs().sum(0)
+    rows, columns = (seen > 1e-6 * seen.max()).nonzero().unbind(1)  # Fourier transforms round 0 to less than that
     assert (int(rows.min()), int(rows.max())) == (int(columns.min()), int(columns.max())) == (48 - 17, 48 + 17)
 
 
