@@ -19,7 +19,7 @@ CELL = ["suite", "dataset", "backbone", "method"]
 
 
 def read_baseline(path: Path) -> pd.DataFrame:
-    """The rows of a baseline; columns that its older schema did not have are empty.
+    """The rows of a baseline; columns that are newer than it are empty.
 
     Raises:
         StoreError: when there is no such file, it is no baseline, it has the columns of a newer schema, or no rows.
@@ -38,8 +38,6 @@ def read_baseline(path: Path) -> pd.DataFrame:
         )
     for field in SCHEMA:
         if field.name not in table.column_names:
-            if version == str(SCHEMA_VERSION):
-                raise StoreError(f"the baseline {path} has no column {field.name}; {remedy}.")
             table = table.append_column(field, pa.nulls(len(table), field.type))
     if not len(table):
         raise StoreError(f"the baseline {path} has no rows; {remedy}.")
