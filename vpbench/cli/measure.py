@@ -196,4 +196,4 @@ def _print_reported(figures: list[Row]) -> None:
     }
     _table(f"As printed, not measured here: {figures[0]['source']}", [{"method": method} for method in methods], columns)
     notes = dict.fromkeys(figure["note"] for figure in figures if figure["note"])
-    typer.echo(f"Its GFLOPs are multiply-adds, GMACs above; {'; '.join(notes)}.")
+    typer.echo(f"Its GFLOPs are multiply-adds, without the products inside attention; {'; '.join(notes)}.")

@@ -32,7 +32,7 @@ def joules_per_call(call: Callable[[], None], device: torch.device) -> float | N
 def _counter(device: torch.device) -> Callable[[], float] | None:
     """Gives the joules since the driver was loaded."""
     try:
-        import pynvml as nvml  # type: ignore[import-not-found, unused-ignore]
+        import pynvml as nvml
     except ImportError:
         return None
     with suppress(nvml.NVMLError, AttributeError):
