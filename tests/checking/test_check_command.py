@@ -169,6 +169,21 @@ def write_strangers_table(path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), path)
 
 
+def test_a_baseline_of_an_older_schema(call: Call, baseline: Path, results: Path) -> None:
+    """What it does not know is not compared; everything else is."""
+    table = pq.read_table(baseline).drop_columns(["flops_inference", "params_by_part", "energy_infer_j"])
+    pq.write_table(table.replace_schema_metadata({b"vpbench_schema": b"1"}), baseline)
+    words = ("check", "--baseline", baseline, "--results", results)
+    assert call(*words)[0] == 0
+    wrong = table.set_column(table.column_names.index("flops_forward"), "flops_forward", pa.array([1] * len(table)))
+    pq.write_table(wrong.replace_schema_metadata({b"vpbench_schema": b"1"}), baseline)
+    code, out, _ = call(*words)
+    assert code == 1
+    assert "flops_forward" in out and "flops_inference" not in out
+    assert call(*words, "--update")[0] == 0
+    assert call(*words)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

@@ -13,7 +13,7 @@ from vpbench.backbones.named import resolve_backbone
 from vpbench.build import build_shell
 from vpbench.catalog import method_registry, resolve_method
 from vpbench.execution.spec import BackboneSpec
-from vpbench.measure.operations import count_operations
+from vpbench.measure.operations import count_by_dispatch, count_operations, count_plain
 
 METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "methods").glob("[!_]*.py"))
 
@@ -60,6 +60,26 @@ def test_every_method_is_counted(method: str, tiny: BackboneSpec) -> None:
     assert plain <= counted["flops_forward"] < 12 * plain
     assert counted["flops_train_step"] > counted["flops_forward"]
     assert counted["macs_fvcore"] == pytest.approx(counted["flops_forward"] / 2, rel=0.1)
+
+
+def test_units_and_merging(tiny: BackboneSpec) -> None:
+    """iVPT folds its links: fewer operations afterwards, and the trained form keeps its own count."""
+    linear, vpt, ivpt = (
+        count_by_dispatch(build_shell(resolve_method(name), tiny, 10, "meta")) for name in ("linear", "vpt", "ivpt")
+    )
+    for counted in (linear, vpt, ivpt):
+        assert 2 * counted["macs_forward"] == counted["flops_forward"]
+        assert counted["flops_inference"] < counted["flops_forward"]  # patch tokens are not read behind the last block
+    assert linear["flops_forward"] == count_plain(tiny) + 2 * 192 * 10
+    # By default reinforcement adds no matrix product, and the folded links leave none.
+    assert ivpt["flops_inference"] == vpt["flops_inference"]
+
+
+def test_the_kernel_in_use_changes_nothing(tiny: BackboneSpec) -> None:
+    shells = [build_shell(resolve_method("ivpt"), tiny, 10, "meta") for _ in range(2)]
+    for fused, shell in zip((True, False), shells, strict=True):
+        shell.backbone.use_fused_attention(fused)
+    assert count_by_dispatch(shells[0]) == count_by_dispatch(shells[1])
 
 
 @pytest.mark.parametrize("method", ["vpt", "e2vpt"])  # timm's attention, and the one with key and value prompts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from vpbench.build import build_model
 from vpbench.catalog import resolve_method
 from vpbench.execution.spec import BackboneSpec
-from vpbench.measure import timing
-from vpbench.measure.size import bytes_saved, parameter_counts
+from vpbench.measure import energy, timing
+from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part
 from vpbench.measure.timing import measure_inference, measure_training
 from vpbench.model import PromptedModel
 from vpbench.training.recipe import Recipe
@@ -57,6 +58,19 @@ def test_counts_add_up(method: str, tiny: BackboneSpec) -> None:
     assert counts["params_trainable"] == sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_parts_add_up(method: str, tiny: BackboneSpec) -> None:
+    model = make(method, tiny)
+    counts, parts = parameter_counts(model), parameters_by_part(model)
+    assert sum(parts.values()) == counts["params_total"]
+    assert parts["head"] == counts["params_head"]
+    assert sum(count for part, count in parts.items() if part not in ("head", "backbone")) == counts["params_method"]
+
+
+def test_parts_have_the_methods_names(tiny: BackboneSpec) -> None:
+    assert list(parameters_by_part(make("insvp", tiny))) == ["common", "patch", "global", "specific", "head", "backbone"]
+
+
 def test_parameters_trained_in_the_backbone_count_once(tiny: BackboneSpec) -> None:
     model = make("linear", tiny)
     before = parameter_counts(model)
@@ -65,6 +79,7 @@ def test_parameters_trained_in_the_backbone_count_once(tiny: BackboneSpec) -> No
     assert after["params_total"] == before["params_total"]
     for name in ("params_trainable", "params_method", "params_active"):
         assert after[name] == before[name] + 192
+    assert parameters_by_part(model)["trained in the backbone"] == 192
     assert len([name for name, _ in model.own_tensors() if name.startswith("backbone.")]) == 1
 
 
@@ -84,7 +99,11 @@ def test_measuring_leaves_all_tensors(method: str, tiny: BackboneSpec) -> None:
     taken = measure_training(model, RECIPE, CPU, "fp32")
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert taken["train_step_ms"] is not None and taken["train_step_ms"] > 0
+    step = taken["train_step_ms"]
+    assert isinstance(step, float) and step > 0
+    assert taken["train_images_per_s"] == pytest.approx(4 / (step / 1e3))
+    assert taken["mem_kind"] == "process"
+    assert taken["energy_train_j"] is None  # there is no such counter for a processor
 
 
 def test_training_is_what_is_timed(tiny: BackboneSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,8 +119,8 @@ def test_training_is_what_is_timed(tiny: BackboneSpec, monkeypatch: pytest.Monke
 def test_inference(method: str, precision: str, tiny: BackboneSpec) -> None:
     model = make(method, tiny)
     taken = measure_inference(model, CPU, precision)
-    figures = {name: value for name, value in taken.items() if value is not None}
-    assert figures.keys() == taken.keys()
+    figures: dict[str, Any] = {name: value for name, value in taken.items() if value is not None}
+    assert taken.keys() - figures.keys() == {"energy_infer_j"}
     assert 0 < figures["latency_ms_p10"] <= figures["latency_ms_p50"] <= figures["latency_ms_p90"]
     assert figures["throughput_batch"] == 4
     assert figures["throughput"] > 0
@@ -109,6 +128,33 @@ def test_inference(method: str, precision: str, tiny: BackboneSpec) -> None:
     assert isinstance(figures["mem_infer_peak"], int)
     assert not model.training
     assert model(torch.zeros(1, 3, 32, 32)).isfinite().all()
+
+
+def test_both_latencies_are_kept(tiny: BackboneSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before the method turns into its form for inference, and the one afterwards."""
+    seen: list[bool] = []
+
+    def times(call: object) -> list[float]:
+        seen.append("gamma" in dict(model.own.named_modules()) or hasattr(model.own, "gamma"))
+        return [float(len(seen))]
+
+    monkeypatch.setattr(timing, "_times", times)
+    model = make("ivpt", tiny)
+    taken = measure_inference(model, CPU, "fp32")
+    assert seen == [True, False, False]
+    assert (taken["latency_unmerged_ms_p50"], taken["latency_ms_p50"]) == (1e3, 2e3)
+    model = make("linear", tiny)
+    taken = measure_inference(model, CPU, "fp32")
+    assert taken["latency_unmerged_ms_p50"] == taken["latency_ms_p50"]
+
+
+def test_energy_is_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter((1000.0, 1060.0))
+    monkeypatch.setattr(energy, "_counter", lambda device: lambda: next(counts))
+    monkeypatch.setattr(energy, "SECONDS", 0.001)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    calls: list[int] = []
+    assert energy.joules_per_call(lambda: calls.append(1), torch.device("cuda")) == 60 / len(calls)
 
 
 def test_throughput_belongs_to_latency(tiny: BackboneSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,9 +173,9 @@ def test_peak_is_forgotten(tiny: BackboneSpec) -> None:
     block = torch.ones(100_000_000)
     assert timing._highest_resident() > 4e8
     del block
-    with timing._Peak(CPU) as peak:
+    with timing.Peak(CPU) as peak:
         pass
     assert peak.bytes is not None
-    with timing._Peak(CPU) as higher:
+    with timing.Peak(CPU) as higher:
         torch.ones(50_000_000)
     assert higher.bytes is not None and higher.bytes - peak.bytes == pytest.approx(2e8, rel=0.2)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vpbench.backbones.frozen import Kernel, freeze_linears
+from vpbench.backbones.kernels import linear_kernel
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import BackboneShape, ClassAttention, ReceivedAttention, Scope, Tokens
 from vpbench.interface.scope import Site
@@ -30,12 +32,14 @@ class Backbone(nn.Module):
         weights_sha256: of the file that its weights came from, None for random ones.
         recomputing: whether a block is being run a second time, inside the backward pass; what watches a block then looks
             away.
+        linear_kernel: see :mod:`vpbench.backbones.kernels`.
         lean: whether a block may leave out what nobody reads of its output; what is read is the same.
     """
 
     shape: BackboneShape
     weights_sha256: str | None
     recomputing: bool = False
+    linear_kernel: Kernel = "default"
     lean: bool = True
     _checkpointed: bool = False
 
@@ -111,6 +115,13 @@ class Backbone(nn.Module):
                 tokens = self.enter_stage(index, tokens)
             tokens = self.block(index, tokens)
         return self.pool(tokens)
+
+    def use_fastest_kernels(self, device: str, precision: str) -> None:
+        """Choose, for a device (``cpu``, ``cuda``) and a precision, among kernels that compute the same to rounding."""
+        # On a CPU, torch's fused attention in bf16 is several times slower than the explicit one.
+        self.use_fused_attention(device == "cuda" or precision == "fp32")
+        self.linear_kernel = linear_kernel(self.shape.width) if device == "cpu" and precision == "fp32" else "default"
+        freeze_linears(self, self.linear_kernel)
 
     def use_fused_attention(self, fused: bool) -> None:
         """Choose the attention kernel; both compute the same function."""

@@ -19,10 +19,10 @@ CELL = ["suite", "dataset", "backbone", "method"]
 
 
 def read_baseline(path: Path) -> pd.DataFrame:
-    """The rows of a baseline.
+    """The rows of a baseline; columns that are newer than it are empty.
 
     Raises:
-        StoreError: when there is no such file, it is no baseline, it has the columns of another schema, or no rows.
+        StoreError: when there is no such file, it is no baseline, it has the columns of a newer schema, or no rows.
     """
     remedy = f"write one with: vpbench check --baseline {path} --update"
     if not path.is_file():
@@ -32,12 +32,13 @@ def read_baseline(path: Path) -> pd.DataFrame:
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"the baseline {path} cannot be read ({str(error).splitlines()[0]}); {remedy}.") from error
     version = (table.schema.metadata or {}).get(b"vpbench_schema", b"none").decode(errors="replace")
-    if version != str(SCHEMA_VERSION):
+    if version not in map(str, range(1, SCHEMA_VERSION + 1)):
         raise StoreError(
             f"the baseline {path} has schema version {version}, this vpbench compares version {SCHEMA_VERSION}; {remedy}."
         )
-    if missing := [name for name in COLUMNS if name not in table.column_names]:
-        raise StoreError(f"the baseline {path} has no column {missing[0]}; {remedy}.")
+    for field in SCHEMA:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
     if not len(table):
         raise StoreError(f"the baseline {path} has no rows; {remedy}.")
     frame: pd.DataFrame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)

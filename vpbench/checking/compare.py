@@ -25,7 +25,7 @@ EXACT = (
     "method_version", "weights_sha256", "image_size", "data_digest", "classes", "n_train", "n_val", "n_test", "total",
     "epochs_run", "precision", "selection",
     *(name for name in COLUMNS if name.startswith("params_")), "bytes_saved",
-    "flops_forward", "flops_train_step", "macs_fvcore",
+    "flops_forward", "flops_inference", "flops_train_step", "macs_forward", "macs_fvcore",
 )  # fmt: skip
 
 # Parts of the specification with a column of their own, and the seed.
@@ -204,7 +204,8 @@ class _Grid:
                     method, dataset, name, _text(before.get(name, "absent")), _text(after.get(name, "absent")), "the same"
                 )
         for column in EXACT:
-            yield from self._exact(column, _good(old), _good(new))
+            if _good(old)[column].notna().any() or _good(new)[column].isna().all():  # an older baseline has no newer columns
+                yield from self._exact(column, _good(old), _good(new))
 
     def _exact(self, column: str, old: pd.DataFrame, new: pd.DataFrame) -> Iterator[Finding]:
         known = list(dict.fromkeys(_plain(value) for value in old[column]))

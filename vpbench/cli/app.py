@@ -16,6 +16,7 @@ from vpbench.cli.export import export
 from vpbench.cli.importing import import_rows
 from vpbench.cli.listing import list_entries
 from vpbench.cli.logs import logs
+from vpbench.cli.measure import measure
 from vpbench.cli.new import app as new_app
 from vpbench.cli.report import report
 from vpbench.cli.run import run
@@ -47,6 +48,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command()(run)
+app.command()(measure)
 app.command()(report)
 app.command()(check)
 app.command("list")(list_entries)

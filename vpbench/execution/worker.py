@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save as safetensors
 
 from vpbench.build import build_model
 from vpbench.catalog import method_class
@@ -28,7 +27,7 @@ from vpbench.execution.device import describe
 from vpbench.execution.plan import ARTEFACTS, PlannedRun
 from vpbench.execution.spec import RunSpec
 from vpbench.measure.operations import count_operations
-from vpbench.measure.size import bytes_saved, parameter_counts
+from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part, serialised
 from vpbench.measure.timing import measure_inference, measure_training
 from vpbench.store.folder import Store
 from vpbench.training.checkpoint import Checkpoints
@@ -201,12 +200,11 @@ def _run(
 ) -> dict[str, Any]:  # fmt: skip
     torch.manual_seed(spec.seed)
     model = build_model(spec.method, spec.backbone, len(data.class_names), device)
-    # On a CPU, torch's fused kernel for short sequences in bf16 is several times slower than explicit attention.
-    model.backbone.use_fused_attention(device.type == "cuda" or spec.precision == "fp32")
+    model.backbone.use_fastest_kernels(device.type, spec.precision)
     model.backbone.checkpoint_blocks(checkpoint_blocks)
     normalise = Normaliser(spec.backbone.mean, spec.backbone.std, device)
     trainer = Trainer(model, data, spec, normalise, device, on_epoch, checkpoints)
-    sizes = parameter_counts(model)
+    sizes = {**parameter_counts(model), "params_by_part": json.dumps(parameters_by_part(model))}
     trainer.fit()
     sizes["params_active"] = parameter_counts(model)["params_active"]
     found = {
@@ -217,6 +215,7 @@ def _run(
         "train_loss": trainer.curve[-1].train_loss,
         "first_losses": trainer.first_losses,
         "bytes_saved": bytes_saved(model),
+        "linear_kernel": model.backbone.linear_kernel,
     }
     if spec.stage == "search":
         return {**found, **_validated(trainer)}
@@ -262,7 +261,7 @@ def _save(run_id: str, trainer: Trainer, scores: Scores, store: Store, save: set
 
     def write_weights(path: Path) -> None:
         # Written by Python, since a full disk is an OSError there and a SafetensorError in save_file.
-        path.write_bytes(safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in trainer.model.own_tensors()}))
+        path.write_bytes(serialised(trainer.model))
 
     if "features" in save:
         count = min(FEATURE_IMAGES, scores.total)

@@ -1,40 +1,76 @@
 """Floating-point operations of a model, the same number on every machine.
 
-They are counted on the meta device, where no attention kernel hides its operations from the counter, and in the form that
-papers describe: every token goes through every block, also where vpbench leaves out what nobody reads. fvcore's figure
-stands beside it: multiply-adds, which papers often print as FLOPs.
+What is counted is each matrix product and convolution that a model asks for, its prompts, prompters and per-image networks
+included, for one image: of the method as papers describe it, where every token goes through every block, and for
+``flops_inference`` of what is executed, after ``merge()`` and without what nobody reads. Everything happens on the meta device with explicit attention, so that neither a machine nor a kernel has a part in it.
+Normalisation, softmax, activations and sums are left out, about a hundredth of a ViT, and so are the decompositions of ViaPT's
+training. A multiply-add counts 2 in ``flops_*`` and 1 in ``macs_*``.
+
+fvcore's figure stands beside them: multiply-adds by another's count, which papers often print as FLOPs.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vpbench.build import build_shell
+from vpbench.build import backbone_shell, build_shell
 from vpbench.execution.spec import BackboneSpec, MethodSpec
+from vpbench.interface import BackboneShape, Method
 from vpbench.model import PromptedModel
 
 
 def count_operations(method: MethodSpec, backbone: BackboneSpec, classes: int) -> dict[str, int | None]:
-    """``flops_forward``, ``flops_train_step`` (2 per multiply-add) and ``macs_fvcore``, all per image."""
-    shell = build_shell(method, backbone, classes, "meta")
-    shell.backbone.lean = False
-    image, label = _image(shell, "meta"), torch.zeros(1, dtype=torch.long, device="meta")
-    step = FlopCounterMode(display=False)
-    with step:
-        shell.training_loss(image, label)[0].backward()
-    shell.eval()
-    forward = FlopCounterMode(display=False)
-    with forward, torch.no_grad():
-        shell(image)
+    """``flops_forward``, ``flops_inference``, ``macs_forward``, ``flops_train_step`` and ``macs_fvcore``, all per image."""
     return {
-        "flops_forward": forward.get_total_flops(),
-        "flops_train_step": step.get_total_flops(),
+        **count_by_dispatch(build_shell(method, backbone, classes, "meta")),
         "macs_fvcore": _fvcore_macs(build_shell(method, backbone, classes, "cpu").eval()),
     }
+
+
+def count_by_dispatch(shell: PromptedModel) -> dict[str, int]:
+    """The same without fvcore's figure, which takes seconds.
+
+    Args:
+        shell: on the meta device; it is merged afterwards.
+    """
+    shell.backbone.use_fused_attention(False)
+    shell.backbone.lean = False
+    image, label = _image(shell.backbone.shape, "meta"), torch.zeros(1, dtype=torch.long, device="meta")
+    step = _flops(lambda: shell.train().training_loss(image, label)[0].backward())
+    shell.eval().requires_grad_(False)
+    forward = _forward_flops(shell, image)
+    shell.backbone.lean = True
+    shell.method.merge()
+    inference = _forward_flops(shell, image)
+    return {"flops_forward": forward, "flops_inference": inference, "macs_forward": forward // 2, "flops_train_step": step}
+
+
+def count_plain(backbone: BackboneSpec) -> int:
+    """Floating-point operations of the unprompted backbone alone, per image, without a classifier."""
+    shell = backbone_shell(backbone, "meta")
+    shell.use_fused_attention(False)
+    return _forward_flops(shell, _image(shell.shape, "meta"))
+
+
+def merges(model: PromptedModel) -> bool:
+    """Whether the method has another form for inference."""
+    return type(model.method).merge is not Method.merge
+
+
+def _forward_flops(model: torch.nn.Module, image: torch.Tensor) -> int:
+    with torch.no_grad():
+        return _flops(lambda: model(image))
+
+
+def _flops(call: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops())
 
 
 def _fvcore_macs(shell: PromptedModel) -> int | None:
@@ -49,7 +85,7 @@ def _fvcore_macs(shell: PromptedModel) -> int | None:
             warnings.simplefilter("ignore")  # importing fvcore warns of what torch deprecates
             from fvcore.nn import FlopCountAnalysis
 
-            counter = FlopCountAnalysis(shell, _image(shell, "cpu"))
+            counter = FlopCountAnalysis(shell, _image(shell.backbone.shape, "cpu"))
             return int(counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total())
     except (RuntimeError, NotImplementedError):
         return None
@@ -57,6 +93,5 @@ def _fvcore_macs(shell: PromptedModel) -> int | None:
         silenced.setLevel(level)
 
 
-def _image(shell: PromptedModel, device: str) -> torch.Tensor:
-    shape = shell.backbone.shape
+def _image(shape: BackboneShape, device: str) -> torch.Tensor:
     return torch.zeros(1, shape.channels, shape.image_size, shape.image_size, device=device)

@@ -11,20 +11,39 @@ from vpbench.model import PromptedModel
 
 
 def parameter_counts(model: PromptedModel) -> dict[str, int]:
-    """The ``params_*`` columns of a model that is not merged."""
-
-    def count(parameters: Iterable[nn.Parameter]) -> int:
-        return sum(parameter.numel() for parameter in parameters)
-
+    """The ``params_*`` columns of a model that is not merged, but for :func:`parameters_by_part`."""
     return {
-        "params_trainable": count(parameter for _, parameter in model.trainable()),
-        "params_method": count(model.own.parameters()) + count(model.scope.trained),
-        "params_active": model.method.active_parameters() + count(model.scope.trained),
-        "params_head": count(model.head.parameters()),
-        "params_total": count(model.parameters()),
+        "params_trainable": _count(parameter for _, parameter in model.trainable()),
+        "params_method": _count(model.own.parameters()) + _count(model.scope.trained),
+        "params_active": model.method.active_parameters() + _count(model.scope.trained),
+        "params_head": _count(model.head.parameters()),
+        "params_total": _count(model.parameters()),
     }
 
 
+def parameters_by_part(model: PromptedModel) -> dict[str, int]:
+    """Parameters by the names that the method gave its modules (``prompts``, ``specific``), then those of its head and of the
+    backbone; what a method trains inside the backbone is ``trained in the backbone``. The sum is ``params_total``.
+    """
+    parts: dict[str, int] = {}
+    for name, parameter in model.own.named_parameters():
+        part = name.partition(".")[0].rstrip("_")  # an underscore behind a name avoids a keyword of Python
+        parts[part] = parts.get(part, 0) + parameter.numel()
+    if trained := _count(model.scope.trained):
+        parts["trained in the backbone"] = trained
+    parts["head"] = _count(model.head.parameters())
+    return {**parts, "backbone": _count(model.parameters()) - sum(parts.values())}
+
+
+def serialised(model: PromptedModel) -> bytes:
+    """The method's and the head's tensors as a safetensors file: what ``--save weights`` writes."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in model.own_tensors()})
+
+
 def bytes_saved(model: PromptedModel) -> int:
-    """Size of the method's and the head's tensors as a safetensors file."""
-    return len(save({name: tensor.detach().cpu().contiguous() for name, tensor in model.own_tensors()}))
+    """Size of that file."""
+    return len(serialised(model))
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)

@@ -71,8 +71,7 @@ def load_stored(
     backbone = find_weights(spec.backbone)
     model = build_model(spec.method, backbone, len(raw.class_names), device)
     _restore(model, tensors, row, store)
-    # As in training: torch's fused kernel for short sequences in bf16 is slow on a CPU.
-    model.backbone.use_fused_attention(torch.device(device).type == "cuda" or spec.precision == "fp32")
+    model.backbone.use_fastest_kernels(torch.device(device).type, spec.precision)  # as in training
     data = prepare(raw, spec.preprocess, backbone.image_size)
     return StoredModel(spec.model_copy(update={"backbone": backbone}), model.eval(), data)
 

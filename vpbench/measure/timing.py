@@ -1,4 +1,4 @@
-"""Latency, throughput, training step time and peak memory of a fitted model, in the run's precision."""
+"""Latency, throughput, training step time, peak memory and energy of a fitted model, in the run's precision."""
 
 from __future__ import annotations
 
@@ -13,26 +13,76 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from vpbench.interface import BackboneShape
+from vpbench.measure.energy import joules_per_call
+from vpbench.measure.operations import merges
 from vpbench.model import PromptedModel
 from vpbench.training.optim import make_optimizer
 from vpbench.training.recipe import Recipe
+
+Columns = dict[str, float | int | str | None]
 
 THROUGHPUT_BATCH = 64
 SECONDS = 0.2  # spent on each figure, warm-up apart
 
 
-def measure_training(model: PromptedModel, recipe: Recipe, device: torch.device, precision: str) -> dict[str, float | int | None]:
-    """``train_step_ms`` and ``mem_train_peak``: forward, backward and update of one batch on random images.
+def measure_training(model: PromptedModel, recipe: Recipe, device: torch.device, precision: str) -> Columns:
+    """``train_*``, ``mem_train_peak`` and ``energy_train_j``: forward, backward and update of one batch on random images.
 
     The model's tensors are put back afterwards.
     """
-    images = _images(model, recipe.batch_size, device)
-    labels = torch.arange(recipe.batch_size, device=device) % model.method.classes
     before = model.snapshot()
+    step = training_step(model.train(), recipe, device, precision)
+    with Peak(device) as peak:
+        times = _times(step)
+    energy = joules_per_call(step, device)
+    model.restore(before)
+    seconds = float(np.median(times))
+    return {
+        "train_step_ms": 1e3 * seconds,
+        "train_images_per_s": recipe.batch_size / seconds,
+        "mem_kind": peak.kind,
+        "mem_train_peak": peak.bytes,
+        "energy_train_j": None if energy is None else energy / recipe.batch_size,
+    }
+
+
+def measure_inference(model: PromptedModel, device: torch.device, precision: str) -> Columns:
+    """The ``latency_*``, ``throughput*``, ``mem_infer_peak`` and ``energy_infer_j`` columns, with the method merged where it
+    can be; of the latency before that, the median.
+
+    The model cannot be trained afterwards.
+    """
+    model.eval()
+    single = inference(model, example_images(model.backbone.shape, 1, device), precision)
+    unmerged = None
+    if merges(model):
+        unmerged = 1e3 * float(np.median(_times(single)))
+        model.method.merge()
+    p10, p50, p90 = 1e3 * np.percentile(_times(single), [10, 50, 90])
+    batch = inference(model, example_images(model.backbone.shape, THROUGHPUT_BATCH, device), precision)
+    with Peak(device) as peak:
+        times = _times(batch)
+    energy = joules_per_call(batch, device)
+    return {
+        "latency_ms_p10": float(p10),
+        "latency_ms_p50": float(p50),
+        "latency_ms_p90": float(p90),
+        "latency_unmerged_ms_p50": float(p50) if unmerged is None else unmerged,
+        "throughput": THROUGHPUT_BATCH / float(np.median(times)),
+        "throughput_batch": THROUGHPUT_BATCH,
+        "mem_infer_peak": peak.bytes,
+        "energy_infer_j": None if energy is None else energy / THROUGHPUT_BATCH,
+    }
+
+
+def training_step(model: PromptedModel, recipe: Recipe, device: torch.device, precision: str) -> Callable[[], None]:
+    """A call that does forward, backward and update of one batch of random images, and so changes the model; in training mode."""
+    images = example_images(model.backbone.shape, recipe.batch_size, device)
+    labels = torch.arange(recipe.batch_size, device=device) % model.method.classes
     optimizer = make_optimizer(model.trainable(), recipe)
-    model.train()
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -41,43 +91,21 @@ def measure_training(model: PromptedModel, recipe: Recipe, device: torch.device,
         loss.backward()
         optimizer.step()
 
-    with _Peak(device) as peak:
-        times = _times(step)
-    model.restore(before)
-    return {"train_step_ms": 1e3 * float(np.median(times)), "mem_train_peak": peak.bytes}
+    return step
 
 
-def measure_inference(model: PromptedModel, device: torch.device, precision: str) -> dict[str, float | int | None]:
-    """The ``latency_*``, ``throughput*`` and ``mem_infer_peak`` columns, with the method merged where it can be.
+def inference(model: nn.Module, images: Tensor, precision: str) -> Callable[[], None]:
+    """A call that does one forward pass without gradients, in the mode that the model is in."""
 
-    The model cannot be trained afterwards.
-    """
-    model.eval()
-    model.method.merge()
+    def call() -> None:
+        with torch.inference_mode(), torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            model(images)
 
-    def infer(images: Tensor) -> Callable[[], None]:
-        def call() -> None:
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                model(images)
-
-        return call
-
-    single = np.array(_times(infer(_images(model, 1, device))))
-    with _Peak(device) as peak:
-        batch = _times(infer(_images(model, THROUGHPUT_BATCH, device)))
-    p10, p50, p90 = 1e3 * np.percentile(single, [10, 50, 90])
-    return {
-        "latency_ms_p10": float(p10),
-        "latency_ms_p50": float(p50),
-        "latency_ms_p90": float(p90),
-        "throughput": THROUGHPUT_BATCH / float(np.median(batch)),
-        "throughput_batch": THROUGHPUT_BATCH,
-        "mem_infer_peak": peak.bytes,
-    }
+    return call
 
 
-def _images(model: PromptedModel, count: int, device: torch.device) -> Tensor:
-    shape = model.backbone.shape
+def example_images(shape: BackboneShape, count: int, device: torch.device) -> Tensor:
+    """Random images (count, C, S, S), the same on every machine."""
     return torch.randn(count, shape.channels, shape.image_size, shape.image_size, generator=torch.Generator().manual_seed(0)).to(
         device
     )
@@ -93,15 +121,14 @@ def _times(call: Callable[[], None]) -> list[float]:
     return timer.blocked_autorange(min_run_time=SECONDS).times
 
 
-class _Peak:
-    """Peak memory inside a ``with`` block: of the device's allocator, or of this process on a CPU."""
+class Peak:
+    """Peak memory inside a ``with`` block, in ``bytes``: of the device's allocator, or of this process on a CPU."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self.bytes = device, None
+        self._device, self.kind = device, "allocator" if device.type == "cuda" else "process"
+        self.bytes: int | None = None
 
-    bytes: int | None
-
-    def __enter__(self) -> _Peak:
+    def __enter__(self) -> Peak:
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)

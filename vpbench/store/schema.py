@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 STATUSES = ("ok", "diverged", "oom", "failed", "timeout", "unsupported")
 # A repetition would end the same way, so runs with these are not done again.
@@ -78,20 +78,28 @@ _SIZE = {
     "params_active": (pa.int64(), "parameters of the method that act after pruning, head excluded"),
     "params_head": (pa.int64(), "parameters of the classifier"),
     "params_total": (pa.int64(), "all parameters, backbone included"),
+    "params_by_part": (pa.string(), "trained or not, by the method's own names, of the head and of the backbone, JSON"),
     "bytes_saved": (pa.int64(), "size of the method's and the head's tensors as a file"),
 }
 _COST = {
-    "flops_forward": (pa.int64(), "floating-point operations per image (2 per multiply-add), prompts included"),
-    "flops_train_step": (pa.int64(), "the same for forward and backward of a training step, per image, nothing computed twice"),
+    "flops_forward": (pa.int64(), "floating-point operations per image (2 per multiply-add), every token through every block"),
+    "flops_inference": (pa.int64(), "of what a prediction computes: merged, and without what nobody reads"),
+    "macs_forward": (pa.int64(), "multiply-adds of flops_forward, half of it"),
+    "flops_train_step": (pa.int64(), "as flops_forward, for forward and backward of a training step, nothing computed twice"),
     "macs_fvcore": (pa.int64(), "multiply-adds per image as fvcore counts them"),
     "latency_ms_p10": (pa.float64(), "inference of one image, milliseconds, 10th percentile"),
     "latency_ms_p50": (pa.float64(), "the same, median"),
     "latency_ms_p90": (pa.float64(), "the same, 90th percentile"),
+    "latency_unmerged_ms_p50": (pa.float64(), "median as trained, before the method turns into its cheaper form, if it has one"),
     "throughput": (pa.float64(), "images per second in inference"),
     "throughput_batch": (pa.int64(), "batch size of throughput"),
     "train_step_ms": (pa.float64(), "median time of a training step, milliseconds"),
+    "train_images_per_s": (pa.float64(), "images per second in training, of such steps"),
+    "mem_kind": (pa.string(), "what the two peaks are of: allocator (CUDA's), or process (libraries and weights included)"),
     "mem_train_peak": (pa.int64(), "peak memory in training, bytes: device allocator, or process on a CPU"),
     "mem_infer_peak": (pa.int64(), "peak memory in inference, bytes"),
+    "energy_train_j": (pa.float64(), "energy of the whole GPU per image in training, joules, by NVML where it is installed"),
+    "energy_infer_j": (pa.float64(), "the same in inference"),
 }
 _ENVIRONMENT = {
     "vpbench_version": (pa.string(), ""),
@@ -104,6 +112,7 @@ _ENVIRONMENT = {
     "device": (pa.string(), "cpu or cuda"),
     "device_name": (pa.string(), "model of the processor or GPU"),
     "threads": (pa.int64(), "threads of torch on a CPU"),
+    "linear_kernel": (pa.string(), "matrix product of the frozen layers in fp32 on a CPU: torch's default, or onednn"),
     "checkpoint_blocks": (pa.bool_(), "whether blocks were computed again in the backward pass, for less memory in training"),
 }
 

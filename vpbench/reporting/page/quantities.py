@@ -30,13 +30,14 @@ _BLOCKS: Mapping[str, str] = MappingProxyType(
 _UNITS: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(("acc1", "acc5", "mean_per_class", "val_acc1"), "%"),
-        **dict.fromkeys(("latency_ms_p10", "latency_ms_p50", "latency_ms_p90", "train_step_ms"), "ms"),
-        **dict.fromkeys(("flops_forward", "flops_train_step"), "FLOPs per image"),
+        **dict.fromkeys(("latency_ms_p10", "latency_ms_p50", "latency_ms_p90", "latency_unmerged_ms_p50", "train_step_ms"), "ms"),
+        **dict.fromkeys(("flops_forward", "flops_inference", "flops_train_step"), "FLOPs per image"),
         **dict.fromkeys(
             ("n_train", "n_val", "n_test", "total", "correct", "correct5", "throughput_batch", "batch_size"), "images"
         ),
-        "macs_fvcore": "multiply-adds per image",
-        "throughput": "images/s",
+        **dict.fromkeys(("macs_forward", "macs_fvcore"), "multiply-adds per image"),
+        **dict.fromkeys(("throughput", "train_images_per_s"), "images/s"),
+        **dict.fromkeys(("energy_train_j", "energy_infer_j"), "J per image"),
         "wall_s": "s",
         "image_size": "px",
     }

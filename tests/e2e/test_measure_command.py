@@ -1,0 +1,162 @@
+"""``vpbench measure``: a table of costs without data, training or weights."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from command import Outcome, vpbench
+
+from vpbench.measure import costs
+from vpbench.measure.cost_file import COLUMNS, COSTS_VERSION
+
+SMALL = ("measure", "--image-size", "16", "--classes", "10", "--batch", "2", "--repeat", "1", "--device", "cpu")
+METHOD = """
+from vpbench.interface import Method, MethodConfig
+
+class Strange(Method[MethodConfig]):
+    title = summary = paper = "strange"
+    fidelity = "paper"
+    families = frozenset({families})
+
+    def before_block(self, block, tokens, context):
+        assert tokens.x.is_meta, "the moon is full"
+        return tokens
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "SECONDS", 0.001)
+
+
+@pytest.fixture
+def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the processes that measure memory, which take seconds to start."""
+    monkeypatch.setattr(costs, "peak_of", lambda load: ("process", 2**20))
+
+
+def rows_of(done: Outcome) -> dict[str, dict[str, Any]]:
+    return {row["method"]: row for row in json.loads(done.out)["costs"]}
+
+
+def test_everything_is_measured(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "costs.parquet"
+    done = vpbench(*SMALL, "--methods", "ivpt", "--set", "ivpt.ar_k=2", "--batch", 64, "--json", "--output", path)
+    assert done.code == 0, done.err
+    rows = rows_of(done)
+    assert list(rows) == [costs.PLAIN, "ivpt"]
+    plain, ivpt = rows.values()
+    unknown = {name for name, value in ivpt.items() if value is None}
+    assert unknown <= {"energy_train_j", "energy_infer_j", "git_commit", "git_dirty"}
+    assert 0 < ivpt["latency_ms_p10"] <= ivpt["latency_ms_p50"] <= ivpt["latency_ms_p90"]
+    for name in ("latency_unmerged_ms_p50", "latency_ratio", "infer_ratio", "train_ratio", "throughput"):
+        assert ivpt[name] > 0, name
+    assert (plain["latency_ratio"], plain["infer_ratio"], plain["flops_ratio"]) == (1, 1, 1)
+    assert ivpt["train_images_per_s"] == pytest.approx(64e3 / ivpt["train_step_ms"])
+    assert (ivpt["throughput_batch"], ivpt["train_batch"], ivpt["rounds"]) == (64, 64, 1)
+    assert ivpt["mem_kind"] == "process"
+    assert min(ivpt["mem_infer_peak"], plain["mem_infer_peak"]) > 1e7
+    # Six blocks keep 15 tokens' input, projections, and twice the MLP's four widths in fp32; half of that is for certain.
+    assert ivpt["mem_train_peak"] - ivpt["mem_infer_peak"] > 6 * 64 * 15 * 192 * (1 + 3 + 8) * 4 / 2
+    assert ivpt["flops_inference"] < ivpt["flops_forward"] == 2 * ivpt["macs_forward"]
+    table = pq.read_table(path)
+    assert table.column_names == list(COLUMNS)
+    assert table.schema.metadata[b"vpbench_costs"] == str(COSTS_VERSION).encode()
+    assert table.to_pylist() == list(rows.values())
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_counting_takes_no_weights_and_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: object) -> None:
+        raise AssertionError("a weight file was asked for")
+
+    monkeypatch.setattr(socket, "socket", no_network)
+    done = vpbench("measure", "--no-timing", "--json", "--backbone", "vit_tiny_patch16_224.augreg_in21k", "--classes", 7)
+    assert done.code == 0, done.err
+    rows = rows_of(done)
+    assert {"linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt"} <= rows.keys()
+    assert rows["linear"]["flops_forward"] == rows[costs.PLAIN]["flops_forward"] + 2 * 192 * 7
+    for name, row in rows.items():
+        assert row["weights"] == "random"
+        assert row["latency_ms_p50"] is None
+        if name != costs.PLAIN:
+            assert sum(json.loads(row["params_by_part"]).values()) == row["params_total"]
+
+
+def test_the_tables(no_memory: None) -> None:
+    done = vpbench(*SMALL, "--methods", "vpt,linear", "--set", "vpt.prompt_length=3", "--reported")
+    assert done.code == 0, done.err
+    for part in ("prompts 3,456", "GMACs", "x plain", "step ms", "train MiB", "not measured here", "8602"):
+        assert part in done.out
+    assert "J/image" not in done.out  # a processor does not tell
+
+
+def test_one_method_that_fails_leaves_the_others(install: Callable[[str, str, str], None], no_memory: None) -> None:
+    install("sad", "Strange", METHOD.format(families='{"vit"}'))
+    install("shy", "Strange", METHOD.format(families='{"cnn"}'))
+    done = vpbench(*SMALL, "--methods", "sad,shy,linear", "--json")
+    assert done.code == 1
+    assert "sad: failed - AssertionError: the moon is full" in done.err
+    assert "shy: unsupported - " in done.err
+    rows = rows_of(done)
+    assert [row["status"] for row in rows.values()] == ["ok", "failed", "unsupported", "ok"]
+    assert rows["linear"]["train_step_ms"] > 0
+    assert rows["sad"]["train_step_ms"] is None
+    assert rows["sad"]["flops_forward"] > 0
+
+
+def test_ctrl_c_prints_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[str] = []
+    measured = costs.Costs._round
+
+    def second_method_of_the_first_round(self: Any, entry: Any, *more: Any, **named: Any) -> None:
+        calls.append(entry.label)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        measured(self, entry, *more, **named)
+
+    monkeypatch.setattr(costs.Costs, "_round", second_method_of_the_first_round)
+    done = vpbench(*SMALL, "--methods", "linear,vpt", "--json", "--output", tmp_path / "costs.parquet")
+    assert done.code == 130
+    assert done.err == "vpbench: interrupted; what was measured is above, a dash is what was not.\n"
+    rows = rows_of(done)
+    assert rows["linear"]["latency_ms_p50"] > 0
+    assert rows["vpt"]["latency_ms_p50"] is None
+    assert rows["vpt"]["flops_forward"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "parts"),
+    [
+        ("--methods linaer", 2, ["'linaer'", "Did you mean 'linear'?"]),
+        ("--methods ,", 2, ["--methods", "vpbench list methods"]),
+        ("--methods vpt --set vpt.promt_length=3", 2, ["'promt_length'", "Did you mean 'prompt_length'?"]),
+        ("--methods vpt --set ivpt.k=3", 2, ["ivpt.k", "--methods vpt"]),
+        ("--methods vpt --set prompt_length=3", 2, ["prompt_length", "METHOD.OPTION=VALUE"]),
+        ("--backbone vit-nono", 2, ["'vit-nono'", "Did you mean 'vit-nano'?"]),
+        ("--backbone resnet18", 6, ["ResNet cannot carry prompts"]),
+        ("--image-size 41", 2, ["41", "take 40"]),
+        ("--batch 0", 2, ["--batch 0", "from 1 up"]),
+        ("--repeat 0", 2, ["--repeat 0", "from 1 up"]),
+        ("--classes -1", 2, ["--classes -1", "from 1 up"]),
+        ("--device tpu", 2, ["tpu", "auto, cpu or cuda"]),
+        ("--precision fp16", 2, ["fp16", "bf16"]),
+        ("--output {tmp}/costs.csv", 2, ["costs.csv", ".parquet"]),
+        ("--output {tmp}/file/costs.parquet", 5, ["costs.parquet", "cannot be written"]),
+    ],
+)
+def test_mistakes(words: str, code: int, parts: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = vpbench("measure", "--no-timing", *words.format(tmp=tmp_path).split())
+    assert (done.code, done.out) == (code, "")
+    assert done.err.startswith("vpbench: ") and done.err.count("\n") == 1
+    for part in parts:
+        assert part in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

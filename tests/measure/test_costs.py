@@ -1,0 +1,35 @@
+"""Measuring methods side by side: shared weights, ratios, and processes for memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vpbench.backbones.load import load_backbone
+from vpbench.execution.spec import BackboneSpec
+from vpbench.measure import costs
+from vpbench.measure.peak import Load, peak_of
+
+
+def test_twins_share_values_and_nothing_else(tiny: BackboneSpec) -> None:
+    first = load_backbone(tiny)
+    second = costs.twin(first)
+    images = torch.randn(2, 3, 32, 32)
+    expected = first(images)
+    second.vit.blocks[0].attn = torch.nn.Identity()
+    second.vit.norm.bias.requires_grad_(True)
+    assert torch.equal(first(images), expected)
+    assert not any(value.requires_grad for value in first.parameters())
+    own = {value.data_ptr() for value in first.parameters()}
+    assert all(value.data_ptr() in own for value in second.parameters())
+
+
+def test_ratio_is_of_the_same_round() -> None:
+    """A machine that is three times slower in one round does not change it."""
+    assert costs._ratio([([2.0], [1.0]), ([6.0, 6.0], [3.0]), ([2.2], [1.1])]) == pytest.approx(2)
+
+
+def test_what_goes_wrong_in_the_process_is_told(tiny: BackboneSpec) -> None:
+    nowhere = tiny.model_copy(update={"name": "vit_nowhere"})
+    with pytest.raises(RuntimeError, match=r"Unknown model \(vit_nowhere\)"):
+        peak_of(Load(nowhere, None, classes=10, batch=2, training=False, device="cpu", precision="fp32", threads=1))

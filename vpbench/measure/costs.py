@@ -1,0 +1,338 @@
+"""What methods cost on a backbone, side by side: no data, no training, no weights.
+
+Values do not change a cost, so that the backbone's are random and shared by all models. Absolute times say as much about the
+machine, and about who else uses it, as about a method: everything is timed in rounds, each method directly behind the plain
+frozen backbone, and the ratio of the two is a column. Memory is the peak of a process that does nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from vpbench.backbones.base import Backbone
+from vpbench.backbones.load import load_backbone
+from vpbench.backbones.named import resolve_backbone
+from vpbench.build import build_shell, put_method
+from vpbench.catalog import method_class, method_registry, resolve_method
+from vpbench.core.errors import UnsupportedError, UsageError
+from vpbench.execution.device import cpu_computes_bf16, describe, resolve_device
+from vpbench.execution.plan import DEFAULT_METHODS
+from vpbench.execution.spec import BackboneSpec, MethodSpec
+from vpbench.measure.cost_file import COLUMNS
+from vpbench.measure.energy import joules_per_call
+from vpbench.measure.operations import count_by_dispatch, count_plain, merges
+from vpbench.measure.peak import RECIPE, Load, peak_of
+from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part
+from vpbench.measure.timing import example_images, inference, training_step
+from vpbench.model import PromptedModel
+
+PLAIN = "(plain backbone)"
+SECONDS = 0.2  # of each figure in each round, at least
+SINGLE_CALLS = 3  # of the latency in each round, at least
+LATENCIES = ("latency_ms_p10", "latency_ms_p50", "latency_ms_p90")
+
+Pair = tuple[list[float], list[float]]  # seconds of a method's calls in a round, and of the plain backbone's directly before
+
+
+@dataclass(frozen=True)
+class CostRequest:
+    """What ``vpbench measure`` is asked for.
+
+    Attributes:
+        methods: labels; ``all`` stands for every method that is installed.
+        backbone: a name of ``vpbench list backbones``, or any of timm.
+        image_size: pixels; None for the size of pretraining.
+        classes: of the classifier.
+        batch: images of a training step, and of an inference for throughput.
+        repeat: rounds of timing, behind one that warms up.
+        threads: of torch on a CPU; None: torch's choice.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``fp32``, ``bf16`` or ``auto``.
+        settings: options of methods, ``{"vpt.prompt_length": 50}``.
+        timing: False for parameters and operations alone.
+    """
+
+    methods: Sequence[str]
+    backbone: str
+    image_size: int | None = None
+    classes: int = 100
+    batch: int = 8
+    repeat: int = 3
+    threads: int | None = None
+    device: str = "auto"
+    precision: str = "fp32"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    timing: bool = True
+
+
+@dataclass
+class Entry:
+    """One row on its way: ``columns`` are final, ``samples`` are times by what was timed, a pair for each round."""
+
+    label: str
+    spec: MethodSpec | None
+    columns: dict[str, Any]
+    samples: dict[str, list[Pair]] = field(default_factory=dict)
+
+    @property
+    def is_ok(self) -> bool:
+        return bool(self.columns["status"] == "ok")
+
+
+class Costs:
+    """A table of costs that fills up: :meth:`steps` does the work, :meth:`rows` shows what there is at any time.
+
+    Args:
+        request: what to measure; parameters and operations of all methods are counted at once.
+
+    Raises:
+        VpbenchError: when something in the request cannot work.
+    """
+
+    def __init__(self, request: CostRequest) -> None:
+        for name in ("classes", "batch", "repeat"):
+            if getattr(request, name) < 1:
+                raise UsageError(f"--{name} {getattr(request, name)}: a number from 1 up.")
+        self.request, self.device = request, resolve_device(request.device)
+        self.precision = _precision(request.precision, self.device)
+        labels = _labels(request.methods)
+        options = _options(request.settings, labels)
+        specs = [resolve_method(label, options.get(label.partition(":")[0], {})) for label in labels]
+        self.backbone: BackboneSpec = resolve_backbone(request.backbone, "random", request.image_size)
+        self.entries = [Entry(PLAIN, None, self._plain_columns())]
+        self.entries += [Entry(spec.label, spec, {"status": "ok", "error": ""}) for spec in specs]
+        for entry in self.entries[1:]:
+            with _failures(entry):
+                entry.columns.update(self._counted(entry))
+
+    def _plain_columns(self) -> dict[str, Any]:
+        self._plain_flops = count_plain(self.backbone)
+        flops = {"flops_forward": self._plain_flops, "flops_inference": self._plain_flops, "macs_forward": self._plain_flops // 2}
+        return {"status": "ok", "error": "", **flops, "flops_ratio": 1.0}
+
+    def _counted(self, entry: Entry) -> dict[str, Any]:
+        assert entry.spec is not None
+        counted = count_by_dispatch(build_shell(entry.spec, self.backbone, self.request.classes, "meta"))
+        shell = build_shell(entry.spec, self.backbone, self.request.classes, "cpu")
+        return {
+            **parameter_counts(shell),
+            "params_by_part": json.dumps(parameters_by_part(shell)),
+            "bytes_saved": bytes_saved(shell),
+            **counted,
+            "flops_ratio": counted["flops_inference"] / self._plain_flops,
+        }
+
+    def __len__(self) -> int:
+        """Number of :meth:`steps`."""
+        count = sum(entry.is_ok for entry in self.entries)
+        return (2 * count - 1 + (self.request.repeat + 1) * (count - 1)) if self.request.timing else 0
+
+    def steps(self) -> Iterator[str]:
+        """Measure; yields in words what comes next, before it is done."""
+        if not self.request.timing:
+            return
+        if self.request.threads:
+            torch.set_num_threads(self.request.threads)
+        timed = list(self._models())
+        for turn in range(self.request.repeat + 1):
+            for entry, calls in timed:
+                if entry.is_ok:
+                    yield f"{entry.label}, {f'round {turn} of {self.request.repeat}' if turn else 'warming up'}"
+                    with _failures(entry):
+                        self._round(entry, calls, keep=turn > 0)
+        for entry, calls in timed:
+            if entry.is_ok:
+                with _failures(entry):
+                    self._energy(entry, calls)
+        timed.clear()  # a GPU's memory is for the processes that come now
+        for entry in self.entries:
+            for training in (False, True) if entry.spec else (False,):
+                if entry.is_ok:
+                    yield f"{entry.label}, memory in {'training' if training else 'inference'}"
+                    with _failures(entry):
+                        self._memory(entry, training)
+
+    def _models(self) -> Iterator[tuple[Entry, _Calls]]:
+        """What is timed. All models share one set of frozen values; each has its own modules, which its method may change."""
+        plain = load_backbone(self.backbone)
+        plain.use_fastest_kernels(self.device.type, self.precision)  # as in a run
+        plain = plain.to(self.device).eval()
+        batch = self.request.batch
+        one, many = (example_images(plain.shape, count, self.device) for count in (1, batch))
+        recipe = RECIPE.model_copy(update={"batch_size": batch})
+
+        def made(spec: MethodSpec) -> PromptedModel:
+            return put_method(spec, twin(plain), self.request.classes).to(self.device)
+
+        for entry in self.entries[1:]:
+            if not entry.is_ok or entry.spec is None:
+                continue
+            with _failures(entry):
+                trained, final = made(entry.spec), made(entry.spec).eval()
+                unmerged = inference(made(entry.spec).eval(), one, self.precision) if merges(final) else None
+                final.method.merge()
+                yield entry, _Calls(
+                    plain_one=inference(plain, one, self.precision), plain_many=inference(plain, many, self.precision),
+                    one=inference(final, one, self.precision), many=inference(final, many, self.precision), unmerged=unmerged,
+                    step=training_step(trained, recipe, self.device, self.precision),
+                )  # fmt: skip
+
+    def _round(self, entry: Entry, calls: _Calls, keep: bool) -> None:
+        plain_one, plain_many = self._times(calls.plain_one, SINGLE_CALLS), self._times(calls.plain_many)
+        taken = {
+            "one": (self._times(calls.one, SINGLE_CALLS), plain_one),
+            "many": (self._times(calls.many), plain_many),
+            "step": (self._times(calls.step), plain_many),
+        }
+        if calls.unmerged is not None:
+            taken["unmerged"] = (self._times(calls.unmerged, SINGLE_CALLS), plain_one)
+        for name, pair in taken.items() if keep else ():
+            entry.samples.setdefault(name, []).append(pair)
+
+    def _times(self, call: Callable[[], None], least: int = 1) -> list[float]:
+        """Seconds of each of some calls, synchronised."""
+        times: list[float] = []
+        end = time.perf_counter() + SECONDS
+        while len(times) < least or time.perf_counter() < end:
+            _synchronise(self.device)
+            start = time.perf_counter()
+            call()
+            _synchronise(self.device)
+            times.append(time.perf_counter() - start)
+        return times
+
+    def _energy(self, entry: Entry, calls: _Calls) -> None:
+        for column, call in (("energy_infer_j", calls.many), ("energy_train_j", calls.step)):
+            joules = joules_per_call(call, self.device)
+            entry.columns[column] = None if joules is None else joules / self.request.batch
+
+    def _memory(self, entry: Entry, training: bool) -> None:
+        load = Load(
+            backbone=self.backbone, method=entry.spec, classes=self.request.classes, batch=self.request.batch, training=training,
+            device=self.device.type, precision=self.precision, threads=torch.get_num_threads(),
+        )  # fmt: skip
+        entry.columns["mem_kind"], entry.columns[f"mem_{'train' if training else 'infer'}_peak"] = peak_of(load)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per method, behind that of the plain backbone, with all of :data:`vpbench.measure.cost_file.COLUMNS`; None
+        where nothing is known, or not yet."""
+        fixed = {
+            "backbone": self.backbone.name, "weights": "random", "image_size": self.backbone.image_size,
+            "classes": self.request.classes, "precision": self.precision, **describe(self.device),
+        }  # fmt: skip
+        plain = [pair[1] for entry in self.entries for pair in entry.samples.get("one", [])]
+        plain_many = [pair[1] for entry in self.entries for pair in entry.samples.get("many", [])]
+        of_plain = {"one": [(own, own) for own in plain], "many": [(own, own) for own in plain_many]}
+        rows = []
+        for entry in self.entries:
+            timed = self._timed(entry.samples if entry.spec else of_plain)
+            found = {**fixed, "method": entry.label, **entry.columns, **timed}
+            if entry.spec is not None:
+                found["method_config"] = json.dumps(entry.spec.config, sort_keys=True)
+                found["fidelity"] = method_class(entry.spec.name).fidelity
+            rows.append({name: found.get(name) for name in COLUMNS})
+        return rows
+
+    def _timed(self, samples: Mapping[str, list[Pair]]) -> dict[str, Any]:
+        batch = self.request.batch
+        found: dict[str, Any] = {"rounds": len(samples.get("many", [])) if samples.get("many") else None}
+        if one := samples.get("one"):
+            found |= dict(zip(LATENCIES, np.percentile(_milliseconds(one), [10, 50, 90]).tolist(), strict=True))
+            found["latency_ratio"] = _ratio(one)
+            found["latency_unmerged_ms_p50"] = float(np.median(_milliseconds(samples.get("unmerged", one))))
+        if many := samples.get("many"):
+            found |= {"throughput": 1e3 * batch / float(np.median(_milliseconds(many))), "throughput_batch": batch}
+            found["infer_ratio"] = _ratio(many)
+        if step := samples.get("step"):
+            found["train_step_ms"] = float(np.median(_milliseconds(step)))
+            found["train_images_per_s"] = 1e3 * batch / found["train_step_ms"]
+            found |= {"train_batch": batch, "train_ratio": _ratio(step)}
+        return found
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """What is timed of a method: inference of one image and of a batch, merged where it can be, and a training step."""
+
+    plain_one: Callable[[], None]
+    plain_many: Callable[[], None]
+    one: Callable[[], None]
+    many: Callable[[], None]
+    unmerged: Callable[[], None] | None
+    step: Callable[[], None]
+
+
+def twin(backbone: Backbone) -> Backbone:
+    """A copy of a frozen backbone's modules over the same memory: a method can change it without changing the other."""
+    shared: dict[int, Any] = {id(value): nn.Parameter(value.detach(), requires_grad=False) for value in backbone.parameters()}
+    return copy.deepcopy(backbone, {**shared, **{id(value): value for value in backbone.buffers()}})
+
+
+def _milliseconds(rounds: list[Pair]) -> list[float]:
+    return [1e3 * seconds for own, _ in rounds for seconds in own]
+
+
+def _ratio(rounds: list[Pair]) -> float:
+    """Median over the rounds of a method's median time by the plain backbone's directly before."""
+    return float(np.median([np.median(own) / np.median(plain) for own, plain in rounds]))
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def _failures(entry: Entry) -> Iterator[None]:
+    """What goes wrong with one method is told in its row, and the others go on."""
+    try:
+        yield
+    except UnsupportedError as error:
+        entry.columns.update(status="unsupported", error=str(error))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        entry.columns.update(status="oom", error=(str(error).splitlines() or ["too little memory; lower --batch"])[0])
+    except UsageError:
+        raise  # an option that does not fit the backbone
+    except Exception as error:
+        entry.columns.update(status="failed", error=f"{type(error).__name__}: {str(error).strip()}")
+
+
+def _labels(methods: Sequence[str]) -> list[str]:
+    if not methods:
+        raise UsageError("--methods names no method; vpbench list methods shows them.")
+    every = [*DEFAULT_METHODS, *(name for name in method_registry().names() if name not in DEFAULT_METHODS)]
+    return list(dict.fromkeys(label for word in methods for label in (every if word == "all" else [word])))
+
+
+def _options(settings: Mapping[str, Any], labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``{"vpt.prompt_length": 50}`` by method."""
+    asked = {label.partition(":")[0] for label in labels}
+    options: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        method, dot, option = name.partition(".")
+        if not dot or "." in option:
+            raise UsageError(f"--set {name}: write METHOD.OPTION=VALUE, e.g. --set vpt.prompt_length=50.")
+        if method not in asked:
+            method_class(method)  # an unknown name gets its own error
+            raise UsageError(f"--set {name}: {method} is not among --methods {','.join(sorted(asked))}.")
+        options.setdefault(method, {})[option] = value
+    return options
+
+
+def _precision(wanted: str, device: torch.device) -> str:
+    if wanted not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"--precision {wanted}: take fp32, bf16 or auto.")
+    if wanted != "auto":
+        return wanted
+    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_computes_bf16()
+    return "bf16" if native else "fp32"
