@@ -21,6 +21,7 @@ from vpbench.cli.report import report
 from vpbench.cli.run import run
 from vpbench.cli.show import show
 from vpbench.cli.status import status
+from vpbench.cli.tune import tune
 
 INTERRUPTED = 130
 
@@ -47,6 +48,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command()(run)
+app.command()(tune)
 app.command()(report)
 app.command()(check)
 app.command("list")(list_entries)
