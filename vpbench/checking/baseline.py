@@ -10,51 +10,54 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vpbench.core.errors import StoreError
+from vpbench.core.errors import StoreError, UsageError
 from vpbench.store.folder import Store
 from vpbench.store.schema import COLUMNS, SCHEMA, SCHEMA_VERSION
 
 # One measured cell; its rows differ in their seeds only.
 CELL = ["suite", "dataset", "backbone", "method"]
 
+# Without these there is nothing to compare with.
+NEEDED = (*CELL, "group_id", "seed", "status", "spec", "total", "acc1", "first_losses", "platform", "device", "torch")
+
 
 def read_baseline(path: Path) -> pd.DataFrame:
-    """The rows of a baseline.
+    """The rows of a baseline; columns that an older one lacks are empty.
 
     Raises:
-        StoreError: when there is no such file, it is no baseline, it has the columns of another schema, or no rows.
+        UsageError: when there is no such file, it is no baseline, it is newer than this vpbench, or it has no rows.
     """
     remedy = f"write one with: vpbench check --baseline {path} --update"
     if not path.is_file():
-        raise StoreError(f"the baseline {path} does not exist; {remedy}.")
+        raise UsageError(f"the baseline {path} does not exist; {remedy}.")
     try:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"the baseline {path} cannot be read ({str(error).splitlines()[0]}); {remedy}.") from error
+        raise UsageError(f"the baseline {path} cannot be read ({str(error).splitlines()[0]}); {remedy}.") from error
     version = (table.schema.metadata or {}).get(b"vpbench_schema", b"none").decode(errors="replace")
-    if version != str(SCHEMA_VERSION):
-        raise StoreError(
-            f"the baseline {path} has schema version {version}, this vpbench compares version {SCHEMA_VERSION}; {remedy}."
+    if not version.isdecimal() or int(version) > SCHEMA_VERSION:
+        raise UsageError(
+            f"the baseline {path} has schema version {version}, this vpbench reads those up to {SCHEMA_VERSION}; {remedy}."
         )
-    if missing := [name for name in COLUMNS if name not in table.column_names]:
-        raise StoreError(f"the baseline {path} has no column {missing[0]}; {remedy}.")
+    if missing := [name for name in NEEDED if name not in table.column_names]:
+        raise UsageError(f"the baseline {path} has no column {missing[0]}; {remedy}.")
     if not len(table):
-        raise StoreError(f"the baseline {path} has no rows; {remedy}.")
+        raise UsageError(f"the baseline {path} has no rows; {remedy}.")
     frame: pd.DataFrame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    return frame[list(COLUMNS)]
+    return frame.reindex(columns=list(COLUMNS))
 
 
 def read_results(folder: Path) -> pd.DataFrame:
     """The rows of a results folder.
 
     Raises:
-        StoreError: when there are none.
+        UsageError: when there are none.
     """
     frame = Store(folder).load()
     frame = frame[frame["stage"] != "search"]
     if frame.empty:
         state = "has no rows" if folder.is_dir() else "does not exist"
-        raise StoreError(f"the results folder {folder} {state}; fill it with vpbench run, or leave --results out.")
+        raise UsageError(f"the results folder {folder} {state}; fill it with vpbench run, or leave --results out.")
     return frame[list(COLUMNS)]
 
 

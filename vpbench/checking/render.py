@@ -25,7 +25,7 @@ def verdict(comparison: Comparison) -> str:
         text = f"Regression: {_counted(failures, 'number')} of {_counted(cells, 'cell')} outside of what the baseline allows"
     else:
         text = f"No regression in {_counted(comparison.cells, 'cell')}"
-    return text + (f"; {_counted(others, 'cost')} above tolerance, which is not an error here." if others else ".")
+    return text + (f"; {_counted(others, 'difference')} reported only." if others else ".")
 
 
 def certainty(comparison: Comparison) -> str:

@@ -69,7 +69,7 @@ def check(
     from vpbench.checking.compare import compare
     from vpbench.checking.render import as_data, as_junit, as_markdown, as_text, write_text
     from vpbench.checking.tolerance import Tolerances
-    from vpbench.core.errors import StoreError, UsageError
+    from vpbench.core.errors import UsageError
 
     if results is not None and (keep is not None or seeds is not None):
         raise UsageError("--results compares rows that are there; --seeds and --keep are for running new ones.")
@@ -77,7 +77,7 @@ def check(
     old: pd.DataFrame | None = None
     try:
         old = read_baseline(baseline)
-    except StoreError as error:
+    except UsageError as error:
         if not update:
             raise
         if baseline.exists():
@@ -89,7 +89,7 @@ def check(
     if results is not None:
         now = _part(read_results(results), suite, asked, sets)
         if now.empty:
-            raise StoreError(f"the results folder {results} has no row of {_said(suite, asked, sets)}.")
+            raise UsageError(f"the results folder {results} has no row of {_said(suite, asked, sets)}.")
     else:
         now = _run(suite, asked, sets, seeds, known, keep, update)
     comparison = None if known is None or known.empty else compare(known, now, tolerances, fail_on_cost)
