@@ -155,6 +155,15 @@ def test_update_of_one_method_keeps_the_others(call: Call, baseline: Path, tmp_p
     assert set(rows[rows["method"] == "vpt"]["bytes_saved"]) == {1}
 
 
+def test_update_of_one_suite_keeps_the_others(call: Call, baseline: Path, tmp_path: Path) -> None:
+    folder = write_store(grid(range(2), suite="mini"), tmp_path / "mini")
+    words = ("check", "--baseline", baseline, "--results", folder, "--suite", "mini", "--update")
+    assert [call(*words)[0], call(*words)[0]] == [0, 0]
+    assert read_baseline(baseline).groupby("suite").size().to_dict() == {"ci": 24, "mini": 6}
+    code, _, err = call("check", "--baseline", baseline, "--results", folder)
+    assert (code, "holds several suites (ci, mini); choose one with --suite" in err) == (2, True)
+
+
 def test_the_first_baseline(call: Call, results: Path, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "first.parquet"
     code, out, _ = call("check", "--baseline", path, "--results", results, "--update")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError, UsageError
+from vpbench.core.files import write_whole
 from vpbench.store.folder import Store
 from vpbench.store.schema import COLUMNS, SCHEMA, SCHEMA_VERSION
 
@@ -75,23 +74,15 @@ def write_baseline(frame: pd.DataFrame, path: Path) -> None:
         )
     ordered = frame.sort_values([*CELL, "seed"], kind="stable")[list(COLUMNS)]
     table = pa.Table.from_pandas(ordered, schema=SCHEMA, preserve_index=False).replace_schema_metadata(SCHEMA.metadata)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, partial)
-        with partial.open("rb") as stream:
-            os.fsync(stream.fileno())
-        partial.replace(path)
+        write_whole(path, lambda partial: pq.write_table(table, partial))
     except OSError as error:
         raise StoreError(f"the baseline {path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def merged(old: pd.DataFrame | None, new: pd.DataFrame) -> pd.DataFrame:
     """The new rows, and the old ones of all cells that have no new row."""
-    if old is None:
+    if old is None or old.empty:
         return new
     renewed = set(cells_of(new))
     kept = old[[cell not in renewed for cell in old[CELL].itertuples(index=False, name=None)]]
