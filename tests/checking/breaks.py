@@ -43,7 +43,7 @@ seeds = [42, 44]
 shots = 8
 
 [training]
-epochs = 2
+epochs = 1
 """
 CARD = """
 title = "Noise"

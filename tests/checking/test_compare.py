@@ -131,7 +131,7 @@ def test_fewer_losses_are_a_change() -> None:
 def test_losses_on_a_similar_platform(change: dict[str, Any], share: float, alarm: bool) -> None:
     found = against(make_row(seed=3, first_losses=shifted(4, share), **change))
     assert bool(found.failures) == alarm
-    assert "Baseline made on Linux x86_64, A processor, 1 thread, torch 2.9.1, timm 1.0.22. Now: " in found.notes[0]
+    assert "Baseline made on Linux x86_64, cpu A processor, 1 thread, torch 2.9.1, timm 1.0.22. Now: " in found.notes[0]
     assert "first losses may differ by 0.1 % (not 0.01 %)" in found.notes[1]
 
 
