@@ -75,6 +75,10 @@ def test_changed_specifications_are_named_by_field(path: str, value: Any, before
     assert finding.fails == (before != "absent")  # an option that came since is not a regression
 
 
+def test_an_option_that_came_since_and_is_empty_is_not_worth_a_line() -> None:
+    assert against(make_row(seed=3, spec={"search": None})).findings == []
+
+
 def test_columns_that_the_baseline_lacks_are_said_and_not_compared() -> None:
     old = BASELINE.assign(macs_fvcore=float("nan"))
     found = compare(old, as_frame(grid([3], macs_fvcore=7)), Tolerances())

@@ -1,4 +1,4 @@
-"""Ten runs of the code as it is against the committed baseline: no alarm. About a minute each."""
+"""Ten runs of the code as it is against the committed baseline: no alarm. A minute or two each."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def check(
     Examples:
 
     \b
-      vpbench check    the baseline in results/baselines, about a minute on one core
+      vpbench check    the baseline in results/baselines, a minute or two
       vpbench check --markdown check.md --junit check.xml
       vpbench check --results results/runs --suite mini --baseline mini.parquet
       vpbench check --update    after a change that is meant to change numbers: all seeds, about 8 minutes
