@@ -124,9 +124,9 @@ def _run(
     from vpbench.execution.plan import DEFAULT_METHODS, seeds_of
     from vpbench.execution.protocol import suite_card
 
-    if known is not None and not known.empty:
-        methods = methods or list(dict.fromkeys(known["method"]))
-        datasets = datasets or list(dict.fromkeys(known["dataset"]))
+    if known is not None and not known.empty:  # in the baseline's order, as a cell's seed depends on it
+        methods = list(dict.fromkeys([*known["method"], *(methods or ())]))
+        datasets = list(dict.fromkeys([*known["dataset"], *(datasets or ())]))
     card = suite_card(suite)
     chosen = numbers("--seeds", seeds, "42,44") if seeds is not None else (seeds_of(card, len(card.seeds)) if update else None)
     plan = plan_grid(suite, methods or DEFAULT_METHODS, datasets, chosen)
