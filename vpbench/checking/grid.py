@@ -20,7 +20,7 @@ from vpbench.execution.protocol import suite_card
 from vpbench.store.folder import Store
 
 if TYPE_CHECKING:
-    from vpbench.execution.inline import Watcher
+    from vpbench.execution.executors import Watcher
 
 # Sums of floating-point numbers depend on how many threads share them.
 THREADS = 1

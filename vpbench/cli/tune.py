@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vpbench.cli.words import words
+
 if TYPE_CHECKING:
     from vpbench.search.tune import Outcome, SearchPlan
     from vpbench.store.folder import Store
@@ -104,19 +106,19 @@ def tune(
 
     from vpbench.api import execute_search
     from vpbench.cli.progress import GridProgress
-    from vpbench.cli.run import _executor, _seconds, _settings, _words
+    from vpbench.cli.run import _executor, _seconds, _settings
     from vpbench.core.names import unknown
     from vpbench.execution.plan import ARTEFACTS, DEFAULT_METHODS, Request
     from vpbench.search.tune import Budget, UnfinishedError, plan_search
     from vpbench.store.folder import Store
 
-    chosen = _words(methods)
+    chosen = words(methods)
     request = Request(
         methods=tuple(chosen) if chosen is not None else DEFAULT_METHODS, suite=suite, data=data, data_root=data_root,
-        datasets=_words(datasets), backbone=backbone, weights=weights, image_size=image_size, epochs=epochs,
+        datasets=words(datasets), backbone=backbone, weights=weights, image_size=image_size, epochs=epochs,
         settings=_settings(setting or []), precision=precision, selection=selection, device=device,
     )  # fmt: skip
-    kept = [] if save == "none" else _words(save) or []
+    kept = [] if save == "none" else words(save) or []
     for name in kept:
         if name not in ARTEFACTS:
             raise unknown("thing to --save", name, ARTEFACTS)
