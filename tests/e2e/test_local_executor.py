@@ -217,6 +217,7 @@ def test_dry_run_tells_the_expected_time(results: Path, command: list[str]) -> N
         ("--gpus 99", ["there is no GPU 99"]),
         ("--timeout soon", ["--timeout soon", "30m"]),
         ("--timeout 0", ["--timeout 0"]),
+        ("--checkpoint-every often", ["--checkpoint-every often", "30m"]),
         ("--retries -1 --workers 1", ["--retries -1"]),
         ("--rerun faild", ["'faild'", "Did you mean 'failed'?"]),
         ("--executor-option partition", ["partition", "NAME=VALUE"]),
