@@ -1,10 +1,10 @@
 # Two commands, which both set up .venv on first use. `make demo` shows vpbench at work in a few minutes (four epochs
-# instead of the suite's twelve), `make test` proves it.
+# instead of the suite's twelve), `make test` proves it. `make check` compares a small grid with the numbers of a good version.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test check lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vpbench run --suite mini --epochs 4
@@ -12,6 +12,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed
+	$(BIN)/vpbench check --baseline results/baselines/ci.parquet
 
 lint: $(VENV)/.tested
 	$(BIN)/python -m pip install --quiet '.[dev]'

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
 
     from vpbench.execution.executors import Executor, Watcher
     from vpbench.execution.job import Job
-    from vpbench.execution.plan import Plan, Request
+    from vpbench.execution.plan import Ground, Plan, PlannedRun, Request
     from vpbench.model import PromptedModel
+    from vpbench.search.tune import Outcome, SearchPlan
 
 CHECKPOINT_S = 600.0  # seconds between two checkpoints of a run
 DEFAULT_SAVE = ("features", "predictions", "curve")
@@ -175,6 +177,59 @@ def execute_plan(
             raise StoppedError(STOPPED) if getattr(runner, "pausing", False) else KeyboardInterrupt
     frame = store.load()
     return frame[frame["run_id"].isin({run.spec.run_id for run in plan.runs})].reset_index(drop=True)
+
+
+def execute_search(
+    plan: SearchPlan, store: Store, device: str = "auto", save: Iterable[str] = DEFAULT_SAVE,
+    watch: Callable[[Plan], AbstractContextManager[Watcher]] | None = None, *, executor: str | Executor = "inline",
+    limit: int | None = None, **more: Any,
+) -> list[Outcome]:  # fmt: skip
+    """Run what is missing of all trials, and then of the final runs of their winners.
+
+    Args:
+        plan: from :func:`vpbench.search.tune.plan_search`.
+        save: what to keep beside the rows of final runs; trials leave their rows alone.
+        watch: makes a watcher of a round, which is a plan.
+        limit: run no more than so many of the missing ones.
+        more: arguments of :func:`execute_plan`.
+
+    Returns:
+        what came out for each method on each data set.
+
+    Raises:
+        UnfinishedError: when runs are left over by ``limit``, or are under way elsewhere.
+        KeyboardInterrupt: when Ctrl-C has kept some runs from being started.
+    """
+    from contextlib import nullcontext
+
+    from vpbench.execution.executors import Silent, get_executor
+    from vpbench.execution.plan import ARTEFACTS
+    from vpbench.search.study import winner
+    from vpbench.search.tune import Outcome, as_plan, play, rows_of
+
+    runner = get_executor(executor) if isinstance(executor, str) else executor
+    left, kept = limit, tuple(save)
+
+    def do(runs: list[PlannedRun], ground: Ground = plan.trials, save: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+        nonlocal left
+        grid = as_plan(runs, ground, store, [ARTEFACTS[name] for name in save])
+        if grid.missing and left != 0:
+            with watch(grid) if watch else nullcontext(Silent()) as watcher:
+                execute_plan(grid, store, device, save, watcher, executor=runner, limit=left, **more)
+        if left is not None:
+            left = max(0, left - len(grid.missing))
+        return rows_of(runs, store)
+
+    trials = play(plan.studies, do)
+    best = [winner(found) for found in trials]
+    final = [
+        [] if trial is None else plan.runs_with(study, trial.values) for study, trial in zip(plan.studies, best, strict=True)
+    ]
+    rows = do([run for runs in final for run in runs], plan.finals, kept)
+    return [
+        Outcome(study, found, trial, [rows[run.spec.run_id] for run in runs])
+        for study, found, trial, runs in zip(plan.studies, trials, best, final, strict=True)
+    ]
 
 
 def load_results(folder: str | Path = DEFAULT_FOLDER, columns: Sequence[str] | None = None) -> pd.DataFrame:

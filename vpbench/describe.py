@@ -13,8 +13,9 @@ from vpbench.core.errors import StoreError
 from vpbench.core.names import unknown
 from vpbench.data.catalog import dataset_card, dataset_names
 from vpbench.execution.protocol import suite_card, suite_names
+from vpbench.search.space import read_space, space_names
 
-KINDS = ("methods", "datasets", "suites", "backbones")
+KINDS = ("methods", "datasets", "suites", "backbones", "searches")
 
 
 def listing(kind: str) -> list[dict[str, Any]]:
@@ -48,6 +49,10 @@ def listing(kind: str) -> list[dict[str, Any]]:
             }
             for name in backbone_names()
         ],
+        "searches": lambda: [
+            {"name": name, **read_space(name).card.model_dump(mode="json", include={"title", "description", "sampler"})}
+            for name in space_names()
+        ],
     }
     if kind not in makers:
         raise unknown("listing", kind, makers)
@@ -63,7 +68,7 @@ def describe(kind: str, name: str, results: Path) -> dict[str, Any]:
     """Everything about one entry.
 
     Args:
-        kind: method, dataset, suite, backbone or run.
+        kind: method, dataset, suite, backbone, search or run.
         name: of the entry; for a run, its id or an unambiguous beginning of it.
         results: where a run's row is looked for.
 
@@ -75,6 +80,7 @@ def describe(kind: str, name: str, results: Path) -> dict[str, Any]:
         "method": lambda: _method(name),
         "dataset": lambda: dataset_card(name).model_dump(mode="json"),
         "suite": lambda: {"name": name, **suite_card(name).model_dump(mode="json")},
+        "search": lambda: {"name": name, **read_space(name).card.model_dump(mode="json", exclude_none=True)},
         "backbone": lambda: {"name": name, **backbone_card(name).model_dump(mode="json", exclude_none=True)},
         "run": lambda: _run(name, results),
     }

@@ -38,7 +38,7 @@ def main() -> None:
     asked = parser.parse_args()
     found: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
-        seconds(1, Path(folder, "warm-up"), [*asked.more, "--epochs", "1"])
+        seconds(1, Path(folder, "warm-up"), [*asked.more, "--methods", "linear", "--seeds", "1", "--epochs", "1"])
         for pair in range(asked.pairs):
             for workers in (1, 2) if pair % 2 == 0 else (2, 1):
                 found[workers].append(seconds(workers, Path(folder, f"{pair}-{workers}"), asked.more))

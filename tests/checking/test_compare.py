@@ -72,6 +72,18 @@ def test_a_missing_number_is_a_change() -> None:
 def test_changed_specifications_are_named_by_field(path: str, value: Any, before: str, after: str) -> None:
     finding = only(against(make_row(seed=3, spec={path: value})))
     assert (finding.column, finding.baseline, finding.now) == (path, before, after)
+    assert finding.fails == (before != "absent")  # an option that came since is not a regression
+
+
+def test_an_option_that_came_since_and_is_empty_is_not_worth_a_line() -> None:
+    assert against(make_row(seed=3, spec={"search": None})).findings == []
+
+
+def test_columns_that_the_baseline_lacks_are_said_and_not_compared() -> None:
+    old = BASELINE.assign(macs_fvcore=float("nan"))
+    found = compare(old, as_frame(grid([3], macs_fvcore=7)), Tolerances())
+    assert found.findings == []
+    assert found.notes == ("The baseline is without macs_fvcore, so it is not compared.",)
 
 
 def test_runs_that_fail() -> None:
@@ -118,18 +130,21 @@ def test_fewer_losses_are_a_change() -> None:
     assert only(against(make_row(seed=3, first_losses=LOSSES[:4]))).column == "first_losses[4] (seed 3)"
 
 
-@pytest.mark.parametrize("change", [{"device_name": "Another"}, {"threads": 2}, {"torch": "2.9.0+cpu"}])
+@pytest.mark.parametrize("change", [{"device_name": "Another"}, {"threads": 2}, {"torch": "2.9.0+cpu"}, {"timm": "1.0.23"}])
 @pytest.mark.parametrize(("share", "alarm"), [(0.9e-3, False), (1.1e-3, True)])
 def test_losses_on_a_similar_platform(change: dict[str, Any], share: float, alarm: bool) -> None:
     found = against(make_row(seed=3, first_losses=shifted(4, share), **change))
     assert bool(found.failures) == alarm
-    assert "Baseline made on Linux x86_64, A processor, 1 thread, torch 2.9.1. Now: " in found.notes[0]
+    assert "Baseline made on Linux x86_64, cpu A processor, 1 thread, torch 2.9.1, timm 1.0.22. Now: " in found.notes[0]
+    assert "first losses may differ by 0.1 % (not 0.01 %)" in found.notes[1]
 
 
 def test_losses_of_a_method_that_is_bound_to_its_platform() -> None:
     baseline = as_frame(grid(range(8), ("viapt:scaffold",)))
     other = make_row("viapt:scaffold", seed=3, first_losses=[9.0] * 5)
-    assert compare(baseline, as_frame([other]), Tolerances()).failures
+    here = compare(baseline, as_frame([other]), Tolerances())
+    assert here.failures
+    assert "vpbench check --update --methods viapt:scaffold" in here.notes[0]
     found = compare(baseline, as_frame([{**other, "threads": 2}]), Tolerances())
     assert found.findings == []
     assert "depend on it by more than rounding" in skipped(found, "losses")
@@ -140,6 +155,7 @@ def test_losses_on_a_foreign_platform_are_not_compared_and_that_is_said(change: 
     found = against(make_row(seed=3, first_losses=[9.0] * 5, **change))
     assert found.findings == []
     assert "random numbers and kernels may differ" in skipped(found, "losses")
+    assert "Random numbers may be others there" in found.notes[1]
 
 
 def test_losses_of_a_seed_that_the_baseline_lacks() -> None:

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
 from vpbench.cli.app import main
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+
+# What the test of this process does to measuring, for the processes that vpbench starts.
+UNMEASURED = """
+from vpbench.execution import worker
+for name in ("measure_training", "measure_inference", "count_operations"):
+    setattr(worker, name, lambda *_: {})
+"""
 
 # A folder's files: content and time of the last change.
 Traces = dict[str, tuple[bytes, int]]
@@ -84,3 +94,26 @@ def traces(folder: Path) -> Traces:
 def rows(folder: Path) -> pd.DataFrame:
     """The stored rows, read without vpbench."""
     return pd.concat([pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))], ignore_index=True)
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of a few bytes, ``160k`` say, while the block runs; skips the test where none can be had."""
+    folder.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("a full disk cannot be had here: mounting a tmpfs needs root; NOT TESTED")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def leave(folder: Path, room: int) -> Path:
+    """Fill a disk until about ``room`` bytes are free."""
+    free = shutil.disk_usage(folder).free
+    filler = folder / "filler"
+    filler.write_bytes(os.urandom(max(0, free - room)))
+    return filler

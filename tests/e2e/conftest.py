@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import vpbench, write_images
+from command import CHECKOUT, UNMEASURED, vpbench, write_images
 
 from vpbench.execution import worker
 from vpbench.measure import timing
@@ -31,6 +31,20 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs without latency, memory and operation counts, for tests of what happens around a run."""
     for name in ("measure_training", "measure_inference", "count_operations"):
         monkeypatch.setattr(worker, name, lambda *_: {})
+
+
+@pytest.fixture
+def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Workers that do not measure. Python imports ``sitecustomize`` when it starts."""
+    threads = torch.get_num_threads()
+    site = tmp_path / "start"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(UNMEASURED)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.syspath_prepend(str(CHECKOUT))
+    monkeypatch.syspath_prepend(str(site))
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

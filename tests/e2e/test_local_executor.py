@@ -8,25 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from command import CHECKOUT, rows, start, traces, vpbench
+from command import UNMEASURED, rows, start, traces, vpbench
 
 from vpbench.execution import local
 from vpbench.store.folder import Store
 from vpbench.store.schema import _QUALITY, _SIZE
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no signals")
-
-# What the test of this process does to measuring, for the processes that vpbench starts.
-UNMEASURED = """
-from vpbench.execution import worker
-for name in ("measure_training", "measure_inference", "count_operations"):
-    setattr(worker, name, lambda *_: {})
-"""
 
 FAULTY = """
 import os
@@ -59,20 +51,6 @@ class Faulty(Method[FaultyConfig]):
             time.sleep(600)
         raise ValueError("the moon is full")
 """
-
-
-@pytest.fixture
-def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Workers that do not measure. Python imports ``sitecustomize`` when it starts."""
-    threads = torch.get_num_threads()
-    site = tmp_path / "start"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(UNMEASURED)
-    monkeypatch.setenv("PYTHONPATH", str(site))
-    monkeypatch.syspath_prepend(str(CHECKOUT))
-    monkeypatch.syspath_prepend(str(site))
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("workers", "unmeasured")
@@ -239,6 +217,7 @@ def test_dry_run_tells_the_expected_time(results: Path, command: list[str]) -> N
         ("--gpus 99", ["there is no GPU 99"]),
         ("--timeout soon", ["--timeout soon", "30m"]),
         ("--timeout 0", ["--timeout 0"]),
+        ("--checkpoint-every often", ["--checkpoint-every often", "30m"]),
         ("--retries -1 --workers 1", ["--retries -1"]),
         ("--rerun faild", ["'faild'", "Did you mean 'failed'?"]),
         ("--executor-option partition", ["partition", "NAME=VALUE"]),

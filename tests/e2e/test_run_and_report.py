@@ -147,6 +147,7 @@ def test_show_run(finished: Path) -> None:
         ("methods", {"linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt"}),
         ("datasets", {"digits", "sprites-location", "sprites-orientation"}),
         ("suites", {"mini", "custom"}),
+        ("searches", {"vpt-grid", "prompt-length", "adamw"}),
         ("backbones", {"vit-nano"}),
     ],
 )

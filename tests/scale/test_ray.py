@@ -75,8 +75,7 @@ def test_a_run_that_kills_its_worker(cluster: Any, request_for_grid: Request, or
 
 
 def test_nothing_answers(tmp_path: Path) -> None:
-    """One line, soon, for a port where nobody listens, one where somebody else does, and no address at all."""
-    began = time.monotonic()
+    """One line for a port where nobody listens, one where somebody else does, and no address at all."""
     with socket.socket() as closed, socket.socket() as other:
         closed.bind(("127.0.0.1", 0))
         other.bind(("127.0.0.1", 0))
@@ -91,7 +90,6 @@ def test_nothing_answers(tmp_path: Path) -> None:
                 get_executor("ray", address=place)
             assert "\n" not in str(caught.value)
             assert place in str(caught.value)
-    assert time.monotonic() - began < 10
 
 
 def _answer(server: socket.socket) -> None:

@@ -2,60 +2,61 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vpbench.core.errors import StoreError
+from vpbench.core.errors import StoreError, UsageError
+from vpbench.core.files import write_whole
 from vpbench.store.folder import Store
 from vpbench.store.schema import COLUMNS, SCHEMA, SCHEMA_VERSION
 
 # One measured cell; its rows differ in their seeds only.
 CELL = ["suite", "dataset", "backbone", "method"]
 
+# Without these there is nothing to compare with.
+NEEDED = (*CELL, "group_id", "seed", "status", "spec", "total", "acc1", "first_losses", "platform", "device", "torch")
+
 
 def read_baseline(path: Path) -> pd.DataFrame:
-    """The rows of a baseline; columns that are newer than it are empty.
+    """The rows of a baseline; columns that an older one lacks are empty.
 
     Raises:
-        StoreError: when there is no such file, it is no baseline, it has the columns of a newer schema, or no rows.
+        UsageError: when there is no such file, it is no baseline, it is newer than this vpbench, or it has no rows.
     """
     remedy = f"write one with: vpbench check --baseline {path} --update"
     if not path.is_file():
-        raise StoreError(f"the baseline {path} does not exist; {remedy}.")
+        raise UsageError(f"the baseline {path} does not exist; {remedy}.")
     try:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"the baseline {path} cannot be read ({str(error).splitlines()[0]}); {remedy}.") from error
+        raise UsageError(f"the baseline {path} cannot be read ({str(error).splitlines()[0]}); {remedy}.") from error
     version = (table.schema.metadata or {}).get(b"vpbench_schema", b"none").decode(errors="replace")
-    if version not in map(str, range(1, SCHEMA_VERSION + 1)):
-        raise StoreError(
-            f"the baseline {path} has schema version {version}, this vpbench compares version {SCHEMA_VERSION}; {remedy}."
+    if not version.isdecimal() or int(version) > SCHEMA_VERSION:
+        raise UsageError(
+            f"the baseline {path} has schema version {version}, this vpbench reads those up to {SCHEMA_VERSION}; {remedy}."
         )
-    for field in SCHEMA:
-        if field.name not in table.column_names:
-            table = table.append_column(field, pa.nulls(len(table), field.type))
+    if missing := [name for name in NEEDED if name not in table.column_names]:
+        raise UsageError(f"the baseline {path} has no column {missing[0]}; {remedy}.")
     if not len(table):
-        raise StoreError(f"the baseline {path} has no rows; {remedy}.")
+        raise UsageError(f"the baseline {path} has no rows; {remedy}.")
     frame: pd.DataFrame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    return frame[list(COLUMNS)]
+    return frame.reindex(columns=list(COLUMNS))
 
 
 def read_results(folder: Path) -> pd.DataFrame:
     """The rows of a results folder.
 
     Raises:
-        StoreError: when there are none.
+        UsageError: when there are none.
     """
     frame = Store(folder).load()
     frame = frame[frame["stage"] != "search"]
     if frame.empty:
         state = "has no rows" if folder.is_dir() else "does not exist"
-        raise StoreError(f"the results folder {folder} {state}; fill it with vpbench run, or leave --results out.")
+        raise UsageError(f"the results folder {folder} {state}; fill it with vpbench run, or leave --results out.")
     return frame[list(COLUMNS)]
 
 
@@ -73,23 +74,15 @@ def write_baseline(frame: pd.DataFrame, path: Path) -> None:
         )
     ordered = frame.sort_values([*CELL, "seed"], kind="stable")[list(COLUMNS)]
     table = pa.Table.from_pandas(ordered, schema=SCHEMA, preserve_index=False).replace_schema_metadata(SCHEMA.metadata)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, partial)
-        with partial.open("rb") as stream:
-            os.fsync(stream.fileno())
-        partial.replace(path)
+        write_whole(path, lambda partial: pq.write_table(table, partial))
     except OSError as error:
         raise StoreError(f"the baseline {path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def merged(old: pd.DataFrame | None, new: pd.DataFrame) -> pd.DataFrame:
     """The new rows, and the old ones of all cells that have no new row."""
-    if old is None:
+    if old is None or old.empty:
         return new
     renewed = set(cells_of(new))
     kept = old[[cell not in renewed for cell in old[CELL].itertuples(index=False, name=None)]]

@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from vpbench.checking.baseline import CELL, cells_of
+from vpbench.checking.platforms import bound_to_rounding, described, differences, nearness
 from vpbench.checking.tolerance import Tolerances
 from vpbench.store.schema import COLUMNS
 
@@ -24,19 +25,13 @@ Check = Literal["same", "losses", "accuracy", "cost"]
 EXACT = (
     "method_version", "weights_sha256", "image_size", "data_digest", "classes", "n_train", "n_val", "n_test", "total",
     "epochs_run", "precision", "selection",
-    *(name for name in COLUMNS if name.startswith("params_")), "bytes_saved",
-    "flops_forward", "flops_inference", "flops_train_step", "macs_forward", "macs_fvcore",
+    *(name for name in COLUMNS if name.startswith(("params_", "flops_", "macs_"))), "bytes_saved",
 )  # fmt: skip
 
 # Parts of the specification with a column of their own, and the seed.
 SAID_ELSEWHERE = ("seed", "data.digest", "method.version", "precision", "selection")
 
 COSTS = ("latency_ms_p50", "train_step_ms", "mem_train_peak", "mem_infer_peak")
-# Methods whose numbers depend on the platform by more than rounding. ViaPT projects on the principal axes of few rows: which
-# sign an axis has, and which way it points at equal variances, hangs on the last digit. Between AVX-512 and AVX2 kernels its
-# losses differ by 0.5 % at the first step and by 26 % at the fifth.
-PLATFORM_BOUND = ("viapt",)
-
 REFERENCE = "linear"  # its cost is that of the plain frozen network and a classifier
 
 
@@ -154,6 +149,8 @@ class _Grid:
     tolerances: Tolerances
     fail_on_cost: bool
     accuracies: list[Accuracy] = field(default_factory=list)
+    _unmeasured: set[str] = field(default_factory=set)  # columns that now have a value, and had none in the baseline
+    _rounding: set[str] = field(default_factory=set)  # methods whose losses may have changed by rounding alone
 
     def __post_init__(self) -> None:
         self._old = _by_cell(self.baseline)
@@ -180,9 +177,13 @@ class _Grid:
             yield CellCheck(method, dataset, "cost", tuple(found), skipped)
 
     def notes(self) -> Iterator[str]:
-        base, now = (sorted({_platform(row) for row in _records(frame)}) for frame in (self.baseline, self.now))
-        if base != now:
-            yield f"Baseline made on {'; '.join(base)}. Now: {'; '.join(now)}."
+        yield from differences(_records(self.baseline), _records(self.now), self.tolerances)
+        yield from (f"The baseline is without {column}, so it is not compared." for column in sorted(self._unmeasured))
+        for method in sorted(self._rounding):
+            yield (
+                f"{method}: another order of the same sums is enough to change its losses. After a change that only rounds "
+                f"otherwise, renew its rows: vpbench check --update --methods {method}."
+            )
         if surplus := [cell for cell in self._new if cell not in self._old]:
             names = ", ".join(f"{cell[3]} on {cell[1]}" for cell in surplus)
             yield f"Not in the baseline, so not compared: {names}."
@@ -198,22 +199,26 @@ class _Grid:
         if not len(_good(new)) or not len(_good(old)):
             return
         before, after = (_flat(json.loads(_good(rows).iloc[0]["spec"])) for rows in (old, new))
-        for name in sorted(before.keys() | after.keys()):
-            if name not in SAID_ELSEWHERE and before.get(name, "absent") != after.get(name, "absent"):
-                yield Finding(
-                    method, dataset, name, _text(before.get(name, "absent")), _text(after.get(name, "absent")), "the same"
-                )
+        for name in sorted((before.keys() | after.keys()) - set(SAID_ELSEWHERE)):
+            if before.get(name) != after.get(name):
+                was, now = (_text(leaves[name]) if name in leaves else "absent" for leaves in (before, after))
+                # An option that came since is no regression by itself; what it changes shows in the numbers.
+                yield Finding(method, dataset, name, was, now, "the same", fails=name in before)
         for column in EXACT:
             if _good(old)[column].notna().any() or _good(new)[column].isna().all():  # an older baseline has no newer columns
                 yield from self._exact(column, _good(old), _good(new))
 
     def _exact(self, column: str, old: pd.DataFrame, new: pd.DataFrame) -> Iterator[Finding]:
         known = list(dict.fromkeys(_plain(value) for value in old[column]))
+        if known == [None]:
+            if new[column].notna().any():
+                self._unmeasured.add(column)
+            return
         for row in _records(new):
             wanted, value = known, _plain(row[column])
             if len(known) > 1:
                 twin = _twin(row, old)
-                if twin is None or _nearness(row, twin) != "same":
+                if twin is None or nearness(row, twin) != "same":
                     continue
                 wanted = [_plain(twin[column])]
             if value != wanted[0]:
@@ -237,19 +242,21 @@ class _Grid:
             if twin is None:
                 reason = f"seed {row['seed']} is not in the baseline"
                 continue
-            nearness = _nearness(row, twin)
-            if nearness == "far":
-                reason = f"baseline made on {_platform(twin)}: random numbers and kernels may differ there"
+            distance = nearness(row, twin)
+            if distance == "far":
+                reason = f"baseline made on {described(twin)}: random numbers and kernels may differ there"
                 continue
-            if nearness == "near" and row["method"].partition(":")[0] in PLATFORM_BOUND:
-                reason = f"baseline made on {_platform(twin)}: this method's numbers depend on it by more than rounding"
+            if distance == "near" and bound_to_rounding(row):
+                reason = f"baseline made on {described(twin)}: this method's numbers depend on it by more than rounding"
                 continue
             compared = True
-            allowed = self.tolerances.loss if nearness == "same" else self.tolerances.loss_elsewhere
+            allowed = self.tolerances.loss if distance == "same" else self.tolerances.loss_elsewhere
             if (
                 difference := _first_difference(_floats(twin["first_losses"]), _floats(row["first_losses"]), allowed)
             ) is not None:
                 step, before, after = difference
+                if bound_to_rounding(row):
+                    self._rounding.add(row["method"])
                 found.append(
                     Finding(
                         row["method"], row["dataset"], f"first_losses[{step}] (seed {row['seed']})", f"{before:.6g}",
@@ -305,7 +312,7 @@ class _Grid:
     def _pairs_on_the_same_platform(self, old: pd.DataFrame, new: pd.DataFrame) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Rows and those of the same seed, where a repetition gives the same numbers: on the same processor."""
         pairs = [(row, _twin(row, old)) for row in _records(new) if row["device"] == "cpu"]
-        return [(row, twin) for row, twin in pairs if twin is not None and _nearness(row, twin) == "same"]
+        return [(row, twin) for row, twin in pairs if twin is not None and nearness(row, twin) == "same"]
 
     def _moved(self, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> Iterator[Finding]:
         limit = self.tolerances.accuracy
@@ -355,31 +362,13 @@ def _good(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
+    return [dict(zip(map(str, rows.columns), values)) for values in rows.itertuples(index=False, name=None)]
 
 
 def _twin(row: dict[str, Any], rows: pd.DataFrame) -> dict[str, Any] | None:
     """The row of the same seed."""
     found = _records(rows[rows["seed"] == row["seed"]])
     return found[0] if found else None
-
-
-def _nearness(one: dict[str, Any], two: dict[str, Any]) -> Literal["same", "near", "far"]:
-    """How alike the platforms of two rows are.
-
-    ``near`` shares the random numbers and the order of operations, but not how sums are rounded: another processor of the
-    same architecture, another number of threads, another patch release of torch. On another architecture or with another
-    minor version of torch even the random numbers may be others (dropout draws from MKL's generator on x86 only).
-    """
-    if all(one[name] == two[name] for name in ("platform", "device", "device_name", "torch", "threads")):
-        return "same"
-    versions = {tuple(str(row["torch"]).split("+")[0].split(".")[:2]) for row in (one, two)}
-    return "near" if len(versions) == 1 and all(one[name] == two[name] for name in ("platform", "device")) else "far"
-
-
-def _platform(row: dict[str, Any]) -> str:
-    threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
-    return f"{row['platform']}, {row['device_name']}, {threads}, torch {row['torch']}"
 
 
 def _first_difference(before: list[float], after: list[float], allowed: float) -> tuple[int, float, float] | None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vpbench.checking.compare import Comparison, Finding
 from vpbench.core.errors import StoreError
+from vpbench.core.files import write_whole
 
 HEADER = ("method", "data set", "column", "baseline", "now", "allowed")
 LONGEST = 60  # characters of a value, such as a digest or an option's
@@ -25,7 +24,7 @@ def verdict(comparison: Comparison) -> str:
         text = f"Regression: {_counted(failures, 'number')} of {_counted(cells, 'cell')} outside of what the baseline allows"
     else:
         text = f"No regression in {_counted(comparison.cells, 'cell')}"
-    return text + (f"; {_counted(others, 'cost')} above tolerance, which is not an error here." if others else ".")
+    return text + (f"; {_counted(others, 'difference')} reported only." if others else ".")
 
 
 def certainty(comparison: Comparison) -> str:
@@ -129,16 +128,10 @@ def write_text(text: str, path: Path) -> None:
     Raises:
         StoreError: when it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def _rows(findings: list[Finding]) -> list[tuple[str, ...]]:

@@ -22,6 +22,7 @@ from vpbench.cli.report import report
 from vpbench.cli.run import run
 from vpbench.cli.show import show
 from vpbench.cli.status import status
+from vpbench.cli.tune import tune
 
 INTERRUPTED = 130
 
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(measure)
+app.command()(tune)
 app.command()(report)
 app.command()(check)
 app.command("list")(list_entries)

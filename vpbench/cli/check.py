@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vpbench.cli.words import numbers, words
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -58,10 +60,11 @@ def check(
     Examples:
 
     \b
-      vpbench check    the baseline in results/baselines, about a minute on one core
+      vpbench check    the baseline in results/baselines, a minute or two
       vpbench check --markdown check.md --junit check.xml
       vpbench check --results results/runs --suite mini --baseline mini.parquet
-      vpbench check --update    after a change that is meant to change numbers
+      vpbench check --update    after a change that is meant to change numbers: all seeds, about 8 minutes
+      vpbench check --update --methods viapt    the same for the rows of one method
     """
     import json
 
@@ -69,15 +72,15 @@ def check(
     from vpbench.checking.compare import compare
     from vpbench.checking.render import as_data, as_junit, as_markdown, as_text, write_text
     from vpbench.checking.tolerance import Tolerances
-    from vpbench.core.errors import StoreError, UsageError
+    from vpbench.core.errors import UsageError
 
     if results is not None and (keep is not None or seeds is not None):
         raise UsageError("--results compares rows that are there; --seeds and --keep are for running new ones.")
-    tolerances, asked, sets = Tolerances.of(tolerance or []), _words(methods), _words(datasets)
+    tolerances, asked, sets = Tolerances.of(tolerance or []), words(methods), words(datasets)
     old: pd.DataFrame | None = None
     try:
         old = read_baseline(baseline)
-    except StoreError as error:
+    except UsageError as error:
         if not update:
             raise
         if baseline.exists():
@@ -89,12 +92,13 @@ def check(
     if results is not None:
         now = _part(read_results(results), suite, asked, sets)
         if now.empty:
-            raise StoreError(f"the results folder {results} has no row of {_said(suite, asked, sets)}.")
+            raise UsageError(f"the results folder {results} has no row of {_said(suite, asked, sets)}.")
     else:
         now = _run(suite, asked, sets, seeds, known, keep, update)
     comparison = None if known is None or known.empty else compare(known, now, tolerances, fail_on_cost)
     if update:
-        whole = merged(old if asked or sets else None, now)
+        kept = old if old is None or asked or sets else old[old["suite"] != suite]
+        whole = merged(kept, now)
         write_baseline(whole, baseline)
     if comparison is not None:
         if markdown:
@@ -120,11 +124,11 @@ def _run(
     from vpbench.execution.plan import DEFAULT_METHODS, seeds_of
     from vpbench.execution.protocol import suite_card
 
-    if known is not None and not known.empty and not update:
-        methods = list(dict.fromkeys(known["method"]))
-        datasets = list(dict.fromkeys(known["dataset"]))
+    if known is not None and not known.empty:  # in the baseline's order, as a cell's seed depends on it
+        methods = list(dict.fromkeys([*known["method"], *(methods or ())]))
+        datasets = list(dict.fromkeys([*known["dataset"], *(datasets or ())]))
     card = suite_card(suite)
-    chosen = _numbers(seeds) if seeds is not None else (seeds_of(card, len(card.seeds)) if update else None)
+    chosen = numbers("--seeds", seeds, "42,44") if seeds is not None else (seeds_of(card, len(card.seeds)) if update else None)
     plan = plan_grid(suite, methods or DEFAULT_METHODS, datasets, chosen)
     with GridProgress(plan) as progress:
         return run_grid(plan, progress, keep)
@@ -163,16 +167,3 @@ def _content(frame: pd.DataFrame | None) -> str:
     suites, sets, methods = (", ".join(sorted(frame[word].unique())) for word in ("suite", "dataset", "method"))
     seeds = frame["seed"].nunique()
     return f"suite {suites}, data sets {sets}, methods {methods}, {seeds} seed{'' if seeds == 1 else 's'}"
-
-
-def _words(text: str | None) -> list[str] | None:
-    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _numbers(text: str) -> list[int]:
-    from vpbench.core.errors import UsageError
-
-    try:
-        return [int(word) for word in _words(text) or []]
-    except ValueError as error:
-        raise UsageError(f"--seeds {text}: write whole numbers with commas, e.g. --seeds 42,44.") from error

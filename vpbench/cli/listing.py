@@ -8,7 +8,7 @@ import typer
 
 
 def list_entries(
-    kind: Annotated[str, typer.Argument(help="methods, datasets, suites or backbones", metavar="KIND")],
+    kind: Annotated[str, typer.Argument(help="methods, datasets, suites, backbones or searches", metavar="KIND")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """List what there is by name.

@@ -84,4 +84,13 @@ class GridProgress:
 
 
 def _name(run: PlannedRun) -> str:
-    return f"{run.spec.method.label} on {run.spec.data.dataset}, seed {run.spec.seed}"
+    spec = run.spec
+    if spec.stage == "search" and spec.search:
+        values = {**spec.method.config, **{f"recipe.{name}": value for name, value in spec.recipe.model_dump().items()}}
+        told = ", ".join(f"{name.removeprefix('recipe.')} {_number(values[name])}" for name in spec.search.searched)
+        return f"{spec.method.label} on {spec.data.dataset}, {told}, {spec.recipe.epochs} epochs"
+    return f"{spec.method.label} on {spec.data.dataset}, seed {spec.seed}"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

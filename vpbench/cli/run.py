@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vpbench.cli.words import numbers, words
+
 if TYPE_CHECKING:
     from vpbench.execution.executors import Executor
     from vpbench.execution.job import Job
@@ -91,13 +93,13 @@ def run(
     from vpbench.execution.device import resolve_device
     from vpbench.execution.plan import DEFAULT_METHODS, Request
 
-    chosen = _words(methods)
+    chosen = words(methods)
     request = Request(
         methods=tuple(chosen) if chosen is not None else DEFAULT_METHODS, suite=suite, data=data, data_root=data_root,
-        datasets=_words(datasets), backbone=backbone, weights=weights, image_size=image_size, epochs=epochs, seeds=seeds,
+        datasets=words(datasets), backbone=backbone, weights=weights, image_size=image_size, epochs=epochs, seeds=seeds,
         settings=_settings(setting or []), precision=precision, selection=selection, device=device,
     )  # fmt: skip
-    kept = [] if save == "none" else _words(save) or []
+    kept = [] if save == "none" else words(save) or []
     runner = _executor(executor, workers, gpus, per_gpu, retries, executor_option or [])
     timeout_s = _seconds("--timeout", timeout)
     checkpoint_s = _seconds("--checkpoint-every", None if checkpoint_every == "never" else checkpoint_every)
@@ -130,7 +132,7 @@ def _executor(
     from vpbench.core.errors import UsageError
     from vpbench.execution.executors import get_executor
 
-    given = {"workers": workers, "gpus": _numbers(gpus), "per_gpu": per_gpu, "retries": retries}
+    given = {"workers": workers, "gpus": numbers("--gpus", gpus, "0,2"), "per_gpu": per_gpu, "retries": retries}
     options: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
     chosen = name or ("local" if options else "inline")
     if chosen == "inline" and options:
@@ -142,15 +144,6 @@ def _executor(
             raise UsageError(f"--executor-option {text}: write NAME=VALUE, e.g. --executor-option partition=gpu.")
         options[option] = _value(value)
     return get_executor(chosen, **options)
-
-
-def _numbers(text: str | None) -> list[int] | None:
-    from vpbench.core.errors import UsageError
-
-    try:
-        return None if text is None else [int(word) for word in _words(text) or []]
-    except ValueError:
-        raise UsageError(f"--gpus {text}: write numbers with commas, e.g. --gpus 0,2.") from None
 
 
 def _seconds(option: str, text: str | None) -> float | None:
@@ -166,10 +159,6 @@ def _seconds(option: str, text: str | None) -> float | None:
     if not seconds:
         raise UsageError(f"{option} {text}: write a time such as 90s, 30m, 2h or 1d.")
     return seconds
-
-
-def _words(text: str | None) -> list[str] | None:
-    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _settings(given: list[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import typer
 
 
 def show(
-    kind: Annotated[str, typer.Argument(help="method, dataset, suite, backbone or run", metavar="KIND")],
+    kind: Annotated[str, typer.Argument(help="method, dataset, suite, backbone, search or run", metavar="KIND")],
     name: Annotated[str, typer.Argument(help="its name, or a run's id (its first digits are enough)")],
     results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder, for runs.")] = Path("results/runs"),
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -104,6 +104,7 @@ class Ground:
     options: dict[str, dict[str, Any]]
     overrides: dict[str, dict[str, Any]]
     stage: Literal["search", "final"] | None = None
+    _known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # looking a name up takes 10 ms
 
     def at(self, stage: Literal["search", "final"]) -> Ground:
         """The same for trials of a search, or for runs with what it has chosen."""
@@ -120,15 +121,16 @@ class Ground:
             UsageError: for a name or a value that does not fit.
         """
         method, _, preset = label.partition(":")
-        entries = recipe_entries(method, self.suite_name, name, preset or None)
-        chosen = resolve_method(label, {**method_options(entries), **(options or {}), **self.options.get(method, {})})
+        entries = self._once(recipe_entries, method, self.suite_name, name, preset or None)
+        settings = {**method_options(entries), **(options or {}), **self.options.get(method, {})}
+        chosen = self._once(resolve_method, label, settings)
         overrides = {**self.overrides[""], **self.overrides.get(method, {})}
         settled, source = resolve_recipe(self.suite, entries, overrides)
         if recipe:
             settled, _ = resolve_recipe(self.suite, entries, {**recipe, **overrides})
         if search:
             source = f"{source}; search {search.space} on validation images"
-        group = "custom" if self.request.data else dataset_card(name).group
+        group = "custom" if self.request.data else self._once(dataset_card, name).group
         data = DataSpec(suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=self.request.data)
         return [
             PlannedRun(
@@ -139,6 +141,12 @@ class Ground:
             )
             for seed in seeds
         ]  # fmt: skip
+
+    def _once(self, look_up: Callable[..., Any], *words: Any) -> Any:
+        key = f"{look_up.__name__} {json.dumps(words, sort_keys=True, default=str)}"
+        if key not in self._known:
+            self._known[key] = look_up(*words)
+        return self._known[key]
 
 
 def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> Plan:

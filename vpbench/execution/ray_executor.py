@@ -433,7 +433,9 @@ class _Teller(Silent):
     def paused(self) -> bool:
         """Whether the command wants the run to be left; asks it now and then."""
         if time.monotonic() > self._asked + ASK_S:
-            self._asked, self._paused = time.monotonic(), bool(ray.get(self._board.paused.remote()))
+            self._asked = time.monotonic()
+            with suppress(lost.RayError):  # no answer, no pause
+                self._paused = bool(ray.get(self._board.paused.remote()))
         return self._paused
 
 

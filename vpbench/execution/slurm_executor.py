@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -97,7 +97,9 @@ class _Leaving:
     def __enter__(self) -> _Leaving:
         self._signal: int | None = None
         known = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-        self._theirs = {number: handler for number in known if callable(handler := signal.getsignal(number))}
+        self._theirs: dict[int, Callable[[int, Any], Any]] = {
+            number: handler for number in known if callable(handler := signal.getsignal(number))
+        }
         for number in self._theirs:
             signal.signal(number, self._ask)
         return self

@@ -2,9 +2,10 @@
 
 What is counted is each matrix product and convolution that a model asks for, its prompts, prompters and per-image networks
 included, for one image: of the method as papers describe it, where every token goes through every block, and for
-``flops_inference`` of what is executed, after ``merge()`` and without what nobody reads. Everything happens on the meta device with explicit attention, so that neither a machine nor a kernel has a part in it.
-Normalisation, softmax, activations and sums are left out, about a hundredth of a ViT, and so are the decompositions of ViaPT's
-training. A multiply-add counts 2 in ``flops_*`` and 1 in ``macs_*``.
+``flops_inference`` of what is executed, after ``merge()`` and without what nobody reads. Everything happens on the meta device
+with explicit attention, so that neither a machine nor a kernel has a part in it. Normalisation, softmax, activations and sums
+are left out, about a hundredth of a ViT, and so are the decompositions of ViaPT's training. A multiply-add counts 2 in
+``flops_*`` and 1 in ``macs_*``.
 
 fvcore's figure stands beside them: multiply-adds by another's count, which papers often print as FLOPs.
 """

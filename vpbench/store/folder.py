@@ -102,7 +102,11 @@ class Store:
         Raises:
             StoreError: when it cannot be written; the earlier one is still there then.
         """
-        self._write_whole(self.checkpoint_path(run_id), lambda partial: partial.write_bytes(content))
+
+        def write(partial: Path) -> None:
+            partial.write_bytes(content)
+
+        self._write_whole(self.checkpoint_path(run_id), write)
 
     def read_checkpoint(self, run_id: str) -> bytes | None:
         """What :meth:`write_checkpoint` has kept; None when there is nothing."""

@@ -172,7 +172,7 @@ def state_of(model: PromptedModel, order: torch.Generator) -> State:
         "order": order.get_state(),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        "numpy": (kind, words.tolist(), *rest),
+        "numpy": (kind, np.asarray(words).tolist(), *rest),
         "python": random.getstate(),
     }
 
@@ -200,7 +200,7 @@ def _changing(model: PromptedModel) -> dict[str, Tensor]:
     }
 
 
-def _is_plain(value: object) -> bool:
+def _is_plain(value: Any) -> bool:
     """Whether a method's attribute is a value, which may change, and not a part of it, which does not."""
     if type(value) in (list, tuple, set):  # and not of a kind of its own, which could not be read back
         return all(map(_is_plain, value))

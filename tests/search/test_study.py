@@ -1,0 +1,138 @@
+"""Which trials there are and which wins: from rows that are made up, so that no time is spent on training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+
+from vpbench.execution.plan import PlannedRun, Request, resolve
+from vpbench.search.study import Row, Trial, winner
+from vpbench.search.tune import Budget, UnfinishedError, plan_search, play
+
+Do = Callable[[list[PlannedRun]], Mapping[str, Row]]
+N_VAL = 200
+
+
+@cache
+def planned(**budget: Any) -> Any:
+    request = Request(methods=("linear",), datasets=("digits",), epochs=8, precision="fp32", device="cpu")
+    return plan_search(request, Budget(**budget))
+
+
+def score(run: PlannedRun) -> Row:
+    """Best at a rate of 0.01, lower after few epochs; the highest rates diverge."""
+    recipe = run.spec.recipe
+    if recipe.lr > 0.04:
+        return {"status": "diverged", "val_acc1": None, "val_correct": None, "lr": recipe.lr}
+    correct = round(N_VAL * (1 - abs(math.log10(recipe.lr / 0.01)) / 4) * recipe.epochs / 8)
+    return {
+        "status": "ok", "val_acc1": 100 * correct / N_VAL, "val_correct": correct, "lr": recipe.lr,
+        "weight_decay": recipe.weight_decay, "epochs": recipe.epochs,
+    }  # fmt: skip
+
+
+class Done:
+    """Does runs once each, and no more than ``most`` of them."""
+
+    def __init__(self, most: int = 1000) -> None:
+        self.rows: dict[str, Row] = {}
+        self.most = most
+
+    def __call__(self, runs: list[PlannedRun]) -> Mapping[str, Row]:
+        for run in runs:
+            if run.spec.run_id not in self.rows:
+                if len(self.rows) == self.most:
+                    raise UnfinishedError
+                self.rows[run.spec.run_id] = score(run)
+        return {run.spec.run_id: self.rows[run.spec.run_id] for run in runs}
+
+
+@pytest.mark.parametrize("prune", [None, 2])
+def test_tpe_goes_on_where_it_was(prune: int | None) -> None:
+    """A search that is stopped after any number of runs ends as one that is not."""
+    plan = planned(space="adamw", trials=12, batch=4, prune=prune)
+    whole = Done()
+    (trials,) = play(plan.studies, whole)
+    assert [trial.number for trial in trials] == list(range(12))
+    for most in (1, 6, 11):
+        parts = Done(most)
+        with pytest.raises(UnfinishedError):
+            play(plan.studies, parts)
+        assert len(parts.rows) == most
+        parts.most = 1000
+        assert play(plan.studies, parts) == [trials]
+        assert parts.rows == whole.rows
+
+
+def test_tpe_depends_on_its_seed_and_on_nothing_else() -> None:
+    def values(**more: Any) -> list[dict[str, Any]]:
+        (trials,) = play(planned(space="adamw", trials=12, batch=4, **more).studies, Done())
+        return [trial.values for trial in trials]
+
+    assert values() == values()
+    assert values() != values(sampler_seed=1)
+    for value in values():
+        assert 1e-4 <= value["recipe.lr"] <= 5e-2
+        assert 1e-5 <= value["recipe.weight_decay"] <= 1
+
+
+def test_tpe_learns() -> None:
+    (trials,) = play(planned(space="adamw", trials=40, batch=4).studies, Done())
+    distance = [abs(math.log10(trial.values["recipe.lr"] / 0.01)) for trial in trials]
+    assert sum(distance[30:]) < 0.8 * sum(distance[:10])  # the first ten are drawn at random
+
+
+def test_pruned_trials_are_short_and_never_win() -> None:
+    done = Done()
+    (trials,) = play(planned(space="adamw", trials=16, batch=4, prune=2).studies, done)
+    pruned = [trial for trial in trials if trial.state == "pruned"]
+    full = [trial for trial in trials if trial.state == "complete"]
+    assert len(trials) == 16
+    assert pruned and full
+    assert {trial.row["epochs"] for trial in pruned} == {2}
+    assert {trial.row["epochs"] for trial in full} == {8}
+    assert all(trial.state != "pruned" for trial in trials[:4])
+    assert len(done.rows) == 16 + len(full)
+    best = replace(pruned[0], row={**pruned[0].row, "val_correct": N_VAL})
+    assert winner([best, *full]) in full
+
+
+def made(number: int, correct: int | None, lr: float, weight_decay: float = 0.0, state: str = "complete") -> Trial:
+    return Trial(number, {}, state, {"val_correct": correct, "lr": lr, "weight_decay": weight_decay})
+
+
+def test_ties() -> None:
+    assert winner([made(0, 90, 1.0), made(1, 91, 5.0), made(2, 91, 0.5, 0.1), made(3, 91, 0.5, 0.01)]) == made(3, 91, 0.5, 0.01)
+    assert winner([made(0, 90, 1.0), made(1, 90, 1.0)]) == made(0, 90, 1.0)
+    assert winner([made(0, None, 0.1, state="diverged"), made(1, 3, 9.0)]) == made(1, 3, 9.0)
+    assert winner([made(0, None, 0.1, state="diverged")]) is None
+
+
+def test_the_grid_is_run_whole() -> None:
+    plan = planned(space="vpt-grid")
+    done = Done()
+    (trials,) = play(plan.studies, done)
+    assert len(trials) == len(done.rows) == plan.budget.trials == 40
+    runs = [plan.studies[0].trial(trial.values, None) for trial in trials]
+    assert {run.spec.stage for run in runs} == {"search"}
+    assert {(run.spec.recipe.optimizer, run.spec.seed) for run in runs} == {("sgd", 42)}
+    assert runs[0].spec.recipe.peak_lr == 50 * 16 / 256
+    finals = plan.runs_with(plan.studies[0], trials[0].values)
+    assert [run.spec.seed for run in finals] == [42, 44, 82, 100, 800]
+    assert {(run.spec.stage, run.spec.search.space, run.spec.recipe) for run in finals} == {
+        ("final", "vpt-grid", runs[0].spec.recipe)
+    }
+
+
+def test_validation_images_are_kept_from_trials() -> None:
+    """Where the tested model is trained on them, too, as on VTAB-1k."""
+    ground = resolve(Request(methods=("linear",), datasets=("digits",), device="cpu"))
+    ground = replace(ground, suite=ground.suite.model_copy(update={"fit": "train+val"}))
+    trial, final = ground.at("search").data["digits"], ground.at("final").data["digits"]
+    assert [len(trial.splits[name]) for name in ("train", "val", "test")] == [800, 200, 797]
+    assert [len(final.splits[name]) for name in ("train", "val", "test")] == [1000, 0, 797]

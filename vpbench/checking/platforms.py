@@ -1,0 +1,61 @@
+"""How alike the machines of two rows are, and so what of them can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from vpbench.checking.tolerance import Tolerances
+
+Row = dict[str, Any]
+Nearness = Literal["same", "near", "far"]
+
+# Methods whose numbers depend on the platform by more than rounding. ViaPT projects on the principal axes of few rows: which
+# sign an axis has, and which way it points at equal variances, hangs on the last digit. Between AVX-512 and AVX2 kernels its
+# losses differ by 0.5 % at the first step and by 26 % at the fifth; images changed in their last digit move them by 19 %.
+ROUNDING_BOUND = ("viapt",)
+
+
+def bound_to_rounding(row: Row) -> bool:
+    """Whether another order of the same sums changes this row's method visibly."""
+    return str(row["method"]).partition(":")[0] in ROUNDING_BOUND
+
+
+def nearness(one: Row, two: Row) -> Nearness:
+    """How alike the platforms of two rows are.
+
+    ``near`` shares the random numbers and the order of operations, but not how sums are rounded: another processor of the
+    same architecture, another number of threads, another timm or patch release of torch. On another architecture or with
+    another minor version of torch even the random numbers may be others (dropout draws from MKL's generator on x86 only).
+    """
+    if all(one[name] == two[name] for name in ("platform", "device", "device_name", "torch", "timm", "threads")):
+        return "same"
+    return "near" if all(one[name] == two[name] for name in ("platform", "device")) and _minor(one) == _minor(two) else "far"
+
+
+def _minor(row: Row) -> list[str]:
+    return str(row["torch"]).split("+")[0].split(".")[:2]
+
+
+def described(row: Row) -> str:
+    """A row's platform in a few words."""
+    threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
+    return f"{row['platform']}, {row['device']} {row['device_name']}, {threads}, torch {row['torch']}, timm {row['timm']}"
+
+
+def differences(before: list[Row], now: list[Row], tolerances: Tolerances) -> Iterator[str]:
+    """What a reader must know when rows were not made where the baseline was: both platforms, and what is loosened."""
+    closest_first = ("same", "near", "far").index
+    kinds = {min((nearness(row, other) for other in before), key=closest_first) for row in now}
+    if kinds == {"same"}:
+        return
+    base, here = (list(dict.fromkeys(described(row) for row in rows)) for rows in (before, now))
+    yield f"Baseline made on {'; '.join(base)}. Now: {'; '.join(here)}."
+    exact = "Parameters, operations, counts and options must be equal and mean accuracies within what the seeds allow, as ever"
+    if "near" in kinds:
+        yield (
+            f"Sums may be rounded in another order there: first losses may differ by {100 * tolerances.loss_elsewhere:g} % "
+            f"(not {100 * tolerances.loss:g} %), and a seed's accuracy is not compared with its own. {exact}."
+        )
+    if "far" in kinds:
+        yield f"Random numbers may be others there: neither first losses nor a seed's own accuracy are compared. {exact}."

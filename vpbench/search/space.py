@@ -1,0 +1,209 @@
+"""What is searched: ``benchmarks/searches/<name>.toml``, or a file of the user's own. Imports no torch."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+
+from vpbench.catalog import method_registry
+from vpbench.core.cards import card_names, first_error, read_toml
+from vpbench.core.errors import UsageError
+from vpbench.core.hashing import digest
+from vpbench.core.names import unknown
+from vpbench.execution.spec import Frozen
+
+FOLDER = "searches"
+RECIPE = "recipe."  # how the names of a recipe's fields begin
+
+Point = dict[str, Any]  # values of one trial by parameter
+
+
+class Range(Frozen):
+    """All numbers from ``low`` to ``high``: whole ones when both are whole numbers, evenly on a log scale with ``log``."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Range:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low {self.low} must be above 0 on a log scale")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+Parameter = tuple[JsonValue, ...] | Range
+
+
+class SpaceCard(Frozen):
+    """A search space.
+
+    Names are those of ``--set``: ``recipe.lr`` is a field of every method's recipe, ``vpt.recipe.lr`` of VPT's alone,
+    ``vpt.prompt_length`` an option of VPT; and ``prompt_length`` is an option that every searched method has to have.
+    A parameter is a list of values, or ``{ low = 1e-4, high = 1.0, log = true }``, which a grid cannot have.
+    """
+
+    title: str
+    description: str
+    source: str = Field(pattern=r"\S", description="paper, repository and file, or 'assumption: ...'")
+    sampler: Literal["grid", "tpe"] = Field("grid", description="unless --sampler says otherwise")
+    trials: int | None = Field(None, ge=1, description="budget of tpe, unless --trials says otherwise")
+    settings: dict[str, JsonValue] = Field(default_factory=dict, description="the same in every trial")
+    parameters: dict[str, Parameter] = Field(min_length=1)
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _told_apart(cls, given: Any) -> Any:
+        """Each parameter by its own kind, so that a mistake in it is told in its own words."""
+        if not isinstance(given, dict):
+            return given
+        return {name: _parameter(name, value) for name, value in given.items()}
+
+
+def _parameter(name: str, given: Any) -> Parameter:
+    if isinstance(given, dict):
+        if strange := [key for key in given if key not in Range.model_fields]:
+            raise unknown(f"field of the range {name}", strange[0], Range.model_fields)
+        try:
+            return Range.model_validate(given)
+        except ValidationError as error:
+            raise ValueError(f"{name}.{first_error(error)}") from error
+    if not isinstance(given, list) or not given:
+        raise ValueError(f"{name} must be a list of values, or a table with low and high; it is {given!r}")
+    if repeated := [value for place, value in enumerate(given) if value in given[:place]]:
+        raise ValueError(f"{name} has {repeated[0]!r} twice")
+    return tuple(given)
+
+
+class Space:
+    """A space by its name, for one method after the other."""
+
+    def __init__(self, name: str, card: SpaceCard) -> None:
+        self.name, self.card = name, card
+
+    def parameters(self, method: str) -> dict[str, Parameter]:
+        """What is searched for a method, in the card's order; names are ``recipe.FIELD`` or an option's."""
+        return _of_method(self.card.parameters, method)
+
+    def settings(self, method: str) -> dict[str, Any]:
+        """What is the same in all trials of a method; names as in :meth:`parameters`."""
+        return _of_method(self.card.settings, method)
+
+    def digest(self, method: str) -> str:
+        """Identifies what is searched for a method and beside which settings, whatever the space is called."""
+        parameters = {
+            name: value.model_dump() if isinstance(value, Range) else list(value)
+            for name, value in self.parameters(method).items()
+        }
+        return digest({"parameters": parameters, "settings": self.settings(method)})[:8]
+
+    def size(self, method: str) -> int:
+        """Points of the grid.
+
+        Raises:
+            UsageError: when a parameter is a range.
+        """
+        return prod(len(values) for values in self._lists(method).values())
+
+    def grid(self, method: str) -> list[Point]:
+        """All combinations, the last parameter changing fastest."""
+        lists = self._lists(method)
+        return [dict(zip(lists, values)) for values in product(*lists.values())]
+
+    def probes(self, method: str) -> list[Point]:
+        """Few points that together have every listed value and both ends of every range, to check them all."""
+        ends = {
+            name: (value.low, value.high) if isinstance(value, Range) else value
+            for name, value in self.parameters(method).items()
+        }
+        first = {name: values[0] for name, values in ends.items()}
+        return [first, *({**first, name: value} for name, values in ends.items() for value in values[1:])]
+
+    def _lists(self, method: str) -> dict[str, tuple[JsonValue, ...]]:
+        parameters = self.parameters(method)
+        for name, parameter in parameters.items():
+            if isinstance(parameter, Range):
+                raise UsageError(
+                    f"search space {self.name}: {name} is a range, and a grid needs values: list them, or --sampler tpe."
+                )
+        return {name: values for name, values in parameters.items() if not isinstance(values, Range)}
+
+
+def split(point: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the method, and fields of the recipe."""
+    options = {name: value for name, value in point.items() if not name.startswith(RECIPE)}
+    return options, {name.removeprefix(RECIPE): value for name, value in point.items() if name.startswith(RECIPE)}
+
+
+def space_names() -> list[str]:
+    """The spaces that ship, sorted."""
+    return card_names(FOLDER)
+
+
+def read_space(name: str) -> Space:
+    """A space by its name, or by the path of a file that ends with ``.toml``.
+
+    Raises:
+        UsageError: when there is none, or something in it does not fit.
+    """
+    if not name.endswith(".toml"):
+        if name not in space_names():
+            raise unknown("search space", name, space_names(), "(vpbench list searches), or give a file: --space my.toml.")
+        return Space(name, _card(f"benchmarks/{FOLDER}/{name}.toml", read_toml(FOLDER, name)))
+    path = Path(name).expanduser()
+    try:
+        return Space(path.stem, _card(name, tomllib.loads(path.read_text(encoding="utf-8"))))
+    except OSError as error:
+        raise UsageError(f"--space {name} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:  # of the syntax, or of the encoding
+        raise UsageError(f"--space {name} is no TOML: {error}") from error
+
+
+def _card(place: str, given: dict[str, Any]) -> SpaceCard:
+    try:
+        if strange := [key for key in given if key not in SpaceCard.model_fields]:
+            raise unknown("field of a search space", strange[0], SpaceCard.model_fields)
+        card = SpaceCard.model_validate(given)
+        for name in (*card.parameters, *card.settings):
+            _check_name(name)
+        if both := sorted(card.parameters.keys() & card.settings.keys()):
+            raise UsageError(f"{both[0]} is both a setting and a parameter; keep one.")
+    except ValidationError as error:
+        raise UsageError(f"{place}: {first_error(error)}") from error
+    except UsageError as error:
+        raise UsageError(f"{place}: {error}") from error
+    return card
+
+
+def _check_name(name: str) -> None:
+    owner, dot, rest = name.partition(".")
+    if not dot or (owner == "recipe" and "." not in rest):
+        return
+    if owner not in (methods := method_registry().names()):
+        raise unknown("method", owner, [*methods, "recipe"], f"It is in the parameter {name}.")
+    if "." in rest and (not rest.startswith(RECIPE) or "." in rest.removeprefix(RECIPE)):
+        raise UsageError(f"parameter {name}: write recipe.FIELD, METHOD.recipe.FIELD, METHOD.OPTION or OPTION.")
+
+
+def _of_method(given: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """What of it concerns a method, by names without the method's."""
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        owner, dot, rest = name.partition(".")
+        if not dot or owner == "recipe":
+            found.setdefault(name, value)  # what names the method says more
+        elif owner == method:
+            found[rest] = value
+    return found
