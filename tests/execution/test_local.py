@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from vpbench.api import execute_plan, make_jobs, plan_runs
+from vpbench.backbones.base import Wanted
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import DataError, StoreError, UsageError
 from vpbench.execution import worker
@@ -112,13 +113,13 @@ def test_threads(images: Path, store: Store) -> None:
 
 def test_checkpointed_blocks_change_no_number(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks run once more in the backward pass; the run's identity and all that is learnt and counted stay the same."""
-    run_block, blocks, found = ViTAdapter.run_block, [0], []
+    run_lean, blocks, found = ViTAdapter.run_lean, [0], []
 
-    def counted(adapter: ViTAdapter, index: int, tokens: Tokens) -> Tokens:
+    def counted(adapter: ViTAdapter, index: int, tokens: Tokens, wanted: Wanted) -> Tokens:
         blocks[0] += 1
-        return run_block(adapter, index, tokens)
+        return run_lean(adapter, index, tokens, wanted)
 
-    monkeypatch.setattr(ViTAdapter, "run_block", counted)
+    monkeypatch.setattr(ViTAdapter, "run_lean", counted)
     for on in (False, True):
         store, blocks[0] = Store(tmp_path / str(on)), 0
         (job,) = make_jobs(planned(images, store, methods=("vpt",)), store, "cpu", ("weights",), checkpoint_blocks=on)

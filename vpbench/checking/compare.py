@@ -205,8 +205,7 @@ class _Grid:
                 # An option that came since is no regression by itself; what it changes shows in the numbers.
                 yield Finding(method, dataset, name, was, now, "the same", fails=name in before)
         for column in EXACT:
-            if _good(old)[column].notna().any() or _good(new)[column].isna().all():  # an older baseline has no newer columns
-                yield from self._exact(column, _good(old), _good(new))
+            yield from self._exact(column, _good(old), _good(new))
 
     def _exact(self, column: str, old: pd.DataFrame, new: pd.DataFrame) -> Iterator[Finding]:
         known = list(dict.fromkeys(_plain(value) for value in old[column]))
