@@ -33,7 +33,7 @@ from vpbench.store.schema import COLUMNS
 
 CURVE = "phase,epoch,epochs,lr,train_loss,val_acc1\nwarm,1,3,0.1,2.5,10\nwarm,2,3,0.1,1.5,40\ntrain,1,1,0.1,0.05,80\n"
 EVIL = "<script>alert('1')</script>&\"x"
-VOID = {"meta", "link", "img", "input", "br", "path", "circle", "polyline"}
+VOID = {"meta", "link", "img", "input", "br", "path", "circle", "polyline", "wbr"}
 
 
 class Page(HTMLParser):
