@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,6 +44,7 @@ def run(
     checkpoint_s: float | None = CHECKPOINT_S,
     rerun: str | None = None,
     limit: int | None = None,
+    noise: Sequence[float] | None = None,
     **more: Any,
 ) -> pd.DataFrame:
     """Train and measure every method on every data set, skipping what is stored, and return the rows.
@@ -73,6 +74,8 @@ def run(
         rerun: do stored runs again: ``failed`` (all that are not ok), ``stale`` (by another version of vpbench, torch or
             timm), or ``all``.
         limit: run no more than so many of the missing ones.
+        noise: standard deviations, with pixels in 0 ... 1: test every model on such noisy images too, without training it again;
+            ``noise.csv`` beside each row takes the accuracies. Keeps ``weights``.
         more: other fields of :class:`vpbench.execution.plan.Request`.
 
     Returns:
@@ -85,16 +88,23 @@ def run(
 
     chosen = [word.strip() for word in methods.split(",")] if isinstance(methods, str) else methods
     save = tuple(save)
+    if noise is not None:
+        from vpbench.measure.noise import check_sigmas
+
+        noise, save = check_sigmas(noise), tuple(dict.fromkeys([*save, "weights"]))
     request = Request(
         methods=DEFAULT_METHODS if chosen is None else tuple(chosen), suite=suite, data=str(data) if data else None,
         backbone=backbone, weights=str(weights) if weights else None, image_size=image_size, epochs=epochs, seeds=seeds,
         settings=settings or {}, device=device, **more,
     )  # fmt: skip
     plan, store = plan_runs(request, results, save, rerun)
-    return execute_plan(
+    frame = execute_plan(
         plan, store, device, save, watcher, executor=executor, data_root=request.data_root, threads=threads,
         checkpoint_blocks=checkpoint_blocks, timeout_s=timeout_s, checkpoint_s=checkpoint_s, limit=limit,
     )  # fmt: skip
+    for _ in noisy_accuracies(plan, store, frame, noise or (), device):
+        pass
+    return frame
 
 
 def plan_runs(
@@ -230,6 +240,26 @@ def execute_search(
         Outcome(study, found, trial, [rows[run.spec.run_id] for run in runs])
         for study, found, trial, runs in zip(plan.studies, trials, best, final, strict=True)
     ]
+
+
+def noisy_accuracies(
+    plan: Plan, store: Store, rows: pd.DataFrame, sigmas: Sequence[float], device: str = "auto"
+) -> Iterator[tuple[dict[Hashable, Any], pd.DataFrame]]:
+    """Test the stored models of a plan on noisy images, one after the other in this process, and train nothing.
+
+    Args:
+        rows: of the plan; those that are not ok are passed over.
+        sigmas: standard deviations, with pixels in 0 ... 1; none at all tests nothing.
+
+    Yields:
+        a row, and what :func:`vpbench.measure.noise.evaluate_noise` returns for it.
+    """
+    from vpbench.measure.noise import evaluate_noise
+
+    specs = {run.spec.run_id: run.spec for run in plan.runs}
+    for row in rows[rows["status"] == "ok"].to_dict("records") if sigmas else ():
+        spec = specs[row["run_id"]]
+        yield row, evaluate_noise(row, store, sigmas, device, plan.data[spec.data.dataset], spec.backbone)
 
 
 def load_results(folder: str | Path = DEFAULT_FOLDER, columns: Sequence[str] | None = None) -> pd.DataFrame:

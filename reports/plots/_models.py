@@ -74,7 +74,7 @@ def groups(store: Store, sections: Iterator[Section]) -> list[Group]:
     found = []
     for section in sections:
         runs = section.runs[usable(section.runs)]
-        runs = runs[[store.artefact_path(run_id, WEIGHTS).exists() for run_id in runs["run_id"]]]
+        runs = runs[runs["run_id"].map(lambda run_id: store.artefact_path(run_id, WEIGHTS).exists()).astype(bool)]
         for dataset in section.datasets:
             own = runs[runs["dataset"] == dataset]
             if len(own):

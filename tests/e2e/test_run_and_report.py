@@ -12,6 +12,7 @@ from command import rows, traces, vpbench
 from safetensors.numpy import load_file
 
 import vpbench as package
+from vpbench.core.cards import packaged_file
 from vpbench.store.schema import COLUMNS
 
 # Empty in the rows of `finished`: top-5 says nothing with three classes, an installed package has no commit, nothing is searched,
@@ -67,6 +68,35 @@ def test_missing_artefacts_are_made_up_for(results: Path, command: list[str], un
     assert "0 of them new" in vpbench(*command, results, "--methods", "linear", "--save", "none").out
     assert "1 of them new" in vpbench(*command, results, "--methods", "linear").out
     assert (results / "_artefacts" / run_id / "curve.csv").exists()
+
+
+def test_noise_is_tested_without_training(results: Path, command: list[str]) -> None:
+    before = traces(results)
+    words = (*command, results, "--methods", "linear,vpt", "--save", "none", "--noise")
+    noisy = vpbench(*words, "0.5,0")
+    assert noisy.code == 0, noisy.err
+    assert "0 of them new" in noisy.out
+    table = rows(results)
+    for row in table.itertuples():
+        found = pd.read_csv(results / "_artefacts" / row.run_id / "noise.csv")
+        assert found["sigma"].tolist() == [0, 0.5]
+        assert found["acc1"].iloc[0] == pytest.approx(row.acc1), "no noise: the accuracy of the run"
+        assert f"noise: {row.method} on grey, seed 42: {row.acc1:.1f} at 0, {found['acc1'].iloc[1]:.1f} at 0.5" in noisy.err
+    after = traces(results)
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 2
+    assert vpbench(*words, "0.5").code == 0
+    assert traces(results) == after, "what is known is not tested again"
+
+
+def test_noise_keeps_the_weights_it_needs(tmp_path: Path, images: Path, unmeasured: None) -> None:
+    """Also from Python, and with weights that only the request knows the place of."""
+    options: dict[str, object] = {"data": images, "image_size": 40, "epochs": 1, "device": "cpu", "results": tmp_path}
+    weights = packaged_file("backbones", "vit-nano.safetensors")
+    frame = package.run("linear", save=(), noise=[0], weights=weights, **options)
+    folder = tmp_path / "_artefacts" / frame["run_id"].item()
+    assert {path.name for path in folder.iterdir()} == {"weights.safetensors", "noise.csv"}
+    assert pd.read_csv(folder / "noise.csv")["acc1"].item() == pytest.approx(frame["acc1"].item())
 
 
 def test_report(finished: Path) -> None:

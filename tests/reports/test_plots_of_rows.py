@@ -17,7 +17,7 @@ from report_rows import fill, grid, make_row
 
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.reporting.api import make_report
-from vpbench.reporting.figures import Section, looks, row_wise, sections
+from vpbench.reporting.figures import Section, figure_registry, looks, row_wise, sections
 from vpbench.reporting.runs import Filters
 from vpbench.reports.plots import critical_difference as cd
 from vpbench.reports.plots import curves, heatmap, hyperparameters, noise, pareto, seeds
@@ -73,15 +73,17 @@ def test_png_and_pdf_with_the_same_bytes_every_time(full: Store, tmp_path: Path,
     assert [Path(path).read_bytes() for path in paths] == first
 
 
-def test_rows_need_no_torch(full: Store) -> None:
+def test_rows_and_a_page_need_no_torch(full: Store, tmp_path: Path) -> None:
     code = f"""
 import sys
+from vpbench.reporting.page import write_page
 from vpbench.reporting.figures import figure_registry
 from vpbench.reporting.runs import Filters
 from vpbench.store.folder import Store
 store = Store({str(full.folder)!r})
 for name in {NAMES}:
     assert list(figure_registry().get(name.replace("-", "_"))(store, store.load(), Filters()))
+write_page({str(full.folder)!r}, {str(tmp_path / "page")!r}, figures=False)
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[2])
@@ -110,11 +112,13 @@ def test_what_is_missing_is_one_line_with_a_command(tmp_path: Path, name: str, c
     assert not (tmp_path / "figures").exists()
 
 
-@pytest.mark.parametrize("name", ["pareto", "seeds"])
-def test_only_failures(tmp_path: Path, name: str) -> None:
+def test_only_failures(tmp_path: Path) -> None:
+    """Every figure says what it misses; none stumbles."""
     store = fill(tmp_path, make_row("vpt", acc1=None))
-    with pytest.raises(StoreError, match="accuracy"):
-        make_report(plot=name, results=store.folder, out=tmp_path / "figures")
+    for name, draw in ((name, figure_registry().get(name)) for name in figure_registry().names()):
+        with pytest.raises(StoreError, match=r"accuracy|vpbench run|run them again"):
+            list(draw(store, store.load(), Filters()))
+            pytest.fail(f"{name} was drawn")
 
 
 def test_unknown_figure_is_suggested(full: Store) -> None:

@@ -11,7 +11,7 @@ import typer
 from report_rows import clusters, fill, grid, make_row, save_features
 from typer.testing import CliRunner
 
-from vpbench.cli.report import report
+from vpbench.cli.report import PLOTS, report
 from vpbench.core.errors import StoreError, UsageError
 
 app = typer.Typer()
@@ -77,6 +77,12 @@ assert "torch" not in sys.modules
 """
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=root)
+
+
+def test_help_names_every_figure() -> None:
+    from vpbench.reporting.figures import figure_registry
+
+    assert sorted(name.replace("-", "_") for name in PLOTS) == figure_registry().names()
 
 
 def test_papers_published_figures_and_tests(tmp_path: Path) -> None:

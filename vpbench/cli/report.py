@@ -13,13 +13,17 @@ from typing import Annotated
 
 import typer
 
+PLOTS = (
+    *("pareto", "heatmap", "seeds", "critical-difference", "curves", "hyperparameters", "noise"),
+    *("tsne", "tsne-prompts", "prompts", "attention", "gradcam"),
+)
 _Only = "Keep only this {}; several with commas."
 
 
 def report(
     table: Annotated[str | None, typer.Option(help="Number of a table; 1 when neither a table nor a plot is named.")] = None,
     paper: Annotated[str, typer.Option(help="Paper that the table's number belongs to.")] = "insvp",
-    plot: Annotated[str | None, typer.Option(help="A figure instead, e.g. tsne.")] = None,
+    plot: Annotated[str | None, typer.Option(metavar="NAME", help=f"A figure instead: {', '.join(PLOTS)}.")] = None,
     format: Annotated[
         str | None, typer.Option(help="terminal, md, tex, html, csv or json. Default: what --out ends with, else terminal.")
     ] = None,

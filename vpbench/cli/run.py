@@ -47,6 +47,12 @@ def run(
     save: Annotated[
         str, typer.Option(help="What to keep beside each row: features, predictions, curve, weights, or none.")
     ] = "features,predictions,curve",
+    noise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="0,0.1,...", help="Test the models on images with such noise too, trained before or now; keeps weights."
+        ),
+    ] = None,
     executor: Annotated[str | None, typer.Option(help="Where runs happen: inline (this process), local, ray or slurm.")] = None,
     workers: Annotated[int | None, typer.Option(metavar="N", help="Worker processes on the CPUs (local).")] = None,
     gpus: Annotated[str | None, typer.Option(metavar="0,2", help="GPUs to use (local). Default: all.")] = None,
@@ -84,11 +90,12 @@ def run(
       vpbench run --methods linear,vpt,insvp:released --suite mini --seeds 3
       vpbench run --data flowers.parquet --backbone vit_tiny_patch16_224 --weights vit_tiny.safetensors --image-size 96
       vpbench run --methods vpt --set vpt.prompt_length=50 --set recipe.lr=0.005 --epochs 20 --dry-run
+      vpbench run --methods vpt,insvp --noise 0,0.1,0.2    then: vpbench report --plot noise
       vpbench run --workers 2 --timeout 2h    two worker processes on the CPUs; a run that hangs is given up
     """
     import json
 
-    from vpbench.api import execute_plan, make_jobs, plan_runs
+    from vpbench.api import execute_plan, make_jobs, noisy_accuracies, plan_runs
     from vpbench.cli.progress import GridProgress
     from vpbench.execution.device import resolve_device
     from vpbench.execution.plan import DEFAULT_METHODS, Request
@@ -100,6 +107,9 @@ def run(
         settings=_settings(setting or []), precision=precision, selection=selection, device=device,
     )  # fmt: skip
     kept = [] if save == "none" else words(save) or []
+    sigmas = _sigmas(noise)
+    if sigmas and "weights" not in kept:
+        kept.append("weights")
     runner = _executor(executor, workers, gpus, per_gpu, retries, executor_option or [])
     timeout_s = _seconds("--timeout", timeout)
     checkpoint_s = _seconds("--checkpoint-every", None if checkpoint_every == "never" else checkpoint_every)
@@ -117,6 +127,9 @@ def run(
             plan, store, device, kept, progress, executor=runner, data_root=data_root, threads=threads,
             checkpoint_blocks=checkpoint_blocks, timeout_s=timeout_s, checkpoint_s=checkpoint_s, limit=limit,
         )  # fmt: skip
+    for row, scores in noisy_accuracies(plan, store, frame, sigmas, device):
+        found = ", ".join(f"{acc1:.1f} at {sigma:g}" for sigma, acc1 in zip(scores["sigma"], scores["acc1"]))
+        typer.echo(f"noise: {row['method']} on {row['dataset']}, seed {row['seed']}: {found}", err=True)
     if as_json:
         typer.echo(json.dumps(json.loads(frame.to_json(orient="records", date_format="iso", double_precision=15)), indent=2))
     else:
@@ -144,6 +157,17 @@ def _executor(
             raise UsageError(f"--executor-option {text}: write NAME=VALUE, e.g. --executor-option partition=gpu.")
         options[option] = _value(value)
     return get_executor(chosen, **options)
+
+
+def _sigmas(text: str | None) -> list[float]:
+    """The standard deviations of ``--noise``."""
+    from vpbench.core.errors import UsageError
+    from vpbench.measure.noise import check_sigmas
+
+    try:
+        return [] if text is None else check_sigmas([float(word) for word in words(text) or []])
+    except ValueError:
+        raise UsageError(f"--noise {text}: write numbers with commas, e.g. --noise 0,0.1,0.2.") from None
 
 
 def _seconds(option: str, text: str | None) -> float | None:

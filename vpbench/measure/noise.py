@@ -27,6 +27,8 @@ from vpbench.store.folder import Store
 if TYPE_CHECKING:
     import torch
 
+    from vpbench.execution.spec import BackboneSpec
+
 NOISE_FILE = "noise.csv"
 COLUMNS = ("sigma", "acc1", "correct", "total")
 _STREAM = 20240  # first word of every image's seed
@@ -58,7 +60,12 @@ def image_noise(index: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def evaluate_noise(
-    row: Mapping[Any, Any], store: Store, sigmas: Sequence[float], device: torch.device | str = "auto", raw: RawData | None = None
+    row: Mapping[Any, Any],
+    store: Store,
+    sigmas: Sequence[float],
+    device: torch.device | str = "auto",
+    raw: RawData | None = None,
+    backbone: BackboneSpec | None = None,
 ) -> pd.DataFrame:
     """Test a stored model under noise, and keep the accuracies in ``noise.csv`` beside its row.
 
@@ -70,6 +77,7 @@ def evaluate_noise(
         sigmas: standard deviations of the noise, with pixels in 0 ... 1; 0 is the clean image.
         device: ``auto``, or where to compute.
         raw: the data set where it is open already.
+        backbone: the run's, where the path of its weights is known already.
 
     Returns:
         the whole file: ``sigma``, ``acc1`` (percent), ``correct``, ``total``, one row per sigma in ascending order.
@@ -82,15 +90,16 @@ def evaluate_noise(
     # Imported here: a figure that reads the file needs no torch.
     from vpbench.data.batches import Normaliser
     from vpbench.execution.device import resolve_device
+    from vpbench.execution.plan import ARTEFACTS
     from vpbench.measure.stored import load_stored
     from vpbench.training.fit import Trainer
 
-    known = read_noise(store, row["run_id"]) if store.artefact_path(row["run_id"], NOISE_FILE).exists() else None
+    known = _known(store, row["run_id"], store.artefact_path(row["run_id"], ARTEFACTS["weights"]))
     done = set() if known is None else set(known["sigma"])
     if known is not None and done >= set(wanted):
         return known
     place = resolve_device(device) if isinstance(device, str) else device
-    stored = load_stored(row, store, place, raw)
+    stored = load_stored(row, store, place, raw, backbone)
     normalise = Normaliser(stored.spec.backbone.mean, stored.spec.backbone.std, place)
     trainer = Trainer(stored.model, stored.data, stored.spec, normalise, place)
     test = stored.data.test
@@ -108,6 +117,14 @@ def evaluate_noise(
 
     store.write_artefact(row["run_id"], NOISE_FILE, write)
     return read_noise(store, row["run_id"])
+
+
+def _known(store: Store, run_id: str, weights: Path) -> pd.DataFrame | None:
+    """What was found earlier; None when the model was trained again since."""
+    path = store.artefact_path(run_id, NOISE_FILE)
+    if not path.exists() or (weights.exists() and path.stat().st_mtime_ns < weights.stat().st_mtime_ns):
+        return None
+    return read_noise(store, run_id)
 
 
 def check_sigmas(sigmas: Sequence[float]) -> list[float]:

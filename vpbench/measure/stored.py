@@ -50,7 +50,11 @@ def has_weights(store: Store, run_id: str) -> bool:
 
 
 def load_stored(
-    row: Mapping[Any, Any], store: Store, device: torch.device | str = "cpu", raw: RawData | None = None
+    row: Mapping[Any, Any],
+    store: Store,
+    device: torch.device | str = "cpu",
+    raw: RawData | None = None,
+    backbone: BackboneSpec | None = None,
 ) -> StoredModel:
     """The model that a row describes, without any training.
 
@@ -59,6 +63,7 @@ def load_stored(
         store: holds the run's tensors.
         device: where the model ends up.
         raw: the data set where it is open already; otherwise it is looked for, see :func:`open_data`.
+        backbone: the run's, where the path of its weights is known already; otherwise it is looked for.
 
     Raises:
         StoreError: when the run left no tensors, or those do not fit the model that its specification describes.
@@ -68,7 +73,7 @@ def load_stored(
     spec = stored_spec(row)
     tensors = _tensors(row, store)
     raw = raw if raw is not None else open_data(spec)
-    backbone = find_weights(spec.backbone)
+    backbone = backbone if backbone is not None else find_weights(spec.backbone)
     model = build_model(spec.method, backbone, len(raw.class_names), device)
     _restore(model, tensors, row, store)
     model.backbone.use_fastest_kernels(torch.device(device).type, spec.precision)  # as in training

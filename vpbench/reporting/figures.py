@@ -238,6 +238,8 @@ def draw_figures(name: str, store: Store, runs: pd.DataFrame, filters: Filters, 
     paths = []
     with matplotlib.rc_context(_STYLE):
         for stem, figure in draw(store, runs, filters):
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # both files take the places that were found now
             paths += [_save(figure, folder / f"{stem}{suffix}") for suffix in _METADATA]
     return paths
 

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 340, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 12, 34
+_MOST_TICKS = 6  # on a logarithmic axis
 _WIDE_RANGE = 20  # from here on a logarithmic axis
 
 
@@ -48,13 +49,16 @@ def read_epochs(path: Path) -> list[Epoch]:
         OSError: when it cannot be read.
     """
     with path.open(newline="", encoding="utf-8") as stream:
-        lines = list(csv.DictReader(stream))
-    if not lines or not {"phase", "train_loss", "val_acc1"} <= lines[0].keys():
+        head, *lines = [line for line in csv.reader(stream) if line] or [[]]
+    if not lines or not {"phase", "train_loss", "val_acc1"} <= set(head):
         raise ValueError(f"{path.name} is no learning curve")
-    return [Epoch(str(line["phase"]), _number(line["train_loss"]), _number(line["val_acc1"])) for line in lines]
+    if any(len(line) != len(head) for line in lines):
+        raise ValueError(f"{path.name} has lines of another length than its first")
+    phase, loss, accuracy = map(head.index, ("phase", "train_loss", "val_acc1"))
+    return [Epoch(line[phase], _number(line[loss]), _number(line[accuracy])) for line in lines]
 
 
-def _number(text: str | None) -> float | None:
+def _number(text: str) -> float | None:
     """A finite number; None for an empty field and for what a diverged run leaves."""
     value = float(text) if text else math.nan
     return value if math.isfinite(value) else None
@@ -113,10 +117,11 @@ def value_axis(low: float, high: float, may_log: bool) -> Axis:
     """An axis over values: logarithmic where they are positive and far apart."""
     if may_log and low > 0 and high / low > _WIDE_RANGE:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]
-        inside = [tick for tick in ticks if low <= tick <= high]
-        fewer = inside if len(inside) <= 6 else [tick for tick in inside if f"{tick:e}".startswith("1.0")]
-        return Axis(low, high, True, tuple(fewer))
+        every = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]
+        ticks = [tick for tick in every if low <= tick <= high]
+        if len(ticks) > _MOST_TICKS:
+            ticks = [tick for tick in ticks if f"{tick:e}".startswith("1.0")]
+        return Axis(low, high, True, tuple(ticks[:: -(-len(ticks) // _MOST_TICKS)]))
     if high == low:
         low, high = low - (abs(low) / 10 or 1), high + (abs(high) / 10 or 1)
     exponent = math.floor(math.log10((high - low) / 4))

@@ -63,7 +63,7 @@ def draw_all(store: Store, runs: pd.DataFrame, filters: Filters, site: Path, lar
     plots = []
     for name in ordered:
         story = sys.modules[registry.get(name).__module__].__doc__ or name
-        title = " ".join(story.strip().split("\n\n")[0].split())
+        title = " ".join(story.strip().split("\n\n")[0].replace("``", "").split())
         if large and name not in _OVERVIEWS:
             advice = (
                 f"vpbench report --plot {name.replace('_', '-')} --results RESULTS draws it, best with --dataset or --method."
