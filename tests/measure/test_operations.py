@@ -36,6 +36,52 @@ def test_vit_b16(method: str, prompts: int, billions: float, monkeypatch: pytest
     assert round(counted / 1e9, 2) == billions
 
 
+def forward_flops(method: str, backbone: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Of one image, with the method's own ten prompts and 100 classes."""
+    monkeypatch.setattr("vpbench.measure.operations._fvcore_macs", lambda shell: None)  # seconds, and tested below
+    counted = count_operations(resolve_method(method), resolve_backbone(backbone, "random"), 100)["flops_forward"]
+    assert counted is not None
+    return counted
+
+
+@pytest.mark.parametrize(
+    ("name", "patches", "width", "depth", "patch", "billions"),
+    [("vit-l16-in21k", 196, 1024, 24, 16, 129.54), ("vit-h14-in21k", 256, 1280, 32, 14, 348.03)],
+)
+def test_larger_vits(
+    name: str, patches: int, width: int, depth: int, patch: int, billions: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = forward_flops("vpt", name, monkeypatch)
+    assert counted == vit_flops(1 + 10 + patches, patches, width, depth, patch, 100)
+    assert round(counted / 1e9, 2) == billions
+
+
+def test_swin_b(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Swin paper's table 1 prints 15.4 G "FLOPs", which are multiply-adds; its classifier of 1,000 classes is 1 M of them."""
+    counted = forward_flops("linear", "swin-b-in22k", monkeypatch)
+    assert counted == 30_860_050_432
+    assert round(counted / 2e9, 1) == 15.4
+
+
+def test_table_8_of_ivpt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It prints 17.732 G for VPT and 17.733 G for iVPT: multiply-adds, those of attention left out. See docs/flops.md."""
+    length, width, depth, heads = 207, 768, 12, 12
+    layers = 196 * width**2 + depth * length * 12 * width**2 + 100 * width
+    attention = depth * 2 * length**2 * width
+    vpt = forward_flops("vpt", "vit-b16-in21k", monkeypatch)
+    assert vpt == 2 * (layers + attention) == 36_973_897_728
+
+    # As thop counts: linear layers and convolutions, 4 for each element of a layer norm, 3 n - 1 for a softmax of n.
+    printed = layers + (2 * depth + 1) * length * width * 4 + depth * heads * length * (3 * length - 1)
+    assert f"{printed / 1e9:.3f}" == "17.732"
+    aggregation, additions = 11 * 10 * 10 * width, 2 * 11 * 10 * width
+    assert f"{(printed + aggregation) / 1e9:.3f}" == "17.732"
+    assert f"{(printed + aggregation + additions) / 1e9:.3f}" == "17.733"
+
+    class_rows = 11 * length * width  # the attention that reinforcement reads
+    assert forward_flops("ivpt", "vit-b16-in21k", monkeypatch) - vpt == 2 * (aggregation + class_rows) == 5_187_072
+
+
 @pytest.mark.parametrize(("method", "settings", "prompts"), [("linear", {}, 0), ("vpt", {"prompt_length": 5}, 5)])
 def test_tiny_vit(method: str, settings: dict[str, Any], prompts: int, tiny: BackboneSpec) -> None:
     counted = count_operations(resolve_method(method, settings), tiny, 10)
