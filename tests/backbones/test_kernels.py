@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from vpbench.backbones import kernels
 from vpbench.backbones.family import adapter_for
@@ -21,7 +22,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_measured_once(cache: Path) -> None:
+    before = torch.random.get_rng_state()
     first = linear_kernel(32)
+    assert torch.equal(torch.random.get_rng_state(), before)
     (name,) = json.loads(cache.read_text())
     assert "width 32" in name and "torch" in name
     other = {"default": "onednn", "onednn": "default"}[first]

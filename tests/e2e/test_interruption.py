@@ -85,7 +85,7 @@ def test_broken_image_cache(
     words = [*command, "--methods", "linear", "--save", "none", "--json"]
     words.remove("--results")
     first = vpbench(*words, "--results", tmp_path / "first")
-    folders = list((tmp_path / "cache").iterdir())
+    folders = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
     for folder in folders:
         with (folder / "pixels.bin").open("r+b") as stream:
             stream.truncate(1000)

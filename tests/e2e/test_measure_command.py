@@ -62,8 +62,8 @@ def test_everything_is_measured(tmp_path: Path) -> None:
     assert (ivpt["throughput_batch"], ivpt["train_batch"], ivpt["rounds"]) == (64, 64, 1)
     assert ivpt["mem_kind"] == "process"
     assert min(ivpt["mem_infer_peak"], plain["mem_infer_peak"]) > 1e7
-    # Six blocks keep 15 tokens' input, projections, and twice the MLP's four widths in fp32; half of that is for certain.
-    assert ivpt["mem_train_peak"] - ivpt["mem_infer_peak"] > 6 * 64 * 15 * 192 * (1 + 3 + 8) * 4 / 2
+    # Six blocks keep 15 tokens: input, projections, and the MLP in fp32; a quarter of that is for certain.
+    assert ivpt["mem_train_peak"] - ivpt["mem_infer_peak"] > 6 * 64 * 15 * 192 * (1 + 3 + 8) * 4 / 4
     assert ivpt["flops_inference"] < ivpt["flops_forward"] == 2 * ivpt["macs_forward"]
     table = pq.read_table(path)
     assert table.column_names == list(COLUMNS)

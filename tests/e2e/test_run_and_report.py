@@ -182,15 +182,16 @@ def test_show_run(finished: Path) -> None:
     ],
 )
 def test_list_and_show_everything(kind: str, entries: set[str]) -> None:
+    one = "search" if kind == "searches" else kind.removesuffix("s")
     listed = json.loads(vpbench("list", kind, "--json").out)
     assert entries <= {entry["name"] for entry in listed}
     plain = vpbench("list", kind)
     for entry in listed:
         assert entry["name"] in plain.out
-        shown = vpbench("show", kind.removesuffix("s"), entry["name"])
+        shown = vpbench("show", one, entry["name"])
         assert (shown.code, shown.err) == (0, "")
         assert len(shown.out) > 100
-        assert isinstance(json.loads(vpbench("show", kind.removesuffix("s"), entry["name"], "--json").out), dict)
+        assert isinstance(json.loads(vpbench("show", one, entry["name"], "--json").out), dict)
 
 
 def test_show_method_tells_sources_and_differences() -> None:

@@ -68,7 +68,7 @@ def copy(trained: Store, tmp_path: Path) -> Store:
 def row_of(store: Store, method: str) -> dict[str, object]:
     rows = store.load()
     (found,) = rows[rows["method"] == method].to_dict("records")
-    return {str(name): value for name, value in found.items()}
+    return {str(name): None if isinstance(value, float) and value != value else value for name, value in found.items()}
 
 
 def stored(store: Store, method: str) -> StoredModel:

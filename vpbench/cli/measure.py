@@ -49,13 +49,13 @@ def measure(
     """
     import json
 
-    from vpbench.cli.run import _settings, _words
+    from vpbench.cli.words import settings_of, words
     from vpbench.measure.cost_file import check_writable, write_costs
     from vpbench.measure.costs import CostRequest, Costs
 
     request = CostRequest(
-        methods=_words(methods) or [], backbone=backbone, image_size=image_size, classes=classes, batch=batch, repeat=repeat,
-        threads=threads, device=device, precision=precision, settings=_settings(setting or []), timing=not no_timing,
+        methods=words(methods) or [], backbone=backbone, image_size=image_size, classes=classes, batch=batch, repeat=repeat,
+        threads=threads, device=device, precision=precision, settings=settings_of(setting or []), timing=not no_timing,
     )  # fmt: skip
     if output is not None:
         check_writable(output)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vpbench.cli.words import numbers, words
+from vpbench.cli.words import numbers, settings_of, value_of, words
 
 if TYPE_CHECKING:
     from vpbench.execution.executors import Executor
@@ -104,7 +104,7 @@ def run(
     request = Request(
         methods=tuple(chosen) if chosen is not None else DEFAULT_METHODS, suite=suite, data=data, data_root=data_root,
         datasets=words(datasets), backbone=backbone, weights=weights, image_size=image_size, epochs=epochs, seeds=seeds,
-        settings=_settings(setting or []), precision=precision, selection=selection, device=device,
+        settings=settings_of(setting or []), precision=precision, selection=selection, device=device,
     )  # fmt: skip
     kept = [] if save == "none" else words(save) or []
     sigmas = _sigmas(noise)
@@ -155,7 +155,7 @@ def _executor(
         option, equals, value = text.partition("=")
         if not equals or not option:
             raise UsageError(f"--executor-option {text}: write NAME=VALUE, e.g. --executor-option partition=gpu.")
-        options[option] = _value(value)
+        options[option] = value_of(value)
     return get_executor(chosen, **options)
 
 
@@ -185,29 +185,6 @@ def _seconds(option: str, text: str | None) -> float | None:
     return seconds
 
 
-def _settings(given: list[str]) -> dict[str, Any]:
-    """``["vpt.prompt_length=50"]`` to a mapping; values are read as JSON where they are JSON, else as text."""
-    from vpbench.core.errors import UsageError
-
-    settings: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--set {text}: write METHOD.OPTION=VALUE, e.g. --set vpt.prompt_length=50.")
-        settings[name] = _value(value)
-    return settings
-
-
-def _value(text: str) -> Any:
-    """A value as JSON where it is JSON, with Python's spelling allowed; else as text."""
-    import json
-
-    try:
-        return json.loads(text.replace("True", "true").replace("False", "false").replace("None", "null"))
-    except json.JSONDecodeError:
-        return text
-
-
 def _show_plan(plan: Plan, store: Store, jobs: list[Job], as_json: bool) -> None:
     import json
 
@@ -231,11 +208,12 @@ def _show_plan(plan: Plan, store: Store, jobs: list[Job], as_json: bool) -> None
         typer.echo(json.dumps(rows, indent=2))
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in rows[0]:  # on a narrow terminal, names break into lines; what tells runs apart does not
+    shown = [name for name in rows[0] if name not in ("weights", "lr", "precision")]  # these are in --json
+    for column in shown:  # on a narrow terminal, names break into lines; what tells runs apart does not
         table.add_column(column, overflow="fold", no_wrap=column in NARROW)
     for row in rows:
         row["expected_s"] = "" if row["expected_s"] is None else f"{row['expected_s']:.0f}"
-        table.add_row(*(row["run_id"][:8] if name == "run_id" else str(value) for name, value in row.items()))
+        table.add_row(*(row["run_id"][:8] if name == "run_id" else str(row[name]) for name in shown))
     Console().print(table)
     typer.echo(
         f"{len(plan.runs)} runs, {len(plan.runs) - len(plan.missing)} stored, {len(plan.missing)} missing. "

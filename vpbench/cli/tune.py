@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vpbench.cli.words import words
+from vpbench.cli.words import settings_of, words
 
 if TYPE_CHECKING:
     from vpbench.search.tune import Outcome, SearchPlan
@@ -106,7 +106,7 @@ def tune(
 
     from vpbench.api import execute_search
     from vpbench.cli.progress import GridProgress
-    from vpbench.cli.run import _executor, _seconds, _settings
+    from vpbench.cli.run import _executor, _seconds
     from vpbench.core.names import unknown
     from vpbench.execution.plan import ARTEFACTS, DEFAULT_METHODS, Request
     from vpbench.search.tune import Budget, UnfinishedError, plan_search
@@ -116,7 +116,7 @@ def tune(
     request = Request(
         methods=tuple(chosen) if chosen is not None else DEFAULT_METHODS, suite=suite, data=data, data_root=data_root,
         datasets=words(datasets), backbone=backbone, weights=weights, image_size=image_size, epochs=epochs,
-        settings=_settings(setting or []), precision=precision, selection=selection, device=device,
+        settings=settings_of(setting or []), precision=precision, selection=selection, device=device,
     )  # fmt: skip
     kept = [] if save == "none" else words(save) or []
     for name in kept:
