@@ -239,6 +239,10 @@ class ViaPT(Method[ViaPTConfig]):
         running_in_evaluation = mode == "batch" and self.config.eval_basis == "running"
         return (mode == "running" and self.config.pca_freeze_epoch != 0) or running_in_evaluation
 
+    @property
+    def needs_whole_batches(self) -> bool:
+        return bool(self.projecting)  # the bases are made of the prompt outputs of a batch
+
     def _projects(self, home: Home) -> bool:
         return 0 < self.config.pca_dim < home.width and home.count > 0
 

@@ -13,6 +13,7 @@ from vpbench.core.errors import DivergedError
 from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.execution.plan import DEFAULT_METHODS
 from vpbench.execution.spec import Preprocess
+from vpbench.interface import Tokens
 from vpbench.methods.linear import Linear
 from vpbench.training.fit import Trainer
 
@@ -71,6 +72,47 @@ def counted(function: Callable[..., object], calls: list[object]) -> Callable[..
         return function(*arguments)
 
     return call
+
+
+def short_of_memory(trainer: Trainer, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on more than ``most`` images at once are too many for the blocks."""
+    block = trainer.model.backbone.block
+
+    def limited(index: int, tokens: Tokens, *more: object) -> Tokens:
+        if tokens.images > most:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+        return block(index, tokens, *more)
+
+    monkeypatch.setattr(trainer.model.backbone, "block", limited)
+
+
+@pytest.mark.parametrize("label", ["vpt:shallow", "ivpt", "linear"])
+@pytest.mark.parametrize(("most", "parts"), [(4, 1), (2, 2), (1, 4)])
+def test_short_memory(label: str, most: int, parts: int, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of a batch give the gradients of the whole; methods here draw nothing at random."""
+    settings = {"label_smoothing": 0.1, "mixup": 0.8, "batch_size": 4}
+    losses, predictions = result(make_trainer(label, **settings))
+    trainer = make_trainer(label, **settings)
+    short_of_memory(trainer, most, monkeypatch)
+    found, predicted = result(trainer)
+    assert trainer.batch_parts == parts
+    assert found == pytest.approx(losses, rel=1e-4)
+    assert predicted == predictions
+
+
+def test_memory_for_no_image(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer("vpt")
+    short_of_memory(trainer, 0, monkeypatch)
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        trainer.fit()
+
+
+def test_a_method_that_needs_whole_batches_gets_no_parts(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer("viapt")
+    short_of_memory(trainer, 2, monkeypatch)
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        trainer.fit()
+    assert trainer.batch_parts == 1
 
 
 @pytest.mark.parametrize("change", [{"preprocess": Preprocess(random_flip=True)}, {"mixup": 0.5}, {"cutmix": 0.5}])

@@ -32,7 +32,7 @@ from vpbench.measure.timing import measure_inference, measure_training
 from vpbench.store.folder import Store
 from vpbench.training.checkpoint import Checkpoints
 from vpbench.training.evaluate import Scores
-from vpbench.training.fit import Epoch, Trainer
+from vpbench.training.fit import Epoch, Trainer, is_out_of_memory
 
 FEATURE_IMAGES = 1000  # test images whose features are kept for t-SNE
 
@@ -87,8 +87,8 @@ def execute(
         row.update(status="oom", error="the machine has too little memory for this run: --checkpoint-blocks, or a smaller batch.")
     except _TimeUp:
         row.update(status="timeout", error=f"{traceback.format_exc(limit=-6)}{timed_out(timeout_s)}")
-    except Exception:
-        row.update(status="failed", error=traceback.format_exc(limit=-6))
+    except Exception as error:
+        row.update(status="oom" if is_out_of_memory(error) else "failed", error=traceback.format_exc(limit=-6))
     row.update(describe(device), wall_s=checkpoints.elapsed_s)
     store.write_row(row)
     return row
@@ -216,6 +216,7 @@ def _run(
         "first_losses": trainer.first_losses,
         "bytes_saved": bytes_saved(model),
         "linear_kernel": model.backbone.linear_kernel,
+        "batch_parts": trainer.batch_parts,
     }
     if spec.stage == "search":
         return {**found, **_validated(trainer)}

@@ -54,6 +54,12 @@ class Method(Generic[C]):
         self.config, self.shape, self.classes = config, shape, classes
         self.own: Any = nn.Module()
 
+    @property
+    def needs_whole_batches(self) -> bool:
+        """Whether what training makes of an image depends on the others of its batch, which then cannot be gone through in
+        parts."""
+        return False
+
     @classmethod
     def needs_validation(cls, config: Mapping[str, Any]) -> bool:
         """Whether fitting with these options chooses something on validation images."""

@@ -112,6 +112,7 @@ _ENVIRONMENT = {
     "device": (pa.string(), "cpu or cuda"),
     "device_name": (pa.string(), "model of the processor or GPU"),
     "threads": (pa.int64(), "threads of torch on a CPU"),
+    "batch_parts": (pa.int64(), "parts that a training batch was gone through in; more than 1 where memory was short"),
     "linear_kernel": (pa.string(), "matrix product of the frozen layers in fp32 on a CPU: torch's default, or onednn"),
     "checkpoint_blocks": (pa.bool_(), "whether blocks were computed again in the backward pass, for less memory in training"),
 }

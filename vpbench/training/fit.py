@@ -55,6 +55,7 @@ class Trainer:
         curve: every epoch of every phase so far.
         first_losses: of the first five steps of the first phase.
         selected_epoch: epoch (from 1) of the last phase whose parameters were kept.
+        batch_parts: parts that a training batch is gone through in, 1 unless memory was short.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Trainer:
         self.curve: list[Epoch] = []
         self.first_losses: list[float] = []
         self.selected_epoch = 0
+        self.batch_parts = 1
         self._order = torch.Generator().manual_seed(spec.seed)
         self._checkpoints, self._in_training = checkpoints or Checkpoints(), False
         self._features: dict[int, Tensor] = {}
@@ -103,11 +105,9 @@ class Trainer:
                 if mix is not None and len(labels) > 1:
                     # Mixup pairs the images of a batch, so an odd one leaves its last image out; a lone image stays as it is.
                     inputs, labels = mix(inputs[: len(inputs) // 2 * 2], labels[: len(labels) // 2 * 2])
-                loss = self._loss(inputs, self._smoothed(labels))
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                loss = self._backward(inputs, self._smoothed(labels), optimizer)
                 optimizer.step()
-                at.losses.append(loss.detach())
+                at.losses.append(loss)
                 if len(self.first_losses) < 5:
                     self.first_losses.append(loss.item())
                 at.step += 1
@@ -169,7 +169,7 @@ class Trainer:
         with torch.no_grad(), self._precision():
             for inputs, truth in self._evaluation_inputs(split):
                 self._may_pause_between()
-                logits = self.model.head(inputs) if self._uses_features else self.model(inputs)
+                logits = self._predicted(inputs)
                 probabilities = logits.float().softmax(-1)
                 if not torch.isfinite(probabilities).all():
                     raise DivergedError("the logits are not finite.")
@@ -213,11 +213,13 @@ class Trainer:
         return {
             **state_of(self.model, self._order), "curve": [asdict(epoch) for epoch in self.curve[begun:]],
             "first_losses": list(self.first_losses), "selected_epoch": self.selected_epoch,
+            "batch_parts": self.batch_parts,
         }  # fmt: skip
 
     def _load(self, state: dict[str, Any]) -> None:
         load_state(self.model, self._order, state)
         self.first_losses, self.selected_epoch = list(state["first_losses"]), state["selected_epoch"]
+        self.batch_parts = state["batch_parts"]
         self.curve += [Epoch(**epoch) for epoch in state["curve"]]
 
     def _may_pause_between(self) -> None:
@@ -233,6 +235,43 @@ class Trainer:
             if self._uses_features:
                 return F.cross_entropy(self.model.head(inputs).float(), targets)
             return self.model.training_loss(inputs, targets)[0]
+
+    def _backward(self, inputs: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+        """The mean loss of a batch, its gradients in place.
+
+        Where memory is short the batch is gone through in more and more parts, from then on: the gradients add up to the same,
+        but for what a method draws at random.
+
+        Raises:
+            torch.OutOfMemoryError: when single images are too many, or the method needs a whole batch at once.
+        """
+        while True:
+            optimizer.zero_grad(set_to_none=True)
+            try:
+                return self._in_parts(inputs, targets)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or self.batch_parts >= len(inputs) or self.model.method.needs_whole_batches:
+                    raise
+                self.batch_parts *= 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _in_parts(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        total = torch.zeros((), device=inputs.device)
+        for some, wanted in zip(inputs.chunk(self.batch_parts), targets.chunk(self.batch_parts)):
+            loss = self._loss(some, wanted) * (len(some) / len(inputs))
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def _predicted(self, inputs: Tensor) -> Tensor:
+        """Logits of a batch in evaluation mode; where memory is short, of one half after the other."""
+        try:
+            return self.model.head(inputs) if self._uses_features else self.model(inputs)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or len(inputs) == 1:
+                raise
+        return torch.cat([self._predicted(half) for half in inputs.chunk(2)])
 
     def _mixup(self) -> Mixup | None:
         recipe = self.spec.recipe
@@ -285,3 +324,8 @@ class Trainer:
             return
         labels = torch.from_numpy(np.asarray(split.labels)).to(self.device)
         yield from zip(self._fixed_features(split).split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the machine has no memory left; on a CPU torch has no type of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
