@@ -110,9 +110,10 @@ def _print(rows: list[Row], timing: bool) -> None:
             "trained": _count("params_trainable"),
             "of it head": _count("params_head"),
             "saved KiB": _number("bytes_saved", 2**10, 1),
-            "GFLOPs": _number("flops_inference", 1e9, 2),
-            "GMACs": _number("flops_inference", 2e9, 2),
+            "GFLOPs": _number("flops_forward", 1e9, 2),
+            "GMACs": _number("macs_forward", 1e9, 2),
             "x plain": _number("flops_ratio", 1, 3),
+            "executed": _number("flops_inference", 1e9, 2),
             "step GFLOPs": _number("flops_train_step", 1e9, 1),
         },
     )

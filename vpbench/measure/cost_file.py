@@ -27,7 +27,7 @@ _OF_THE_STORE = (
     "python", "torch", "timm", "platform", "device", "device_name", "threads",
 )  # fmt: skip
 _OWN = {
-    "flops_ratio": (pa.float64(), "flops_inference by those of the plain backbone"),
+    "flops_ratio": (pa.float64(), "flops_forward by that of the plain backbone"),
     "latency_ratio": (pa.float64(), "time of one image by the plain backbone's directly before, median over the rounds"),
     "infer_ratio": (pa.float64(), "the same for a batch in inference"),
     "train_ratio": (pa.float64(), "time of a training step by the plain backbone's inference of as many images"),

@@ -129,7 +129,7 @@ class Costs:
             "params_by_part": json.dumps(parameters_by_part(shell)),
             "bytes_saved": bytes_saved(shell),
             **counted,
-            "flops_ratio": counted["flops_inference"] / self._plain_flops,
+            "flops_ratio": counted["flops_forward"] / self._plain_flops,
         }
 
     def __len__(self) -> int:
