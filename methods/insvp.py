@@ -308,7 +308,8 @@ def convolve(images: Tensor, convolution: nn.Conv2d) -> Tensor:
     up to about 11 pixels the direct form wins.
     """
     kernel, dilation = convolution.kernel_size[0], convolution.dilation[0]
-    if images.device.type != "cpu" or kernel < 15 or torch.jit.is_tracing():  # what is traced is counted
+    counted = torch.jit.is_tracing()  # type: ignore[attr-defined]  # fvcore does, and knows convolutions
+    if images.device.type != "cpu" or kernel < 15 or counted:
         direct: Tensor = convolution(images)
         return direct
     side, reach = images.shape[-1], dilation * (kernel // 2)

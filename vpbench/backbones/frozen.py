@@ -31,7 +31,7 @@ class FrozenLinear(nn.Linear):
 
     def part(self, x: Tensor, start: int, stop: int) -> Tensor:
         """The outputs ``start`` to ``stop`` alone, (..., in_features) to (..., stop - start)."""
-        bias = self.bias
+        bias: Tensor | None = self.bias
         if self.weight.requires_grad or (bias is not None and bias.requires_grad):
             return _part(self, x, start, stop)
         device = x.device.type

@@ -11,7 +11,9 @@ from typing import Any
 from vpbench.execution.spec import BackboneSpec, MethodSpec
 from vpbench.training.recipe import Recipe
 
-RECIPE = Recipe(optimizer="adamw", lr=1e-3, weight_decay=1e-4)  # of steps whose cost is measured; the batch size is set apart
+RECIPE = Recipe.model_validate(
+    {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4}
+)  # of steps whose cost is measured; the batch size is set apart
 
 
 @dataclass(frozen=True)
