@@ -108,14 +108,17 @@ def _print(rows: list[Row], timing: bool) -> None:
         rows,
         {
             "trained": _count("params_trainable"),
-            "of it head": _count("params_head"),
-            "saved KiB": _number("bytes_saved", 2**10, 1),
+            "KiB": _number("bytes_saved", 2**10, 1),
             "GFLOPs": _number("flops_forward", 1e9, 2),
             "GMACs": _number("macs_forward", 1e9, 2),
             "x plain": _number("flops_ratio", 1, 3),
             "executed": _number("flops_inference", 1e9, 2),
-            "step GFLOPs": _number("flops_train_step", 1e9, 1),
+            "step": _number("flops_train_step", 1e9, 1),
         },
+    )
+    typer.echo(
+        "KiB on disk. GFLOPs, multiply-adds and their ratio with every token in every block; executed: GFLOPs that a prediction\n"
+        "computes; step: GFLOPs of forward and backward in training.\n"
     )
     _table("Parameters by part", [row for row in rows if row["params_by_part"]], {"parts": _parts})
     if not timing:
@@ -171,7 +174,8 @@ def _table(title: str, rows: list[Row], columns: dict[str, Callable[[Row], str]]
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     table.add_column("method", no_wrap=True)
     for name in columns:
-        table.add_column(name.strip(), justify="left" if name == "parts" else "right", overflow="fold")
+        parts = name == "parts"  # numbers stay in one piece on a narrow terminal
+        table.add_column(name.strip(), justify="left" if parts else "right", overflow="fold", no_wrap=not parts)
     for row in rows:
         table.add_row(row["method"], *(show(row) for show in columns.values()))
     Console().print(table)
