@@ -10,8 +10,9 @@ demo: $(VENV)/.installed
 	$(BIN)/vpbench run --suite mini --epochs 4
 	$(BIN)/vpbench report --table 1
 
+# A process per core with one thread each: more threads than cores only wait for each other.
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
 check: $(VENV)/.installed
 	$(BIN)/vpbench check --baseline results/baselines/ci.parquet
