@@ -144,7 +144,7 @@ def _read_files(folder: Path, files: dict[str, str], columns: Sequence[str] | No
         return Rows(
             _selected(migrated(SCHEMA.empty_table()), wanted), broken, Counter(), files, pa.chunked_array([], pa.string())
         )
-    table = _newest(pa.concat_tables(tables, promote_options="permissive"))
+    table = _newest(_joined(tables))
     versions = {count["values"]: count["counts"] for count in pc.value_counts(table[_VERSION]).to_pylist()}
     return Rows(table.drop_columns(_ORIGIN), broken, Counter(versions), files, table[_FILE])
 
@@ -172,6 +172,11 @@ def _tables(folder: Path, files: dict[str, str], wanted: list[str] | None, broke
             rows = rows.append_column(column, pa.repeat(value, len(rows)))
         tables.append(rows)
     return tables
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    """One table in one piece; in as many pieces as there were files, everything that is done with it takes far longer."""
+    return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
 
 
 def _newest(table: pa.Table) -> pa.Table:
@@ -202,9 +207,11 @@ def _through_copy(folder: Path, files: dict[str, str], wanted: list[str] | None,
     if copies and len(new) < WORTH_A_NEW_COPY:
         return copies + _tables(folder, new, wanted, broken)
     tables = _read_copy(path, files, None) + _tables(folder, new, None, broken)
-    if tables:
-        _write_copy(path, pa.concat_tables(tables, promote_options="permissive"))
-    return [_selected(table, wanted) for table in tables]
+    if not tables:
+        return []
+    table = _joined(tables)
+    _write_copy(path, table)
+    return [_selected(table, wanted)]
 
 
 def _read_copy(path: Path, files: dict[str, str], wanted: list[str] | None) -> list[pa.Table]:
