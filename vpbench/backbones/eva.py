@@ -16,7 +16,7 @@ from timm.layers import AttentionRope, apply_rot_embed_cat
 from timm.models.eva import Eva, EvaAttention
 from torch import Tensor, nn
 
-from vpbench.backbones.attention import ClassAttentionRow
+from vpbench.backbones.attention import ClassAttentionRow, attend, finish
 from vpbench.backbones.vit import ViTAdapter, head_width
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import ClassAttention, Scope, Tokens
@@ -140,14 +140,7 @@ class OpenRotaryAttention(nn.Module):
             key_prompts, value_prompts = (prompts.to(value.dtype).expand(images, -1, -1, -1) for prompts in self.provide())
             key, value = torch.cat([key_prompts, key.to(value.dtype)], 2), torch.cat([value_prompts, value], 2)
             query = query.to(value.dtype)
-        if inner.fused_attn:
-            mixed = F.scaled_dot_product_attention(query, key, value)
-        else:
-            mixed = (query * inner.scale @ key.transpose(-2, -1)).softmax(-1) @ value
-        mixed = inner.norm(mixed.transpose(1, 2).reshape(images, length, -1))
-        if getattr(inner, "gate", None) is not None:  # older versions of timm have none
-            mixed = mixed * inner.gate(x).sigmoid()
-        return inner.proj_drop(inner.proj(mixed))
+        return finish(inner, attend(query, key, value, inner), x)
 
     def _projected(self, x: Tensor) -> Tensor:
         """Queries, keys and values side by side, (B, T, 3 D); the classes of timm keep biases in different places."""

@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-import platformdirs
 import torch
 import torch.nn.functional as F
 
 from vpbench.backbones.frozen import Kernel, onednn_linear
+from vpbench.core.files import write_whole
+from vpbench.data.cache import default_root
 
 WORTH_IT = 1.25  # times as fast, at least, so that noise decides nothing
 ROWS, REPEATS = 512, 7
@@ -34,7 +34,7 @@ def linear_kernel(width: int) -> Kernel:
     asked = os.environ.get("VPBENCH_LINEAR")
     if asked in ("default", "onednn"):
         return "onednn" if asked == "onednn" and _has_onednn() else "default"
-    file = Path(os.environ.get("VPBENCH_CACHE") or platformdirs.user_cache_dir("vpbench")) / "kernels.json"
+    file = default_root() / "kernels.json"
     name = f"{_processor()}, torch {torch.__version__}, width {width}"
     kept = _read(file)
     if name not in kept:
@@ -96,9 +96,6 @@ def _read(file: Path) -> dict[str, str]:
 
 def _write(file: Path, choices: dict[str, str]) -> None:
     """Whole or not at all; a folder that cannot be written costs a measurement each time, and nothing else."""
+    text = json.dumps(choices, indent=1, sort_keys=True)
     with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=".kernels-")
-        with os.fdopen(handle, "w") as temporary:
-            json.dump(choices, temporary, indent=1, sort_keys=True)
-        Path(name).replace(file)
+        write_whole(file, lambda path: path.write_text(text))
