@@ -126,7 +126,7 @@ class IVPT(Method[IVPTConfig]):
         fewest = min(stage.patches for stage in shape.stages)
         if self.reinforces == "topk" and config.ar_k > fewest:
             raise UsageError(f"ivpt.ar_k={config.ar_k} is more than the backbone's {fewest} patch tokens; lower it.")
-        self.own.prompts = block_prompts(shape, length, 1 if config.structure == "express" else shape.depth)
+        self.own.prompts = block_prompts(shape, length, range(1 if config.structure == "express" else shape.depth))
         if self._aggregates:
             gamma = torch.eye(length).repeat(self._links, 1, 1)
             self.own.gamma = nn.Parameter(gamma if config.da_init == "identity" else torch.zeros_like(gamma))
@@ -135,7 +135,7 @@ class IVPT(Method[IVPTConfig]):
                     nn.init.xavier_uniform_(matrix)
         if self.reinforces != "none":
             self.reinforced = shape.depth if config.ar_layers == "all" else shape.depth - 1
-            self.own.reinforcement = per_block(shape, self._initial_reinforcement, self.reinforced)
+            self.own.reinforcement = per_block(shape, self._initial_reinforcement, range(self.reinforced))
         if config.structure == "express":
             self.own.residual = nn.ParameterDict(
                 {

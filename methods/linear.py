@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vpbench.interface import ALL_FAMILIES, NOTHING, Method, MethodConfig, Part
+from vpbench.interface import ALL_FAMILIES, Method, MethodConfig
 
 
 class LinearConfig(MethodConfig):
@@ -18,8 +18,8 @@ class Linear(Method[LinearConfig]):
     fidelity = "paper"
     families = ALL_FAMILIES
     Config = LinearConfig
-    features_are_fixed = True
 
-    def reads(self, block: int) -> frozenset[Part]:
-        """Nothing."""
-        return NOTHING
+    @property
+    def first_block(self) -> int:
+        """Behind all blocks."""
+        return self.shape.depth

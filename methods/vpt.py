@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vpbench.core.errors import UnsupportedError
+from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
     NOTHING,
@@ -37,6 +37,12 @@ class VPTConfig(MethodConfig):
         "new prompts before every block, their outputs discarded; else prompts before block 0 only",
         "VPT paper, equations 4 to 7",
     )
+    start: int = option(
+        0,
+        "first block with prompts: deep ones stand before it and every later one, shallow ones before it alone",
+        "VPT paper, figure on prompt depth; 0 in all its tables",
+        ge=0,
+    )
     dropout: float = option(
         0.1,
         "on the prompts, element by element, anew for every image",
@@ -58,8 +64,8 @@ class VPT(Method[VPTConfig]):
     Where the token width changes on the way, a deep prompt has the width of its block, and shallow prompts go through what
     lies between the stages with the patch tokens.
 
-    Parameters: N D (shallow, D of block 0) or N times the sum of all blocks' D, which is L N D where they are equal (deep);
-    with ``project``, d' for D and d' D + D more.
+    Parameters: N D (shallow, D of its block) or N times the sum of D over its blocks, which is L N D where they are equal and all
+    have prompts (deep); with ``project``, d' for D and d' D + D more.
     """
 
     title = "VPT"
@@ -93,13 +99,16 @@ class VPT(Method[VPTConfig]):
     }
 
     def build(self) -> None:
-        """Creates ``prompts`` (1 or L, N, d') from U(-v, v), v = sqrt(6 / (3 p^2 + d')), and ``projection``.
+        """Creates ``prompts`` (1 or L - start, N, d') from U(-v, v), v = sqrt(6 / (3 p^2 + d')), and ``projection``.
 
         Raises:
+            UsageError: when the backbone has no block ``start``.
             UnsupportedError: for projected deep prompts where the token width changes on the way.
         """
         config, shape = self.config, self.shape
-        blocks = shape.depth if config.deep else 1
+        if config.start >= shape.depth:
+            raise UsageError(f"vpt.start={config.start}: this backbone has the blocks 0 to {shape.depth - 1}.")
+        blocks = range(config.start, shape.depth if config.deep else config.start + 1)
         if config.project is None:
             self.own.prompts = block_prompts(shape, config.prompt_length, blocks)
             return
@@ -108,13 +117,18 @@ class VPT(Method[VPTConfig]):
                 "vpt.project makes prompts of one width, and this backbone has several: set deep=false, or no project."
             )
         narrow = shape.resized(config.project)
-        self.own.prompts = uniform_prompts(narrow, blocks, config.prompt_length, config.project)
-        self.own.projection = nn.Linear(config.project, shape.width)
+        self.own.prompts = uniform_prompts(narrow, len(blocks), config.prompt_length, config.project)
+        self.own.projection = nn.Linear(config.project, shape.width_of(config.start))
         nn.init.kaiming_normal_(self.own.projection.weight, a=0, mode="fan_out")
+
+    @property
+    def first_block(self) -> int:
+        """The first with prompts."""
+        return self.config.start
 
     def before_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
         """Inserts the block's prompts; in deep mode these replace what the last block made of its own."""
-        if block > 0 and not self.config.deep:
+        if block > self.config.start and not self.config.deep:
             return tokens
         return tokens.with_prompts(self._dropped(self._projected(block), tokens.images, context.training))
 
@@ -123,7 +137,7 @@ class VPT(Method[VPTConfig]):
         return frozenset({"prompts"}) if not self.config.deep and block < self.shape.depth - 1 else NOTHING
 
     def _projected(self, block: int) -> Tensor:
-        prompts = of_block(self.own.prompts, block)
+        prompts = of_block(self.own.prompts, block - self.config.start)
         return prompts if self.config.project is None else self.own.projection(prompts)
 
     def _dropped(self, prompts: Tensor, images: int, training: bool) -> Tensor:

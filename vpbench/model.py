@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +11,26 @@ from torch import Tensor, nn
 
 from vpbench.backbones.base import Backbone, Wanted
 from vpbench.core.errors import UnsupportedError
-from vpbench.interface import Context, Method, Scope
+from vpbench.interface import Context, Method, Scope, Tokens
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What the blocks in front of a method's first one make of images: it never changes in training.
+
+    Attributes:
+        values: the sequence that enters the method's first block, (B, T, D); features, (B, feature_width), where the method acts
+            behind all blocks.
+    """
+
+    values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def chunk(self, parts: int) -> list[Frozen]:
+        """As of a tensor, along the images."""
+        return [Frozen(values) for values in self.values.chunk(parts)]
 
 
 class PromptedModel(nn.Module):
@@ -46,36 +66,73 @@ class PromptedModel(nn.Module):
         self.backbone.eval()
         return self
 
-    def features(self, images: Tensor, context: Context | None = None) -> Tensor:
-        """What the classifier reads, (B, feature_width), from one forward pass."""
-        context = context or Context(images, self.training)
-        tokens = self.backbone.embed(self.method.pixels(images, context))
-        for block in range(self.backbone.shape.depth):
+    def frozen(self, images: Tensor) -> Frozen:
+        """Images through all that lies in front of the method's first block, without gradient."""
+        with torch.no_grad():
+            tokens = self._through(0, self.method.first_block, self.backbone.embed(images))
+            return Frozen(self.backbone.pool(tokens) if self._reads_features else tokens.x)
+
+    def features(self, inputs: Tensor | Frozen, context: Context | None = None) -> Tensor:
+        """What the classifier reads, (B, feature_width), from one forward pass.
+
+        Args:
+            inputs: images, or what is known of them already.
+        """
+        context = context or self._context(inputs)
+        if self.method.first_block == 0 and isinstance(inputs, Tensor):
+            tokens = self.backbone.embed(self.method.pixels(inputs, context))
+        else:
+            known = inputs if isinstance(inputs, Frozen) else self.frozen(inputs)
+            if self._reads_features:
+                return known.values
+            tokens = Tokens(known.values, self.backbone.shape.prefix)
+        return self.backbone.pool(self._through(self.method.first_block, self.backbone.shape.depth, tokens, context))
+
+    def _context(self, inputs: Tensor | Frozen) -> Context:
+        images = inputs if isinstance(inputs, Tensor) and self.method.first_block == 0 else torch.empty(0)
+        return Context(images, self.training)
+
+    @property
+    def _reads_features(self) -> bool:
+        """Whether the method leaves all blocks as they are."""
+        return self.method.first_block == self.backbone.shape.depth
+
+    def _through(self, first: int, end: int, tokens: Tokens, context: Context | None = None) -> Tokens:
+        """Blocks ``first`` to ``end`` - 1, and the method around them if there is a context."""
+        for block in range(first, end):
             if self.backbone.shape.starts_stage(block):
                 tokens = self.backbone.enter_stage(block, tokens)
+            if context is None:
+                tokens = self.backbone.block(block, tokens, self._read_on(block))
+                continue
             tokens = self.method.before_block(block, tokens, context)
             tokens = self.backbone.block(block, tokens, self._wanted(block))
             tokens = self.method.after_block(block, tokens, context)
-        return self.backbone.pool(tokens)
+        return tokens
 
     def _wanted(self, block: int) -> Wanted:
         """What of a block's output the method, the next block or the pooling reads."""
-        read, last = self.method.reads(block), block == self.backbone.shape.depth - 1
-        pooled = self.backbone.pooled if last else "rest"
+        read, pooled = self.method.reads(block), self._read_on(block)
         if "prompts" in read or pooled == "all":
             return "all"
         return "rest" if "patches" in read else pooled
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.method.predict(self._once, images)
+    def _read_on(self, block: int) -> Wanted:
+        """What of a block's output the next block or the pooling reads."""
+        return self.backbone.pooled if block == self.backbone.shape.depth - 1 else "rest"
+
+    def forward(self, inputs: Tensor | Frozen) -> Tensor:
+        if self.method.first_block or isinstance(inputs, Frozen):
+            return self.head(self.features(inputs))
+        return self.method.predict(self._once, inputs)
 
     def _once(self, images: Tensor, **stash: Any) -> Tensor:
         return self.head(self.features(images, Context(images, self.training, stash)))
 
-    def training_loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def training_loss(self, inputs: Tensor | Frozen, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Loss (a scalar, float32) and logits of one batch in training mode."""
-        context = Context(images, self.training)
-        logits = self.head(self.features(images, context)).float()
+        context = self._context(inputs)
+        logits = self.head(self.features(inputs, context)).float()
         return self.method.loss(logits, targets, context), logits
 
     def own_tensors(self) -> Iterator[tuple[str, Tensor]]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -32,7 +35,7 @@ def test_measured_once(cache: Path) -> None:
     assert linear_kernel(32) == other  # read, not measured
     linear_kernel(48)
     assert len(json.loads(cache.read_text())) == 2
-    assert [path.name for path in cache.parent.iterdir()] == ["kernels.json"]
+    assert {path.name for path in cache.parent.iterdir()} <= {"kernels.json", "kernels.lock"}
 
 
 @pytest.mark.parametrize("asked", ["default", "onednn"])
@@ -65,3 +68,22 @@ def test_layers_of_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     for device, precision, expected in (("cpu", "fp32", "onednn"), ("cpu", "bf16", "default"), ("cuda", "fp32", "default")):
         adapter.use_fastest_kernels(device, precision)
         assert {layer.kernel for layer in layers} == {adapter.linear_kernel} == {expected}
+
+
+def test_all_processes_take_what_the_first_one_found(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that began to wait before anything was known."""
+    found = iter(["onednn", "default"])
+    both = threading.Barrier(2)
+    read = kernels._read
+
+    def read_together(file: Path) -> dict[str, str]:
+        kept = read(file)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(timeout=0.5)
+        return kept
+
+    monkeypatch.setattr(kernels, "_measured", lambda width: next(found))
+    monkeypatch.setattr(kernels, "_read", read_together)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(linear_kernel, (32, 32))) == ["onednn", "onednn"]
+    assert next(found) == "default", "it was measured twice"

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from vpbench.core.errors import UnsupportedError, UsageError, WeightsError
-from vpbench.execution import plan as plan_module
-from vpbench.execution.plan import ARTEFACTS, Plan, Request, _precision, _split_settings, make_plan, seeds_of
+from vpbench.execution.plan import ARTEFACTS, Plan, Request, _split_settings, make_plan, seeds_of
 from vpbench.execution.protocol import RecipeEntry, method_options, resolve_recipe, suite_card
 from vpbench.execution.spec import BackboneSpec, DataSpec, MethodSpec, Preprocess, RunSpec, Search
 from vpbench.store.folder import Store
@@ -139,20 +137,6 @@ def test_settings_by_method() -> None:
 def test_settings_that_belong_nowhere(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         _split_settings(Request(methods=["vpt"], settings={name: 1}))
-
-
-def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert [_precision("fp32", cpu), _precision("bf16", cpu)] == ["fp32", "bf16"]
-    for able, precision in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(plan_module, "cpu_computes_bf16", lambda able=able: able)
-        assert _precision("auto", cpu) == precision
-    for here, able, precision in ((True, True, "bf16"), (True, False, "fp32"), (False, False, "bf16")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda here=here: here)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able: able)
-        assert _precision("auto", gpu) == precision
-    with pytest.raises(UsageError, match=r"unknown value of --precision 'fp61'. Did you mean 'fp16'|'fp32'"):
-        _precision("fp61", cpu)
 
 
 def test_recipe_of_suite_then_method_then_user() -> None:

@@ -271,7 +271,7 @@ def test_counts(label: str) -> None:
         "fvcore and the meta device disagree by more than what fvcore counts beside matrix products"
     )
     counts = parameter_counts(build(label))
-    assert counts["params_head"] == WIDTH * CLASSES + CLASSES
+    assert counts["params_head"] >= WIDTH * CLASSES + CLASSES
     assert counts["params_trainable"] <= counts["params_method"] + counts["params_head"] <= counts["params_total"]
     assert counts["params_active"] <= counts["params_method"]
 

@@ -17,6 +17,7 @@ from vpbench.interface.per_block import of_block, stage_tensors
 from vpbench.methods.e2vpt import E2VPT
 from vpbench.methods.insvp import InsVP, specific_sizes
 from vpbench.methods.ivpt import IVPT
+from vpbench.methods.partial import Partial
 from vpbench.methods.viapt import ViaPT
 from vpbench.methods.vpt import VPT
 from vpbench.model import PromptedModel
@@ -57,6 +58,33 @@ def test_vpt_on_swin_b(length: int, swin_b: SwinAdapter) -> None:
     assert sum(WIDTHS) == 12032
     assert count(swin_b, VPT, prompt_length=length) == length * sum(WIDTHS)
     assert count(swin_b, VPT, prompt_length=length, deep=False) == length * 128
+
+
+@pytest.mark.parametrize("start", range(5))
+@pytest.mark.parametrize("deep", [True, False])
+def test_late_prompts(start: int, deep: bool) -> None:
+    """Each has the width of its block, and the stages in front have none."""
+    model = small(VPT, prompt_length=3, deep=deep, start=start)
+    own = [rows for rows in stage_tensors(model.own.prompts) if len(rows)]
+    expected = [32, 32, 64, 64, 64][start : None if deep else start + 1]
+    assert [rows.shape[-1] for rows in own for _ in rows] == expected
+    tokens = model.backbone.embed(batch())
+    for block in range(5):
+        if model.backbone.shape.starts_stage(block):
+            tokens = model.backbone.enter_stage(block, tokens)
+        if block == start or (deep and block > start):
+            tokens = tokens.with_prompts(of_block(model.own.prompts, block - start))
+        tokens = model.backbone.block(block, tokens)
+    same(model(batch()), model.head(model.backbone.pool(tokens)))
+
+
+def test_partial_on_swin_b(swin_b: SwinAdapter) -> None:
+    """The last block of the last stage and the final norm."""
+    with torch.device("meta"):
+        model = PromptedModel(swin_b, Partial(Partial.Config(), swin_b.shape, CLASSES), CLASSES)
+    block, norm = swin_b.swin.layers[-1].blocks[-1], swin_b.swin.norm
+    assert {id(tensor) for tensor in model.scope.trained} == {id(each) for part in (block, norm) for each in part.parameters()}
+    model.scope.undo()
 
 
 def test_e2vpt_on_swin_b(swin_b: SwinAdapter) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from golden_fill import check_gradient, check_logits, filled, golden_model, images, labels, load_golden
 from vpbench.backbones.vit import ViTAdapter
+from vpbench.core.errors import UsageError
 from vpbench.interface import Context, Tokens
 from vpbench.methods.linear import Linear
 from vpbench.methods.vpt import VPT
@@ -111,3 +112,29 @@ def test_released_head() -> None:
     head: Any = PromptedModel(adapter, VPT(VPT.Config(head_init="vpt"), adapter.shape, 200), 200).head
     assert head.weight.std().item() == pytest.approx(math.sqrt(2 / 200), rel=0.05)
     assert torch.allclose(head.bias, torch.tensor(-math.log(99)))
+
+
+@pytest.mark.parametrize("deep", [True, False])
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_late_prompts(start: int, deep: bool) -> None:
+    """They are the prompts of the later blocks of a model that has some in all, behind blocks without any."""
+    late, whole = (tiny(prompt_length=4, deep=deep, dropout=0.0, start=first).eval() for first in (start, 0))
+    assert late.own.prompts.shape == (3 - start if deep else 1, 4, 48)
+    whole.head.load_state_dict(late.head.state_dict())
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    tokens = late.backbone.embed(images)
+    for block in range(start):
+        tokens = late.backbone.block(block, tokens)
+    for block in range(start, 3):
+        if deep or block == start:
+            tokens = tokens.with_prompts(late.own.prompts[block - start if deep else 0])
+        tokens = late.backbone.block(block, tokens)
+    torch.testing.assert_close(late(images), late.head(late.backbone.pool(tokens)))
+    assert torch.equal(late(images), whole(images)) == (start == 0)
+    late.training_loss(images, torch.tensor([0, 1]))[0].backward()
+    assert late.own.prompts.grad is not None and late.own.prompts.grad.flatten(1).any(1).all()
+
+
+def test_a_start_that_no_block_has() -> None:
+    with pytest.raises(UsageError, match=r"vpt\.start=3: this backbone has the blocks 0 to 2"):
+        tiny(start=3)

@@ -38,14 +38,14 @@ def data() -> CachedData:
 
 @pytest.fixture
 def make_trainer(data: CachedData) -> MakeTrainer:
-    """A trainer for a method's label; keywords are fields of the recipe or of the run."""
+    """A trainer for a method's label; keywords are options of the method, fields of the recipe or of the run."""
 
-    def make(label: str, data: CachedData = data, **settings: Any) -> Trainer:
-        run = {name: settings.pop(name) for name in ("seed", "selection", "preprocess") if name in settings}
+    def make(label: str, data: CachedData = data, options: dict[str, Any] | None = None, **settings: Any) -> Trainer:
+        run = {name: settings.pop(name) for name in ("seed", "selection", "preprocess", "precision") if name in settings}
         recipe = Recipe(**{"optimizer": "adamw", "lr": 0.01, "epochs": 1, "batch_size": 4, **settings})
         spec = RunSpec(
             **{"seed": 42, "preprocess": Preprocess(), **run},
-            method=resolve_method(label),
+            method=resolve_method(label, options),
             backbone=BACKBONE,
             data=DataSpec(suite="custom", dataset="noise", digest="0"),
             recipe=recipe,

@@ -14,7 +14,6 @@ from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.execution.plan import DEFAULT_METHODS
 from vpbench.execution.spec import Preprocess
 from vpbench.interface import Tokens
-from vpbench.methods.linear import Linear
 from vpbench.training.fit import Trainer
 
 MakeTrainer = Callable[..., Trainer]
@@ -54,26 +53,6 @@ def test_the_seed_decides(label: str, make_trainer: MakeTrainer) -> None:
     assert result(make_trainer(label, **settings, seed=43))[0] != first[0]
 
 
-def test_fixed_features_are_a_shortcut_only(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    short = make_trainer("linear", epochs=4)
-    with monkeypatch.context() as patch:
-        patch.setattr(short.model.backbone, "block", counted(short.model.backbone.block, calls := []))
-        with_cache = result(short)
-        assert len(calls) == 2 * 12  # one batch of training and one of test images through twelve blocks, whatever the epochs
-    monkeypatch.setattr(Linear, "features_are_fixed", False)
-    without = result(make_trainer("linear", epochs=4))
-    assert with_cache[0] == pytest.approx(without[0], rel=1e-4)
-    assert with_cache[1] == without[1]
-
-
-def counted(function: Callable[..., object], calls: list[object]) -> Callable[..., object]:
-    def call(*arguments: object) -> object:
-        calls.append(arguments[0])
-        return function(*arguments)
-
-    return call
-
-
 def short_of_memory(trainer: Trainer, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on more than ``most`` images at once are too many for the blocks."""
     block = trainer.model.backbone.block
@@ -86,7 +65,7 @@ def short_of_memory(trainer: Trainer, most: int, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(trainer.model.backbone, "block", limited)
 
 
-@pytest.mark.parametrize("label", ["vpt:shallow", "ivpt", "linear"])
+@pytest.mark.parametrize("label", ["vpt:shallow", "ivpt", "linear", "partial"])
 @pytest.mark.parametrize(("most", "parts"), [(4, 1), (2, 2), (1, 4)])
 def test_short_memory(label: str, most: int, parts: int, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of a batch give the gradients of the whole; methods here draw nothing at random."""
@@ -113,12 +92,6 @@ def test_a_method_that_needs_whole_batches_gets_no_parts(make_trainer: MakeTrain
     with pytest.raises(RuntimeError, match="can't allocate"):
         trainer.fit()
     assert trainer.batch_parts == 1
-
-
-@pytest.mark.parametrize("change", [{"preprocess": Preprocess(random_flip=True)}, {"mixup": 0.5}, {"cutmix": 0.5}])
-def test_no_shortcut_when_images_change(change: dict[str, object], make_trainer: MakeTrainer) -> None:
-    assert make_trainer("linear")._uses_features
-    assert not make_trainer("linear", **change)._uses_features
 
 
 def test_label_smoothing_is_torchs(make_trainer: MakeTrainer) -> None:
@@ -226,7 +199,7 @@ def test_evaluation_of_many_batches(make_trainer: MakeTrainer, monkeypatch: pyte
     trainer = make_trainer("vpt")
     whole = trainer.evaluate(trainer.data.test)
     features = trainer.features(trainer.data.test, 5)
-    monkeypatch.setattr("vpbench.training.fit.EVALUATION_BATCH", 4)
+    monkeypatch.setattr("vpbench.training.inputs.EVALUATION_BATCH", 4)
     parts = trainer.evaluate(trainer.data.test)
     assert np.array_equal(whole.ranked, parts.ranked)
     assert np.allclose(whole.confidence, parts.confidence, atol=1e-5)

@@ -150,5 +150,9 @@ class Backbone(nn.Module):
         """See :meth:`vpbench.interface.Scope.to_next_stage`."""
         raise self._cannot("has one stage only")
 
+    def last_parameters(self, blocks: int) -> list[nn.Parameter]:
+        """See :meth:`vpbench.interface.Scope.train_last`."""
+        raise self._cannot("does not show the parameters of its blocks")
+
     def _cannot(self, what: str) -> UnsupportedError:
         return UnsupportedError(f"a backbone of the family {self.shape.family} {what}.")

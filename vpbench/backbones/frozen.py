@@ -41,9 +41,10 @@ class FrozenLinear(nn.Linear):
             with torch.autocast(device, enabled=False):
                 return F.linear(x.to(dtype), weight[start:stop], None if bias is None else bias[start:stop])
         if self.kernel == "onednn" and x.dtype == torch.float32 and device == "cpu":
-            return _OneDNN.apply(
-                x, self.weight[start:stop], None if bias is None else bias[start:stop], self._turned(start, stop)
-            )
+            weight, bias = self.weight[start:stop], None if bias is None else bias[start:stop]
+            if not (x.requires_grad and torch.is_grad_enabled()):
+                return onednn_linear(x, weight, bias)
+            return _OneDNN.apply(x, weight, bias, self._turned(start, stop))
         return _part(self, x, start, stop)
 
     def _narrow(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

@@ -159,6 +159,11 @@ class SwinAdapter(Backbone):
         scope.hook(handle)
         return weights
 
+    def last_parameters(self, blocks: int) -> list[nn.Parameter]:
+        """See :meth:`vpbench.interface.Scope.train_last`; what lies between two stages stays as it is."""
+        last = [*self._blocks[self.shape.depth - blocks :], self.swin.norm]
+        return [parameter for module in last for parameter in module.parameters()]
+
     def _merging(self, block: int) -> Any:
         stage = self.shape.stage_of(block)
         return self.swin.layers[self.shape.stages.index(stage)].downsample

@@ -134,6 +134,12 @@ class ViTAdapter(Backbone):
         scope.hook(handle)
         return row
 
+    def last_parameters(self, blocks: int) -> list[nn.Parameter]:
+        """See :meth:`vpbench.interface.Scope.train_last`; the final norm is the one that stands before or behind the pooling."""
+        vit = self.vit
+        last = [*vit.blocks[self.shape.depth - blocks :], vit.norm, vit.fc_norm]
+        return [parameter for module in last for parameter in module.parameters()]
+
     def _attention(self, block: int) -> Attention:
         attention = self.vit.blocks[block].attn
         if not isinstance(attention, Attention):

@@ -29,7 +29,7 @@ def measure(
     repeat: Annotated[int, typer.Option(metavar="N", help="Rounds of timing, behind one that warms up.")] = 3,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads on a CPU.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or auto.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, tf32 (GPUs), bf16 or auto.")] = "fp32",
     no_timing: Annotated[bool, typer.Option("--no-timing", help="Parameters and operations alone: takes seconds.")] = False,
     reported: Annotated[bool, typer.Option("--reported", help="Show what the iVPT paper's Table 8 prints, apart.")] = False,
     output: Annotated[Path | None, typer.Option(metavar="FILE.parquet", help="Write the rows, too.")] = None,

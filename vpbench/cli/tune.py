@@ -56,7 +56,7 @@ def tune(
             "--set", metavar="METHOD.OPTION=VALUE", help="The same in all runs; recipe.lr=0.1 for the recipe. Repeatable."
         ),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, tf32 (GPUs), bf16 or auto.")] = None,
     selection: Annotated[str | None, typer.Option(help="Epoch that is scored: last or best_val.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder.")] = Path("results/runs"),

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from vpbench.backbones.named import resolve_backbone
 from vpbench.catalog import method_class, resolve_method
 from vpbench.core.errors import DataError, UnsupportedError, UsageError, VpbenchError
@@ -17,7 +15,8 @@ from vpbench.core.names import unknown
 from vpbench.data.catalog import dataset_card
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path
-from vpbench.execution.device import cpu_computes_bf16, planned_device
+from vpbench.execution.device import planned_device
+from vpbench.execution.precision import resolve_precision
 from vpbench.execution.protocol import (
     CUSTOM_SUITE,
     SuiteCard,
@@ -185,7 +184,7 @@ def resolve(request: Request) -> Ground:
         resolve_backbone(request.backbone or suite.backbone, request.weights, request.image_size, request.patch_size), suite
     )
     options, overrides = _split_settings(request)
-    precision = _precision(request.precision or suite.precision, planned_device(request.device))
+    precision = resolve_precision(request.precision or suite.precision, planned_device(request.device))
     selection = _choice("selection", request.selection or suite.selection, ("last", "best_val"))
     data = {name: as_protocol(raw, suite) for name, raw in opened.items()}
     return Ground(request, suite, suite_name, opened, data, backbone, selection, precision, options, overrides)
@@ -282,15 +281,6 @@ def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:
     if value not in allowed:
         raise unknown(f"value of --{name}", value, allowed)
     return value
-
-
-def _precision(wanted: str, device: torch.device) -> Any:
-    """``auto`` is bf16 where the device computes in it natively, which GPUs of other machines are taken to do."""
-    if _choice("precision", wanted, ("auto", "fp32", "bf16")) != "auto":
-        return wanted
-    if device.type == "cpu":
-        return "bf16" if cpu_computes_bf16() else "fp32"
-    return "bf16" if not torch.cuda.is_available() or torch.cuda.is_bf16_supported() else "fp32"
 
 
 def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> None:

@@ -11,7 +11,7 @@ from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
 from vpbench.data.protocols import with_all_for_training, with_few_shots
 from vpbench.data.raw import RawData
-from vpbench.execution.spec import Frozen, Preprocess
+from vpbench.execution.spec import Frozen, Precision, Preprocess
 from vpbench.training.recipe import Recipe
 
 CUSTOM_SUITE = "custom"  # the protocol for --data
@@ -46,7 +46,7 @@ class SuiteCard(Frozen):
     fit: Literal["train", "train+val"] = Field("train", description="what the tested model is trained on; VTAB-1k: train+val")
     shots: int | None = Field(None, ge=1, description="training images per class; None: all")
     selection: Literal["last", "best_val"] = "last"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision | Literal["auto"] = "auto"
     training: dict[str, JsonValue]
     means: tuple[Literal["datasets", "groups"], ...] = Field(
         (), description="means that every table has for this suite: of all its data sets, of its groups' means; (): the table's"

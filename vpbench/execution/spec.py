@@ -86,6 +86,10 @@ class Search(Frozen):
     prune: int | None = Field(None, description="epochs of the short runs that decide which trials are run in full")
 
 
+Precision = Literal["fp32", "tf32", "bf16"]
+"""Full float32, float32 whose products a GPU computes in TF32, or autocast to bfloat16."""
+
+
 class RunSpec(Frozen):
     """One run: a method on a backbone, fitted to a data set with a recipe and a seed.
 
@@ -100,7 +104,7 @@ class RunSpec(Frozen):
     recipe: Recipe
     selection: Literal["last", "best_val"] = "last"
     seed: int = Field(ge=0)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     stage: Literal["search", "final"] | None = None
     search: Search | None = None
 

@@ -25,6 +25,7 @@ from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData
 from vpbench.execution.device import describe
 from vpbench.execution.plan import ARTEFACTS, PlannedRun
+from vpbench.execution.precision import float32_products
 from vpbench.execution.spec import RunSpec
 from vpbench.measure.operations import count_operations
 from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part, serialised
@@ -73,7 +74,7 @@ def execute(
     }  # fmt: skip
     try:
         left_s = None if timeout_s is None else max(0.001, timeout_s - checkpoints.elapsed_s)
-        with _time_limit(left_s, on_epoch) as after_epoch:
+        with _time_limit(left_s, on_epoch) as after_epoch, float32_products(run.spec.precision):
             row.update(_run(run.spec, data, store, device, set(save), after_epoch, checkpoints, checkpoint_blocks))
     except (StoreError, WeightsError):
         raise

@@ -28,7 +28,8 @@ class Method(Generic[C]):
 
     A method file defines one subclass, and a :class:`MethodConfig` for its options. The engine calls, in this order:
     ``build`` and ``attach`` once; ``prepare`` and ``phases`` when fitting; in every forward pass ``pixels``, then
-    ``before_block`` and ``after_block`` around each block; ``loss`` in training; ``merge`` before inference is timed.
+    ``before_block`` and ``after_block`` around each block from ``first_block`` on; ``loss`` in training; ``merge`` before
+    inference is timed.
 
     Attributes:
         config: the validated options.
@@ -47,12 +48,20 @@ class Method(Generic[C]):
     families: ClassVar[frozenset[str]] = frozenset({"vit"})
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     presets: ClassVar[Mapping[str, Preset]] = {}
-    features_are_fixed: ClassVar[bool] = False
-    """Whether features never change in training, so that they can be computed once for the whole run."""
 
     def __init__(self, config: C, shape: BackboneShape, classes: int) -> None:
         self.config, self.shape, self.classes = config, shape, classes
         self.own: Any = nn.Module()
+
+    @property
+    def first_block(self) -> int:
+        """The first block, 0 to L-1, that this method acts in or before; L where it acts behind all of them.
+
+        What lies in front never changes in training: it is computed without gradient, and once for the whole run where images
+        are prepared without chance. A method that says more than 0 sees no images: ``pixels`` and ``predict`` are not called,
+        and its context has none.
+        """
+        return 0
 
     @property
     def needs_whole_batches(self) -> bool:

@@ -18,23 +18,24 @@ def uniform_prompts(shape: BackboneShape, *size: int) -> nn.Parameter:
 
 
 def per_block(
-    shape: BackboneShape, make: Callable[[Stage, int], nn.Parameter], blocks: int | None = None
+    shape: BackboneShape, make: Callable[[Stage, int], nn.Parameter], blocks: range | None = None
 ) -> nn.Parameter | nn.ParameterList:
     """A tensor with one row per block; where blocks differ in width, a list with one such tensor per stage.
 
     Args:
         shape: of the backbone.
         make: gives the tensor of a stage, with as many rows as its second argument says.
-        blocks: number of rows, for the first blocks; None for all.
+        blocks: that have a row, one behind the other; None for all.
     """
-    blocks = shape.depth if blocks is None else blocks
-    rows = [(stage, min(stage.depth, blocks - stage.first)) for stage in shape.stages]
+    blocks = range(shape.depth) if blocks is None else blocks
+    ends = [(max(stage.first, blocks.start), min(stage.first + stage.depth, blocks.stop)) for stage in shape.stages]
+    rows = [(stage, end - first) for stage, (first, end) in zip(shape.stages, ends)]
     tensors = [make(stage, count) for stage, count in rows if count > 0 or len(rows) == 1]
     return tensors[0] if len(tensors) == 1 else nn.ParameterList(tensors)
 
 
-def block_prompts(shape: BackboneShape, length: int, blocks: int | None = None) -> nn.Parameter | nn.ParameterList:
-    """Prompts (N, D) for each block, D its own width, from U(-v, v): (L, N, D), or a list of such per stage."""
+def block_prompts(shape: BackboneShape, length: int, blocks: range | None = None) -> nn.Parameter | nn.ParameterList:
+    """Prompts (N, D) for each of ``blocks``, D its own width, from U(-v, v): (L, N, D), or a list of such per stage."""
     return per_block(shape, lambda stage, rows: uniform_prompts(shape, rows, length, stage.width), blocks)
 
 
@@ -44,7 +45,7 @@ def stage_tensors(values: Tensor | nn.ParameterList) -> list[Tensor]:
 
 
 def of_block(values: Tensor | nn.ParameterList, block: int) -> Tensor:
-    """The row of ``block`` in what :func:`per_block` made.
+    """Row ``block`` of what :func:`per_block` made, counted from its first.
 
     Raises:
         IndexError: when there is none for it.

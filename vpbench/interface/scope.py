@@ -41,6 +41,8 @@ class Surgeon(Protocol):
 
     def to_next_stage(self, block: int, prompts: Tensor) -> Tensor: ...
 
+    def last_parameters(self, blocks: int) -> list[nn.Parameter]: ...
+
 
 class Scope:
     """What one method changes on one backbone.
@@ -54,12 +56,17 @@ class Scope:
         self._replaced: list[tuple[nn.Module, str, nn.Module]] = []
         self._handles: list[RemovableHandle] = []
         self.trained: list[nn.Parameter] = []
+        self._untrained: list[Tensor] = []
 
     def train(self, *parameters: nn.Parameter) -> None:
         """Let the method train parameters of the backbone itself, e.g. biases."""
         for parameter in parameters:
-            parameter.requires_grad_(True)
-            self.trained.append(parameter)
+            self._untrained.append(parameter.detach().clone())
+            self.trained.append(parameter.requires_grad_(True))
+
+    def train_last(self, blocks: int) -> None:
+        """Let the method train the last ``blocks`` blocks, 1 to L, and the final norm."""
+        self.train(*self._surgeon.last_parameters(blocks))
 
     def replace(self, parent: nn.Module, child: str, replacement: nn.Module) -> None:
         """Put ``replacement`` where ``parent`` has its ``child``."""
@@ -127,6 +134,7 @@ class Scope:
             handle.remove()
         for parent, child, original in reversed(self._replaced):
             setattr(parent, child, original)
-        for parameter in self.trained:
-            parameter.requires_grad_(False)
-        self._handles, self._replaced, self.trained = [], [], []
+        for parameter, value in zip(self.trained, self._untrained, strict=True):
+            parameter.requires_grad_(False).copy_(value)
+            parameter.grad = None
+        self._handles, self._replaced, self.trained, self._untrained = [], [], [], []

@@ -25,8 +25,9 @@ from vpbench.backbones.named import resolve_backbone
 from vpbench.build import build_shell, put_method
 from vpbench.catalog import method_class, method_registry, resolve_method
 from vpbench.core.errors import UnsupportedError, UsageError
-from vpbench.execution.device import cpu_computes_bf16, describe, resolve_device
+from vpbench.execution.device import describe, resolve_device
 from vpbench.execution.plan import DEFAULT_METHODS
+from vpbench.execution.precision import float32_products, resolve_precision
 from vpbench.execution.spec import BackboneSpec, MethodSpec
 from vpbench.measure.cost_file import COLUMNS
 from vpbench.measure.energy import joules_per_call
@@ -57,7 +58,7 @@ class CostRequest:
         repeat: rounds of timing, behind one that warms up.
         threads: of torch on a CPU; None: torch's choice.
         device: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``fp32``, ``bf16`` or ``auto``.
+        precision: ``fp32``, ``tf32``, ``bf16`` or ``auto``.
         settings: options of methods, ``{"vpt.prompt_length": 50}``.
         timing: False for parameters and operations alone.
     """
@@ -104,7 +105,7 @@ class Costs:
             if getattr(request, name) < 1:
                 raise UsageError(f"--{name} {getattr(request, name)}: a number from 1 up.")
         self.request, self.device = request, resolve_device(request.device)
-        self.precision = _precision(request.precision, self.device)
+        self.precision = resolve_precision(request.precision, self.device)
         labels = _labels(request.methods)
         options = _options(request.settings, labels)
         specs = [resolve_method(label, options.get(label.partition(":")[0], {})) for label in labels]
@@ -148,7 +149,7 @@ class Costs:
             for entry, calls in timed:
                 if entry.is_ok:
                     yield f"{entry.label}, {f'round {turn} of {self.request.repeat}' if turn else 'warming up'}"
-                    with _failures(entry):
+                    with _failures(entry), float32_products(self.precision):
                         self._round(entry, calls, keep=turn > 0)
         for entry, calls in timed:
             if entry.is_ok:
@@ -327,12 +328,3 @@ def _options(settings: Mapping[str, Any], labels: Sequence[str]) -> dict[str, di
             raise UsageError(f"--set {name}: {method} is not among --methods {','.join(sorted(asked))}.")
         options.setdefault(method, {})[option] = value
     return options
-
-
-def _precision(wanted: str, device: torch.device) -> str:
-    if wanted not in ("auto", "fp32", "bf16"):
-        raise UsageError(f"--precision {wanted}: take fp32, bf16 or auto.")
-    if wanted != "auto":
-        return wanted
-    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_computes_bf16()
-    return "bf16" if native else "fp32"

@@ -91,6 +91,7 @@ def evaluate_noise(
     from vpbench.data.batches import Normaliser
     from vpbench.execution.device import resolve_device
     from vpbench.execution.plan import ARTEFACTS
+    from vpbench.execution.precision import float32_products
     from vpbench.measure.stored import load_stored
     from vpbench.training.fit import Trainer
 
@@ -103,9 +104,9 @@ def evaluate_noise(
     normalise = Normaliser(stored.spec.backbone.mean, stored.spec.backbone.std, place)
     trainer = Trainer(stored.model, stored.data, stored.spec, normalise, place)
     test = stored.data.test
-    # All at once: the trainer knows a split by its address, which must not be used twice.
     splits = [NoisySplit(test.images, test.labels, test.image_size, sigma) for sigma in wanted if sigma not in done]
-    found = [(split.sigma, trainer.evaluate(split)) for split in splits]
+    with float32_products(stored.spec.precision):
+        found = [(split.sigma, trainer.evaluate(split)) for split in splits]
     rows = [] if known is None else list(known[list(COLUMNS)].itertuples(index=False, name=None))
     rows += [(sigma, scores.acc1, scores.correct, scores.total) for sigma, scores in found]
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vpbench.execution.precision import autocast
 from vpbench.interface import BackboneShape
 from vpbench.measure.energy import joules_per_call
 from vpbench.measure.operations import merges
@@ -85,7 +86,7 @@ def training_step(model: PromptedModel, recipe: Recipe, device: torch.device, pr
     optimizer = make_optimizer(model.trainable(), recipe)
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(precision, device.type):
             loss, _ = model.training_loss(images, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -98,7 +99,7 @@ def inference(model: nn.Module, images: Tensor, precision: str) -> Callable[[], 
     """A call that does one forward pass without gradients, in the mode that the model is in."""
 
     def call() -> None:
-        with torch.inference_mode(), torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.inference_mode(), autocast(precision, images.device.type):
             model(images)
 
     return call

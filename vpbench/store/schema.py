@@ -56,7 +56,7 @@ _TRAINING = {
     "epochs": (pa.int64(), "epochs per training phase"),
     "epochs_run": (pa.int64(), "epochs over all phases"),
     "batch_size": (pa.int64(), "images per step"),
-    "precision": (pa.string(), "fp32, or bf16 autocast"),
+    "precision": (pa.string(), "fp32, tf32 (its products in TF32 on a GPU), or bf16 autocast"),
     "selection": (pa.string(), "last epoch, or best validation epoch"),
     "selected_epoch": (pa.int64(), "epoch (from 1) whose parameters were tested"),
     "train_loss": (pa.float64(), "mean loss of the last epoch"),

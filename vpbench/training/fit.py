@@ -16,15 +16,15 @@ from timm.data import Mixup
 from torch import Tensor
 
 from vpbench.core.errors import DivergedError
-from vpbench.data.batches import Normaliser, evaluation_batches, training_batches
+from vpbench.data.batches import Normaliser, evaluation_batches
 from vpbench.data.cache import CachedData, CachedSplit
+from vpbench.execution.precision import autocast
 from vpbench.execution.spec import RunSpec
-from vpbench.model import PromptedModel
+from vpbench.model import Frozen, PromptedModel
 from vpbench.training.checkpoint import Checkpoints, Training, load_state, state_of
 from vpbench.training.evaluate import Scores
+from vpbench.training.inputs import Batch, Inputs
 from vpbench.training.optim import lr_factor, make_optimizer
-
-EVALUATION_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Trainer:
         self.batch_parts = 1
         self._order = torch.Generator().manual_seed(spec.seed)
         self._checkpoints, self._in_training = checkpoints or Checkpoints(), False
-        self._features: dict[int, Tensor] = {}
+        self._inputs = Inputs(model, data, spec, normalise, self._order)
 
     def fit(self) -> None:
         """Run the method's own set-up and phases."""
@@ -102,7 +102,7 @@ class Trainer:
                 rate = recipe.peak_lr * lr_factor(recipe, at.epoch * steps + at.step, steps)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                if mix is not None and len(labels) > 1:
+                if mix is not None and len(labels) > 1 and isinstance(inputs, Tensor):
                     # Mixup pairs the images of a batch, so an odd one leaves its last image out; a lone image stays as it is.
                     inputs, labels = mix(inputs[: len(inputs) // 2 * 2], labels[: len(labels) // 2 * 2])
                 loss = self._backward(inputs, self._smoothed(labels), optimizer)
@@ -167,7 +167,7 @@ class Trainer:
         labels, ranked, confidence = [], [], []
         self.model.eval()
         with torch.no_grad(), self._precision():
-            for inputs, truth in self._evaluation_inputs(split):
+            for inputs, truth in self._inputs.evaluation(split):
                 self._may_pause_between()
                 logits = self._predicted(inputs)
                 probabilities = logits.float().softmax(-1)
@@ -184,8 +184,8 @@ class Trainer:
         self.model.eval()
         found: list[Tensor] = []
         with torch.no_grad(), self._precision():
-            for inputs, _ in self._evaluation_inputs(split):
-                found.append((inputs if self._uses_features else self.model.features(inputs)).float().cpu())
+            for inputs, _ in self._inputs.evaluation(split):
+                found.append(self.model.features(inputs).float().cpu())
                 if sum(map(len, found)) >= count:
                     break
         return torch.cat(found)[:count].numpy().astype(np.float16)
@@ -201,12 +201,12 @@ class Trainer:
         optimizer.load_state_dict(state["optimizer"])
         return Training.of(state["training"], self.device)
 
-    def _remaining_inputs(self, at: Training) -> Iterator[tuple[Tensor, Tensor]]:
+    def _remaining_inputs(self, at: Training) -> Iterator[Batch]:
         """An epoch's batches, from the step on where it was left; the data's generator goes the whole way."""
         if at.order is None:
             at.order = self._order.get_state()
         self._order.set_state(at.order)
-        return islice(self._training_inputs(), at.step, None)
+        return islice(self._inputs.training(), at.step, None)
 
     def _state(self, begun: int) -> dict[str, Any]:
         """All that training has changed; of the curve, what comes after the first ``begun`` epochs."""
@@ -228,15 +228,13 @@ class Trainer:
             self._checkpoints.may_pause()
 
     def _precision(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bf16")
+        return autocast(self.spec.precision, self.device.type)
 
-    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def _loss(self, inputs: Tensor | Frozen, targets: Tensor) -> Tensor:
         with self._precision():
-            if self._uses_features:
-                return F.cross_entropy(self.model.head(inputs).float(), targets)
             return self.model.training_loss(inputs, targets)[0]
 
-    def _backward(self, inputs: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+    def _backward(self, inputs: Tensor | Frozen, targets: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
         """The mean loss of a batch, its gradients in place.
 
         Where memory is short the batch is gone through in more and more parts, from then on: the gradients add up to the same,
@@ -256,18 +254,18 @@ class Trainer:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _in_parts(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        total = torch.zeros((), device=inputs.device)
+    def _in_parts(self, inputs: Tensor | Frozen, targets: Tensor) -> Tensor:
+        total = torch.zeros((), device=targets.device)
         for some, wanted in zip(inputs.chunk(self.batch_parts), targets.chunk(self.batch_parts)):
             loss = self._loss(some, wanted) * (len(some) / len(inputs))
             loss.backward()
             total += loss.detach()
         return total
 
-    def _predicted(self, inputs: Tensor) -> Tensor:
+    def _predicted(self, inputs: Tensor | Frozen) -> Tensor:
         """Logits of a batch in evaluation mode; where memory is short, of one half after the other."""
         try:
-            return self.model.head(inputs) if self._uses_features else self.model(inputs)
+            return self.model(inputs)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error) or len(inputs) == 1:
                 raise
@@ -289,41 +287,6 @@ class Trainer:
             return labels
         classes = len(self.data.class_names)
         return F.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
-
-    @property
-    def _uses_features(self) -> bool:
-        """Whether features are computed once and only the head runs from then on; exact, since they never change."""
-        preprocess, recipe = self.spec.preprocess, self.spec.recipe
-        random = preprocess.random_crop or preprocess.random_flip or recipe.mixup > 0 or recipe.cutmix > 0
-        return self.model.method.features_are_fixed and not random
-
-    def _fixed_features(self, split: CachedSplit) -> Tensor:
-        if id(split) not in self._features:
-            was_training = self.model.training
-            self.model.eval()
-            with torch.no_grad(), self._precision():
-                batches = evaluation_batches(split, EVALUATION_BATCH, self.normalise)
-                self._features[id(split)] = torch.cat([self.model.features(images).float() for images, _ in batches])
-            self.model.train(was_training)
-        return self._features[id(split)]
-
-    def _training_inputs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        split, batch = self.data.train, self.spec.recipe.batch_size
-        if not self._uses_features:
-            yield from training_batches(
-                split, batch, self.spec.preprocess, self.spec.backbone.image_size, self.normalise, self._order
-            )
-            return
-        features, labels = self._fixed_features(split), torch.from_numpy(np.asarray(split.labels)).to(self.device)
-        for picked in torch.randperm(len(split), generator=self._order).to(self.device).split(batch):
-            yield features[picked], labels[picked]
-
-    def _evaluation_inputs(self, split: CachedSplit) -> Iterator[tuple[Tensor, Tensor]]:
-        if not self._uses_features:
-            yield from evaluation_batches(split, EVALUATION_BATCH, self.normalise)
-            return
-        labels = torch.from_numpy(np.asarray(split.labels)).to(self.device)
-        yield from zip(self._fixed_features(split).split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
