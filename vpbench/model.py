@@ -126,6 +126,15 @@ class PromptedModel(nn.Module):
             return self.head(self.features(inputs))
         return self.method.predict(self._once, inputs)
 
+    def prediction(self, inputs: Tensor | Frozen, with_features: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Logits as of :meth:`forward`, and if asked for the features of one forward pass; only where a prediction takes several
+        is that another one."""
+        if not with_features:
+            return self(inputs), None
+        features = self.features(inputs)
+        is_single = isinstance(inputs, Frozen) or self.method.first_block > 0 or type(self.method).predict is Method.predict
+        return self.head(features) if is_single else self(inputs), features
+
     def _once(self, images: Tensor, **stash: Any) -> Tensor:
         return self.head(self.features(images, Context(images, self.training, stash)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from vpbench.execution import worker
 from vpbench.execution.plan import ARTEFACTS, PlannedRun
 from vpbench.execution.spec import BackboneSpec, DataSpec, Preprocess, RunSpec
 from vpbench.store.folder import Store
-from vpbench.training.evaluate import Scores
 from vpbench.training.fit import Trainer
+from vpbench.training.inputs import Batch, Inputs
 from vpbench.training.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -56,15 +56,15 @@ def store(tmp_path: Any) -> Store:
 @pytest.mark.parametrize("label", ["linear", "vpt", "e2vpt"])
 @pytest.mark.parametrize("selection", ["last", "best_val"])
 def test_the_test_split_is_evaluated_once(label: str, selection: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After all training; and what chooses an epoch is validation data."""
+    """After all training, features included; and what chooses an epoch is validation data."""
     events: list[str] = []
-    evaluate: Callable[[Trainer, CachedSplit], Scores] = Trainer.evaluate
+    evaluation: Callable[[Inputs, CachedSplit], Iterator[Batch]] = Inputs.evaluation
 
-    def watched(trainer: Trainer, part: CachedSplit) -> Scores:
+    def watched(inputs: Inputs, part: CachedSplit) -> Iterator[Batch]:
         events.append("test" if part is DATA.test else "val")
-        return evaluate(trainer, part)
+        return evaluation(inputs, part)
 
-    monkeypatch.setattr(Trainer, "evaluate", watched)
+    monkeypatch.setattr(Inputs, "evaluation", watched)
     row = worker.execute(planned(label, selection=selection), DATA, store, CPU, ARTEFACTS, lambda _: events.append("epoch"))
     assert row["status"] == "ok", row["error"]
     assert events.count("test") == 1
@@ -77,13 +77,13 @@ def test_the_test_split_is_evaluated_once(label: str, selection: str, store: Sto
 @pytest.mark.parametrize("label", ["linear", "vpt", "e2vpt"])
 def test_a_trial_never_sees_the_test_split(label: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[CachedSplit] = []
-    evaluate: Callable[[Trainer, CachedSplit], Scores] = Trainer.evaluate
+    evaluate: Callable[[Inputs, CachedSplit], Iterator[Batch]] = Inputs.evaluation
 
-    def watched(trainer: Trainer, part: CachedSplit) -> Scores:
+    def watched(inputs: Inputs, part: CachedSplit) -> Iterator[Batch]:
         seen.append(part)
-        return evaluate(trainer, part)
+        return evaluate(inputs, part)
 
-    monkeypatch.setattr(Trainer, "evaluate", watched)
+    monkeypatch.setattr(Inputs, "evaluation", watched)
     row = worker.execute(planned(label, stage="search"), DATA, store, CPU, ARTEFACTS)
     assert row["status"] == "ok", row["error"]
     assert all(part is DATA.val for part in seen)

@@ -195,17 +195,21 @@ def test_loss_that_is_not_finite(make_trainer: MakeTrainer) -> None:
         trainer.evaluate(trainer.data.test)
 
 
-def test_evaluation_of_many_batches(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = make_trainer("vpt")
+@pytest.mark.parametrize("label", ["vpt", "linear", "partial", "viapt"])
+def test_evaluation_of_many_batches(label: str, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(label)
     whole = trainer.evaluate(trainer.data.test)
-    features = trainer.features(trainer.data.test, 5)
+    assert whole.features is None
     monkeypatch.setattr("vpbench.training.inputs.EVALUATION_BATCH", 4)
-    parts = trainer.evaluate(trainer.data.test)
+    parts = trainer.evaluate(trainer.data.test, features=5)
     assert np.array_equal(whole.ranked, parts.ranked)
     assert np.allclose(whole.confidence, parts.confidence, atol=1e-5)
     assert np.array_equal(whole.labels, trainer.data.test.labels)
-    assert features.shape == (5, 192)
-    assert np.allclose(features, trainer.features(trainer.data.test, 5), atol=1e-2)
+    images = trainer.normalise(trainer.data.test.take(np.arange(5)))
+    with torch.no_grad():
+        expected = trainer.model.features(images).numpy()
+    assert parts.features is not None and parts.features.shape == (5, 192)
+    assert np.allclose(parts.features, expected, atol=1e-2)
 
 
 def test_images_of_another_size_are_refused(make_trainer: MakeTrainer, data: CachedData) -> None:

@@ -221,7 +221,7 @@ def _run(
     }
     if spec.stage == "search":
         return {**found, **_validated(trainer)}
-    scores = trainer.evaluate(data.test)
+    scores = trainer.evaluate(data.test, FEATURE_IMAGES if "features" in save else 0)
     found.update(
         {
             "acc1": scores.acc1,
@@ -265,12 +265,10 @@ def _save(run_id: str, trainer: Trainer, scores: Scores, store: Store, save: set
         # Written by Python, since a full disk is an OSError there and a SafetensorError in save_file.
         path.write_bytes(serialised(trainer.model))
 
-    if "features" in save:
-        count = min(FEATURE_IMAGES, scores.total)
-        features = trainer.features(trainer.data.test, count)
-        store.write_artefact(
-            run_id, ARTEFACTS["features"], write_npz(features=features, labels=scores.labels[:count], indices=np.arange(count))
-        )
+    if scores.features is not None:
+        count = len(scores.features)
+        arrays = {"features": scores.features, "labels": scores.labels[:count], "indices": np.arange(count)}
+        store.write_artefact(run_id, ARTEFACTS["features"], write_npz(**arrays))
     if "predictions" in save:
         arrays = {"labels": scores.labels, "ranked": scores.ranked, "confidence": scores.confidence}
         store.write_artefact(run_id, ARTEFACTS["predictions"], write_npz(**arrays))

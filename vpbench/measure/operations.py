@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -27,9 +28,16 @@ from vpbench.model import PromptedModel
 
 def count_operations(method: MethodSpec, backbone: BackboneSpec, classes: int) -> dict[str, int | None]:
     """``flops_forward``, ``flops_inference``, ``macs_forward``, ``flops_train_step`` and ``macs_fvcore``, all per image."""
+    return dict(_counted(method.model_dump_json(), backbone.model_dump_json(), classes))
+
+
+@cache
+def _counted(method: str, backbone: str, classes: int) -> Mapping[str, int | None]:
+    """Of specifications as JSON. Kept, since seeds and data sets with as many classes share it, and it takes a second."""
+    specs = MethodSpec.model_validate_json(method), BackboneSpec.model_validate_json(backbone)
     return {
-        **count_by_dispatch(build_shell(method, backbone, classes, "meta")),
-        "macs_fvcore": _fvcore_macs(build_shell(method, backbone, classes, "cpu").eval()),
+        **count_by_dispatch(build_shell(*specs, classes, "meta")),
+        "macs_fvcore": _fvcore_macs(build_shell(*specs, classes, "cpu").eval()),
     }
 
 

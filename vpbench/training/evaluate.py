@@ -17,12 +17,14 @@ class Scores:
         ranked: the five (or fewer) most probable class ids per image, best first, (n, min(5, classes)).
         confidence: probability of the first, (n,).
         classes: number of classes.
+        features: what the head reads of the first images, (m, D); None where nobody asked for it.
     """
 
     labels: npt.NDArray[np.int64]
     ranked: npt.NDArray[np.int64]
     confidence: npt.NDArray[np.float32]
     classes: int
+    features: npt.NDArray[np.float16] | None = None
 
     @property
     def total(self) -> int:

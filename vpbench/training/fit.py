@@ -162,14 +162,20 @@ class Trainer:
 
     # What the engine calls
 
-    def evaluate(self, split: CachedSplit) -> Scores:
-        """Predictions of the model on a split, in evaluation mode."""
+    def evaluate(self, split: CachedSplit, features: int = 0) -> Scores:
+        """Predictions of the model on a split, in evaluation mode.
+
+        Args:
+            features: of so many images, the first ones, keep what the head reads.
+        """
         labels, ranked, confidence = [], [], []
+        kept: list[Tensor] = []
         self.model.eval()
         with torch.no_grad(), self._precision():
             for inputs, truth in self._inputs.evaluation(split):
                 self._may_pause_between()
-                logits = self._predicted(inputs)
+                logits, read = self._predicted(inputs, features > sum(map(len, kept)))
+                kept += [read.float().cpu()] if read is not None else []
                 probabilities = logits.float().softmax(-1)
                 if not torch.isfinite(probabilities).all():
                     raise DivergedError("the logits are not finite.")
@@ -177,18 +183,10 @@ class Trainer:
                 labels.append(truth.cpu().numpy())
                 ranked.append(top.indices.cpu().numpy())
                 confidence.append(top.values[:, 0].cpu().numpy())
-        return Scores(np.concatenate(labels), np.concatenate(ranked), np.concatenate(confidence), len(self.data.class_names))
-
-    def features(self, split: CachedSplit, count: int) -> np.ndarray[tuple[int, int], np.dtype[np.float16]]:
-        """Features that the head reads for the first ``count`` images of a split, (count, D)."""
-        self.model.eval()
-        found: list[Tensor] = []
-        with torch.no_grad(), self._precision():
-            for inputs, _ in self._inputs.evaluation(split):
-                found.append(self.model.features(inputs).float().cpu())
-                if sum(map(len, found)) >= count:
-                    break
-        return torch.cat(found)[:count].numpy().astype(np.float16)
+        return Scores(
+            np.concatenate(labels), np.concatenate(ranked), np.concatenate(confidence), len(self.data.class_names),
+            torch.cat(kept)[:features].numpy().astype(np.float16) if kept else None,
+        )  # fmt: skip
 
     # Leaving a run and going on with it
 
@@ -262,14 +260,19 @@ class Trainer:
             total += loss.detach()
         return total
 
-    def _predicted(self, inputs: Tensor | Frozen) -> Tensor:
-        """Logits of a batch in evaluation mode; where memory is short, of one half after the other."""
+    def _predicted(self, inputs: Tensor | Frozen, with_features: bool) -> tuple[Tensor, Tensor | None]:
+        """Logits of a batch in evaluation mode, and what the head reads if asked for.
+
+        Where memory is short, of one half after the other.
+        """
         try:
-            return self.model(inputs)
+            return self.model.prediction(inputs, with_features)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error) or len(inputs) == 1:
                 raise
-        return torch.cat([self._predicted(half) for half in inputs.chunk(2)])
+        halves = [self._predicted(half, with_features) for half in inputs.chunk(2)]
+        features = [read for _, read in halves if read is not None]
+        return torch.cat([logits for logits, _ in halves]), torch.cat(features) if features else None
 
     def _mixup(self) -> Mixup | None:
         recipe = self.spec.recipe
