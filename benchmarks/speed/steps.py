@@ -50,16 +50,20 @@ class Case:
     onednn: bool = False
     lean: bool = True
     checkpointed: bool = False
+    compiled: bool = False
     released: str = ""
     target: str = ""
 
 
 CASES = [
     Case("linear", "linear"),
+    Case("partial", "partial"),
+    Case("vpt-10 in the last 3 blocks", "vpt", {"prompt_length": 10, "start": 9}),
     Case("vpt-10", "vpt", {"prompt_length": 10}, released="2.15", target="1.95"),
     Case("vpt-10 without dropout", "vpt", {"prompt_length": 10, "dropout": 0.0}, target="1.95"),
     Case("vpt-10 whole", "vpt", {"prompt_length": 10}, lean=False, released="2.15"),
     Case("vpt-50", "vpt", {"prompt_length": 50}, released="2.48", target="2.00; inference 1.03"),
+    Case("vpt-50 without dropout", "vpt", {"prompt_length": 50, "dropout": 0.0}, target="2.00; inference 1.03"),
     Case("vpt-50 whole", "vpt", {"prompt_length": 50}, lean=False, released="2.48"),
     Case("vpt-shallow-10", "vpt", {"deep": False, "prompt_length": 10, "dropout": 0.0}, released="2.30 (processor time)"),
     Case("insvp", "insvp", released="4.45", target="2.4"),
@@ -68,6 +72,7 @@ CASES = [
     Case("viapt", "viapt"),
     Case("vpt-10 onednn", "vpt", {"prompt_length": 10}, onednn=True, target="1.15"),
     Case("vpt-10 bf16", "vpt", {"prompt_length": 10}, bf16=True, target="0.75"),
+    Case("vpt-10 compiled", "vpt", {"prompt_length": 10}, compiled=True),
     Case("vpt-10 checkpointed", "vpt", {"prompt_length": 10}, checkpointed=True),
     Case("vpt-10 bf16 checkpointed", "vpt", {"prompt_length": 10}, bf16=True, checkpointed=True),
 ]
@@ -88,6 +93,9 @@ class Running:
         adapter.checkpoint_blocks(case.checkpointed)
         if case.onednn:
             freeze_linears(adapter, "onednn")
+        if case.compiled:
+            self.model.compile()
+            self.model.training_loss = torch.compile(self.model.training_loss)  # type: ignore[method-assign]
         self.optimizer = torch.optim.AdamW([tensor for _, tensor in self.model.trainable()], lr=1e-3)
 
     def _precision(self) -> AbstractContextManager[Any]:
@@ -148,6 +156,7 @@ def measure(cases: list[Case], asked: argparse.Namespace) -> list[list[str]]:
     ratios: dict[tuple[str, str], list[tuple[float, float]]] = {}
     forwards: list[float] = []
     saved: dict[str, float] = {}
+    compiling: dict[str, float] = {}
 
     def forward() -> None:
         with torch.inference_mode():
@@ -155,8 +164,10 @@ def measure(cases: list[Case], asked: argparse.Namespace) -> list[list[str]]:
 
     running = {case.name: Running(case, asked.backbone, device) for case in cases}
     for name, each in running.items():  # warm-up
+        begin = time.perf_counter()
         each.step(images)
         each.infer(images)
+        compiling[name] = time.perf_counter() - begin
         saved[name] = each.saved(images)
         gc.collect()
         sys.stderr.write(f"warmed up {name}\n")
@@ -181,15 +192,16 @@ def measure(cases: list[Case], asked: argparse.Namespace) -> list[list[str]]:
     return [
         [
             case.name, cell(case.name, "step", 0), cell(case.name, "step", 1), cell(case.name, "infer", 0),
-            cell(case.name, "infer", 1), f"{saved[case.name]:.1f}", case.released, case.target,
+            cell(case.name, "infer", 1), f"{saved[case.name]:.1f}", f"{compiling[case.name]:.0f}" if case.compiled else "",
+            case.released, case.target,
         ]
         for case in cases
     ]  # fmt: skip
 
 
 HEADER = [
-    "case", "step, wall", "step, processor", "inference, wall", "inference, processor", "saved MiB/image", "released code: step",
-    "target: step at most",
+    "case", "step, wall", "step, processor", "inference, wall", "inference, processor", "saved MiB/image", "compiling, s",
+    "released code: step", "target: step at most",
 ]  # fmt: skip
 
 
