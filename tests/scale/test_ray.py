@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +20,8 @@ pytest.importorskip("ray", reason="Ray is not installed (pip install 'vpbench[ra
 pytestmark = pytest.mark.scale
 
 
-@pytest.fixture(scope="module")
-def cluster(quick: None) -> Iterator[Any]:
-    """A head and a node, with one CPU each."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        made.lost = made.add_node(num_cpus=1)
-        yield made
-    finally:
-        ray.shutdown()
-        made.shutdown()
-
-
 def test_same_rows_when_a_node_is_lost(
-    cluster: Any, request_for_grid: Request, inline: Path, orders: Path, tmp_path: Path
+    ray_cluster: Any, request_for_grid: Request, inline: Path, orders: Path, tmp_path: Path
 ) -> None:
     """Every run is done once, with the numbers of inline, and what was left beside its row travels back."""
     jobs, store = jobs_of(request_for_grid, tmp_path / "runs", checkpoint_blocks=True)
@@ -47,12 +31,12 @@ def test_same_rows_when_a_node_is_lost(
     def lose_a_node() -> None:
         while len(heard.started_runs) < 2:  # one on each node, since each has one CPU
             time.sleep(0.1)
-        cluster.remove_node(cluster.lost, allow_graceful=False)
+        ray_cluster.remove_node(ray_cluster.lost, allow_graceful=False)
         orders.write_text("")
 
     losing = threading.Thread(target=lose_a_node, daemon=True)
     losing.start()
-    rows = list(get_executor("ray", address=cluster.address)(jobs, store, heard))
+    rows = list(get_executor("ray", address=ray_cluster.address)(jobs, store, heard))
     losing.join(10)
     assert sorted(row["run_id"] for row in rows) == sorted(job.run_id for job in jobs)
     assert sorted(heard.finished_runs) == sorted(heard.started_runs) == sorted(job.run_id for job in jobs)
@@ -62,12 +46,12 @@ def test_same_rows_when_a_node_is_lost(
     assert store.load()["checkpoint_blocks"].all()
 
 
-def test_a_run_that_kills_its_worker(cluster: Any, request_for_grid: Request, orders: Path, tmp_path: Path) -> None:
+def test_a_run_that_kills_its_worker(ray_cluster: Any, request_for_grid: Request, orders: Path, tmp_path: Path) -> None:
     """It is repeated as often as asked for, and then its row says so; the others are done."""
     jobs, store = jobs_of(request_for_grid, tmp_path / "runs", count=2)
     orders.write_text(f"kill {jobs[0].run_id}\n")
     heard = Heard()
-    rows = {row["run_id"]: row for row in get_executor("ray", address=cluster.address, retries=1)(jobs, store, heard)}
+    rows = {row["run_id"]: row for row in get_executor("ray", address=ray_cluster.address, retries=1)(jobs, store, heard)}
     assert {run: row["status"] for run, row in rows.items()} == {jobs[0].run_id: "failed", jobs[1].run_id: "ok"}
     assert "2 attempts" in rows[jobs[0].run_id]["error"].splitlines()[-1]
     assert sum("is repeated" in note for note in heard.notes) == 1
@@ -99,10 +83,10 @@ def _answer(server: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
-def test_more_than_a_node_has(cluster: Any, request_for_grid: Request, tmp_path: Path) -> None:
+def test_more_than_a_node_has(ray_cluster: Any, request_for_grid: Request, tmp_path: Path) -> None:
     """It would wait for ever."""
     jobs, store = jobs_of(request_for_grid, tmp_path / "runs", count=1)
     wide = [job.model_copy(update={"threads": 64}) for job in jobs]
     with pytest.raises(UsageError, match="64 CPU on one node"):
-        list(get_executor("ray", address=cluster.address)(wide, store, Heard()))
+        list(get_executor("ray", address=ray_cluster.address)(wide, store, Heard()))
     assert not Store(tmp_path / "runs").folder.exists() or not list((tmp_path / "runs").glob("*.parquet"))

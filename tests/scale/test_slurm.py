@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from slurm_cluster import PARTITION, missing_programs, slurm
+from slurm_cluster import PARTITION
 from tiny_grid import Heard, check_same, jobs_of
 
 from vpbench.core.errors import UsageError
@@ -22,29 +20,8 @@ slurm_executor = pytest.importorskip(
     "vpbench.execution.slurm_executor", exc_type=ModuleNotFoundError,
     reason="submitit is not installed (pip install 'vpbench[slurm]'); SLURM IS NOT TESTED",
 )  # fmt: skip
-pytestmark = [
-    pytest.mark.scale,
-    pytest.mark.skipif(
-        bool(missing_programs()),
-        reason=f"not installed: {', '.join(missing_programs())} (apt-get install slurm-wlm munge); SLURM IS NOT TESTED",
-    ),
-]
+pytestmark = [pytest.mark.scale, pytest.mark.usefixtures("slurm_cluster")]
 WAIT_S = 120
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster(quick: None) -> Iterator[None]:
-    """A node with two CPUs; and short waits of ours."""
-    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-    try:
-        with slurm(folder) as variables, pytest.MonkeyPatch.context() as patch:
-            for name, value in variables.items():
-                patch.setenv(name, value)
-            patch.setattr(slurm_executor, "POLL_S", 0.5)
-            patch.setattr(slurm_executor, "GRACE_S", 1.0)
-            yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def command(*words: str) -> str:

@@ -12,12 +12,7 @@ from vpbench.execution.executors import Silent
 from vpbench.execution.job import Job
 from vpbench.execution.plan import PlannedRun, Request
 from vpbench.store.folder import Store
-
-# What has to be the same wherever a run is done.
-SAME = [
-    "run_id", "status", "acc1", "acc5", "mean_per_class", "correct", "correct5", "total", "val_acc1", "train_loss",
-    "params_trainable", "params_method", "params_active", "params_head", "params_total", "bytes_saved", "epochs_run",
-]  # fmt: skip
+from vpbench.store.schema import REPRODUCIBLE
 
 
 class Heard(Silent):
@@ -52,10 +47,15 @@ def check_same(folder: Path, inline: Path, count: int = 6) -> None:
     found, expected = Store(folder).load().set_index("run_id"), Store(inline).load().set_index("run_id")
     assert len(found) == count
     assert found.index.is_unique
-    columns = [name for name in SAME if name != "run_id"]
-    pd.testing.assert_frame_equal(found[columns], expected.loc[found.index, columns])
+    columns = [name for name in REPRODUCIBLE if name != "run_id"]
+    pd.testing.assert_frame_equal(found[columns], expected.loc[found.index, columns], check_exact=True)
     for run_id in found.index:
-        ours, theirs = (sorted((place / "_artefacts" / run_id).iterdir()) for place in (folder, inline))
-        assert [path.name for path in ours] == [path.name for path in theirs]
-        (weights,) = (path for path in ours if path.suffix == ".safetensors")
-        assert weights.read_bytes() == (inline / "_artefacts" / run_id / weights.name).read_bytes()
+        check_same_files(folder, inline, run_id)
+
+
+def check_same_files(folder: Path, inline: Path, run_id: str) -> None:
+    """What lies beside a row: the same files, and equal weights."""
+    ours, theirs = (sorted((place / "_artefacts" / run_id).iterdir()) for place in (folder, inline))
+    assert [path.name for path in ours] == [path.name for path in theirs]
+    (weights,) = (path for path in ours if path.suffix == ".safetensors")
+    assert weights.read_bytes() == (inline / "_artefacts" / run_id / weights.name).read_bytes()
