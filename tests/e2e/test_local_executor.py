@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from command import UNMEASURED, rows, start, traces, vpbench
 
-from vpbench.execution import local
+from vpbench.execution.local import worker
 from vpbench.store.folder import Store
 from vpbench.store.schema import _QUALITY, _SIZE
 
@@ -59,7 +59,7 @@ def test_same_rows_and_faults(
 ) -> None:
     """One grid on two workers: two good methods, and every way to go wrong."""
     install("faulty", "Faulty", FAULTY)
-    monkeypatch.setattr(local, "GRACE_S", 1.0)
+    monkeypatch.setattr(worker, "GRACE_S", 1.0)
     good = ["--methods", "linear,vpt", "--threads", 1, "--save", "curve"]
     assert vpbench(*command, tmp_path / "inline", *good).code == 0
     methods = "linear,vpt,faulty,faulty:sleep,faulty:hang,faulty:kill"

@@ -23,10 +23,10 @@ from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import DataError, StoreError, UsageError
 from vpbench.execution import worker
 from vpbench.execution.cost import PastRuns, longest_first, past_runs, spoken
-from vpbench.execution.executors import EXECUTORS, Silent, get_executor
+from vpbench.execution.executors import EXECUTORS, Silent, get_executor, processors
 from vpbench.execution.inline import Inline
 from vpbench.execution.job import Job, opened, row_since, run_job, stamp
-from vpbench.execution.local import Local, processors
+from vpbench.execution.local.executor import Local
 from vpbench.execution.plan import Plan, PlannedRun, Request
 from vpbench.execution.rerun import to_repeat
 from vpbench.interface import Tokens

@@ -98,10 +98,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def request_for_grid(images: Path) -> Request:
-    """Two methods, three seeds, one epoch."""
-    return Request(
-        methods=("linear", "vpt"), data=str(images), image_size=40, epochs=1, seeds=3, device="cpu", precision="fp32"
-    )  # fmt: skip
+    """All six methods, one epoch."""
+    return Request(data=str(images), image_size=40, epochs=1, device="cpu", precision="fp32")
 
 
 @pytest.fixture
@@ -141,15 +139,15 @@ def slurm_cluster(quick: None) -> Iterator[None]:
     pytest.importorskip("submitit", reason="submitit is not installed (pip install 'vpbench[slurm]'); SLURM IS NOT TESTED")
     if missing := missing_programs():
         pytest.skip(f"not installed: {', '.join(missing)} (apt-get install slurm-wlm munge); SLURM IS NOT TESTED")
-    from vpbench.execution import slurm_executor
+    from vpbench.execution.slurm import grid
 
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     try:
         with slurm(folder) as variables, pytest.MonkeyPatch.context() as patch:
             for name, value in variables.items():
                 patch.setenv(name, value)
-            patch.setattr(slurm_executor, "POLL_S", 0.5)
-            patch.setattr(slurm_executor, "GRACE_S", 1.0)
+            patch.setattr(grid, "POLL_S", 0.5)
+            patch.setattr(grid, "GRACE_S", 1.0)
             yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)

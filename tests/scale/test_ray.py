@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import socket
 import threading
 import time
@@ -9,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_grid import Heard, check_same, jobs_of
+from tiny_grid import Heard, check_same, jobs_of, search
 
+from vpbench.cli.progress import GridProgress
 from vpbench.core.errors import UsageError
 from vpbench.execution.executors import get_executor
 from vpbench.execution.plan import Request
@@ -90,3 +93,30 @@ def test_more_than_a_node_has(ray_cluster: Any, request_for_grid: Request, tmp_p
     with pytest.raises(UsageError, match="64 CPU on one node"):
         list(get_executor("ray", address=ray_cluster.address)(wide, store, Heard()))
     assert not Store(tmp_path / "runs").folder.exists() or not list((tmp_path / "runs").glob("*.parquet"))
+
+
+TPE = ["--space", "adamw", "--trials", 3, "--batch", 3]
+
+
+def test_a_search_that_is_stopped(ray_cluster: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ctrl-C at its first row. Given again, it goes on: TPE asks for the same trials as inline, and the same one wins."""
+    pytest.importorskip("optuna", reason="Optuna is not installed (pip install 'vpbench[search]')")
+    words = [*TPE, "--executor", "ray", "--executor-option", f"address={ray_cluster.address}"]
+    with monkeypatch.context() as patch:
+        finished = GridProgress.finished
+
+        def interrupt(*told: Any) -> None:
+            patch.setattr(GridProgress, "finished", finished)
+            finished(*told)
+            signal.raise_signal(signal.SIGINT)
+
+        patch.setattr(GridProgress, "finished", interrupt)
+        stopped = search(images, tmp_path / "ray", *words)
+    assert stopped.code == 130, stopped.err
+    assert stopped.err.splitlines()[-1].startswith("vpbench: interrupted")
+    assert len(Store(tmp_path / "ray").load()) in (1, 2)  # another trial may have been under way
+
+    outcomes = [search(images, tmp_path / place, *more, "--json") for place, more in (("ray", words), ("inline", TPE))]
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    assert json.loads(outcomes[0].out) == json.loads(outcomes[1].out)
+    check_same(tmp_path / "ray", tmp_path / "inline", count=4)

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from vpbench.cli import options
+
 _Only = "Take only this {}; several with commas."
 
 
 def export(
     to: Annotated[Path, typer.Option("--to", metavar="FILE", help="What to write: FILE.parquet or FILE.csv.")],
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder.")] = Path("results/runs"),
+    results: options.Results = options.RESULTS,
     dataset: Annotated[str | None, typer.Option(help=_Only.format("data set"))] = None,
     suite: Annotated[str | None, typer.Option(help=_Only.format("suite"))] = None,
     backbone: Annotated[str | None, typer.Option(help=_Only.format("backbone"))] = None,

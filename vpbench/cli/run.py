@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vpbench.cli.words import numbers, settings_of, value_of, words
+from vpbench.cli import options
+from vpbench.cli.words import settings_of, words
 
 if TYPE_CHECKING:
-    from vpbench.execution.executors import Executor
     from vpbench.execution.job import Job
     from vpbench.execution.plan import Plan
     from vpbench.store.folder import Store
@@ -20,66 +20,44 @@ NARROW = ("run_id", "status", "seed", "epochs", "precision", "expected_s")
 
 
 def run(
-    methods: Annotated[str | None, typer.Option(help="Methods, with commas: insvp,vpt:shallow. Default: all six.")] = None,
-    suite: Annotated[str | None, typer.Option(help="Data sets and protocol. Default: mini, which is built in.")] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Your own images: an ImageFolder tree or a parquet file.")
-    ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Where published data sets lie. Default: VPBENCH_DATA.")
-    ] = None,
-    datasets: Annotated[str | None, typer.Option(help="Only these data sets of the suite, with commas.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="A name of 'vpbench list backbones', or any ViT or Swin of timm.")] = None,
-    weights: Annotated[
-        str | None, typer.Option(metavar="FILE_OR_FOLDER", help="Weights of the backbone; 'random' for none.")
-    ] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, metavar="N", help="Pixels; position embeddings are resampled.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Epochs of every training.")] = None,
+    methods: options.Methods = None,
+    suite: options.Suite = None,
+    data: options.Data = None,
+    data_root: options.DataRoot = None,
+    datasets: options.Datasets = None,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    image_size: options.ImageSize = None,
+    epochs: options.Epochs = None,
     seeds: Annotated[int, typer.Option(metavar="N", help="How many of the suite's seeds.")] = 1,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="METHOD.OPTION=VALUE", help="An option; recipe.lr=0.1 for the recipe. Repeatable."),
-    ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")] = None,
-    selection: Annotated[str | None, typer.Option(help="Epoch that is tested: last or best_val.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder.")] = Path("results/runs"),
-    save: Annotated[
-        str, typer.Option(help="What to keep beside each row: features, predictions, curve, weights, or none.")
-    ] = "features,predictions,curve",
+    settings: options.Settings = None,
+    precision: options.Precision = None,
+    selection: options.Selection = None,
+    save: options.Save = options.SAVE,
     noise: Annotated[
         str | None,
         typer.Option(
             metavar="0,0.1,...", help="Test the models on images with such noise too, trained before or now; keeps weights."
         ),
     ] = None,
-    executor: Annotated[str | None, typer.Option(help="Where runs happen: inline (this process), local, ray or slurm.")] = None,
-    workers: Annotated[int | None, typer.Option(metavar="N", help="Worker processes on the CPUs (local).")] = None,
-    gpus: Annotated[str | None, typer.Option(metavar="0,2", help="GPUs to use (local). Default: all.")] = None,
-    per_gpu: Annotated[int | None, typer.Option(metavar="N", help="Worker processes on each GPU (local).")] = None,
-    executor_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="An option of the executor, e.g. partition=gpu for slurm. Repeatable."),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of each process on a CPU.")] = None,
-    checkpoint_blocks: Annotated[
-        bool, typer.Option("--checkpoint-blocks", help="Less memory in training, longer steps, the same numbers.")
-    ] = False,
-    timeout: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Give up a run after 90s, 30m, 2h or 1d. Default: never.")
-    ] = None,
-    checkpoint_every: Annotated[
-        str, typer.Option(metavar="TIME", help="Keep the state of a long run so often, to go on from if it is killed; or never.")
-    ] = "10m",
-    retries: Annotated[
-        int | None, typer.Option(metavar="N", help="How often to repeat a run whose worker process died. Default: 1.")
-    ] = None,
+    device: options.Device = "auto",
+    results: options.Results = options.RESULTS,
+    executor: options.ExecutorName = None,
+    workers: options.Workers = None,
+    gpus: options.Gpus = None,
+    per_gpu: options.PerGpu = None,
+    retries: options.Retries = None,
+    executor_options: options.ExecutorOptions = None,
+    threads: options.Threads = None,
+    checkpoint_blocks: options.CheckpointBlocks = False,
+    timeout: options.Timeout = None,
+    checkpoint_every: options.CheckpointEvery = options.CHECKPOINT_EVERY,
     rerun: Annotated[
         str | None, typer.Option(help="Do stored runs again: failed, stale (by other versions of vpbench or torch) or all.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Do no more than so many of the missing runs.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its expected time, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The plan or the rows as JSON on stdout.")] = False,
+    limit: options.Limit = None,
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train and measure methods; what is stored already is skipped, so the same command continues an interrupted one.
 
@@ -104,15 +82,13 @@ def run(
     request = Request(
         methods=tuple(chosen) if chosen is not None else DEFAULT_METHODS, suite=suite, data=data, data_root=data_root,
         datasets=words(datasets), backbone=backbone, weights=weights, image_size=image_size, epochs=epochs, seeds=seeds,
-        settings=settings_of(setting or []), precision=precision, selection=selection, device=device,
+        settings=settings_of(settings or []), precision=precision, selection=selection, device=device,
     )  # fmt: skip
-    kept = [] if save == "none" else words(save) or []
-    sigmas = _sigmas(noise)
+    kept, sigmas = options.artefacts(save), _sigmas(noise)
     if sigmas and "weights" not in kept:
         kept.append("weights")
-    runner = _executor(executor, workers, gpus, per_gpu, retries, executor_option or [])
-    timeout_s = _seconds("--timeout", timeout)
-    checkpoint_s = _seconds("--checkpoint-every", None if checkpoint_every == "never" else checkpoint_every)
+    runner = options.chosen_executor(executor, workers, gpus, per_gpu, retries, executor_options)
+    timeout_s, checkpoint_s = options.seconds("--timeout", timeout), options.seconds("--checkpoint-every", checkpoint_every)
     if not getattr(runner, "elsewhere", False):
         resolve_device(device)
     plan, store = plan_runs(request, results, kept, rerun)
@@ -138,27 +114,6 @@ def run(
         raise typer.Exit(FAILED)
 
 
-def _executor(
-    name: str | None, workers: int | None, gpus: str | None, per_gpu: int | None, retries: int | None, more: list[str]
-) -> Executor:
-    """The executor that the options mean; those of ``local`` alone mean it."""
-    from vpbench.core.errors import UsageError
-    from vpbench.execution.executors import get_executor
-
-    given = {"workers": workers, "gpus": numbers("--gpus", gpus, "0,2"), "per_gpu": per_gpu, "retries": retries}
-    options: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
-    chosen = name or ("local" if options else "inline")
-    if chosen == "inline" and options:
-        option = next(iter(options)).replace("_", "-")
-        raise UsageError(f"--{option} is nothing for --executor inline, which has no worker processes; say --executor local.")
-    for text in more:
-        option, equals, value = text.partition("=")
-        if not equals or not option:
-            raise UsageError(f"--executor-option {text}: write NAME=VALUE, e.g. --executor-option partition=gpu.")
-        options[option] = value_of(value)
-    return get_executor(chosen, **options)
-
-
 def _sigmas(text: str | None) -> list[float]:
     """The standard deviations of ``--noise``."""
     from vpbench.core.errors import UsageError
@@ -168,21 +123,6 @@ def _sigmas(text: str | None) -> list[float]:
         return [] if text is None else check_sigmas([float(word) for word in words(text) or []])
     except ValueError:
         raise UsageError(f"--noise {text}: write numbers with commas, e.g. --noise 0,0.1,0.2.") from None
-
-
-def _seconds(option: str, text: str | None) -> float | None:
-    """``90``, ``90s``, ``30m``, ``2h`` or ``1d`` in seconds."""
-    import re
-
-    from vpbench.core.errors import UsageError
-
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
-    seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0
-    if not seconds:
-        raise UsageError(f"{option} {text}: write a time such as 90s, 30m, 2h or 1d.")
-    return seconds
 
 
 def _show_plan(plan: Plan, store: Store, jobs: list[Job], as_json: bool) -> None:

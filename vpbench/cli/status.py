@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from vpbench.cli import options
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -17,7 +18,7 @@ EVERY_S = 2.0
 
 
 def status(
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder.")] = Path("results/runs"),
+    results: options.Results = options.RESULTS,
     collect: Annotated[
         bool, typer.Option("--collect", help="First look after runs that were submitted to Slurm and left (--executor slurm).")
     ] = False,
@@ -63,9 +64,9 @@ def _collect(store: Store, quiet: bool) -> dict[str, Any]:
     """What became of the runs in Slurm's queue; those that were lost have a row afterwards."""
     from dataclasses import asdict
 
-    from vpbench.execution.executors import executor_module
+    from vpbench.execution.executors import import_for
 
-    found: dict[str, Any] = asdict(executor_module("slurm").collect(store))
+    found: dict[str, Any] = asdict(import_for("slurm", "vpbench.execution.slurm.collect").collect(store))
     if not quiet:
         counts = ", ".join(f"{found[name]} {name}" for name in ("finished", "running", "pending"))
         typer.echo(f"Slurm: {counts}, {len(found['lost'])} lost.")
