@@ -133,6 +133,8 @@ def test_a_search_in_parts(images: Path, tmp_path: Path) -> None:
         ({"gres": "gpu:64"}, "gres=gpu:64: .*not available"),
         ({"time": "soon"}, "time soon: write minutes"),
         ({"partitoin": "x"}, "partitoin"),
+        ({"cpus": "two"}, "cpus two: take 1 or more, a whole number"),
+        ({"detach": "yes"}, "detach yes: write true or false"),
     ],
 )
 def test_what_slurm_would_refuse(options: dict[str, Any], text: str) -> None:
@@ -142,6 +144,14 @@ def test_what_slurm_would_refuse(options: dict[str, Any], text: str) -> None:
         get_executor("slurm", **options)
     assert "\n" not in str(caught.value)
     assert command("squeue", "-h") == before
+
+
+def test_no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Slurm's programs are there, and know of no cluster."""
+    (tmp_path / "slurm.conf").touch()
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    with pytest.raises(UsageError, match=r"no cluster answers here .* login node"):
+        get_executor("slurm")
 
 
 def test_no_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def compact(
     import json
 
     from vpbench.core.errors import StoreError
+    from vpbench.core.names import counted
     from vpbench.store.compacting import compact as merge_files
     from vpbench.store.folder import Store
 
@@ -42,6 +43,6 @@ def compact(
         typer.echo(f"{results}: nothing to merge.")
     else:
         size = done.path.stat().st_size / 1e6
-        typer.echo(f"{done.rows} rows of {done.merged} files are now in {done.path}, {size:.1f} MB.")
+        typer.echo(f"{counted(done.rows, 'row')} of {counted(done.merged, 'file')} are now in {done.path}, {size:.1f} MB.")
         if done.left:
-            typer.echo(f"{done.left} files stay beside it, since their runs are under way.")
+            typer.echo(f"{counted(done.left, 'file')} beside it for runs that are under way.")

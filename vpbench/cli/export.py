@@ -36,6 +36,7 @@ def export(
     import pyarrow.compute as pc
 
     from vpbench.core.errors import StoreError
+    from vpbench.core.names import counted
     from vpbench.reporting.api import names_in
     from vpbench.reporting.runs import Filters
     from vpbench.store.exporting import write_export, writer_for
@@ -57,8 +58,5 @@ def export(
     if as_json:
         typer.echo(json.dumps({"file": str(to), "rows": len(table)}))
     else:
-        typer.echo(
-            f"{len(table)} rows in {to}. Elsewhere: vpbench import {to.name}"
-            if to.suffix == ".parquet"
-            else f"{len(table)} rows in {to}."
-        )
+        elsewhere = f" Elsewhere: vpbench import {to.name}" if to.suffix == ".parquet" else ""
+        typer.echo(f"{counted(len(table), 'row')} in {to}.{elsewhere}")

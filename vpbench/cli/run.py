@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,7 +110,7 @@ def run(
     if as_json:
         typer.echo(json.dumps(json.loads(frame.to_json(orient="records", date_format="iso", double_precision=15)), indent=2))
     else:
-        _summary(plan, frame, results, limit)
+        _summary(plan, frame, results, limit, progress.done)
     if (frame["status"] != "ok").any():
         raise typer.Exit(FAILED)
 
@@ -127,17 +128,19 @@ def _sigmas(text: str | None) -> list[float]:
 
 def _show_plan(plan: Plan, store: Store, jobs: list[Job], as_json: bool) -> None:
     import json
+    from collections import Counter
 
     from rich.console import Console
     from rich.table import Table
 
-    from vpbench.execution.cost import past_runs
+    from vpbench.core.names import counted
+    from vpbench.execution.cost import Work, past_runs
 
-    past = past_runs(store)
-    expected = {job.run_id: past.seconds(job) for job in jobs}
+    past, with_row = past_runs(store), store.statuses()
+    expected = {job.run_id: past.seconds(Work.of(job)) for job in jobs}
     rows: list[dict[str, Any]] = [
         {
-            "run_id": run.spec.run_id, "status": "stored" if run.spec.run_id in plan.stored else "missing",
+            "run_id": run.spec.run_id, "status": _planned(run.spec.run_id, plan, with_row),
             "method": run.spec.method.label, "dataset": run.spec.data.dataset, "backbone": run.spec.backbone.name,
             "weights": run.spec.backbone.weights, "seed": run.spec.seed, "epochs": run.spec.recipe.epochs,
             "lr": run.spec.recipe.peak_lr, "precision": run.spec.precision, "expected_s": expected.get(run.spec.run_id),
@@ -155,10 +158,17 @@ def _show_plan(plan: Plan, store: Store, jobs: list[Job], as_json: bool) -> None
         row["expected_s"] = "" if row["expected_s"] is None else f"{row['expected_s']:.0f}"
         table.add_row(*(row["run_id"][:8] if name == "run_id" else str(row[name]) for name in shown))
     Console().print(table)
+    kinds = Counter(row["status"] for row in rows)
+    again = f", {kinds['again']} to be done again" if kinds["again"] else ""
     typer.echo(
-        f"{len(plan.runs)} runs, {len(plan.runs) - len(plan.missing)} stored, {len(plan.missing)} missing. "
+        f"{counted(len(rows), 'run')}, {kinds['stored']} stored, {kinds['missing']} missing{again}. "
         f"{_cost(list(expected.values()))}Nothing was run."
     )
+
+
+def _planned(run_id: str, plan: Plan, with_row: Container[str]) -> str:
+    """What becomes of a run: ``stored`` is left alone, ``missing`` is done, and ``again`` is done though it has a row."""
+    return "stored" if run_id in plan.stored else "again" if run_id in with_row else "missing"
 
 
 def _cost(expected: list[float | None]) -> str:
@@ -172,15 +182,17 @@ def _cost(expected: list[float | None]) -> str:
     return f"Expected, by past rows: {spoken(sum(known))} for {len(known)} of them{unknown}, one after the other. "
 
 
-def _summary(plan: Plan, frame: Any, results: Path, limit: int | None) -> None:
-    """What went wrong, where the rows are, and what to do next."""
+def _summary(plan: Plan, frame: Any, results: Path, limit: int | None, new: int) -> None:
+    """What went wrong, where the rows are, how many of them are new, and what to do next."""
+    from vpbench.core.names import counted
+
     for row in frame[frame["status"] != "ok"].itertuples():
         reason = (row.error.strip().splitlines() or [""])[-1]
         typer.echo(
             f"{row.method} on {row.dataset}, seed {row.seed}: {row.status} - {reason} (vpbench show run {row.run_id[:8]})",
             err=True,
         )
-    new = len(plan.missing[:limit])
-    if left := len(plan.missing) - new:
-        typer.echo(f"{left} runs are left over by --limit {limit}; the same command does the next ones.", err=True)
-    typer.echo(f"{len(frame)} rows in {results}, {new} of them new. Next: vpbench report --table 1 --results {results}")
+    if left := len(plan.missing) - len(plan.missing[:limit]):
+        typer.echo(f"Left over by --limit {limit}: {counted(left, 'run')}; the same command does the next ones.", err=True)
+    following = f" Next: vpbench report --table 1 --results {results}" if len(frame) else ""
+    typer.echo(f"{counted(len(frame), 'row')} in {results}, {new} of them new.{following}")

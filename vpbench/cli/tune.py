@@ -97,6 +97,7 @@ def tune(
     timeout_s, checkpoint_s = options.seconds("--timeout", timeout), options.seconds("--checkpoint-every", checkpoint_every)
     budget = Budget(space, sampler, trials, batch, sampler_seed, prune, seeds)
     plan, store = plan_search(request, budget), Store(results)
+    store.statuses()  # rows that only a later vpbench understands are told before anything is done
     for name, raw in plan.trials.data.items():
         if raw.note:
             typer.echo(f"note on {name}: {raw.note}", err=True)
@@ -123,12 +124,14 @@ def tune(
 
 def stated(plan: SearchPlan) -> str:
     """The budget in two sentences."""
+    from vpbench.core.names import counted
+
     budget = plan.budget
     methods, sets = (list(dict.fromkeys(names)) for names in zip(*((study.method, study.dataset) for study in plan.studies)))
     how = "its whole grid" if budget.sampler == "grid" else f"TPE, seed {budget.seed}, {budget.batch} at a time"
     if budget.prune:
         how += f", those below the median stopped after epoch {budget.prune}"
-    finals = f"{len(plan.seeds)} final run{'s' if len(plan.seeds) > 1 else ''}"
+    finals = counted(len(plan.seeds), "final run")
     return (
         f"Search {budget.space} ({how}): {budget.trials} trials for each method ({', '.join(methods)}) on each data set "
         f"({', '.join(sets)}), chosen on validation images. Then {finals} of each winner."
@@ -141,7 +144,7 @@ def _show_plan(plan: SearchPlan, store: Store, device: str, data_root: str | Non
     from rich.console import Console
     from rich.table import Table
 
-    from vpbench.execution.cost import past_runs, spoken
+    from vpbench.execution.cost import Work, past_runs, spoken
     from vpbench.execution.device import resolve_device
     from vpbench.execution.job import Job
     from vpbench.search.study import winner
@@ -155,7 +158,7 @@ def _show_plan(plan: SearchPlan, store: Store, device: str, data_root: str | Non
         probe = plan.space.probes(study.method.partition(":")[0])[0]
         raw = plan.trials.data[study.dataset]
         job = Job.of(study.trial(probe, None), raw, data_root=data_root, device=place)
-        each = past.seconds(job)
+        each = past.seconds(Work.of(job))
         left = max(0, study.search.trials + len(plan.seeds) - len(stored))
         rows.append(
             {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from vpbench.core.names import counted
 from vpbench.execution.executors import Drainable, Watcher, waits_for
 from vpbench.execution.job import Job
 from vpbench.execution.worker import store_failure, timed_out
@@ -101,8 +102,7 @@ class TaskGrid(Grid):
             began: start of the last attempt, where it is known.
             environment: columns of the machine, as far as they are known.
         """
-        job, attempts = task.job, task.losses + 1
-        given_up = f"given up after {attempts} attempt{'s' if attempts > 1 else ''}."
+        job, given_up = task.job, f"given up after {counted(task.losses + 1, 'attempt')}."
         last = timed_out(job.timeout_s) if status == "timeout" else given_up
         row = store_failure(
             job.planned, job.sizes, self.store, status=status, started_at=began or datetime.now(UTC),

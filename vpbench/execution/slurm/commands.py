@@ -14,6 +14,11 @@ from vpbench.core.errors import UsageError
 COMMAND_S = 60.0  # for an answer of Slurm's commands
 ARRAY_AT_MOST = 1000  # tasks, where the cluster does not say
 WEEK = 7 * 24 * 60  # minutes
+UNREACHABLE = (
+    "Unable to contact slurm controller",
+    "configuration source",
+    "configuration file",
+)  # in what Slurm says where no cluster answers
 
 
 def queue(jobs: Iterable[str]) -> dict[str, str]:
@@ -62,13 +67,16 @@ def check_accepted(wanted: Mapping[str, object]) -> None:
     Raises:
         UsageError: with Slurm's own words, when it would not, or when there is no Slurm.
     """
+    way_out = "run vpbench on a login node of a Slurm cluster."
     if not shutil.which("sbatch"):
-        raise UsageError("--executor slurm: there is no sbatch here; run vpbench on a login node of a Slurm cluster.")
+        raise UsageError(f"--executor slurm: there is no sbatch here; {way_out}")
     given = {name: str(value) for name, value in wanted.items() if value is not None}
     asked = slurm("sbatch", "--test-only", *(f"--{name}={value}" for name, value in given.items()), "--wrap=true")
     if asked.returncode == 0 or "not available now" in asked.stderr:  # nodes that are down come up again
         return
     said = "; ".join(line.partition(": ")[2] or line for line in asked.stderr.strip().splitlines()) or "nothing"
+    if any(words in said for words in UNREACHABLE):
+        raise UsageError(f"--executor slurm: no cluster answers here ({one_line(said)}); {way_out}")
     options = " ".join(f"{name}={value}" for name, value in given.items())
     there = slurm("sinfo", "-h", "-o", "%R").stdout.split() if given.get("partition") else []
     partitions = f" Partitions here: {', '.join(sorted(set(there)))}." if there else ""

@@ -12,6 +12,7 @@ from submitit.core.utils import UncompletedJobError
 
 from vpbench.core import errors
 from vpbench.core.errors import UsageError, VpbenchError
+from vpbench.core.names import counted
 from vpbench.execution.executors import Drainable, Watcher
 from vpbench.execution.grid import Grid
 from vpbench.execution.job import Job, row_since
@@ -56,11 +57,11 @@ class SlurmGrid(Grid):
         queued = {job.run_id for submission in self._theirs for group in submission.tasks for job in group}
         fresh = [job for job in jobs if job.run_id not in queued]
         if len(fresh) < len(jobs):
-            self.watcher.note(f"In Slurm's queue already: {_runs(len(jobs) - len(fresh))} of {len(jobs)}.")
+            self.watcher.note(f"In Slurm's queue already: {counted(len(jobs) - len(fresh), 'run')} of {len(jobs)}.")
         try:
             if fresh:
                 self._ours = self._submit(fresh, self.store)
-                self.watcher.note(f"{_runs(len(fresh))} submitted as Slurm job {', '.join(_numbers(self._ours))}.")
+                self.watcher.note(f"{counted(len(fresh), 'run')} submitted as Slurm job {', '.join(_numbers(self._ours))}.")
             if detach:
                 self.watcher.note(f"Collect later: vpbench status --collect --results {self.store.folder}")
                 self._ours = []
@@ -158,7 +159,3 @@ class SlurmGrid(Grid):
 
 def _numbers(found: Sequence[Submission]) -> list[str]:
     return [submission.slurm_job for submission in found]
-
-
-def _runs(count: int) -> str:
-    return f"{count} run{'' if count == 1 else 's'}"
