@@ -71,16 +71,12 @@ def past_runs(store: Store) -> PastRuns:
 
 def longest_first(jobs: Sequence[Job], past: PastRuns) -> list[Job]:
     """So that no long run is left over for the end, when the other workers have nothing to do."""
-    works = {job.run_id: Work.of(job) for job in jobs}
-    known = {run_id: past.seconds(work) for run_id, work in works.items()}
-    rates = [seconds / works[run_id].images for run_id, seconds in known.items() if seconds is not None]
+    works = [Work.of(job) for job in jobs]
+    known = [past.seconds(work) for work in works]
+    rates = [seconds / work.images for seconds, work in zip(known, works) if seconds is not None]
     usual = median(rates) if rates else 1.0  # for runs that nothing is known of, among others
-
-    def cost(job: Job) -> float:
-        seconds = known[job.run_id]
-        return usual * works[job.run_id].images if seconds is None else seconds
-
-    return sorted(jobs, key=cost, reverse=True)
+    costs = [usual * work.images if seconds is None else seconds for seconds, work in zip(known, works)]
+    return [job for _, job in sorted(zip(costs, jobs), key=lambda pair: pair[0], reverse=True)]
 
 
 def spoken(seconds: float) -> str:
