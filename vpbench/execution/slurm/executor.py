@@ -85,9 +85,7 @@ class SlurmExecutor(Drainable):
         return done
 
     def _submit_array(self, groups: list[list[Job]], store: Store) -> Submission:
-        executor = submitit.AutoExecutor(
-            folder=files(store), cluster="slurm", slurm_max_num_timeout=TIMEOUTS
-        )  # fmt: skip
+        executor = submitit.AutoExecutor(folder=files(store), cluster="slurm", slurm_max_num_timeout=TIMEOUTS)
         wanted = {"slurm_partition": self.partition, "slurm_account": self.account, "slurm_gres": self.gres}
         executor.update_parameters(
             name="vpbench", cpus_per_task=self.cpus or groups[0][0].threads or 1,
