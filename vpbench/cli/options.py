@@ -24,9 +24,9 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="METHOD.OPTION=VALUE", help="An option; recipe.lr=0.1 for the recipe. Repeatable."),
 ]
-Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")]
-Selection = Annotated[str | None, typer.Option(help="Epoch that is tested: last or best_val.")]
-Save = Annotated[str, typer.Option(help="What to keep beside each row: features, predictions, curve, weights, or none.")]
+Precision = Annotated[str | None, typer.Option(help="fp32, tf32 (GPUs), bf16 or auto.")]
+Selection = Annotated[str | None, typer.Option(help="Epoch that counts: last or best_val.")]
+Save = Annotated[str, typer.Option(help="What to keep beside each tested row: features, predictions, curve, weights, or none.")]
 
 # Where and how.
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
