@@ -61,6 +61,7 @@ def test_a_grid_is_stopped_and_continued(tuning: list[str], space: Path, tmp_pat
         stopped = vpbench(*words)
     assert stopped.code == 130, stopped.err
     assert "the same command continues" in stopped.err
+    assert "linear on grey, lr 0.1, weight_decay 0.01, 1 epoch: " in stopped.err
     assert len(rows(results)) == 1
     limited = vpbench(*words, "--limit", 2)
     assert (limited.code, len(rows(results))) == (0, 3)
