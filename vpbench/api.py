@@ -130,14 +130,20 @@ def make_jobs(
     threads: int | None = None, checkpoint_blocks: bool = False, timeout_s: float | None = None,
     checkpoint_s: float | None = CHECKPOINT_S, limit: int | None = None,
 ) -> list[Job]:  # fmt: skip
-    """The missing runs of a plan, in its order and at most ``limit`` of them, as what executors take."""
+    """The missing runs of a plan, at most ``limit`` of them, as what executors take: first those that have no row, in the
+    plan's order, then those to be done again, the oldest row first."""
     from vpbench.execution.device import planned_device
     from vpbench.execution.job import Job, remember, stamp
 
     place, keep = planned_device(device).type, tuple(save)
     stored = {row["run_id"]: row for row in store.read_columns(["run_id", "started_at"])}
+
+    def age(run: PlannedRun) -> float:
+        row = stored.get(run.spec.run_id)
+        return row["started_at"].timestamp() if row and row["started_at"] else 0.0
+
     jobs = []
-    for run in plan.missing[:limit]:
+    for run in sorted(plan.missing, key=age)[:limit]:
         raw = plan.data[run.spec.data.dataset]
         job = Job.of(
             run, raw, data_root=data_root, save=keep, device=place, threads=threads, checkpoint_blocks=checkpoint_blocks,
@@ -160,9 +166,11 @@ def execute_plan(
         KeyboardInterrupt: when Ctrl-C has kept some runs from being started.
         StoppedError: when SIGTERM has kept some from being finished.
     """
+    from dataclasses import asdict
+
     from vpbench.backbones.load import load_backbone
     from vpbench.core.errors import StoppedError
-    from vpbench.execution.cost import past_runs
+    from vpbench.execution.cost import Work
     from vpbench.execution.device import resolve_device
     from vpbench.execution.executors import STOPPED, Silent, get_executor, stopped_by_signals
 
@@ -179,9 +187,7 @@ def execute_plan(
         load_backbone(backbone)  # weights that do not fit end the grid here, not after the images are decoded
     store.check_writable()
     if jobs:
-        past = past_runs(store)
-        expected = {job.run_id: past.seconds(job) for job in jobs}
-        with store.claims.grid(expected), stopped_by_signals(runner, told):
+        with store.claims.grid({job.run_id: asdict(Work.of(job)) for job in jobs}), stopped_by_signals(runner, told):
             done = sum(1 for _ in rows)
         if done < len(jobs) and getattr(runner, "draining", False):
             raise StoppedError(STOPPED) if getattr(runner, "pausing", False) else KeyboardInterrupt

@@ -9,14 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from command import UNMEASURED, rows, start, traces, vpbench
 
-from vpbench.execution import local
+from vpbench.execution.cost import Work
+from vpbench.execution.local import worker
 from vpbench.store.folder import Store
-from vpbench.store.schema import _QUALITY, _SIZE
+from vpbench.store.schema import REPRODUCIBLE
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no signals")
 
@@ -59,7 +62,7 @@ def test_same_rows_and_faults(
 ) -> None:
     """One grid on two workers: two good methods, and every way to go wrong."""
     install("faulty", "Faulty", FAULTY)
-    monkeypatch.setattr(local, "GRACE_S", 1.0)
+    monkeypatch.setattr(worker, "GRACE_S", 1.0)
     good = ["--methods", "linear,vpt", "--threads", 1, "--save", "curve"]
     assert vpbench(*command, tmp_path / "inline", *good).code == 0
     methods = "linear,vpt,faulty,faulty:sleep,faulty:hang,faulty:kill"
@@ -74,7 +77,7 @@ def test_same_rows_and_faults(
         "faulty:kill": "failed",
     }  # fmt: skip
 
-    columns = [*_QUALITY, *_SIZE, "train_loss", "first_losses", "threads", "run_id"]
+    columns = [*REPRODUCIBLE, "threads"]
     expected = rows(tmp_path / "inline").set_index("method")
     for run_id in expected["run_id"]:
         here, there = (Store(tmp_path / where).read_row(run_id) for where in ("inline", "local"))
@@ -188,11 +191,37 @@ def test_workers_that_are_asked_to_stop(command: list[str], tmp_path: Path) -> N
     here, there = (Store(folder).read_row(run_id) for folder in (results, tmp_path / "inline"))
     assert here is not None
     assert there is not None
-    for name in [*_QUALITY, *_SIZE, "train_loss"]:
+    for name in REPRODUCIBLE:
         assert here[name] == there[name]
     places = [Store(folder).artefact_path(run_id, "weights.safetensors") for folder in (results, tmp_path / "inline")]
     assert places[0].read_bytes() == places[1].read_bytes()
     assert not list(results.rglob("*.pt"))
+
+
+def test_how_long_the_rest_takes(results: Path) -> None:
+    """By rows of such runs, the time taken by what runs left out; a run that takes longer than others is not about to end."""
+    store, past = Store(results), rows(results).set_index("method").loc["vpt"]
+    work = Work(past["device"], past["backbone"], "vpt", past["dataset"], int(past["epochs"] * past["n_train"]))
+    runs = {"a" * 32: asdict(work), "b" * 32: asdict(replace(work, images=3 * work.images))}
+
+    def left() -> tuple[int, float]:
+        told = json.loads(vpbench("status", "--json", "--results", results).out)
+        return told["left"], told["seconds_left"]
+
+    assert left() == (0, None)
+    with store.claims.grid(runs):
+        assert left() == (2, pytest.approx(4 * past["wall_s"]))
+        since = (datetime.now(UTC) - timedelta(seconds=1000)).isoformat()
+        with store.claims.claim("b" * 32, label="vpt on grey, seed 9", place="cpu 0", since=since):
+            assert left() == (2, pytest.approx(past["wall_s"] + 100, abs=20))
+            assert "vpt on grey, seed 9" in vpbench("status", "--results", results).out
+
+
+def test_watching_ends_with_ctrl_c(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))
+    done = vpbench("status", "--watch", "--results", results)
+    assert (done.code, done.err) == (0, "")
+    assert "Nothing is running." in done.out
 
 
 def test_dry_run_tells_the_expected_time(results: Path, command: list[str]) -> None:
@@ -204,6 +233,21 @@ def test_dry_run_tells_the_expected_time(results: Path, command: list[str]) -> N
     past = rows(results).query("method == 'linear'")["wall_s"].item()
     assert [run["expected_s"] for run in planned] == [None, pytest.approx(past)]
     assert traces(results) == before
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_runs_are_done_again_one_after_the_other(results: Path, command: list[str]) -> None:
+    """With a limit, the same command takes the oldest row each time."""
+    words = [*command, results, "--methods", "linear,vpt", "--rerun", "all"]
+    assert [run["status"] for run in json.loads(vpbench(*words, "--dry-run", "--json").out)] == ["again", "again"]
+    assert "2 runs, 0 stored, 0 missing, 2 to be done again." in vpbench(*words, "--dry-run").out
+    before = rows(results).set_index("method")["started_at"]
+    for again in (1, 2):
+        done = vpbench(*words, "--limit", 1)
+        assert "2 rows in" in done.out
+        assert "1 of them new" in done.out
+        assert "Left over by --limit 1: 1 run; the same command does the next ones." in done.err
+        assert (rows(results).set_index("method")["started_at"] > before).sum() == again
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,9 @@ def test_to_another_machine_and_back(results: Path, tmp_path: Path) -> None:
     file, other = tmp_path / "vpt.parquet", tmp_path / "other"
     done = vpbench("export", "--to", file, "--results", results, "--method", "vpt")
     assert (done.code, done.err) == (0, "")
-    assert done.out == f"1 rows in {file}. Elsewhere: vpbench import vpt.parquet\n"
-    assert vpbench("import", file, "--results", other).out.startswith(f"{other}: 1 new rows")
-    assert "1 new rows, 0 in place" in vpbench("import", results, "--results", other).out
+    assert done.out == f"1 row in {file}. Elsewhere: vpbench import vpt.parquet\n"
+    assert vpbench("import", file, "--results", other).out.startswith(f"{other}: 1 new row.")
+    assert "1 new row, 1 the same here and there." in vpbench("import", results, "--results", other).out
     linear = pd.read_parquet(results).set_index("method").loc["linear", "run_id"]
     assert (other / "_artefacts" / linear / "predictions.npz").exists()
     assert (
@@ -66,10 +66,10 @@ def test_to_another_machine_and_back(results: Path, tmp_path: Path) -> None:
     assert done.code == 1
     assert "12.5" in done.out and "acc1" in done.out
     assert len(done.err.splitlines()) == 1
-    assert "1 runs have other numbers there, so nothing was written: say --on-conflict keep or --on-conflict replace." in done.err
+    assert "1 run with other numbers there, so nothing was written: say --on-conflict keep or --on-conflict replace." in done.err
     assert traces(other) == before
     assert json.loads(vpbench("import", file, "--results", other, "--json").out)["conflicts"][0]["differ"]["acc1"][1] == 12.5
-    assert "1 conflicts kept as they are here" in vpbench("import", file, "--results", other, "--on-conflict", "keep").out
+    assert "1 that differ kept as here" in vpbench("import", file, "--results", other, "--on-conflict", "keep").out
     assert traces(other) == before
     assert "1 replaced" in vpbench("import", file, "--results", other, "--on-conflict", "replace").out
     assert 12.5 in pd.read_csv(_exported(other, tmp_path))["acc1"].tolist()
@@ -93,6 +93,11 @@ def _exported(results: Path, folder: Path) -> Path:
         ("compact --results {there}/newer", 5, "{there}/newer has rows of schema version 99"),
         (
             "run --methods linear --suite mini --datasets digits --results {there}/newer",
+            5,
+            "{there}/newer has rows of schema version 99",
+        ),
+        (
+            "tune --methods linear --suite mini --datasets digits --results {there}/newer",
             5,
             "{there}/newer has rows of schema version 99",
         ),

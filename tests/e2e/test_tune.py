@@ -13,11 +13,10 @@ from command import rows, traces, vpbench
 
 from vpbench.cli.progress import GridProgress
 from vpbench.store.folder import Store
-from vpbench.store.schema import _QUALITY, _SIZE
+from vpbench.store.schema import REPRODUCIBLE
 
 HEAD = 'title = "t"\ndescription = "d"\nsource = "this test"\n[parameters]\n'
 GRID = '"recipe.lr" = [0.1, 0.01]\n"recipe.weight_decay" = [0.01, 0.0]\n'
-SAME = ["run_id", "status", "stage", "search", "lr", "weight_decay", "train_loss", "first_losses", *_QUALITY, *_SIZE]
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +43,7 @@ def check_equal(folder: Path, other: Path) -> None:
         here, there = (Store(place).read_row(run_id) for place in (folder, other))
         assert here is not None
         assert there is not None
-        assert [here[name] for name in SAME] == [there[name] for name in SAME]
+        assert [here[name] for name in REPRODUCIBLE] == [there[name] for name in REPRODUCIBLE]
 
 
 @pytest.mark.usefixtures("unmeasured")
@@ -62,6 +61,7 @@ def test_a_grid_is_stopped_and_continued(tuning: list[str], space: Path, tmp_pat
         stopped = vpbench(*words)
     assert stopped.code == 130, stopped.err
     assert "the same command continues" in stopped.err
+    assert "linear on grey, lr 0.1, weight_decay 0.01, 1 epoch: " in stopped.err
     assert len(rows(results)) == 1
     limited = vpbench(*words, "--limit", 2)
     assert (limited.code, len(rows(results))) == (0, 3)

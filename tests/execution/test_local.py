@@ -22,11 +22,11 @@ from vpbench.backbones.base import Wanted
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import DataError, StoreError, UsageError
 from vpbench.execution import worker
-from vpbench.execution.cost import PastRuns, longest_first, past_runs, spoken
-from vpbench.execution.executors import EXECUTORS, Silent, get_executor
+from vpbench.execution.cost import PastRuns, Work, longest_first, past_runs, spoken
+from vpbench.execution.executors import EXECUTORS, Silent, get_executor, processors
 from vpbench.execution.inline import Inline
 from vpbench.execution.job import Job, opened, row_since, run_job, stamp
-from vpbench.execution.local import Local, processors
+from vpbench.execution.local.executor import Local
 from vpbench.execution.plan import Plan, PlannedRun, Request
 from vpbench.execution.rerun import to_repeat
 from vpbench.interface import Tokens
@@ -310,14 +310,14 @@ def past(**changes: Any) -> dict[str, Any]:
 def test_expected_seconds(images: Path, store: Store) -> None:
     linear, vpt = jobs_of(images, store, methods=("linear", "vpt"))
     assert vpt.spec.backbone.name == "vit-nano"
-    assert PastRuns([]).seconds(vpt) is None
-    assert PastRuns([past()]).seconds(vpt) == pytest.approx(6)  # one epoch instead of ten
-    assert PastRuns([past(), past(wall_s=600.0), past(wall_s=70.0)]).seconds(vpt) == pytest.approx(7)  # the median
-    assert PastRuns([past(), past(dataset="large", wall_s=900.0)]).seconds(vpt) == pytest.approx(6)  # most alike
-    assert PastRuns([past(dataset="large", n_train=60)]).seconds(vpt) == pytest.approx(0.6)
-    assert PastRuns([past()]).seconds(linear) == pytest.approx(6)  # another method is better than nothing
+    assert PastRuns([]).seconds(Work.of(vpt)) is None
+    assert PastRuns([past()]).seconds(Work.of(vpt)) == pytest.approx(6)  # one epoch instead of ten
+    assert PastRuns([past(), past(wall_s=600.0), past(wall_s=70.0)]).seconds(Work.of(vpt)) == pytest.approx(7)  # the median
+    assert PastRuns([past(), past(dataset="large", wall_s=900.0)]).seconds(Work.of(vpt)) == pytest.approx(6)  # most alike
+    assert PastRuns([past(dataset="large", n_train=60)]).seconds(Work.of(vpt)) == pytest.approx(0.6)
+    assert PastRuns([past()]).seconds(Work.of(linear)) == pytest.approx(6)  # another method is better than nothing
     for change in ({"status": "failed"}, {"device": "cuda"}, {"backbone": "vit-giga"}, {"wall_s": None}):
-        assert PastRuns([past(**change)]).seconds(vpt) is None
+        assert PastRuns([past(**change)]).seconds(Work.of(vpt)) is None
     rows = [past(), past(method="linear", wall_s=1.0)]
     assert longest_first([linear, vpt], PastRuns(rows)) == [vpt, linear]
     assert longest_first([linear, vpt], PastRuns([])) == [linear, vpt]
@@ -327,9 +327,9 @@ def test_expected_seconds(images: Path, store: Store) -> None:
 
 def test_past_rows_of_a_store(images: Path, store: Store) -> None:
     (job,) = jobs_of(images, store)
-    assert past_runs(store).seconds(job) is None
+    assert past_runs(store).seconds(Work.of(job)) is None
     row = run_job(job, store)
-    assert past_runs(store).seconds(job) == pytest.approx(row["wall_s"])
+    assert past_runs(store).seconds(Work.of(job)) == pytest.approx(row["wall_s"])
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 
 from command import CHECKOUT, write_images
+from slurm_cluster import missing_programs, slurm
 from tiny_grid import jobs_of
 
 from vpbench.execution.executors import Silent, get_executor
@@ -94,10 +98,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def request_for_grid(images: Path) -> Request:
-    """Two methods, three seeds, one epoch."""
-    return Request(
-        methods=("linear", "vpt"), data=str(images), image_size=40, epochs=1, seeds=3, device="cpu", precision="fp32"
-    )  # fmt: skip
+    """All six methods, one epoch."""
+    return Request(data=str(images), image_size=40, epochs=1, device="cpu", precision="fp32")
 
 
 @pytest.fixture
@@ -114,3 +116,38 @@ def inline(quick: None, request_for_grid: Request, tmp_path_factory: pytest.Temp
     jobs, store = jobs_of(request_for_grid, tmp_path_factory.mktemp("inline") / "runs")
     assert [row["status"] for row in get_executor("inline")(jobs, store, Silent())] == ["ok"] * 6
     return store.folder
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(quick: None) -> Iterator[Any]:
+    """A Ray cluster of a head and a node, ``lost``, with one CPU each."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'vpbench[ray]'); RAY IS NOT TESTED")
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        made.lost = made.add_node(num_cpus=1)
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def slurm_cluster(quick: None) -> Iterator[None]:
+    """A Slurm cluster of a node with two CPUs, found by the environment; and short waits of ours."""
+    pytest.importorskip("submitit", reason="submitit is not installed (pip install 'vpbench[slurm]'); SLURM IS NOT TESTED")
+    if missing := missing_programs():
+        pytest.skip(f"not installed: {', '.join(missing)} (apt-get install slurm-wlm munge); SLURM IS NOT TESTED")
+    from vpbench.execution.slurm import grid
+
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    try:
+        with slurm(folder) as variables, pytest.MonkeyPatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            patch.setattr(grid, "POLL_S", 0.5)
+            patch.setattr(grid, "GRACE_S", 1.0)
+            yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_grid import Heard, check_same, jobs_of
+from tiny_grid import Heard, check_same, jobs_of, search
 
+from vpbench.cli.progress import GridProgress
 from vpbench.core.errors import UsageError
 from vpbench.execution.executors import get_executor
 from vpbench.execution.plan import Request
@@ -21,23 +23,8 @@ pytest.importorskip("ray", reason="Ray is not installed (pip install 'vpbench[ra
 pytestmark = pytest.mark.scale
 
 
-@pytest.fixture(scope="module")
-def cluster(quick: None) -> Iterator[Any]:
-    """A head and a node, with one CPU each."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        made.lost = made.add_node(num_cpus=1)
-        yield made
-    finally:
-        ray.shutdown()
-        made.shutdown()
-
-
 def test_same_rows_when_a_node_is_lost(
-    cluster: Any, request_for_grid: Request, inline: Path, orders: Path, tmp_path: Path
+    ray_cluster: Any, request_for_grid: Request, inline: Path, orders: Path, tmp_path: Path
 ) -> None:
     """Every run is done once, with the numbers of inline, and what was left beside its row travels back."""
     jobs, store = jobs_of(request_for_grid, tmp_path / "runs", checkpoint_blocks=True)
@@ -47,12 +34,12 @@ def test_same_rows_when_a_node_is_lost(
     def lose_a_node() -> None:
         while len(heard.started_runs) < 2:  # one on each node, since each has one CPU
             time.sleep(0.1)
-        cluster.remove_node(cluster.lost, allow_graceful=False)
+        ray_cluster.remove_node(ray_cluster.lost, allow_graceful=False)
         orders.write_text("")
 
     losing = threading.Thread(target=lose_a_node, daemon=True)
     losing.start()
-    rows = list(get_executor("ray", address=cluster.address)(jobs, store, heard))
+    rows = list(get_executor("ray", address=ray_cluster.address)(jobs, store, heard))
     losing.join(10)
     assert sorted(row["run_id"] for row in rows) == sorted(job.run_id for job in jobs)
     assert sorted(heard.finished_runs) == sorted(heard.started_runs) == sorted(job.run_id for job in jobs)
@@ -62,12 +49,12 @@ def test_same_rows_when_a_node_is_lost(
     assert store.load()["checkpoint_blocks"].all()
 
 
-def test_a_run_that_kills_its_worker(cluster: Any, request_for_grid: Request, orders: Path, tmp_path: Path) -> None:
+def test_a_run_that_kills_its_worker(ray_cluster: Any, request_for_grid: Request, orders: Path, tmp_path: Path) -> None:
     """It is repeated as often as asked for, and then its row says so; the others are done."""
     jobs, store = jobs_of(request_for_grid, tmp_path / "runs", count=2)
     orders.write_text(f"kill {jobs[0].run_id}\n")
     heard = Heard()
-    rows = {row["run_id"]: row for row in get_executor("ray", address=cluster.address, retries=1)(jobs, store, heard)}
+    rows = {row["run_id"]: row for row in get_executor("ray", address=ray_cluster.address, retries=1)(jobs, store, heard)}
     assert {run: row["status"] for run, row in rows.items()} == {jobs[0].run_id: "failed", jobs[1].run_id: "ok"}
     assert "2 attempts" in rows[jobs[0].run_id]["error"].splitlines()[-1]
     assert sum("is repeated" in note for note in heard.notes) == 1
@@ -99,10 +86,37 @@ def _answer(server: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
-def test_more_than_a_node_has(cluster: Any, request_for_grid: Request, tmp_path: Path) -> None:
+def test_more_than_a_node_has(ray_cluster: Any, request_for_grid: Request, tmp_path: Path) -> None:
     """It would wait for ever."""
     jobs, store = jobs_of(request_for_grid, tmp_path / "runs", count=1)
     wide = [job.model_copy(update={"threads": 64}) for job in jobs]
     with pytest.raises(UsageError, match="64 CPU on one node"):
-        list(get_executor("ray", address=cluster.address)(wide, store, Heard()))
+        list(get_executor("ray", address=ray_cluster.address)(wide, store, Heard()))
     assert not Store(tmp_path / "runs").folder.exists() or not list((tmp_path / "runs").glob("*.parquet"))
+
+
+TPE = ["--space", "adamw", "--trials", 3, "--batch", 3]
+
+
+def test_a_search_that_is_stopped(ray_cluster: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ctrl-C at its first row. Given again, it goes on: TPE asks for the same trials as inline, and the same one wins."""
+    pytest.importorskip("optuna", reason="Optuna is not installed (pip install 'vpbench[search]')")
+    words = [*TPE, "--executor", "ray", "--executor-option", f"address={ray_cluster.address}"]
+    with monkeypatch.context() as patch:
+        finished = GridProgress.finished
+
+        def interrupt(*told: Any) -> None:
+            patch.setattr(GridProgress, "finished", finished)
+            finished(*told)
+            signal.raise_signal(signal.SIGINT)
+
+        patch.setattr(GridProgress, "finished", interrupt)
+        stopped = search(images, tmp_path / "ray", *words)
+    assert stopped.code == 130, stopped.err
+    assert stopped.err.splitlines()[-1].startswith("vpbench: interrupted")
+    assert len(Store(tmp_path / "ray").load()) in (1, 2)  # another trial may have been under way
+
+    outcomes = [search(images, tmp_path / place, *more, "--json") for place, more in (("ray", words), ("inline", TPE))]
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    assert json.loads(outcomes[0].out) == json.loads(outcomes[1].out)
+    check_same(tmp_path / "ray", tmp_path / "inline", count=4)

@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from slurm_cluster import PARTITION, missing_programs, slurm
-from tiny_grid import Heard, check_same, jobs_of
+from slurm_cluster import PARTITION
+from tiny_grid import Heard, check_same, jobs_of, search, write_space
 
 from vpbench.core.errors import UsageError
 from vpbench.execution.executors import get_executor
 from vpbench.execution.plan import Request
+from vpbench.store.folder import Store
 
-slurm_executor = pytest.importorskip(
-    "vpbench.execution.slurm_executor", exc_type=ModuleNotFoundError,
-    reason="submitit is not installed (pip install 'vpbench[slurm]'); SLURM IS NOT TESTED",
-)  # fmt: skip
-pytestmark = [
-    pytest.mark.scale,
-    pytest.mark.skipif(
-        bool(missing_programs()),
-        reason=f"not installed: {', '.join(missing_programs())} (apt-get install slurm-wlm munge); SLURM IS NOT TESTED",
-    ),
-]
+pytest.importorskip("submitit", reason="submitit is not installed (pip install 'vpbench[slurm]'); SLURM IS NOT TESTED")
+
+from vpbench.execution.slurm.collect import Collected, collect
+from vpbench.execution.slurm.commands import minutes, queue
+from vpbench.execution.slurm.submission import submissions
+
+pytestmark = [pytest.mark.scale, pytest.mark.usefixtures("slurm_cluster")]
 WAIT_S = 120
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster(quick: None) -> Iterator[None]:
-    """A node with two CPUs; and short waits of ours."""
-    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-    try:
-        with slurm(folder) as variables, pytest.MonkeyPatch.context() as patch:
-            for name, value in variables.items():
-                patch.setenv(name, value)
-            patch.setattr(slurm_executor, "POLL_S", 0.5)
-            patch.setattr(slurm_executor, "GRACE_S", 1.0)
-            yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def command(*words: str) -> str:
@@ -68,7 +49,7 @@ def test_same_rows(request_for_grid: Request, inline: Path, tmp_path: Path) -> N
     assert sorted(heard.finished_runs) == sorted(heard.started_runs) == sorted(job.run_id for job in jobs)
     check_same(store.folder, inline, count=4)
     assert store.load()["checkpoint_blocks"].all()
-    assert not slurm_executor.submissions(store)
+    assert not submissions(store)
     assert not store.claims.held()
 
 
@@ -81,11 +62,11 @@ def test_requeue_preemption_and_cancel(request_for_grid: Request, inline: Path, 
     heard = Heard()
     made = get_executor("slurm", cpus=1, gres="gpu:0", workers=2, detach=True)
     assert list(made(jobs, store, heard)) == []
-    (submission,) = slurm_executor.submissions(store)
+    (submission,) = submissions(store)
     assert f"Slurm job {submission.slurm_job}." in heard.notes[0]
     assert "vpbench status --collect" in heard.notes[1]
     wait(lambda: len(store.claims.held()) == 2, "two tasks run")
-    assert slurm_executor.collect(store) == slurm_executor.Collected(running=2, pending=1)
+    assert collect(store) == Collected(running=2, pending=1)
     wait(lambda: all("waiting" in store.log_path(job.run_id).read_text() for job in jobs[:2]), "both are at a step")
 
     command("scontrol", "requeue", submission.name(0))
@@ -99,16 +80,16 @@ def test_requeue_preemption_and_cancel(request_for_grid: Request, inline: Path, 
     wait(lambda: list(store.claims.held()) == [jobs[2].run_id], "the third runs")
 
     assert list(get_executor("slurm", detach=True)(jobs[2:], store, heard)) == []
-    assert "1 of these runs are in Slurm's queue already." in heard.notes
-    assert len(slurm_executor.submissions(store)) == 1
+    assert "In Slurm's queue already: 1 run of 1." in heard.notes
+    assert len(submissions(store)) == 1
     command("scancel", "--signal=KILL", submission.name(2))
     command("scancel", submission.name(2))
-    wait(lambda: not slurm_executor.queue([submission]), "the queue is empty")
-    assert slurm_executor.collect(store) == slurm_executor.Collected(finished=2, lost=[jobs[2].run_id])
+    wait(lambda: not queue([submission.slurm_job]), "the queue is empty")
+    assert collect(store) == Collected(finished=2, lost=[jobs[2].run_id])
     rows = store.load().set_index("run_id")
     assert rows.loc[jobs[2].run_id, "status"] == "failed"
     assert "ended as CANCELLED before the run had a row" in rows.loc[jobs[2].run_id, "error"]
-    assert not slurm_executor.submissions(store)
+    assert not submissions(store)
     store.row_path(jobs[2].run_id).unlink()
     check_same(store.folder, inline, count=2)
 
@@ -129,6 +110,22 @@ def test_a_run_that_kills_its_task(request_for_grid: Request, orders: Path, tmp_
     assert sum("is repeated" in note for note in heard.notes) == 1
 
 
+def test_a_search_in_parts(images: Path, tmp_path: Path) -> None:
+    """Given again it goes on with the missing trials; they and the final run are those of inline, and the same one wins."""
+    grid = ["--space", write_space(tmp_path / "four.toml")]
+    words = [*grid, "--executor", "slurm", "--executor-option", "per_task=2", "--executor-option", f"partition={PARTITION}"]
+    part = search(images, tmp_path / "slurm", *words, "--limit", 2)
+    assert part.code == 0, part.err
+    assert "the same command goes on" in part.err
+    assert len(Store(tmp_path / "slurm").load()) == 2
+
+    outcomes = [search(images, tmp_path / place, *more, "--json") for place, more in (("slurm", words), ("inline", grid))]
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    assert json.loads(outcomes[0].out) == json.loads(outcomes[1].out)
+    check_same(tmp_path / "slurm", tmp_path / "inline", count=5)
+    assert not submissions(Store(tmp_path / "slurm"))
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -136,6 +133,8 @@ def test_a_run_that_kills_its_task(request_for_grid: Request, orders: Path, tmp_
         ({"gres": "gpu:64"}, "gres=gpu:64: .*not available"),
         ({"time": "soon"}, "time soon: write minutes"),
         ({"partitoin": "x"}, "partitoin"),
+        ({"cpus": "two"}, "cpus two: take 1 or more, a whole number"),
+        ({"detach": "yes"}, "detach yes: write true or false"),
     ],
 )
 def test_what_slurm_would_refuse(options: dict[str, Any], text: str) -> None:
@@ -145,6 +144,14 @@ def test_what_slurm_would_refuse(options: dict[str, Any], text: str) -> None:
         get_executor("slurm", **options)
     assert "\n" not in str(caught.value)
     assert command("squeue", "-h") == before
+
+
+def test_no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Slurm's programs are there, and know of no cluster."""
+    (tmp_path / "slurm.conf").touch()
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    with pytest.raises(UsageError, match=r"no cluster answers here .* login node"):
+        get_executor("slurm")
 
 
 def test_no_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -158,4 +165,4 @@ def test_no_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     [("90", 90), ("1:30", 2), ("02:30:00", 150), ("1-0", 1440), ("2-12:30", 3630), ("1-00:00:01", 1441), ("0:10", 1)],
 )
 def test_times(text: str, expected: int) -> None:
-    assert slurm_executor.minutes(text) == expected
+    assert minutes(text) == expected

@@ -11,6 +11,7 @@ from typing import Any
 from vpbench.checking.compare import Comparison, Finding
 from vpbench.core.errors import StoreError
 from vpbench.core.files import write_whole
+from vpbench.core.names import counted
 
 HEADER = ("method", "data set", "column", "baseline", "now", "allowed")
 LONGEST = 60  # characters of a value, such as a digest or an option's
@@ -21,10 +22,10 @@ def verdict(comparison: Comparison) -> str:
     failures, others = len(comparison.failures), len(comparison.findings) - len(comparison.failures)
     cells = len({(finding.method, finding.dataset) for finding in comparison.failures})
     if failures:
-        text = f"Regression: {_counted(failures, 'number')} of {_counted(cells, 'cell')} outside of what the baseline allows"
+        text = f"Regression: {counted(failures, 'number')} of {counted(cells, 'cell')} outside of what the baseline allows"
     else:
-        text = f"No regression in {_counted(comparison.cells, 'cell')}"
-    return text + (f"; {_counted(others, 'difference')} reported only." if others else ".")
+        text = f"No regression in {counted(comparison.cells, 'cell')}"
+    return text + (f"; {counted(others, 'difference')} reported only." if others else ".")
 
 
 def certainty(comparison: Comparison) -> str:
@@ -41,7 +42,7 @@ def certainty(comparison: Comparison) -> str:
 def skips(comparison: Comparison) -> list[str]:
     """What was not compared and why, equal reasons together."""
     reasons = Counter((check.check, check.skipped) for check in comparison.checks if check.skipped)
-    return [f"Not compared: {check} of {_counted(count, 'cell')}: {reason}." for (check, reason), count in reasons.items()]
+    return [f"Not compared: {check} of {counted(count, 'cell')}: {reason}." for (check, reason), count in reasons.items()]
 
 
 def as_text(comparison: Comparison, width: int | None = None) -> str:
@@ -164,7 +165,3 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vpbench.cli import options
+
 
 def compact(
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder.")] = Path("results/runs"),
+    results: options.Results = options.RESULTS,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """Put the rows of a results folder, one file each, into one file: thousands of rows are then read at once.
@@ -25,6 +26,7 @@ def compact(
     import json
 
     from vpbench.core.errors import StoreError
+    from vpbench.core.names import counted
     from vpbench.store.compacting import compact as merge_files
     from vpbench.store.folder import Store
 
@@ -41,6 +43,6 @@ def compact(
         typer.echo(f"{results}: nothing to merge.")
     else:
         size = done.path.stat().st_size / 1e6
-        typer.echo(f"{done.rows} rows of {done.merged} files are now in {done.path}, {size:.1f} MB.")
+        typer.echo(f"{counted(done.rows, 'row')} of {counted(done.merged, 'file')} are now in {done.path}, {size:.1f} MB.")
         if done.left:
-            typer.echo(f"{done.left} files stay beside it, since their runs are under way.")
+            typer.echo(f"{counted(done.left, 'file')} beside it for runs that are under way.")

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from vpbench.cli import options
+
 _Only = "Take only this {}; several with commas."
 
 
 def export(
     to: Annotated[Path, typer.Option("--to", metavar="FILE", help="What to write: FILE.parquet or FILE.csv.")],
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder.")] = Path("results/runs"),
+    results: options.Results = options.RESULTS,
     dataset: Annotated[str | None, typer.Option(help=_Only.format("data set"))] = None,
     suite: Annotated[str | None, typer.Option(help=_Only.format("suite"))] = None,
     backbone: Annotated[str | None, typer.Option(help=_Only.format("backbone"))] = None,
@@ -34,6 +36,7 @@ def export(
     import pyarrow.compute as pc
 
     from vpbench.core.errors import StoreError
+    from vpbench.core.names import counted
     from vpbench.reporting.api import names_in
     from vpbench.reporting.runs import Filters
     from vpbench.store.exporting import write_export, writer_for
@@ -55,8 +58,5 @@ def export(
     if as_json:
         typer.echo(json.dumps({"file": str(to), "rows": len(table)}))
     else:
-        typer.echo(
-            f"{len(table)} rows in {to}. Elsewhere: vpbench import {to.name}"
-            if to.suffix == ".parquet"
-            else f"{len(table)} rows in {to}."
-        )
+        elsewhere = f" Elsewhere: vpbench import {to.name}" if to.suffix == ".parquet" else ""
+        typer.echo(f"{counted(len(table), 'row')} in {to}.{elsewhere}")

@@ -40,7 +40,7 @@ def import_rows(
     """
     import json
 
-    from vpbench.core.names import unknown
+    from vpbench.core.names import counted, unknown
     from vpbench.store.folder import Store
     from vpbench.store.importing import open_source, plan_merge, write_merge
 
@@ -63,8 +63,8 @@ def import_rows(
         typer.echo(f"run {run_id} is left as it is: another command works on it.", err=True)
     if undecided:
         typer.echo(
-            f"vpbench: {len(merge.conflicts)} runs have other numbers there, so nothing was written: say --on-conflict keep or "
-            "--on-conflict replace.",
+            f"vpbench: {counted(len(merge.conflicts), 'run')} with other numbers there, so nothing was written: say "
+            "--on-conflict keep or --on-conflict replace.",
             err=True,
         )
         raise typer.Exit(UNDECIDED)
@@ -74,6 +74,8 @@ def _tell(merge: Merge, results: Path, undecided: bool) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from vpbench.core.names import counted
 
     if merge.conflicts:
         table = Table(box=None, header_style="bold", pad_edge=False)
@@ -92,11 +94,15 @@ def _tell(merge: Merge, results: Path, undecided: bool) -> None:
         if more := len(merge.conflicts) - SHOWN if len(merge.conflicts) > SHOWN else 0:
             typer.echo(f"... and {more} more; --json lists all.")
     if not undecided:
-        kept = len(merge.conflicts) if not merge.replaced else 0
-        typer.echo(
-            f"{results}: {len(merge.new)} new rows, {len(merge.better)} in place of runs that went wrong, {len(merge.replaced)} "
-            f"replaced, {merge.same} as they were{f', {kept} conflicts kept as they are here' if kept else ''}."
-        )
+        kept = 0 if merge.replaced else len(merge.conflicts)
+        others = {
+            "in place of runs that went wrong": len(merge.better),
+            "replaced": len(merge.replaced),
+            "the same here and there": merge.same,
+            "that differ kept as here": kept,
+        }
+        parts = [counted(len(merge.new), "new row"), *(f"{count} {what}" for what, count in others.items() if count)]
+        typer.echo(f"{results}: {', '.join(parts)}.")
 
 
 def _short(value: Any) -> str:

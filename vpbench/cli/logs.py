@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vpbench.cli import options
+
 
 def logs(
     run: Annotated[str, typer.Argument(help="a run's id; its first digits are enough", metavar="RUN")],
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder.")] = Path("results/runs"),
+    results: options.Results = options.RESULTS,
 ) -> None:
     """Show what a run's worker process printed, and the error and traceback of a run that went wrong.
 

@@ -26,6 +26,8 @@ class GridProgress:
     Args:
         plan: what is asked for.
         limit: at most so many of the missing runs are done.
+
+    ``done`` is how many have finished.
     """
 
     def __init__(self, plan: Plan, limit: int | None = None) -> None:
@@ -36,7 +38,7 @@ class GridProgress:
             disable=not self._console.is_terminal,  # a bar in a log is noise; its lines stay
         )  # fmt: skip
         missing = len(plan.missing)
-        self._total, self._done = min(missing, missing if limit is None else limit), 0
+        self._total, self.done = min(missing, missing if limit is None else limit), 0
         self._grid = self._progress.add_task("all runs", total=self._total)
         self._decoding = self._progress.add_task("", total=None, visible=False)
         self._runs: dict[str, TaskID] = {}
@@ -56,17 +58,17 @@ class GridProgress:
         )
 
     def started(self, run: PlannedRun) -> None:
-        self._runs[run.spec.run_id] = self._progress.add_task(_name(run), total=run.spec.recipe.epochs)
+        self._runs[run.spec.run_id] = self._progress.add_task(run.spec.label, total=run.spec.recipe.epochs)
 
     def epoch(self, run: PlannedRun, epoch: Epoch) -> None:
         bar = self._runs[run.spec.run_id]
         if epoch.epoch == 1:
-            self._progress.reset(bar, description=f"{_name(run)}, {epoch.phase}", total=epoch.epochs)
+            self._progress.reset(bar, description=f"{run.spec.label}, {epoch.phase}", total=epoch.epochs)
         self._progress.update(bar, completed=epoch.epoch)
 
     def finished(self, run: PlannedRun, row: dict[str, Any]) -> None:
-        self._done += 1
-        self._progress.update(self._grid, completed=self._done)
+        self.done += 1
+        self._progress.update(self._grid, completed=self.done)
         if (bar := self._runs.pop(run.spec.run_id, None)) is not None:
             self._progress.remove_task(bar)
         if row["status"] != "ok":
@@ -76,21 +78,11 @@ class GridProgress:
         else:
             outcome = f"{row['acc1']:5.1f} % top-1"
         self._console.print(
-            f"[{self._done}/{self._total}] {_name(run)}: {outcome}, {row['wall_s']:.0f} s", highlight=False, markup=False
+            f"[{self.done}/{self._total}] {run.spec.label}: {outcome}, {row['wall_s']:.0f} s",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
     def note(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _name(run: PlannedRun) -> str:
-    spec = run.spec
-    if spec.stage == "search" and spec.search:
-        values = {**spec.method.config, **{f"recipe.{name}": value for name, value in spec.recipe.model_dump().items()}}
-        told = ", ".join(f"{name.removeprefix('recipe.')} {_number(values[name])}" for name in spec.search.searched)
-        return f"{spec.method.label} on {spec.data.dataset}, {told}, {spec.recipe.epochs} epochs"
-    return f"{spec.method.label} on {spec.data.dataset}, seed {spec.seed}"
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

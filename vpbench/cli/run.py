@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vpbench.cli.words import numbers, settings_of, value_of, words
+from vpbench.cli import options
+from vpbench.cli.words import settings_of, words
 
 if TYPE_CHECKING:
-    from vpbench.execution.executors import Executor
     from vpbench.execution.job import Job
     from vpbench.execution.plan import Plan
     from vpbench.store.folder import Store
@@ -20,66 +21,44 @@ NARROW = ("run_id", "status", "seed", "epochs", "precision", "expected_s")
 
 
 def run(
-    methods: Annotated[str | None, typer.Option(help="Methods, with commas: insvp,vpt:shallow. Default: all six.")] = None,
-    suite: Annotated[str | None, typer.Option(help="Data sets and protocol. Default: mini, which is built in.")] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Your own images: an ImageFolder tree or a parquet file.")
-    ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Where published data sets lie. Default: VPBENCH_DATA.")
-    ] = None,
-    datasets: Annotated[str | None, typer.Option(help="Only these data sets of the suite, with commas.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="A name of 'vpbench list backbones', or any ViT or Swin of timm.")] = None,
-    weights: Annotated[
-        str | None, typer.Option(metavar="FILE_OR_FOLDER", help="Weights of the backbone; 'random' for none.")
-    ] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, metavar="N", help="Pixels; position embeddings are resampled.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Epochs of every training.")] = None,
+    methods: options.Methods = None,
+    suite: options.Suite = None,
+    data: options.Data = None,
+    data_root: options.DataRoot = None,
+    datasets: options.Datasets = None,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    image_size: options.ImageSize = None,
+    epochs: options.Epochs = None,
     seeds: Annotated[int, typer.Option(metavar="N", help="How many of the suite's seeds.")] = 1,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="METHOD.OPTION=VALUE", help="An option; recipe.lr=0.1 for the recipe. Repeatable."),
-    ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, tf32 (GPUs), bf16 or auto.")] = None,
-    selection: Annotated[str | None, typer.Option(help="Epoch that is tested: last or best_val.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder.")] = Path("results/runs"),
-    save: Annotated[
-        str, typer.Option(help="What to keep beside each row: features, predictions, curve, weights, or none.")
-    ] = "features,predictions,curve",
+    settings: options.Settings = None,
+    precision: options.Precision = None,
+    selection: options.Selection = None,
+    save: options.Save = options.SAVE,
     noise: Annotated[
         str | None,
         typer.Option(
             metavar="0,0.1,...", help="Test the models on images with such noise too, trained before or now; keeps weights."
         ),
     ] = None,
-    executor: Annotated[str | None, typer.Option(help="Where runs happen: inline (this process), local, ray or slurm.")] = None,
-    workers: Annotated[int | None, typer.Option(metavar="N", help="Worker processes on the CPUs (local).")] = None,
-    gpus: Annotated[str | None, typer.Option(metavar="0,2", help="GPUs to use (local). Default: all.")] = None,
-    per_gpu: Annotated[int | None, typer.Option(metavar="N", help="Worker processes on each GPU (local).")] = None,
-    executor_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="An option of the executor, e.g. partition=gpu for slurm. Repeatable."),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of each process on a CPU.")] = None,
-    checkpoint_blocks: Annotated[
-        bool, typer.Option("--checkpoint-blocks", help="Less memory in training, longer steps, the same numbers.")
-    ] = False,
-    timeout: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Give up a run after 90s, 30m, 2h or 1d. Default: never.")
-    ] = None,
-    checkpoint_every: Annotated[
-        str, typer.Option(metavar="TIME", help="Keep the state of a long run so often, to go on from if it is killed; or never.")
-    ] = "10m",
-    retries: Annotated[
-        int | None, typer.Option(metavar="N", help="How often to repeat a run whose worker process died. Default: 1.")
-    ] = None,
+    device: options.Device = "auto",
+    results: options.Results = options.RESULTS,
+    executor: options.ExecutorName = None,
+    workers: options.Workers = None,
+    gpus: options.Gpus = None,
+    per_gpu: options.PerGpu = None,
+    retries: options.Retries = None,
+    executor_options: options.ExecutorOptions = None,
+    threads: options.Threads = None,
+    checkpoint_blocks: options.CheckpointBlocks = False,
+    timeout: options.Timeout = None,
+    checkpoint_every: options.CheckpointEvery = options.CHECKPOINT_EVERY,
     rerun: Annotated[
         str | None, typer.Option(help="Do stored runs again: failed, stale (by other versions of vpbench or torch) or all.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Do no more than so many of the missing runs.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its expected time, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The plan or the rows as JSON on stdout.")] = False,
+    limit: options.Limit = None,
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train and measure methods; what is stored already is skipped, so the same command continues an interrupted one.
 
@@ -104,15 +83,13 @@ def run(
     request = Request(
         methods=tuple(chosen) if chosen is not None else DEFAULT_METHODS, suite=suite, data=data, data_root=data_root,
         datasets=words(datasets), backbone=backbone, weights=weights, image_size=image_size, epochs=epochs, seeds=seeds,
-        settings=settings_of(setting or []), precision=precision, selection=selection, device=device,
+        settings=settings_of(settings or []), precision=precision, selection=selection, device=device,
     )  # fmt: skip
-    kept = [] if save == "none" else words(save) or []
-    sigmas = _sigmas(noise)
+    kept, sigmas = options.artefacts(save), _sigmas(noise)
     if sigmas and "weights" not in kept:
         kept.append("weights")
-    runner = _executor(executor, workers, gpus, per_gpu, retries, executor_option or [])
-    timeout_s = _seconds("--timeout", timeout)
-    checkpoint_s = _seconds("--checkpoint-every", None if checkpoint_every == "never" else checkpoint_every)
+    runner = options.chosen_executor(executor, workers, gpus, per_gpu, retries, executor_options)
+    timeout_s, checkpoint_s = options.seconds("--timeout", timeout), options.seconds("--checkpoint-every", checkpoint_every)
     if not getattr(runner, "elsewhere", False):
         resolve_device(device)
     plan, store = plan_runs(request, results, kept, rerun)
@@ -133,30 +110,9 @@ def run(
     if as_json:
         typer.echo(json.dumps(json.loads(frame.to_json(orient="records", date_format="iso", double_precision=15)), indent=2))
     else:
-        _summary(plan, frame, results, limit)
+        _summary(plan, frame, results, limit, progress.done)
     if (frame["status"] != "ok").any():
         raise typer.Exit(FAILED)
-
-
-def _executor(
-    name: str | None, workers: int | None, gpus: str | None, per_gpu: int | None, retries: int | None, more: list[str]
-) -> Executor:
-    """The executor that the options mean; those of ``local`` alone mean it."""
-    from vpbench.core.errors import UsageError
-    from vpbench.execution.executors import get_executor
-
-    given = {"workers": workers, "gpus": numbers("--gpus", gpus, "0,2"), "per_gpu": per_gpu, "retries": retries}
-    options: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
-    chosen = name or ("local" if options else "inline")
-    if chosen == "inline" and options:
-        option = next(iter(options)).replace("_", "-")
-        raise UsageError(f"--{option} is nothing for --executor inline, which has no worker processes; say --executor local.")
-    for text in more:
-        option, equals, value = text.partition("=")
-        if not equals or not option:
-            raise UsageError(f"--executor-option {text}: write NAME=VALUE, e.g. --executor-option partition=gpu.")
-        options[option] = value_of(value)
-    return get_executor(chosen, **options)
 
 
 def _sigmas(text: str | None) -> list[float]:
@@ -170,34 +126,21 @@ def _sigmas(text: str | None) -> list[float]:
         raise UsageError(f"--noise {text}: write numbers with commas, e.g. --noise 0,0.1,0.2.") from None
 
 
-def _seconds(option: str, text: str | None) -> float | None:
-    """``90``, ``90s``, ``30m``, ``2h`` or ``1d`` in seconds."""
-    import re
-
-    from vpbench.core.errors import UsageError
-
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
-    seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0
-    if not seconds:
-        raise UsageError(f"{option} {text}: write a time such as 90s, 30m, 2h or 1d.")
-    return seconds
-
-
 def _show_plan(plan: Plan, store: Store, jobs: list[Job], as_json: bool) -> None:
     import json
+    from collections import Counter
 
     from rich.console import Console
     from rich.table import Table
 
-    from vpbench.execution.cost import past_runs
+    from vpbench.core.names import counted
+    from vpbench.execution.cost import Work, past_runs
 
-    past = past_runs(store)
-    expected = {job.run_id: past.seconds(job) for job in jobs}
+    past, with_row = past_runs(store), store.statuses()
+    expected = {job.run_id: past.seconds(Work.of(job)) for job in jobs}
     rows: list[dict[str, Any]] = [
         {
-            "run_id": run.spec.run_id, "status": "stored" if run.spec.run_id in plan.stored else "missing",
+            "run_id": run.spec.run_id, "status": _planned(run.spec.run_id, plan, with_row),
             "method": run.spec.method.label, "dataset": run.spec.data.dataset, "backbone": run.spec.backbone.name,
             "weights": run.spec.backbone.weights, "seed": run.spec.seed, "epochs": run.spec.recipe.epochs,
             "lr": run.spec.recipe.peak_lr, "precision": run.spec.precision, "expected_s": expected.get(run.spec.run_id),
@@ -215,10 +158,17 @@ def _show_plan(plan: Plan, store: Store, jobs: list[Job], as_json: bool) -> None
         row["expected_s"] = "" if row["expected_s"] is None else f"{row['expected_s']:.0f}"
         table.add_row(*(row["run_id"][:8] if name == "run_id" else str(row[name]) for name in shown))
     Console().print(table)
+    kinds = Counter(row["status"] for row in rows)
+    again = f", {kinds['again']} to be done again" if kinds["again"] else ""
     typer.echo(
-        f"{len(plan.runs)} runs, {len(plan.runs) - len(plan.missing)} stored, {len(plan.missing)} missing. "
+        f"{counted(len(rows), 'run')}, {kinds['stored']} stored, {kinds['missing']} missing{again}. "
         f"{_cost(list(expected.values()))}Nothing was run."
     )
+
+
+def _planned(run_id: str, plan: Plan, with_row: Container[str]) -> str:
+    """What becomes of a run: ``stored`` is left alone, ``missing`` is done, and ``again`` is done though it has a row."""
+    return "stored" if run_id in plan.stored else "again" if run_id in with_row else "missing"
 
 
 def _cost(expected: list[float | None]) -> str:
@@ -232,15 +182,17 @@ def _cost(expected: list[float | None]) -> str:
     return f"Expected, by past rows: {spoken(sum(known))} for {len(known)} of them{unknown}, one after the other. "
 
 
-def _summary(plan: Plan, frame: Any, results: Path, limit: int | None) -> None:
-    """What went wrong, where the rows are, and what to do next."""
+def _summary(plan: Plan, frame: Any, results: Path, limit: int | None, new: int) -> None:
+    """What went wrong, where the rows are, how many of them are new, and what to do next."""
+    from vpbench.core.names import counted
+
     for row in frame[frame["status"] != "ok"].itertuples():
         reason = (row.error.strip().splitlines() or [""])[-1]
         typer.echo(
             f"{row.method} on {row.dataset}, seed {row.seed}: {row.status} - {reason} (vpbench show run {row.run_id[:8]})",
             err=True,
         )
-    new = len(plan.missing[:limit])
-    if left := len(plan.missing) - new:
-        typer.echo(f"{left} runs are left over by --limit {limit}; the same command does the next ones.", err=True)
-    typer.echo(f"{len(frame)} rows in {results}, {new} of them new. Next: vpbench report --table 1 --results {results}")
+    if left := len(plan.missing) - len(plan.missing[:limit]):
+        typer.echo(f"Left over by --limit {limit}: {counted(left, 'run')}; the same command does the next ones.", err=True)
+    following = f" Next: vpbench report --table 1 --results {results}" if len(frame) else ""
+    typer.echo(f"{counted(len(frame), 'row')} in {results}, {new} of them new.{following}")

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from vpbench.cli import options
 
 if TYPE_CHECKING:
     from rich.console import Group
 
     from vpbench.store.folder import Store
 
-COLUMNS = ["run_id", "status", "method", "dataset", "started_at", "wall_s"]
 EVERY_S = 2.0
+OVERDUE = 0.1  # of the time that a run has taken beyond what was expected, it is taken to need so much more
 
 
 def status(
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder.")] = Path("results/runs"),
+    results: options.Results = options.RESULTS,
     collect: Annotated[
         bool, typer.Option("--collect", help="First look after runs that were submitted to Slurm and left (--executor slurm).")
     ] = False,
@@ -35,6 +36,7 @@ def status(
     """
     import json
     import time
+    from contextlib import suppress
 
     from rich.console import Console
     from rich.live import Live
@@ -53,7 +55,7 @@ def status(
     elif not watch:
         Console().print(_drawn(facts(store)))
     else:
-        with Live(_drawn(facts(store)), auto_refresh=False) as live:
+        with suppress(KeyboardInterrupt), Live(_drawn(facts(store)), auto_refresh=False) as live:
             while True:
                 time.sleep(EVERY_S)
                 live.update(_drawn(facts(store)), refresh=True)
@@ -63,9 +65,9 @@ def _collect(store: Store, quiet: bool) -> dict[str, Any]:
     """What became of the runs in Slurm's queue; those that were lost have a row afterwards."""
     from dataclasses import asdict
 
-    from vpbench.execution.executors import executor_module
+    from vpbench.execution.executors import import_for
 
-    found: dict[str, Any] = asdict(executor_module("slurm").collect(store))
+    found: dict[str, Any] = asdict(import_for("slurm", "vpbench.execution.slurm.collect").collect(store))
     if not quiet:
         counts = ", ".join(f"{found[name]} {name}" for name in ("finished", "running", "pending"))
         typer.echo(f"Slurm: {counts}, {len(found['lost'])} lost.")
@@ -85,9 +87,11 @@ def facts(store: Store) -> dict[str, Any]:
     """
     from collections import Counter
 
-    rows = store.read_columns(COLUMNS)
+    from vpbench.execution.cost import COLUMNS
+
+    rows = store.read_columns([*COLUMNS, "started_at"])
     running = [{"run_id": run_id, **about} for run_id, about in store.claims.held().items()]
-    left, seconds = _left(store, rows, max(1, len(running)))
+    left, seconds = _left(store, rows, running)
     kinds = Counter((row["method"], row["dataset"], "ok" if row["status"] == "ok" else "not_ok") for row in rows)
     return {
         "results": str(store.folder),
@@ -103,47 +107,56 @@ def facts(store: Store) -> dict[str, Any]:
     }
 
 
-def _left(store: Store, rows: list[dict[str, Any]], workers: int) -> tuple[int, float | None]:
-    """How many runs commands at work have still to finish, and how long that takes with so many workers."""
+def _left(store: Store, rows: list[dict[str, Any]], running: list[dict[str, Any]]) -> tuple[int, float | None]:
+    """How many runs commands at work have still to finish, and how long that takes with as many at a time as run now."""
     from datetime import datetime
     from statistics import mean
 
-    stored = {row["run_id"]: row for row in rows}
+    from vpbench.execution.cost import PastRuns, Work
+
+    past, stored = PastRuns(rows), {row["run_id"]: row for row in rows}
     expected: dict[str, float | None] = {}
     for grid in store.claims.grids():
         since = datetime.fromisoformat(grid["since"]) if "since" in grid else None
-        for run_id, seconds in grid.get("runs", {}).items():
+        for run_id, work in grid.get("runs", {}).items():
             row = stored.get(run_id)
             if row is None or since is None or row["started_at"] < since:
-                expected[run_id] = seconds
-    usual = [seconds for seconds in expected.values() if seconds is not None] or [
-        row["wall_s"] for row in rows if row["status"] == "ok" and row["wall_s"]
-    ]
-    if not usual:
+                expected[run_id] = past.seconds(Work(**work))
+    known = [seconds for seconds in expected.values() if seconds is not None]
+    if not known:
         return len(expected), None
-    return len(expected), sum(mean(usual) if seconds is None else seconds for seconds in expected.values()) / workers
+    seconds = {run_id: mean(known) if each is None else each for run_id, each in expected.items()}
+    for run in running:
+        if run["run_id"] in seconds and (taken := _taken(run)) is not None:
+            seconds[run["run_id"]] = max(seconds[run["run_id"]] - taken, OVERDUE * taken)
+    return len(expected), sum(seconds.values()) / max(1, len(running))
+
+
+def _taken(run: dict[str, Any]) -> float | None:
+    """Seconds since a run under way has begun, if it says so."""
+    from datetime import UTC, datetime
+
+    return (datetime.now(UTC) - datetime.fromisoformat(run["since"])).total_seconds() if "since" in run else None
 
 
 def _drawn(known: dict[str, Any]) -> Group:
     """The facts for a terminal."""
-    from datetime import UTC, datetime
-
     from rich.console import Group
     from rich.markup import escape
     from rich.table import Table
 
+    from vpbench.core.names import counted
     from vpbench.execution.cost import spoken
 
     rows, running = known["rows"], known["running"]
     counts = ", ".join(f"{count} {name}" for name, count in sorted(rows.items(), key=lambda item: (item[0] != "ok", item[0])))
-    parts: list[Any] = [f"{escape(known['results'])}: {sum(rows.values())} rows{f' ({counts})' if counts else ''}"]
+    parts: list[Any] = [f"{escape(known['results'])}: {counted(sum(rows.values()), 'row')}{f' ({counts})' if counts else ''}"]
     if running:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in ("running", "place", "host", "process", "for"):
             table.add_column(column, overflow="fold")
         for run in running:
-            since = run.get("since")
-            seconds = (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds() if since else None
+            seconds = _taken(run)
             table.add_row(
                 *(escape(str(run.get(name, "?"))) for name in ("label", "place", "host", "pid")),
                 "?" if seconds is None else spoken(seconds),
@@ -151,7 +164,7 @@ def _drawn(known: dict[str, Any]) -> Group:
         parts += ["", table]
     if known["left"]:
         time = known["seconds_left"]
-        parts += ["", f"{known['left']} runs left, " + ("time unknown" if time is None else f"about {spoken(time)}")]
+        parts += ["", f"{counted(known['left'], 'run')} left, " + ("time unknown" if time is None else f"about {spoken(time)}")]
     elif not running:
         parts += ["", "Nothing is running."]
     if known["table"]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vpbench.cli import options
 from vpbench.cli.words import settings_of, words
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ FAILED = 1
 
 
 def tune(
-    methods: Annotated[str | None, typer.Option(help="Methods, with commas: insvp,vpt:shallow. Default: all six.")] = None,
+    methods: options.Methods = None,
     space: Annotated[
         str, typer.Option(help="What is searched: a name of 'vpbench list searches', or a file: my.toml.")
     ] = "vpt-grid",
@@ -33,60 +33,36 @@ def tune(
         typer.Option(metavar="EPOCHS", help="With tpe: begin each trial with so few epochs, and drop those below the median."),
     ] = None,
     sampler_seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of tpe. Default: 0.")] = None,
-    suite: Annotated[str | None, typer.Option(help="Data sets and protocol. Default: mini, which is built in.")] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Your own images: an ImageFolder tree or a parquet file.")
-    ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Where published data sets lie. Default: VPBENCH_DATA.")
-    ] = None,
-    datasets: Annotated[str | None, typer.Option(help="Only these data sets of the suite, with commas.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="A name of 'vpbench list backbones', or any ViT or Swin of timm.")] = None,
-    weights: Annotated[
-        str | None, typer.Option(metavar="FILE_OR_FOLDER", help="Weights of the backbone; 'random' for none.")
-    ] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, metavar="N", help="Pixels; position embeddings are resampled.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Epochs of every training.")] = None,
     seeds: Annotated[
         int | None, typer.Option(metavar="N", help="Final runs of each winner. Default: all seeds of the suite.")
     ] = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="METHOD.OPTION=VALUE", help="The same in all runs; recipe.lr=0.1 for the recipe. Repeatable."
-        ),
-    ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, tf32 (GPUs), bf16 or auto.")] = None,
-    selection: Annotated[str | None, typer.Option(help="Epoch that is scored: last or best_val.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder.")] = Path("results/runs"),
-    save: Annotated[
-        str, typer.Option(help="What to keep beside the final rows: features, predictions, curve, weights, or none.")
-    ] = "features,predictions,curve",
-    executor: Annotated[str | None, typer.Option(help="Where runs happen: inline (this process), local, ray or slurm.")] = None,
-    workers: Annotated[int | None, typer.Option(metavar="N", help="Worker processes on the CPUs (local).")] = None,
-    gpus: Annotated[str | None, typer.Option(metavar="0,2", help="GPUs to use (local). Default: all.")] = None,
-    per_gpu: Annotated[int | None, typer.Option(metavar="N", help="Worker processes on each GPU (local).")] = None,
-    executor_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="An option of the executor, e.g. partition=gpu for slurm. Repeatable."),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of each process on a CPU.")] = None,
-    checkpoint_blocks: Annotated[
-        bool, typer.Option("--checkpoint-blocks", help="Less memory in training, longer steps, the same numbers.")
-    ] = False,
-    timeout: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Give up a run after 90s, 30m, 2h or 1d. Default: never.")
-    ] = None,
-    checkpoint_every: Annotated[
-        str, typer.Option(metavar="TIME", help="Keep the state of a long run so often, to go on from if it is killed; or never.")
-    ] = "10m",
-    retries: Annotated[
-        int | None, typer.Option(metavar="N", help="How often to repeat a run whose worker process died. Default: 1.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Do no more than so many of the missing runs.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the budget and its expected time, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The plan or the outcome as JSON on stdout.")] = False,
+    suite: options.Suite = None,
+    data: options.Data = None,
+    data_root: options.DataRoot = None,
+    datasets: options.Datasets = None,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    image_size: options.ImageSize = None,
+    epochs: options.Epochs = None,
+    settings: options.Settings = None,
+    precision: options.Precision = None,
+    selection: options.Selection = None,
+    save: options.Save = options.SAVE,
+    device: options.Device = "auto",
+    results: options.Results = options.RESULTS,
+    executor: options.ExecutorName = None,
+    workers: options.Workers = None,
+    gpus: options.Gpus = None,
+    per_gpu: options.PerGpu = None,
+    retries: options.Retries = None,
+    executor_options: options.ExecutorOptions = None,
+    threads: options.Threads = None,
+    checkpoint_blocks: options.CheckpointBlocks = False,
+    timeout: options.Timeout = None,
+    checkpoint_every: options.CheckpointEvery = options.CHECKPOINT_EVERY,
+    limit: options.Limit = None,
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Search settings on validation images, with the same budget for every method on every data set; then run what wins.
 
@@ -106,9 +82,7 @@ def tune(
 
     from vpbench.api import execute_search
     from vpbench.cli.progress import GridProgress
-    from vpbench.cli.run import _executor, _seconds
-    from vpbench.core.names import unknown
-    from vpbench.execution.plan import ARTEFACTS, DEFAULT_METHODS, Request
+    from vpbench.execution.plan import DEFAULT_METHODS, Request
     from vpbench.search.tune import Budget, UnfinishedError, plan_search
     from vpbench.store.folder import Store
 
@@ -116,17 +90,14 @@ def tune(
     request = Request(
         methods=tuple(chosen) if chosen is not None else DEFAULT_METHODS, suite=suite, data=data, data_root=data_root,
         datasets=words(datasets), backbone=backbone, weights=weights, image_size=image_size, epochs=epochs,
-        settings=settings_of(setting or []), precision=precision, selection=selection, device=device,
+        settings=settings_of(settings or []), precision=precision, selection=selection, device=device,
     )  # fmt: skip
-    kept = [] if save == "none" else words(save) or []
-    for name in kept:
-        if name not in ARTEFACTS:
-            raise unknown("thing to --save", name, ARTEFACTS)
-    runner = _executor(executor, workers, gpus, per_gpu, retries, executor_option or [])
-    timeout_s = _seconds("--timeout", timeout)
-    checkpoint_s = _seconds("--checkpoint-every", None if checkpoint_every == "never" else checkpoint_every)
+    kept = options.artefacts(save)
+    runner = options.chosen_executor(executor, workers, gpus, per_gpu, retries, executor_options)
+    timeout_s, checkpoint_s = options.seconds("--timeout", timeout), options.seconds("--checkpoint-every", checkpoint_every)
     budget = Budget(space, sampler, trials, batch, sampler_seed, prune, seeds)
     plan, store = plan_search(request, budget), Store(results)
+    store.statuses()  # rows that only a later vpbench understands are told before anything is done
     for name, raw in plan.trials.data.items():
         if raw.note:
             typer.echo(f"note on {name}: {raw.note}", err=True)
@@ -153,12 +124,14 @@ def tune(
 
 def stated(plan: SearchPlan) -> str:
     """The budget in two sentences."""
+    from vpbench.core.names import counted
+
     budget = plan.budget
     methods, sets = (list(dict.fromkeys(names)) for names in zip(*((study.method, study.dataset) for study in plan.studies)))
     how = "its whole grid" if budget.sampler == "grid" else f"TPE, seed {budget.seed}, {budget.batch} at a time"
     if budget.prune:
         how += f", those below the median stopped after epoch {budget.prune}"
-    finals = f"{len(plan.seeds)} final run{'s' if len(plan.seeds) > 1 else ''}"
+    finals = counted(len(plan.seeds), "final run")
     return (
         f"Search {budget.space} ({how}): {budget.trials} trials for each method ({', '.join(methods)}) on each data set "
         f"({', '.join(sets)}), chosen on validation images. Then {finals} of each winner."
@@ -171,7 +144,7 @@ def _show_plan(plan: SearchPlan, store: Store, device: str, data_root: str | Non
     from rich.console import Console
     from rich.table import Table
 
-    from vpbench.execution.cost import past_runs, spoken
+    from vpbench.execution.cost import Work, past_runs, spoken
     from vpbench.execution.device import resolve_device
     from vpbench.execution.job import Job
     from vpbench.search.study import winner
@@ -185,7 +158,7 @@ def _show_plan(plan: SearchPlan, store: Store, device: str, data_root: str | Non
         probe = plan.space.probes(study.method.partition(":")[0])[0]
         raw = plan.trials.data[study.dataset]
         job = Job.of(study.trial(probe, None), raw, data_root=data_root, device=place)
-        each = past.seconds(job)
+        each = past.seconds(Work.of(job))
         left = max(0, study.search.trials + len(plan.seeds) - len(stored))
         rows.append(
             {

@@ -1,4 +1,4 @@
-"""Unknown names get a suggestion."""
+"""Words in messages: a suggestion for an unknown name, and numbers of things."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Usage
     guess = f" Did you mean '{close[0]}'?" if close else ""
     listing = f" Known: {', '.join(options)}." if options else f" There is no {kind} at all."
     return UsageError(f"unknown {kind} '{name}'.{guess}{listing}{' ' + hint if hint else ''}")
+
+
+def counted(number: int, thing: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"

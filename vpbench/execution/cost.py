@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,23 @@ if TYPE_CHECKING:
     from vpbench.store.folder import Store
 
 COLUMNS = ["run_id", "status", "method", "dataset", "backbone", "device", "epochs", "n_train", "wall_s"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run's time depends on. ``images`` are training images times epochs, which it is in proportion to."""
+
+    device: str
+    backbone: str
+    method: str
+    dataset: str
+    images: int
+
+    @classmethod
+    def of(cls, job: Job) -> Work:
+        spec = job.spec
+        images = max(1, spec.recipe.epochs * job.n_train)
+        return cls(job.device, spec.backbone.name, spec.method.label, spec.data.dataset, images)
 
 
 class PastRuns:
@@ -25,28 +43,25 @@ class PastRuns:
         for row in rows:
             if row["status"] != "ok" or not row["wall_s"]:
                 continue
-            work = max(1, (row["epochs"] or 0) * (row["n_train"] or 0))
-            for key in _keys(row["device"], row["backbone"], row["method"], row["dataset"]):
-                self._rates.setdefault(key, []).append(row["wall_s"] / work)
+            images = max(1, (row["epochs"] or 0) * (row["n_train"] or 0))
+            for key in _keys(Work(row["device"], row["backbone"], row["method"], row["dataset"], images)):
+                self._rates.setdefault(key, []).append(row["wall_s"] / images)
 
-    def seconds(self, job: Job) -> float | None:
+    def seconds(self, work: Work) -> float | None:
         """Of the most similar runs - same method and data set first, then same method, then same backbone - in proportion to
         epochs and training images; None when there is none like it on this kind of device."""
-        spec = job.spec
-        for key in _keys(job.device, spec.backbone.name, spec.method.label, spec.data.dataset):
+        for key in _keys(work):
             if key in self._rates:
-                return median(self._rates[key]) * work_of(job)
+                return median(self._rates[key]) * work.images
         return None
 
 
-def _keys(device: str, backbone: str, method: str, dataset: str) -> list[tuple[str, ...]]:
+def _keys(work: Work) -> list[tuple[str, ...]]:
     """From the most to the least similar."""
-    return [(device, backbone, method, dataset), (device, backbone, method), (device, backbone)]
-
-
-def work_of(job: Job) -> int:
-    """Training images times epochs: in proportion to the time that a run takes, where nothing better is known."""
-    return max(1, job.spec.recipe.epochs * job.n_train)
+    return [
+        (work.device, work.backbone, work.method, work.dataset), (work.device, work.backbone, work.method),
+        (work.device, work.backbone),
+    ]  # fmt: skip
 
 
 def past_runs(store: Store) -> PastRuns:
@@ -56,15 +71,12 @@ def past_runs(store: Store) -> PastRuns:
 
 def longest_first(jobs: Sequence[Job], past: PastRuns) -> list[Job]:
     """So that no long run is left over for the end, when the other workers have nothing to do."""
-    known = {job.run_id: past.seconds(job) for job in jobs}
-    rates = [seconds / work_of(job) for job in jobs if (seconds := known[job.run_id]) is not None]
+    works = [Work.of(job) for job in jobs]
+    known = [past.seconds(work) for work in works]
+    rates = [seconds / work.images for seconds, work in zip(known, works) if seconds is not None]
     usual = median(rates) if rates else 1.0  # for runs that nothing is known of, among others
-
-    def cost(job: Job) -> float:
-        seconds = known[job.run_id]
-        return usual * work_of(job) if seconds is None else seconds
-
-    return sorted(jobs, key=cost, reverse=True)
+    costs = [usual * work.images if seconds is None else seconds for seconds, work in zip(known, works)]
+    return [job for _, job in sorted(zip(costs, jobs), key=lambda pair: pair[0], reverse=True)]
 
 
 def spoken(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +24,13 @@ if TYPE_CHECKING:
 # Module and class of each executor. A module is imported when its executor is asked for, since it may need an extra.
 EXECUTORS = {
     "inline": ("vpbench.execution.inline", "Inline"),
-    "local": ("vpbench.execution.local", "Local"),
-    "ray": ("vpbench.execution.ray_executor", "RayExecutor"),
-    "slurm": ("vpbench.execution.slurm_executor", "SlurmExecutor"),
+    "local": ("vpbench.execution.local.executor", "Local"),
+    "ray": ("vpbench.execution.ray.executor", "RayExecutor"),
+    "slurm": ("vpbench.execution.slurm.executor", "SlurmExecutor"),
 }
 
 # The library that an executor needs, which the extra ``vpbench[NAME]`` installs.
 LIBRARIES = {"ray": "ray", "slurm": "submitit"}
-
 
 STOPPED = "stopped by SIGTERM; finished runs are stored, and those under way go on from their checkpoints with the same command."
 
@@ -100,17 +100,16 @@ class Drainable:
         self.draining = self.pausing = True
 
 
-def executor_module(name: str) -> Any:
-    """The module of an executor.
+def import_for(name: str, module: str) -> Any:
+    """A module that belongs to the executor ``name``.
 
     Raises:
         UsageError: when the library that it needs is not installed.
     """
-    module = EXECUTORS[name][0]
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        if error.name in (LIBRARIES.get(name), module):
+        if error.name == LIBRARIES.get(name):
             raise UsageError(f"--executor {name} needs an extra: pip install 'vpbench[{name}]'.") from error
         raise
 
@@ -123,12 +122,27 @@ def get_executor(name: str, **options: Any) -> Executor:
     """
     if name not in EXECUTORS:
         raise unknown("executor", name, EXECUTORS)
-    maker: Callable[..., Executor] = getattr(executor_module(name), EXECUTORS[name][1])
+    module, kind = EXECUTORS[name]
+    maker: Callable[..., Executor] = getattr(import_for(name, module), kind)
     known = list(inspect.signature(maker).parameters)
     for option in options:
         if option not in known:
             raise unknown(f"option of the executor {name}", option, known)
     return maker(**options)
+
+
+def check_whole(option: str, value: object, least: int) -> None:
+    """
+    Raises:
+        UsageError: when an executor's option is neither None nor a whole number of at least ``least``.
+    """
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        raise UsageError(f"{option} {value}: take {least} or more, a whole number.")
+
+
+def processors() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def waits_for(count: int) -> str:

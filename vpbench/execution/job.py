@@ -100,8 +100,8 @@ class Job(Frozen):
 
     @property
     def label(self) -> str:
-        """What messages call it: ``vpt on digits, seed 42``."""
-        return f"{self.spec.method.label} on {self.spec.data.dataset}, seed {self.spec.seed}"
+        """What messages call it."""
+        return self.spec.label
 
 
 def _absolute(path: str | None) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from vpbench.core.hashing import digest
+from vpbench.core.names import counted
 from vpbench.training.recipe import Recipe
 
 
@@ -130,3 +131,17 @@ class RunSpec(Frozen):
     def group_id(self) -> str:
         """Like :attr:`run_id` but equal for runs that differ in their seed only."""
         return digest({key: value for key, value in self.identity().items() if key != "seed"})
+
+    @property
+    def label(self) -> str:
+        """What messages call it: ``vpt on digits, seed 42``, or with what a trial tries instead of the seed."""
+        what = f"{self.method.label} on {self.data.dataset}"
+        if self.stage != "search" or self.search is None:
+            return f"{what}, seed {self.seed}"
+        values = {**self.method.config, **{f"recipe.{name}": value for name, value in self.recipe.model_dump().items()}}
+        tried = [f"{name.removeprefix('recipe.')} {_short(values[name])}" for name in self.search.searched]
+        return ", ".join([what, *tried, counted(self.recipe.epochs, "epoch")])
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

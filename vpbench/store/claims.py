@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,10 +82,11 @@ class Claims:
             lock.release()
 
     @contextmanager
-    def grid(self, expected_s: dict[str, float | None]) -> Iterator[None]:
-        """Tell others of all runs that a command is going to do, with their expected seconds, while the block runs."""
+    def grid(self, runs: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+        """Tell others, while the block runs, of all runs that a command is going to do: by their ids, what their time depends on
+        (``vpbench.execution.cost.Work``)."""
         name = f"{GRID}{socket.gethostname()}-{os.getpid()}"
-        with self.claim(name, since=datetime.now(UTC).isoformat(), runs=expected_s):
+        with self.claim(name, since=datetime.now(UTC).isoformat(), runs=runs):
             yield
 
     def grids(self) -> list[dict[str, Any]]:

@@ -123,6 +123,15 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 
 QUALITY = tuple(_QUALITY)
 
+# What is the same wherever and whenever a run is done on the same kind of device with the same number of threads: all columns
+# but those of time and memory, and those that name the machine.
+REPRODUCIBLE = tuple(
+    name
+    for group in (_IDENTITY, _METHOD, _BACKBONE, _DATA, _TRAINING, _QUALITY, _SIZE)
+    for name in group
+    if name not in ("started_at", "wall_s")
+)
+
 SCHEMA = pa.schema(
     [pa.field(name, kind, metadata={"description": text}) for name, (kind, text) in COLUMNS.items()],
     metadata={"vpbench_schema": str(SCHEMA_VERSION)},

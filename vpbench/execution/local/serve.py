@@ -1,4 +1,4 @@
-"""A worker process of the executor ``local``: ``python -m vpbench.execution.serve FOLDER PLACE``.
+"""A worker process of the executor ``local``: ``python -m vpbench.execution.local.serve FOLDER PLACE``.
 
 Reads one job per line from stdin and answers on stdout, one JSON object per line. Whatever else the process prints while
 it does a job goes to the run's log. When stdin ends, the parent has no more work or is dead, and the process ends at once.
@@ -16,10 +16,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -83,6 +81,7 @@ def main() -> None:
 
     from vpbench.execution.device import describe, resolve_device
     from vpbench.execution.job import Job
+    from vpbench.execution.run_log import run_log
     from vpbench.store.folder import Store
 
     store, place = Store(sys.argv[1]), sys.argv[2]
@@ -139,36 +138,6 @@ def _do(job: Job, store: Store, teller: Teller, place: str, stop: Stop) -> dict[
     if row["error"]:
         sys.stderr.write(f"{row['error']}\n")
     return {"kind": "finished", "row": row}
-
-
-@contextmanager
-def run_log(store: Store, job: Job, place: str) -> Iterator[None]:
-    """What the process prints in the block, C libraries included, goes to the run's log; one with nothing in it is removed."""
-    path = store.log_path(job.run_id)
-    head = f"--- {job.label}: {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {place}, process {os.getpid()}\n".encode()
-    kept = os.dup(2)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    except OSError:
-        log = os.open(os.devnull, os.O_WRONLY)  # a full disk will be heard of when the row is written
-    with suppress(OSError):
-        os.write(log, head)
-    for descriptor in (1, 2):
-        os.dup2(log, descriptor)
-    os.close(log)
-    try:
-        yield
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):
-                stream.flush()
-        for descriptor in (1, 2):
-            os.dup2(kept, descriptor)
-        os.close(kept)
-        with suppress(OSError):
-            if path.stat().st_size <= len(head):
-                path.unlink()
 
 
 if __name__ == "__main__":
