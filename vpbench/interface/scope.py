@@ -62,7 +62,8 @@ class Scope:
         """Let the method train parameters of the backbone itself, e.g. biases."""
         for parameter in parameters:
             self._untrained.append(parameter.detach().clone())
-            self.trained.append(parameter.requires_grad_(True))
+            parameter.requires_grad_(True)
+            self.trained.append(parameter)
 
     def train_last(self, blocks: int) -> None:
         """Let the method train the last ``blocks`` blocks, 1 to L, and the final norm."""

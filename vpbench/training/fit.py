@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -254,7 +254,8 @@ class Trainer:
 
     def _in_parts(self, inputs: Tensor | Frozen, targets: Tensor) -> Tensor:
         total = torch.zeros((), device=targets.device)
-        for some, wanted in zip(inputs.chunk(self.batch_parts), targets.chunk(self.batch_parts)):
+        parts: Sequence[Tensor | Frozen] = inputs.chunk(self.batch_parts)
+        for some, wanted in zip(parts, targets.chunk(self.batch_parts)):
             loss = self._loss(some, wanted) * (len(some) / len(inputs))
             loss.backward()
             total += loss.detach()
