@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import model_validator
 
@@ -27,7 +26,8 @@ from vpbench.interface import (
     torch,
     uniform_prompts,
 )
-from vpbench.methods._pca import Basis, axes_of_covariance, complement, guarded, principal_axes, seeded_normal, seeded_order
+from vpbench.methods._connections import BasisMode, BasisOptions, Connections, by_stage
+from vpbench.methods._pca import Basis, seeded_normal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ class ViaPTConfig(MethodConfig):
         "ViaPT paper: 128 is best",
         ge=0,
     )
-    pca_mode: Literal["running", "batch", "sample", "fixed", "random_proj", "random_coord", "learned"] = option(
+    pca_mode: BasisMode = option(
         "running",
         "rows of the PCA: training so far, the batch, the image, a calibration set; or a random or a learned projection instead",
         f"assumption: the paper names no rows, and m=128 rules the image out; {SCAFFOLD}: batch; random: the paper's control",
@@ -118,23 +118,6 @@ class ViaPTConfig(MethodConfig):
         return self
 
 
-@dataclass(frozen=True)
-class Home:
-    """Where the tensors of successive connections of one width are.
-
-    Attributes:
-        module: holds them.
-        first: index of its first connection.
-        count: number of connections.
-        width: token width D there.
-    """
-
-    module: Any
-    first: int
-    count: int
-    width: int
-
-
 class ViaPT(Method[ViaPTConfig]):
     """Dataset prompts P_D and sampled prompts P_I enter block 0; their outputs are carried on, reduced and refilled.
 
@@ -197,9 +180,8 @@ class ViaPT(Method[ViaPTConfig]):
             UsageError: when ``pca_dim`` is larger than the backbone's width.
             UnsupportedError: for ``fresh_instance_per_layer`` on a backbone whose token width changes on the way.
         """
-        config, own, staged = self.config, self.own, len(self.shape.stages) > 1
-        width = min(stage.width for stage in self.shape.stages)
-        if config.fresh_instance_per_layer and staged:
+        config, width = self.config, min(stage.width for stage in self.shape.stages)
+        if config.fresh_instance_per_layer and len(self.shape.stages) > 1:
             raise UnsupportedError(
                 "viapt.fresh_instance_per_layer samples prompts of one width for all blocks, and this backbone has several."
             )
@@ -207,49 +189,25 @@ class ViaPT(Method[ViaPTConfig]):
             raise UsageError(
                 f"viapt.pca_dim={config.pca_dim} is more than the backbone's width {width}; lower it to at most {width}."
             )
-        self.first_connection = 0 if config.first_fusion == "pca" else 1
-        self.carried = config.n_dataset + (0 if config.fresh_instance_per_layer else config.n_instance)
         if config.n_dataset:
-            own.dataset = self._initial(config.n_dataset, self.shape.width)
+            self.own.dataset = self._initial(config.n_dataset, self.shape.width)
         if config.n_instance:
             self._build_generator()
-        self.homes: list[Home] = []
-        for stage in self.shape.stages:
-            first = max(0, stage.first - self.first_connection)
-            count = stage.first + stage.depth - self.first_connection - first
-            self.homes.append(Home(nn.Module() if staged else own, first, count, stage.width))
-        if staged:
-            own.stages = nn.ModuleList(home.module for home in self.homes)
-        self.observing = self._observes
-        self.unfitted: set[int] = set()
+        self._build_connections()
+        # What training changes beside tensors: plain attributes of the method, since these are what a checkpoint saves.
+        self.observing = self._observes_at_first
+        self.unfitted: set[int] = set(self.projecting) if config.pca_mode == "running" else set()
         self.calibrating: int | None = None
-        for home in self.homes:
-            if config.pca_dim < home.width and (home.count or not staged):
-                sets = 1 if config.partials == "shared" else home.count
-                home.module.partials = self._initial(sets, self.carried, home.width - config.pca_dim)
-            if self._projects(home):
-                self._build_bases(home)
-        self.projecting = [
-            index for home in self.homes if self._projects(home) for index in range(home.first, home.first + home.count)
-        ]
 
     @property
-    def _observes(self) -> bool:
-        mode = self.config.pca_mode
-        running_in_evaluation = mode == "batch" and self.config.eval_basis == "running"
-        return (mode == "running" and self.config.pca_freeze_epoch != 0) or running_in_evaluation
+    def _observes_at_first(self) -> bool:
+        if self.config.pca_mode == "running":
+            return self.config.pca_freeze_epoch != 0
+        return self.config.pca_mode == "batch" and self.config.eval_basis == "running"
 
     @property
     def needs_whole_batches(self) -> bool:
         return bool(self.projecting)  # the bases are made of the prompt outputs of a batch
-
-    def _projects(self, home: Home) -> bool:
-        return 0 < self.config.pca_dim < home.width and home.count > 0
-
-    def _at(self, index: int) -> tuple[Home, int]:
-        """The home of a connection, and its place there."""
-        home = next(home for home in self.homes if index < home.first + home.count)
-        return home, index - home.first
 
     def _initial(self, *size: int) -> nn.Parameter:
         if self.config.prompt_init == "vpt":
@@ -280,35 +238,33 @@ class ViaPT(Method[ViaPTConfig]):
         draws = [seeded_normal(config.eval_seed + r, layers, config.n_instance, width) for r in range(rounds)]
         self.own.register_buffer("noise", torch.stack(draws))
 
-    def _build_bases(self, home: Home) -> None:
-        """Buffers ``mean`` (connections, D), ``basis`` (connections, D, m) and sums for the next basis, which are not saved."""
-        config, own, width, mode = self.config, home.module, home.width, self.config.pca_mode
-        indices = range(home.first, home.first + home.count)
-        if mode == "running":
-            self.unfitted.update(indices)
-        if mode == "sample" or (mode == "batch" and config.eval_basis == "batch"):
-            return
-        bases = torch.stack([self._initial_basis(index, width) for index in indices])
-        own.register_buffer("mean", torch.zeros(home.count, width))
-        if mode == "learned":
-            own.basis = nn.Parameter(bases)
-            return
-        own.register_buffer("basis", bases)
-        if config.fusion == "subspace":
-            own.register_buffer("rest", complement(bases).to(bases.dtype))
-        if mode in ("running", "batch", "fixed"):
-            for name, size in (("count", (1,)), ("total", (width,)), ("outer", (width, width))):
-                own.register_buffer(name, torch.zeros(home.count, *size, dtype=torch.float64), persistent=False)
+    def _build_connections(self) -> None:
+        """Where prompts are carried on, with the learned values and the bases that are needed there."""
+        config = self.config
+        self.first_connection = 0 if config.first_fusion == "pca" else 1
+        self.carried = config.n_dataset + (0 if config.fresh_instance_per_layer else config.n_instance)
+        self.connections = by_stage(self.own, self.shape.stages, self.first_connection, self._basis_options)
+        for each in self.connections:
+            if config.pca_dim < each.width and (each.indices or len(self.connections) == 1):
+                sets = 1 if config.partials == "shared" else len(each.indices)
+                each.module.partials = self._initial(sets, self.carried, each.width - config.pca_dim)
+            each.build_bases()
+        self.projecting = [index for each in self.connections if each.projects for index in each.indices]
 
-    def _initial_basis(self, index: int, width: int) -> Tensor:
-        m, mode = self.config.pca_dim, self.config.pca_mode
-        seed = self.config.eval_seed + 1000 + index  # apart from the seeds of the evaluation noise
-        if mode in ("random_proj", "learned"):
-            start = seeded_normal(seed, width, m) if mode == "random_proj" else torch.randn(width, m)
-            orthonormal: Tensor = torch.linalg.qr(start).Q
-            return orthonormal
-        columns = seeded_order(seed, width) if mode == "random_coord" else torch.arange(width)
-        return torch.eye(width)[:, columns[:m]]
+    @property
+    def _basis_options(self) -> BasisOptions:
+        return BasisOptions(
+            m=self.config.pca_dim,
+            mode=self.config.pca_mode,
+            batch_in_evaluation=self.config.eval_basis == "batch",
+            detached=self.config.detach_basis,
+            with_complement=self.config.fusion == "subspace",
+            needs_rank=self.config.below_rank == "error",
+            seed=self.config.eval_seed + 1000,  # apart from the seeds of the evaluation noise
+        )
+
+    def _connections_of(self, index: int) -> Connections:
+        return next(each for each in self.connections if index in each.indices)
 
     def prepare(self, session: Session) -> None:
         """Mode fixed: defines the bases from prompt outputs on training images, one connection after the other."""
@@ -322,7 +278,7 @@ class ViaPT(Method[ViaPTConfig]):
                 seen += len(images)
                 if seen >= self.config.calibration_images:
                     break
-            self._refresh(index)
+            self._connections_of(index).refresh(index)
         self.calibrating = None
 
     def epoch_ended(self, epoch: int, epochs: int) -> None:
@@ -330,7 +286,7 @@ class ViaPT(Method[ViaPTConfig]):
         if not self.projecting or not self.observing:
             return
         for index in self.projecting:
-            self._refresh(index)
+            self._connections_of(index).refresh(index)
         freeze = math.ceil(epochs / 10) if self.config.pca_freeze_epoch is None else self.config.pca_freeze_epoch
         self.observing = self.config.pca_mode == "batch" or epoch + 1 < freeze
 
@@ -403,11 +359,10 @@ class ViaPT(Method[ViaPTConfig]):
 
     def _carried_on(self, index: int, outputs: Tensor, context: Context) -> Tensor:
         """What the next block gets of prompt outputs (B, n, D): their m coordinates and the learned values, (B, n, D)."""
-        config, (home, place) = self.config, self._at(index)
-        if config.pca_dim == home.width:
+        config, connections = self.config, self._connections_of(index)
+        if config.pca_dim == connections.width:
             return outputs
-        partials = home.module.partials
-        learned = self._dropped(partials[place % len(partials)].expand(len(outputs), -1, -1), context)
+        learned = self._dropped(connections.learned(index).expand(len(outputs), -1, -1), context)
         if config.pca_dim == 0:
             return learned
         with full_precision(outputs):
@@ -424,65 +379,13 @@ class ViaPT(Method[ViaPTConfig]):
 
     def _basis(self, index: int, outputs: Tensor, context: Context) -> Basis:
         """The basis for these outputs (B, n, D); in training, modes running and batch also take note of them."""
-        config = self.config
+        connections = self._connections_of(index)
         if (context.training and self.observing) or self.calibrating == index:
-            self._observe(index, outputs.detach())
-        rows = outputs.detach() if config.detach_basis else guarded(outputs)
-        if config.pca_mode == "sample":
-            return self._fitted(rows).to(outputs)
-        if config.pca_mode == "batch" and (context.training or config.eval_basis == "batch"):
-            return self._fitted(rows.flatten(0, 1)).to(outputs)
-        if context.training and index in self.unfitted:
-            # The fitted tensors, not the buffers, go into the graph: the next connection changes the buffers in place.
-            self.unfitted.discard(index)
-            fitted = self._fitted(rows.flatten(0, 1)).to(outputs)
-            self._keep(index, fitted)
-            return fitted
-        home, place = self._at(index)
-        rest = home.module.rest[place] if config.fusion == "subspace" else None
-        return Basis(home.module.mean[place], home.module.basis[place], rest).to(outputs)
-
-    def _fitted(self, rows: Tensor) -> Basis:
-        """The principal axes of rows (R, D) or (B, R, D)."""
-        mean, axes = principal_axes(rows, self.config.pca_dim)
-        self._check_rank(axes)
-        return Basis(mean, axes, complement(axes) if self.config.fusion == "subspace" else None)
-
-    def _check_rank(self, axes: Tensor) -> None:
-        if self.config.below_rank == "error" and not axes.is_meta and not axes.any(-2).all():
-            raise UsageError(
-                f"viapt.pca_dim={self.config.pca_dim} is more than the rank of the prompt outputs: lower it, take larger batches,"
-                " or set below_rank=zeros."
-            )
-
-    def _keep(self, index: int, basis: Basis) -> None:
-        home, place = self._at(index)
-        with torch.no_grad():
-            home.module.mean[place] = basis.mean.reshape(-1)
-            home.module.basis[place] = basis.axes
-            if basis.rest is not None:
-                home.module.rest[place] = basis.rest
-
-    def _observe(self, index: int, outputs: Tensor) -> None:
-        rows = outputs.flatten(0, 1).double()
-        home, place = self._at(index)
-        home.module.count[place] += len(rows)
-        home.module.total[place] += rows.sum(0)
-        home.module.outer[place] += rows.mT @ rows
-
-    def _refresh(self, index: int) -> None:
-        """A new basis from the sums, its signs as in the old one; the sums start again."""
-        home, place = self._at(index)
-        own, count = home.module, home.module.count[place]
-        if count < 2:
-            return
-        mean, moment = own.total[place] / count, own.outer[place] / count
-        axes = axes_of_covariance(moment - torch.outer(mean, mean), moment.trace(), self.config.pca_dim)
-        self._check_rank(axes)
-        axes = axes * torch.where((axes * own.basis[place]).sum(0) < 0, -1.0, 1.0)
-        self._keep(index, Basis(mean, axes, complement(axes) if self.config.fusion == "subspace" else None))
-        for sums in (own.count, own.total, own.outer):
-            sums[place] = 0
+            connections.observe(index, outputs)
+        is_first = context.training and index in self.unfitted
+        if is_first:
+            self.unfitted.remove(index)
+        return connections.basis(index, outputs, context.training, is_first)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -18,9 +18,11 @@ from golden_fill import check_gradient, check_logits, fill, filled, golden_cases
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UsageError
 from vpbench.interface import BackboneShape, Context
+from vpbench.methods._connections import Connections
 from vpbench.methods._pca import axes_of_covariance, complement, guarded, principal_axes
 from vpbench.methods.viapt import ViaPT, ViaPTConfig
 from vpbench.model import PromptedModel
+from vpbench.training.checkpoint import load_state, state_of
 
 WIDTH, DEPTH, CLASSES = 48, 3, 5
 MODES = ("running", "batch", "sample", "fixed", "random_proj", "random_coord", "learned")
@@ -288,6 +290,18 @@ def test_v13_only_training_moves_the_basis_and_only_until_it_is_frozen() -> None
     assert torch.equal(other.eval()(batch_of(4)), model.eval()(batch_of(4)))
 
 
+@pytest.mark.parametrize("freeze", [1, 3])
+def test_a_checkpoint_knows_which_bases_are_fitted_and_whether_they_are_frozen(freeze: int) -> None:
+    model, other, order = train(small(pca_freeze_epoch=freeze), steps=1), small(pca_freeze_epoch=freeze), torch.Generator()
+    assert other.method.unfitted == {0, 1} and other.method.observing
+    load_state(other, order, state_of(model, order))
+    assert other.method.unfitted == set() and other.method.observing == (freeze > 1)
+    before = model.own.basis.clone()
+    ends = [train(each, steps=2).snapshot() for each in (model, other)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert torch.equal(ends[0]["own.basis"], before) == (freeze == 1)
+
+
 @pytest.mark.parametrize(("epochs", "refreshes"), [(5, 1), (10, 1), (20, 2), (100, 10)])
 def test_unless_set_the_basis_is_frozen_after_a_tenth_of_the_run(epochs: int, refreshes: int) -> None:
     model, changes = small(), 0
@@ -430,36 +444,35 @@ def test_the_first_basis_is_that_of_the_first_batch_layer_after_layer() -> None:
         same(model.own.basis[index], axes)
 
 
-def test_running_basis_is_the_pca_of_all_rows_of_the_epoch() -> None:
-    model, rows = small(pca_dim=20), []
-    observe = model.method._observe
+def observed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Tensor]]:
+    """A list that grows by connection and prompt outputs whenever such are observed."""
+    seen: list[tuple[int, Tensor]] = []
+    observe = Connections.observe
 
-    def spy(index: int, outputs: Tensor) -> None:
-        if index == 1:
-            rows.append(outputs.flatten(0, 1))
-        observe(index, outputs)
+    def spy(self: Connections, index: int, outputs: Tensor) -> None:
+        seen.append((index, outputs.detach()))
+        observe(self, index, outputs)
 
-    model.method._observe = spy
+    monkeypatch.setattr(Connections, "observe", spy)
+    return seen
+
+
+def test_running_basis_is_the_pca_of_all_rows_of_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = small(pca_dim=20), observed(monkeypatch)
     for seed in range(3):
         model.training_loss(batch_of(8, seed), torch.arange(8) % CLASSES)
     model.method.epoch_ended(0, 100)
-    mean, axes = principal_axes(torch.cat(rows), 20)
+    rows = torch.cat([outputs.flatten(0, 1) for index, outputs in seen if index == 1])
+    assert len(rows) == 3 * 8 * 5
+    mean, axes = principal_axes(rows, 20)
     torch.testing.assert_close(model.own.mean[1], mean[0], rtol=0, atol=1e-10)
     torch.testing.assert_close((model.own.basis[1] * axes).sum(0).abs(), torch.ones(20, dtype=torch.float64), rtol=0, atol=1e-6)
 
 
-def test_calibration_uses_the_number_of_images_asked_for() -> None:
-    model = small(pca_mode="fixed", calibration_images=6)
-    counts: list[int] = []
-    observe = model.method._observe
-
-    def spy(index: int, outputs: Tensor) -> None:
-        counts.append(len(outputs))
-        observe(index, outputs)
-
-    model.method._observe = spy
+def test_calibration_uses_the_number_of_images_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = small(pca_mode="fixed", calibration_images=6), observed(monkeypatch)
     model.method.prepare(CalibrationSession(model))
-    assert counts == [4, 2] * (DEPTH - 1)
+    assert [(index, len(outputs)) for index, outputs in seen] == [(0, 4), (0, 2), (1, 4), (1, 2)]
     before = model.own.basis.clone()
     assert torch.equal(train(model, steps=2).own.basis, before)
 
