@@ -79,6 +79,16 @@ def test_short_memory(label: str, most: int, parts: int, make_trainer: MakeTrain
     assert predicted == predictions
 
 
+@pytest.mark.parametrize("label", ["linear", "partial"])
+def test_short_memory_for_what_is_kept(label: str, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses, predictions = result(make_trainer(label, epochs=2))
+    trainer = make_trainer(label, epochs=2)
+    short_of_memory(trainer, 2, monkeypatch)
+    found, predicted = result(trainer)
+    assert found == pytest.approx(losses, rel=1e-4)
+    assert predicted == predictions
+
+
 def test_memory_for_no_image(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer("vpt")
     short_of_memory(trainer, 0, monkeypatch)

@@ -33,7 +33,8 @@ from vpbench.measure.timing import measure_inference, measure_training
 from vpbench.store.folder import Store
 from vpbench.training.checkpoint import Checkpoints
 from vpbench.training.evaluate import Scores
-from vpbench.training.fit import Epoch, Trainer, is_out_of_memory
+from vpbench.training.fit import Epoch, Trainer
+from vpbench.training.memory import is_out_of_memory
 
 FEATURE_IMAGES = 1000  # test images whose features are kept for t-SNE
 

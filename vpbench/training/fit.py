@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -24,6 +25,7 @@ from vpbench.model import Frozen, PromptedModel
 from vpbench.training.checkpoint import Checkpoints, Training, load_state, state_of
 from vpbench.training.evaluate import Scores
 from vpbench.training.inputs import Batch, Inputs
+from vpbench.training.memory import in_pieces, is_out_of_memory
 from vpbench.training.optim import lr_factor, make_optimizer
 
 
@@ -174,8 +176,10 @@ class Trainer:
         with torch.no_grad(), self._precision():
             for inputs, truth in self._inputs.evaluation(split):
                 self._may_pause_between()
-                logits, read = self._predicted(inputs, features > sum(map(len, kept)))
-                kept += [read.float().cpu()] if read is not None else []
+                predict = partial(self.model.prediction, with_features=features > sum(map(len, kept)))
+                pieces = in_pieces(predict, inputs)
+                logits = torch.cat([logits for logits, _ in pieces])
+                kept += [read.float().cpu() for _, read in pieces if read is not None]
                 probabilities = logits.float().softmax(-1)
                 if not torch.isfinite(probabilities).all():
                     raise DivergedError("the logits are not finite.")
@@ -261,20 +265,6 @@ class Trainer:
             total += loss.detach()
         return total
 
-    def _predicted(self, inputs: Tensor | Frozen, with_features: bool) -> tuple[Tensor, Tensor | None]:
-        """Logits of a batch in evaluation mode, and what the head reads if asked for.
-
-        Where memory is short, of one half after the other.
-        """
-        try:
-            return self.model.prediction(inputs, with_features)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or len(inputs) == 1:
-                raise
-        halves = [self._predicted(half, with_features) for half in inputs.chunk(2)]
-        features = [read for _, read in halves if read is not None]
-        return torch.cat([logits for logits, _ in halves]), torch.cat(features) if features else None
-
     def _mixup(self) -> Mixup | None:
         recipe = self.spec.recipe
         if not recipe.mixup and not recipe.cutmix:
@@ -291,8 +281,3 @@ class Trainer:
             return labels
         classes = len(self.data.class_names)
         return F.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device or the machine has no memory left; on a CPU torch has no type of its own for it."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -13,6 +13,7 @@ from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.execution.precision import autocast
 from vpbench.execution.spec import RunSpec
 from vpbench.model import Frozen, PromptedModel
+from vpbench.training.memory import in_pieces
 
 EVALUATION_BATCH = 256
 KEPT_AT_MOST = 1 << 30  # bytes of a split; a number and not the memory at hand, so that all machines decide alike
@@ -86,7 +87,8 @@ class Inputs:
             size = self._spec.recipe.batch_size if split is self._data.train else EVALUATION_BATCH
             with autocast(self._spec.precision, self._normalise.device.type):
                 batches = evaluation_batches(split, size, self._normalise)
-                self._kept[id(split)] = torch.cat([self._model.frozen(images).values for images, _ in batches])
+                pieces = [piece for images, _ in batches for piece in in_pieces(self._model.frozen, images)]
+                self._kept[id(split)] = torch.cat([piece.values for piece in pieces])
         return self._kept[id(split)]
 
     def _labels(self, split: CachedSplit) -> Tensor:
