@@ -26,6 +26,7 @@ from vpbench.core.errors import StoreError
 from vpbench.core.names import unknown
 from vpbench.store.claims import Claims
 from vpbench.store.reading import COMPACTED, Rows, compacted_files, read_rows
+from vpbench.store.row_file import encode_row
 from vpbench.store.schema import COLUMNS, SCHEMA, SCHEMA_VERSION, migrated
 
 DEFAULT_FOLDER = Path("results/runs")
@@ -87,11 +88,11 @@ class Store:
         if real := [name for name, value in integers.items() if isinstance(value, Real) and not isinstance(value, Integral)]:
             raise StoreError(f"run {row.get('run_id')}: a value does not fit its column: {', '.join(real)} must be integers.")
         try:
-            table = pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS}], schema=SCHEMA)
+            content = encode_row(pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS}], schema=SCHEMA))
         except (pa.ArrowException, OverflowError) as error:
             raise StoreError(f"run {row.get('run_id')}: a value does not fit its column: {error}") from error
         path = self.row_path(row["run_id"])
-        self._write_whole(path, lambda partial: pq.write_table(table, partial))
+        self._write_whole(path, lambda partial: partial.write_bytes(content))
         with suppress(OSError):
             self.checkpoint_path(row["run_id"]).unlink()
         return path
