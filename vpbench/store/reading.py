@@ -171,7 +171,7 @@ def _tables(folder: Path, files: dict[str, str], wanted: list[str] | None, broke
                 quick_origins.append((name, stamp, str(SCHEMA_VERSION)))
                 continue
             file = pq.ParquetFile(folder / name if content is None else pa.BufferReader(content))
-            origin = (name, stamp, version_of(file.schema_arrow))
+            origin = (name, stamp, version_of(file.metadata.metadata))
             rows = file.read(columns=wanted, use_threads=content is None).replace_schema_metadata(None)
         except (pa.ArrowException, OSError) as error:
             _note_broken(folder / name, error, broken)
