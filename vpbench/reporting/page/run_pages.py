@@ -35,7 +35,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Fact:
-    """A column of the store: one value per run."""
+    """A column of the store: a value per run, or one that they share."""
 
     name: str
     values: tuple[str, ...]
@@ -123,7 +123,8 @@ def run_page(file: str, runs: Sequence[Run], anchors: Sequence[str], known: Know
 
 
 def _fact(name: str, runs: Sequence[Run]) -> Fact:
-    return Fact(name, tuple(quantity(name, run[name]) for run in runs), meaning(name))
+    values = tuple(quantity(name, run[name]) for run in runs)
+    return Fact(name, values[:1] if len(set(values)) == 1 else values, meaning(name))
 
 
 def _one(run: Run, anchor: str, known: Known) -> OneRun:
