@@ -16,12 +16,11 @@ from vpbench.reporting.files import write_whole
 from vpbench.reporting.formats import RENDERERS, SUFFIXES, terminal
 from vpbench.reporting.reported import with_reported
 from vpbench.reporting.rows import load_rows
-from vpbench.reporting.runs import Filters
+from vpbench.reporting.runs import Filters, Names
 from vpbench.reporting.table import Table
 from vpbench.store.folder import DEFAULT_FOLDER, Store
 
 DEFAULT_FIGURES = Path("results/figures")
-Names = str | Iterable[str] | None
 
 
 def make_report(
@@ -69,7 +68,7 @@ def make_report(
         raise UsageError("a table or a plot, not both: leave out --table or --plot.")
     if sum((table is not None or plot is not None or reported, bool(compare), statistics)) > 1:
         raise UsageError("--compare, --statistics and a table or plot of a paper are three reports: ask for one at a time.")
-    keep = Filters(names_in(dataset), names_in(suite), names_in(backbone), names_in(method), None if seed is None else (seed,))
+    keep = Filters.of(dataset, suite, backbone, method, seed)
     store = Store(results)
     if plot is not None:
         if format is not None:
@@ -126,14 +125,6 @@ def _runs(store: Store, numbers: Iterable[str] | None = None) -> pd.DataFrame:
             f"no runs in {store.folder}. Fill it: vpbench run --methods linear,vpt --suite mini --results {store.folder}"
         )
     return runs
-
-
-def names_in(given: Names) -> tuple[str, ...] | None:
-    """What a filter is given, one by one; None for no filter."""
-    if given is None:
-        return None
-    parts = given.split(",") if isinstance(given, str) else given
-    return tuple(part.strip() for part in parts if part.strip())
 
 
 def _format(given: str | None, out: Path | None) -> str:

@@ -8,7 +8,6 @@ its relatives see rows only.
 
 from __future__ import annotations
 
-import os
 import secrets
 import tempfile
 import warnings
@@ -23,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError
+from vpbench.core.files import write_whole
 from vpbench.core.names import unknown
 from vpbench.store.claims import Claims
 from vpbench.store.reading import COMPACTED, Rows, compacted_files, read_rows
@@ -140,20 +140,12 @@ class Store:
         return path
 
     def _write_whole(self, path: Path, write: Callable[[Path], object]) -> None:
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(partial)
-            with partial.open("rb") as stream:
-                os.fsync(stream.fileno())
-            partial.replace(path)
+            write_whole(path, write)
         except OSError as error:
             raise StoreError(
                 f"{path} cannot be written: {error.strerror or error}. Free space or choose --results FOLDER."
             ) from error
-        finally:
-            with suppress(OSError):  # a folder that cannot be written cannot be tidied either
-                partial.unlink()
 
     def statuses(self) -> dict[str, str]:
         """Status of every stored run, by run id; broken files are left out, so that their runs are repeated.

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 import vpbench
 from vpbench.core.errors import StoreError
+from vpbench.core.files import write_whole
 from vpbench.store.row_file import as_table, decode_row
 from vpbench.store.schema import SCHEMA, SCHEMA_VERSION, is_newer, migrated, version_of
 
@@ -124,8 +125,10 @@ def stamp_of(path: Path) -> str:
 def _names(folder: Path) -> list[str]:
     try:
         return sorted(path.name for path in folder.iterdir() if path.suffix == ".parquet" and not path.name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return []
+    except NotADirectoryError as error:
+        raise StoreError(f"{folder} is a file, and a results folder is needed.") from error
     except OSError as error:
         raise StoreError(f"{folder} cannot be read: {error.strerror or error}.") from error
 
@@ -277,10 +280,6 @@ def _read_copy(path: Path, files: dict[str, str], wanted: list[str] | None) -> l
 
 
 def _write_copy(path: Path, rows: pa.Table) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    copy = rows.replace_schema_metadata({"layout": _LAYOUT})
     with suppress(OSError):  # a folder that cannot be written is read without a copy
-        path.parent.mkdir(exist_ok=True)
-        feather.write_feather(rows.replace_schema_metadata({"layout": _LAYOUT}), str(partial), compression="zstd")
-        partial.replace(path)
-    with suppress(OSError):
-        partial.unlink(missing_ok=True)
+        write_whole(path, lambda partial: feather.write_feather(copy, str(partial), compression="zstd"))

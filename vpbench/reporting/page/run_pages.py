@@ -16,6 +16,7 @@ from vpbench.reporting.page.command import Command, Plans, repeat_command
 from vpbench.reporting.page.curve import curves, read_epochs
 from vpbench.reporting.page.names import base_method, method_file
 from vpbench.reporting.page.quantities import MISSING, blocks, is_missing, meaning, quantity
+from vpbench.reporting.settings import settings_in
 from vpbench.store.folder import Store
 
 # Shown in parts of the page of their own.
@@ -161,25 +162,16 @@ def _curve(run_id: str, title: str, store: Store) -> tuple[tuple[Markup, ...], s
 
 
 def _values(text: Any, meanings: Mapping[str, str] | None = None) -> list[Setting]:
-    value = _json(text)
-    pairs = value.items() if isinstance(value, dict) else [("value", value)] if value is not None else []
-    return [Setting(str(name), _text(own), (meanings or {}).get(str(name), "")) for name, own in pairs]
+    return [Setting(str(name), _text(own), (meanings or {}).get(str(name), "")) for name, own in settings_in(text).items()]
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _json(text: Any) -> Any:
-    try:
-        return json.loads(text) if isinstance(text, str) and text else None
-    except json.JSONDecodeError:
-        return text
-
-
 def _pretty(text: Any) -> str:
-    value = _json(text)
-    return "" if value is None else json.dumps(value, indent=2, sort_keys=True)
+    value = settings_in(text)
+    return json.dumps(value, indent=2, sort_keys=True) if value else ""
 
 
 def _sources(text: Any) -> tuple[str, ...]:
