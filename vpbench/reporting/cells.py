@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from statistics import fmean, stdev
+from math import fsum, sqrt
+from statistics import fmean
 
 import pandas as pd
 
@@ -50,12 +51,18 @@ def score_cell(by_seed: Mapping[int, float], decimals: int, show_n: bool) -> Cel
     if not by_seed:
         return Cell()
     mean, n = _number(fmean(by_seed.values())), len(by_seed)
-    std = _number(stdev(by_seed.values())) if n > 1 else None
+    std = _number(_deviation(list(by_seed.values()))) if n > 1 else None
     return Cell(f"{_spread(mean, std, decimals)}{f' ({n})' if show_n else ''}", mean, std, n)
 
 
 def _spread(mean: float, std: float | None, decimals: int) -> str:
     return f"{mean:.{decimals}f}" + (f" ± {std:.{decimals}f}" if std is not None else "")
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """Sample standard deviation. That of the standard library computes with fractions, too slowly for thousands of cells."""
+    mean = fmean(values)
+    return sqrt(fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def _number(value: float) -> float:
@@ -76,7 +83,7 @@ def mean_cell(scores: Mapping[str, Mapping[int, float]], mean: Mean, decimals: i
     std = None
     if len(seeds[0]) > 1:
         by_seed = [_average({name: scores[name][seed] for name in mean.members}, mean) for seed in sorted(seeds[0])]
-        std = _number(stdev(by_seed))
+        std = _number(_deviation(by_seed))
     return Cell(f"{_spread(number, std, decimals)}{f' ({len(seeds[0])})' if show_n else ''}", number, std, len(seeds[0]))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from vpbench.catalog import method_registry, resolve_method
@@ -124,9 +125,11 @@ def _row_labels(runs: pd.DataFrame, lines: Sequence[Line]) -> list[str]:
     for, so values that are the recipe's count as equal.
     """
     columns = ["method", "suite", "dataset", "method_version", "method_config", "recipe", "search"]
-    records = runs[columns].astype(object).to_dict("records")
-    keys = [tuple(map(str, run.values())) for run in records]
-    kinds = dict(zip(keys, records, strict=True))  # many runs differ in nothing but the seed
+    kind = runs.groupby(columns, dropna=False, sort=False).ngroup().to_numpy()  # many runs differ in nothing but the seed
+    records = runs.iloc[np.unique(kind, return_index=True)[1]][columns].astype(object).to_dict("records")
+    kinds = {tuple(map(str, run.values())): run for run in records}
+    own_key = [tuple(map(str, run.values())) for run in records]
+    keys = [own_key[number] for number in kind]
     own = {key: _configuration(run) for key, run in kinds.items()}
     datasets: dict[tuple[str, str], set[str]] = {}
     for method, suite, dataset, *_ in kinds:
