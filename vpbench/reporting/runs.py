@@ -40,7 +40,8 @@ class Filters:
     @classmethod
     def of(cls, dataset: Names, suite: Names, backbone: Names, method: Names, seed: int | None) -> Filters:
         """What a user asks for: one name, names with commas between them, or a list."""
-        return cls(*map(_names_in, (dataset, suite, backbone, method)), None if seed is None else (seed,))
+        seeds = None if seed is None else (seed,)
+        return cls(_names_in(dataset), _names_in(suite), _names_in(backbone), _names_in(method), seeds)
 
     def apply(self, runs: pd.DataFrame) -> pd.DataFrame:
         """The runs that pass.
