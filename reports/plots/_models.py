@@ -70,7 +70,11 @@ class Pictures:
 
 
 def groups(store: Store, sections: Iterator[Section]) -> list[Group]:
-    """All data sets with trained models; of each the seed that most methods have."""
+    """All data sets with trained models; of each the seed that most methods have.
+
+    Raises:
+        StoreError: when no run left its tensors.
+    """
     found = []
     for section in sections:
         runs = section.runs[usable(section.runs)]
@@ -80,6 +84,8 @@ def groups(store: Store, sections: Iterator[Section]) -> list[Group]:
             if len(own):
                 seed = int(own["seed"].mode().min())
                 found.append(Group(section, dataset, seed, in_table_order(own[own["seed"] == seed])))
+    if not found:
+        raise StoreError(f"no trained weights in {store.folder} for these runs: run them again with --save weights.")
     return found
 
 
@@ -101,11 +107,6 @@ def each(found: Sequence[Group], make: Callable[[Group], Iterator[tuple[str, Fig
             warnings.warn(f"no figure of {group.dataset} on {group.section.stem}: {error}", stacklevel=2)
     if problems and not drawn:
         raise problems[0]
-
-
-def no_weights(store: Store) -> StoreError:
-    """What to say where no run left its tensors."""
-    return StoreError(f"no trained weights in {store.folder} for these runs: run them again with --save weights.")
 
 
 def load(store: Store, group: Group) -> Iterator[tuple[str, StoredModel]]:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from vpbench.core.errors import UnsupportedError
 from vpbench.reporting.figures import below, headline, sections
 from vpbench.reporting.runs import Filters
-from vpbench.reports.plots._models import Group, Pictures, each, groups, load, no_weights, pictures, short, show
+from vpbench.reports.plots._models import Group, Pictures, each, groups, load, pictures, short, show
 from vpbench.store.folder import Store
 
 if TYPE_CHECKING:
@@ -33,10 +33,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     Raises:
         StoreError: when no run left its tensors.
     """
-    found = groups(store, sections(runs, filters))
-    if not found:
-        raise no_weights(store)
-    yield from each(found, lambda group: _of_group(store, group))
+    yield from each(groups(store, sections(runs, filters)), lambda group: _of_group(store, group))
 
 
 def _of_group(store: Store, group: Group) -> Iterator[tuple[str, Figure]]:

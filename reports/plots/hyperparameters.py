@@ -22,6 +22,7 @@ from vpbench.core.errors import StoreError
 from vpbench.core.hashing import canonical_json
 from vpbench.reporting.figures import ACCURACY, Section, below, data_set_colours, headline, sections, tidy
 from vpbench.reporting.runs import Filters
+from vpbench.reporting.settings import settings_in
 from vpbench.store.folder import Store
 
 _COLUMNS = 3
@@ -87,8 +88,8 @@ def sweeps_of(section: Section, method: str) -> list[Sweep]:
 
 def _settings(run: Mapping[Any, Any]) -> dict[str, Any]:
     """All options of a run, those of the recipe with a prefix; epochs are left out, as a section fixes them."""
-    options = json.loads(run["method_config"] or "{}")
-    recipe = {f"recipe.{name}": value for name, value in json.loads(run["recipe"] or "{}").items() if name != "epochs"}
+    options = settings_in(run["method_config"])
+    recipe = {f"recipe.{name}": value for name, value in settings_in(run["recipe"]).items() if name != "epochs"}
     return {**options, **recipe, "method version": None if pd.isna(run["method_version"]) else int(run["method_version"])}
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import Look, below, headline, looks, sections, tidy
 from vpbench.reporting.runs import Filters
-from vpbench.reports.plots._models import Group, Pictures, each, groups, load, no_weights, overlay, pictures, short, show, slug
+from vpbench.reports.plots._models import Group, Pictures, each, groups, load, overlay, pictures, short, show, slug
 from vpbench.store.folder import Store
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     """
     style = looks(runs)
     found = groups(store, sections(runs, filters))
-    if not found:
-        raise no_weights(store)
     drawn = False
     for made in each(found, lambda group: _of_group(store, group, style)):
         drawn = True

@@ -16,6 +16,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
@@ -158,7 +159,9 @@ def side_by_side(panels: Sequence[Panel], title: str, absent: Sequence[str], wha
     rows = -(-len(panels) // columns)
     classes = np.unique(panels[0].labels)
     legend = len(classes) <= LEGEND_LIMIT
-    figure = Figure(figsize=(max(2.3 * columns, 3.5), 2.5 * rows + (1.2 if legend else 0.8)), layout="constrained")
+    figure = Figure(
+        figsize=(max(2.3 * columns, 3.5), 2.5 * rows + (1.2 if legend else 0.8)), layout=ConstrainedLayoutEngine(h_pad=0.07)
+    )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     styles = _styles(len(classes))
     for ax, panel in zip(axes, panels):
@@ -192,7 +195,7 @@ def _scatter(ax: Axes, panel: Panel, classes: NDArray[np.int64], styles: Sequenc
         x, y = positions[panel.labels == label].T
         ax.scatter(x, y, s=10, color=colour, marker=marker, linewidths=0, alpha=0.8)
     name = textwrap.fill(panel.label, 30)
-    ax.set_title(f"{name}\nacc1 {panel.acc1:.1f}, kNN {knn_accuracy(panel.features, panel.labels):.1f}")
+    ax.set_title(f"{name}\ntop-1 {panel.acc1:.1f} %, kNN {knn_accuracy(panel.features, panel.labels):.1f} %")
     ax.set(xticks=[], yticks=[])
     ax.set_box_aspect(1)
 
@@ -201,6 +204,6 @@ def _caption(labels: NDArray[np.int64], absent: Sequence[str], what: str) -> str
     n = len(labels)
     missing = f" No features stored: {', '.join(absent)}." if absent else ""
     return (
-        f"t-SNE of {what.format(n=n)}, perplexity {_perplexity(n):.0f}. acc1: top-1 on the whole test split (%). "
-        f"kNN: leave-one-out accuracy of {NEIGHBOURS} cosine neighbours (%).{missing}"
+        f"t-SNE of {what.format(n=n)}, perplexity {_perplexity(n):.0f}. Top-1: on the whole test split. "
+        f"kNN: leave-one-out accuracy of {NEIGHBOURS} cosine neighbours.{missing}"
     )

@@ -1,7 +1,7 @@
 """t-SNE of the prompts that a trained model makes for each image (as InsVP's Figure 8), one panel per method.
 
-Only methods whose prompts depend on the image have a panel. What is laid out are the prompts that enter block 0, one point
-per test image.
+Only methods whose prompts depend on the image have a panel. What is laid out are the prompts that enter the first block, one
+point per test image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import sections
 from vpbench.reporting.runs import Filters
-from vpbench.reports.plots._models import Group, each, groups, load, no_weights
+from vpbench.reports.plots._models import Group, each, groups, load
 from vpbench.reports.plots.tsne import FEWEST_IMAGES, Panel, side_by_side
 from vpbench.store.folder import Store
 
@@ -30,8 +30,6 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         StoreError: when no run left its tensors, or none of those has prompts that depend on the image.
     """
     found = groups(store, sections(runs, filters))
-    if not found:
-        raise no_weights(store)
     drawn = False
     for made in each(found, lambda group: _of_group(store, group)):
         drawn = True
@@ -67,5 +65,5 @@ def _of_group(store: Store, group: Group) -> Iterator[tuple[str, Figure]]:
             labels = np.asarray(test.labels[:count], dtype=np.int64)
             panels.append(Panel(row, str(run["run_id"]), float(run["acc1"]), np.concatenate(parts), labels, np.arange(count)))
     if panels:
-        what = "the prompts that enter block 0 for each of {n} test images"
+        what = "the prompts that enter the first block for each of {n} test images"
         yield f"tsne_prompts_{group.stem}_seed{group.seed}", side_by_side(panels, f"Prompts, {group.title}", [], what)

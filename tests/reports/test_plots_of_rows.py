@@ -122,7 +122,7 @@ def test_only_failures(tmp_path: Path) -> None:
 
 
 def test_unknown_figure_is_suggested(full: Store) -> None:
-    with pytest.raises(UsageError, match="Did you mean 'critical_difference'"):
+    with pytest.raises(UsageError, match="Did you mean 'critical-difference'"):
         make_report(plot="critical-diference", results=full.folder)
 
 

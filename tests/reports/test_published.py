@@ -20,11 +20,12 @@ from vpbench.core.errors import UsageError
 from vpbench.data.catalog import dataset_card
 from vpbench.execution.protocol import suite_card
 from vpbench.reporting.api import make_report
+from vpbench.reporting.building import build_table
 from vpbench.reporting.definition import load_definition
 from vpbench.reporting.formats import comma_separated, web
 from vpbench.reporting.published import footnotes, our_backbones, published_figures
 from vpbench.reporting.reported import with_reported
-from vpbench.reporting.table import Cell, Section, Table, build_table
+from vpbench.reporting.table import Cell, Section, Table
 
 TABLES = [("insvp", str(n)) for n in range(1, 6)] + [("ivpt", str(n)) for n in range(1, 15)] + [("viapt", "1")]
 B16 = {"backbone": "vit-b16-in21k", "weights": "file", "suite": "hta"}

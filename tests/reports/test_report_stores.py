@@ -13,9 +13,10 @@ import pytest
 from report_rows import fill, frame_of, grid, make_row
 
 from vpbench.reporting.api import make_report
+from vpbench.reporting.building import build_table
 from vpbench.reporting.definition import load_definition
 from vpbench.reporting.rows import load_rows
-from vpbench.reporting.table import Cell, Table, build_table
+from vpbench.reporting.table import Cell, Table
 from vpbench.store import reading
 from vpbench.store.folder import Store
 from vpbench.store.schema import SCHEMA

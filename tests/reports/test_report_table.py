@@ -15,9 +15,10 @@ from vpbench.catalog import resolve_method
 from vpbench.core.errors import UsageError
 from vpbench.data.catalog import dataset_card
 from vpbench.execution.protocol import method_options, recipe_entries, resolve_recipe, suite_card
+from vpbench.reporting.building import build_table
 from vpbench.reporting.definition import TableDefinition, load_definition
 from vpbench.reporting.runs import Filters
-from vpbench.reporting.table import Cell, Row, Section, Table, build_table
+from vpbench.reporting.table import Cell, Row, Section, Table
 
 
 def table_of(folder: Path, *rows: dict[str, Any], **filters: tuple[Any, ...]) -> Table:

@@ -57,7 +57,7 @@ def test_panels_follow_the_table_and_name_what_is_missing(tmp_path: Path) -> Non
     ((_, figure),) = draw(store, store.load(), Filters())
     titles = [ax.get_title().split("\n") for ax in figure.axes]
     assert [name for name, _ in titles] == ["linear", "vpt", "vpt (prompt_length=50)"]
-    assert titles[1][1].startswith("acc1 81.2, kNN ")
+    assert titles[1][1].startswith("top-1 81.2 %, kNN ")
     assert "No features stored: insvp." in " ".join(figure.legends[0].get_title().get_text().split())
     assert figure.get_suptitle().startswith("digits, seed 0: vit-nano")
 

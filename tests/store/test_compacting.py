@@ -169,13 +169,15 @@ def test_killed_at_random_while_others_read_and_write(store: Store) -> None:
     try:
         for _ in range(8):
             compacting, end = in_a_child(compact_and_fill), time.monotonic() + chance.uniform(0.02, 0.2)
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                while time.monotonic() < end:
-                    assert accuracies(store) == EXPECTED
-                    assert (Store(store.folder).read_row(IDS[5]) or {})["acc1"] == EXPECTED[IDS[5]]
-            os.kill(compacting, signal.SIGKILL)
-            os.waitpid(compacting, 0)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")
+                    while time.monotonic() < end:
+                        assert accuracies(store) == EXPECTED
+                        assert (Store(store.folder).read_row(IDS[5]) or {})["acc1"] == EXPECTED[IDS[5]]
+            finally:
+                os.kill(compacting, signal.SIGKILL)
+                os.waitpid(compacting, 0)
             assert accuracies(store) == EXPECTED
     finally:
         os.kill(writer, signal.SIGKILL)

@@ -63,7 +63,9 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_metadata(tmp_path: Path) -> None:
-    schema = pq.read_schema(Store(tmp_path).write_row(make_row()))
+    store = Store(tmp_path)
+    assert pq.read_schema(store.write_row(make_row())).metadata[b"vpbench_schema"] == str(SCHEMA_VERSION).encode()
+    schema = pq.read_schema(store.write_compacted(store.read().table))
     assert schema.metadata[b"vpbench_schema"] == str(SCHEMA_VERSION).encode()
     assert schema.field("acc1").metadata[b"description"] == COLUMNS["acc1"][1].encode()
 
@@ -138,7 +140,11 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, full = Store(tmp_path), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(StoreError, match="No space left on device"):
         store.write_artefact("a", "features.npz", broken_writer(full))
-    monkeypatch.setattr(pq, "write_table", lambda _table, path: broken_writer(full)(path))
+
+    def fsync(_: int) -> None:
+        raise full
+
+    monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(StoreError, match=r"a\.parquet cannot be written: No space left on device.*--results"):
         store.write_row(make_row())
     assert not leftovers(tmp_path)

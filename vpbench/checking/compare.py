@@ -6,19 +6,18 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from vpbench.checking.baseline import CELL, cells_of
+from vpbench.checking.baseline import cells_of
+from vpbench.checking.cells import Cell, by_cell, good, of_the_same_specification, records, twin_of
+from vpbench.checking.findings import Accuracy, CellCheck, Comparison, Finding
 from vpbench.checking.platforms import bound_to_rounding, described, differences, nearness
 from vpbench.checking.tolerance import Tolerances
 from vpbench.store.schema import COLUMNS
-
-Cell = tuple[str, ...]  # the values of CELL
-Check = Literal["same", "losses", "accuracy", "cost"]
 
 # What must not change at all: no seed, machine or chance has a part in it. Where the baseline's seeds do differ, as in what
 # pruning leaves, a value is compared with that of the same seed on the same platform.
@@ -33,75 +32,6 @@ SAID_ELSEWHERE = ("seed", "data.digest", "method.version", "precision", "selecti
 
 COSTS = ("latency_ms_p50", "train_step_ms", "mem_train_peak", "mem_infer_peak")
 REFERENCE = "linear"  # its cost is that of the plain frozen network and a classifier
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A number outside of what is allowed."""
-
-    method: str
-    dataset: str
-    column: str
-    baseline: str
-    now: str
-    allowed: str
-    fails: bool = True
-
-
-@dataclass(frozen=True)
-class CellCheck:
-    """One kind of check of one cell: what it found, or why it was not made."""
-
-    method: str
-    dataset: str
-    check: Check
-    findings: tuple[Finding, ...] = ()
-    skipped: str = ""
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Accuracies of a cell: mean and standard deviation of the baseline's seeds, mean of now, and what is allowed. Percent."""
-
-    method: str
-    dataset: str
-    mean: float
-    std: float
-    seeds: int
-    now: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All that was compared.
-
-    Attributes:
-        checks: up to four for each cell.
-        accuracies: one for each cell whose accuracy could be compared.
-        notes: what a reader should know of the comparison itself.
-        false_alarm: bound on the chance of an alarm from the accuracies of an unchanged vpbench, over the whole grid.
-        cell_alarm: the same of a single cell.
-    """
-
-    checks: tuple[CellCheck, ...]
-    accuracies: tuple[Accuracy, ...]
-    notes: tuple[str, ...]
-    false_alarm: float
-    cell_alarm: float
-
-    @property
-    def findings(self) -> list[Finding]:
-        return [finding for check in self.checks for finding in check.findings]
-
-    @property
-    def failures(self) -> list[Finding]:
-        return [finding for finding in self.findings if finding.fails]
-
-    @property
-    def cells(self) -> int:
-        return len({(check.method, check.dataset) for check in self.checks})
 
 
 def compare(baseline: pd.DataFrame, now: pd.DataFrame, tolerances: Tolerances, fail_on_cost: bool = False) -> Comparison:
@@ -153,8 +83,8 @@ class _Grid:
     _rounding: set[str] = field(default_factory=set)  # methods whose losses may have changed by rounding alone
 
     def __post_init__(self) -> None:
-        self._old = _by_cell(self.baseline)
-        self._new = {cell: _of_the_same_specification(rows, self._old.get(cell)) for cell, rows in _by_cell(self.now).items()}
+        self._old = by_cell(self.baseline)
+        self._new = {cell: of_the_same_specification(rows, self._old.get(cell)) for cell, rows in by_cell(self.now).items()}
         comparable = [cell for cell in self._old if cell in self._new and self._accuracy_reason(cell) == ""]
         # Bonferroni: holds however the cells depend on each other, and they share images and seeds.
         self.cell_alarm = self.tolerances.false_alarm / len(comparable) if comparable else 0.0
@@ -167,9 +97,9 @@ class _Grid:
             return
         new = self._new[cell]
         yield CellCheck(method, dataset, "same", tuple(self._same(old, new)))
-        if not len(_good(new)) or not len(_good(old)):
+        if not len(good(new)) or not len(good(old)):
             return
-        found, skipped = self._losses(_good(old), _good(new))
+        found, skipped = self._losses(good(old), good(new))
         yield CellCheck(method, dataset, "losses", tuple(found), skipped)
         yield self._accuracy(cell)
         if method != REFERENCE:
@@ -177,7 +107,7 @@ class _Grid:
             yield CellCheck(method, dataset, "cost", tuple(found), skipped)
 
     def notes(self) -> Iterator[str]:
-        yield from differences(_records(self.baseline), _records(self.now), self.tolerances)
+        yield from differences(records(self.baseline), records(self.now), self.tolerances)
         yield from (f"The baseline is without {column}, so it is not compared." for column in sorted(self._unmeasured))
         for method in sorted(self._rounding):
             yield (
@@ -191,21 +121,21 @@ class _Grid:
     def _same(self, old: pd.DataFrame, new: pd.DataFrame) -> Iterator[Finding]:
         """Status, specification, and every column of :data:`EXACT`."""
         first, method, dataset = old.iloc[0], old.iloc[0]["method"], old.iloc[0]["dataset"]
-        for row in _records(new):
+        for row in records(new):
             if row["status"] != first["status"]:
                 reason = (str(row["error"] or "").strip().splitlines() or [""])[-1]
                 said = f"{row['status']}: {reason}" if reason else row["status"]
                 yield Finding(method, dataset, f"status (seed {row['seed']})", first["status"], said, first["status"])
-        if not len(_good(new)) or not len(_good(old)):
+        if not len(good(new)) or not len(good(old)):
             return
-        before, after = (_flat(json.loads(_good(rows).iloc[0]["spec"])) for rows in (old, new))
+        before, after = (_flat(json.loads(good(rows).iloc[0]["spec"])) for rows in (old, new))
         for name in sorted((before.keys() | after.keys()) - set(SAID_ELSEWHERE)):
             if before.get(name) != after.get(name):
                 was, now = (_text(leaves[name]) if name in leaves else "absent" for leaves in (before, after))
                 # An option that came since is no regression by itself; what it changes shows in the numbers.
                 yield Finding(method, dataset, name, was, now, "the same", fails=name in before)
         for column in EXACT:
-            yield from self._exact(column, _good(old), _good(new))
+            yield from self._exact(column, good(old), good(new))
 
     def _exact(self, column: str, old: pd.DataFrame, new: pd.DataFrame) -> Iterator[Finding]:
         known = list(dict.fromkeys(_plain(value) for value in old[column]))
@@ -213,10 +143,10 @@ class _Grid:
             if new[column].notna().any():
                 self._unmeasured.add(column)
             return
-        for row in _records(new):
+        for row in records(new):
             wanted, value = known, _plain(row[column])
             if len(known) > 1:
-                twin = _twin(row, old)
+                twin = twin_of(row, old)
                 if twin is None or nearness(row, twin) != "same":
                     continue
                 wanted = [_plain(twin[column])]
@@ -227,7 +157,7 @@ class _Grid:
     def _losses(self, old: pd.DataFrame, new: pd.DataFrame) -> tuple[list[Finding], str]:
         """The first losses of each seed against those of the same seed, and against those of every other one."""
         found, reason, compared = [], "", False
-        for row in _records(new):
+        for row in records(new):
             if (other := self._follower_of(row, old, new)) is not None:
                 found.append(
                     Finding(
@@ -237,7 +167,7 @@ class _Grid:
                 )  # fmt: skip
                 compared = True
                 continue
-            twin = _twin(row, old)
+            twin = twin_of(row, old)
             if twin is None:
                 reason = f"seed {row['seed']} is not in the baseline"
                 continue
@@ -272,7 +202,7 @@ class _Grid:
         if len({tuple(_floats(losses)) for losses in old["first_losses"]}) < len(old):
             return None
         mine = _floats(row["first_losses"])
-        others = [other for other in [*_records(new), *_records(old)] if other["seed"] != row["seed"]]
+        others = [other for other in [*records(new), *records(old)] if other["seed"] != row["seed"]]
         for other in others:
             if _first_difference(_floats(other["first_losses"]), mine, self.tolerances.loss) is None:
                 return int(other["seed"])
@@ -280,16 +210,16 @@ class _Grid:
 
     def _accuracy_reason(self, cell: Cell) -> str:
         """Why a cell's accuracy cannot be compared; empty when it can."""
-        if not len(_good(self._old[cell])) or not len(_good(self._new[cell])):
+        if not len(good(self._old[cell])) or not len(good(self._new[cell])):
             return "no finished run"
-        if len(_good(self._old[cell])) < 2:
+        if len(good(self._old[cell])) < 2:
             return "the baseline has one seed, which says nothing of the spread"
         return ""
 
     def _accuracy(self, cell: Cell) -> CellCheck:
         """The mean of now against the interval of the baseline's seeds; then each seed against itself."""
         _, dataset, _, method = cell
-        old, new = _good(self._old[cell]), _good(self._new[cell])
+        old, new = good(self._old[cell]), good(self._new[cell])
         pairs = self._pairs_on_the_same_platform(old, new)
         if (reason := self._accuracy_reason(cell)) and not pairs:
             return CellCheck(method, dataset, "accuracy", skipped=reason)
@@ -310,7 +240,7 @@ class _Grid:
 
     def _pairs_on_the_same_platform(self, old: pd.DataFrame, new: pd.DataFrame) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Rows and those of the same seed, where a repetition gives the same numbers: on the same processor."""
-        pairs = [(row, _twin(row, old)) for row in _records(new) if row["device"] == "cpu"]
+        pairs = [(row, twin_of(row, old)) for row in records(new) if row["device"] == "cpu"]
         return [(row, twin) for row, twin in pairs if twin is not None and nearness(row, twin) == "same"]
 
     def _moved(self, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> Iterator[Finding]:
@@ -328,8 +258,8 @@ class _Grid:
             return [], f"{REFERENCE} is not in both runs, and costs are compared with its own"
         found, compared = [], False
         for column in COSTS:
-            before = _ratio(_good(self._old[cell]), _good(self._old[reference]), column)
-            after = _ratio(_good(self._new[cell]), _good(self._new[reference]), column)
+            before = _ratio(good(self._old[cell]), good(self._old[reference]), column)
+            after = _ratio(good(self._new[cell]), good(self._new[reference]), column)
             if before is None or after is None:
                 continue
             compared = True
@@ -342,32 +272,6 @@ class _Grid:
                     )
                 )  # fmt: skip
         return found, "" if compared else "no cost was measured"
-
-
-def _by_cell(frame: pd.DataFrame) -> dict[Cell, pd.DataFrame]:
-    return {tuple(map(str, cell)): rows for cell, rows in frame.groupby(CELL, sort=False)}
-
-
-def _of_the_same_specification(rows: pd.DataFrame, old: pd.DataFrame | None) -> pd.DataFrame:
-    """A cell's rows of the baseline's specification; where it has none, those of the newest specification."""
-    if old is not None and (same := rows["group_id"].isin(set(old["group_id"]))).any():
-        return rows[same]
-    newest = rows.sort_values("started_at", kind="stable").iloc[-1]["group_id"]
-    return rows[rows["group_id"] == newest]
-
-
-def _good(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[rows["status"] == "ok"]
-
-
-def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return [dict(zip(map(str, rows.columns), values)) for values in rows.itertuples(index=False, name=None)]
-
-
-def _twin(row: dict[str, Any], rows: pd.DataFrame) -> dict[str, Any] | None:
-    """The row of the same seed."""
-    found = _records(rows[rows["seed"] == row["seed"]])
-    return found[0] if found else None
 
 
 def _first_difference(before: list[float], after: list[float], allowed: float) -> tuple[int, float, float] | None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vpbench.checking.compare import Comparison, Finding
+from vpbench.checking.findings import Comparison, Finding
 from vpbench.core.errors import StoreError
 from vpbench.core.files import write_whole
 from vpbench.core.names import counted

@@ -37,7 +37,6 @@ def export(
 
     from vpbench.core.errors import StoreError
     from vpbench.core.names import counted
-    from vpbench.reporting.api import names_in
     from vpbench.reporting.runs import Filters
     from vpbench.store.exporting import write_export, writer_for
     from vpbench.store.folder import Store, as_frame
@@ -48,10 +47,7 @@ def export(
         typer.echo(f"warning: {path} is not a readable result and is left out: {reason}", err=True)
     if not len(rows.table):
         raise StoreError(f"no runs in {results}; --results chooses another folder.")
-    keep = Filters(
-        dataset=names_in(dataset), suite=names_in(suite), backbone=names_in(backbone), method=names_in(method),
-        seed=None if seed is None else (seed,),
-    )  # fmt: skip
+    keep = Filters.of(dataset, suite, backbone, method, seed)
     chosen = keep.apply(as_frame(rows.table.select(["run_id", "dataset", "suite", "backbone", "method", "seed"])))
     table = rows.table.filter(pc.is_in(rows.table["run_id"], pa.array(chosen["run_id"])))
     write_export(table, to)

@@ -10,17 +10,17 @@ import pandas as pd
 
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.names import unknown
+from vpbench.reporting.building import build_table
 from vpbench.reporting.definition import TableDefinition, load_definition
 from vpbench.reporting.files import write_whole
 from vpbench.reporting.formats import RENDERERS, SUFFIXES, terminal
 from vpbench.reporting.reported import with_reported
 from vpbench.reporting.rows import load_rows
-from vpbench.reporting.runs import Filters
-from vpbench.reporting.table import Table, build_table
+from vpbench.reporting.runs import Filters, Names
+from vpbench.reporting.table import Table
 from vpbench.store.folder import DEFAULT_FOLDER, Store
 
 DEFAULT_FIGURES = Path("results/figures")
-Names = str | Iterable[str] | None
 
 
 def make_report(
@@ -68,7 +68,7 @@ def make_report(
         raise UsageError("a table or a plot, not both: leave out --table or --plot.")
     if sum((table is not None or plot is not None or reported, bool(compare), statistics)) > 1:
         raise UsageError("--compare, --statistics and a table or plot of a paper are three reports: ask for one at a time.")
-    keep = Filters(names_in(dataset), names_in(suite), names_in(backbone), names_in(method), None if seed is None else (seed,))
+    keep = Filters.of(dataset, suite, backbone, method, seed)
     store = Store(results)
     if plot is not None:
         if format is not None:
@@ -94,8 +94,10 @@ def make_report(
 def _table(store: Store, definition: TableDefinition, paper: str, keep: Filters, reported: bool, mix: bool) -> Table:
     """A table of a paper. Without runs there is still what the paper reports."""
     if not reported:
-        return build_table(_runs(store) if not definition.unavailable else pd.DataFrame(), definition, keep, mix)
-    runs = load_rows(store)
+        return build_table(
+            _runs(store, definition.numbers) if not definition.unavailable else pd.DataFrame(), definition, keep, mix
+        )
+    runs = load_rows(store, definition.numbers)
     if runs.empty and not definition.unavailable:
         warnings.warn(f"no runs in {store.folder}: only what the paper reports is shown.", stacklevel=2)
     return with_reported(build_table(runs, definition, keep, mix), definition, paper)
@@ -105,7 +107,7 @@ def _tests(store: Store, keep: Filters, pairs: Sequence[tuple[str, str]], mix: b
     # Imported here: the libraries for tests take a second that a table need not wait for.
     from vpbench.reporting.compare import compare, statistics_table
 
-    runs = _runs(store)
+    runs = _runs(store, ("acc1",))
     return compare(store, runs, pairs, keep, mix) if pairs else statistics_table(runs, load_definition("insvp", "1"), keep, mix)
 
 
@@ -116,21 +118,13 @@ def _figures(name: str, store: Store, keep: Filters, folder: Path) -> list[Path]
     return draw_figures(name, store, _runs(store), keep, folder)
 
 
-def _runs(store: Store) -> pd.DataFrame:
-    runs = load_rows(store)
+def _runs(store: Store, numbers: Iterable[str] | None = None) -> pd.DataFrame:
+    runs = load_rows(store, numbers)
     if runs.empty:
         raise StoreError(
             f"no runs in {store.folder}. Fill it: vpbench run --methods linear,vpt --suite mini --results {store.folder}"
         )
     return runs
-
-
-def names_in(given: Names) -> tuple[str, ...] | None:
-    """What a filter is given, one by one; None for no filter."""
-    if given is None:
-        return None
-    parts = given.split(",") if isinstance(given, str) else given
-    return tuple(part.strip() for part in parts if part.strip())
 
 
 def _format(given: str | None, out: Path | None) -> str:

@@ -15,6 +15,8 @@ from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
 from vpbench.store.schema import COLUMNS
 
+MEANS = {"datasets": "Mean", "groups": "Mean of groups"}  # how means are called
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -99,6 +101,11 @@ class TableDefinition(_Frozen):
     notes: tuple[str, ...] = ()
 
     _metric_exists = field_validator("metric")(_known_column)
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The store's columns that it shows."""
+        return (self.metric, *(cost.column for cost in self.costs))
 
     @property
     def lines(self) -> tuple[Line, ...]:

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 
 from vpbench.core.errors import UsageError
 from vpbench.core.hashing import digest
+from vpbench.core.names import unknown
 from vpbench.core.registry import Registry
 from vpbench.reporting.definition import load_definition
 from vpbench.reporting.files import write_whole
@@ -232,7 +233,11 @@ def draw_figures(name: str, store: Store, runs: pd.DataFrame, filters: Filters, 
         UsageError: for an unknown figure, or a folder that cannot be written.
         StoreError: when the store lacks what the figure needs.
     """
-    draw = figure_registry().get(name.replace("-", "_"))  # critical-difference is a file that Python can import
+    registry = figure_registry()
+    known = {each.replace("_", "-"): each for each in registry.names()}  # critical-difference is a file that Python can import
+    if (asked := name.replace("_", "-")) not in known:
+        raise unknown("plot", name, known)
+    draw = registry.get(known[asked])
     if folder.suffix in _METADATA:
         raise UsageError(f"--out {folder} names a file; figures need a folder, as each is written as PNG and as PDF.")
     paths = []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import pandas as pd
 
 from vpbench.reporting.definition import TableDefinition
+from vpbench.reporting.settings import search_in
 
 
 def footer_lines(
@@ -81,7 +81,8 @@ def _searches(runs: pd.DataFrame) -> list[str]:
     known = runs[["method", "search"]].dropna().groupby("search")["method"]
     lines = []
     for text, methods in known:
-        search = json.loads(str(text))
+        if not (search := search_in(text)):
+            continue
         lines.append(
             f"Chosen on validation images for {', '.join(sorted(set(methods)))}, on each data set from {search['trials']} trials "
             f"({search['space']}, {search['sampler']}): {', '.join(search['searched'])}."

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from string import ascii_lowercase
 
 from vpbench.core.errors import UsageError
-from vpbench.reporting.definition import TableDefinition
+from vpbench.reporting.definition import MEANS, TableDefinition
 from vpbench.reporting.published import Figure, Footnote, footnotes, our_backbones, published_figures
 from vpbench.reporting.table import Cell, Column, Row, Section, Table
 
-_MEANS = {"datasets": "Mean", "groups": "Mean of groups"}
 REPORTED, GAP = "Reported", "Gap"
 _ALONE = "Reported only"
 
@@ -175,5 +174,5 @@ def _name(figure: Figure, definition: TableDefinition) -> str:
         return name
     if kind == "suite":
         suite, _, mean = name.partition(":")
-        return f"{suite}, {_MEANS[mean].lower()}"
-    return _MEANS[name] if kind == "mean" else f"Mean of {name}" if kind == "group" else name
+        return f"{suite}, {MEANS[mean].lower()}"
+    return MEANS[name] if kind == "mean" else f"Mean of {name}" if kind == "group" else name

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from vpbench.catalog import method_registry, resolve_method
@@ -17,9 +18,13 @@ from vpbench.core.hashing import canonical_json
 from vpbench.core.names import unknown
 from vpbench.execution.protocol import SuiteCard, method_options, recipe_card, resolve_recipe, suite_card, suite_names
 from vpbench.reporting.definition import Line
+from vpbench.reporting.settings import search_in, settings_in
 
 # Runs are comparable when these agree, and the digest of the data set too. ``images`` is what the suite trains on.
 SECTION_KEYS = ("backbone", "weights", "weights_sha256", "image_size", "preprocess", "images", "selection", "epochs", "precision")
+
+
+Names = str | Iterable[str] | None
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,12 @@ class Filters:
     backbone: tuple[str, ...] | None = None
     method: tuple[str, ...] | None = None
     seed: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, dataset: Names, suite: Names, backbone: Names, method: Names, seed: int | None) -> Filters:
+        """What a user asks for: one name, names with commas between them, or a list."""
+        seeds = None if seed is None else (seed,)
+        return cls(_names_in(dataset), _names_in(suite), _names_in(backbone), _names_in(method), seeds)
 
     def apply(self, runs: pd.DataFrame) -> pd.DataFrame:
         """The runs that pass.
@@ -45,6 +56,14 @@ class Filters:
         if not kept.any():
             raise UsageError("no run in the store passes all the filters together; drop one of them.")
         return runs[kept]
+
+
+def _names_in(given: Names) -> tuple[str, ...] | None:
+    """One by one; None for no filter."""
+    if given is None:
+        return None
+    parts = given.split(",") if isinstance(given, str) else given
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def _matches(values: pd.Series[Any], kind: str, wanted: tuple[Any, ...]) -> pd.Series[bool]:
@@ -107,9 +126,11 @@ def _row_labels(runs: pd.DataFrame, lines: Sequence[Line]) -> list[str]:
     for, so values that are the recipe's count as equal.
     """
     columns = ["method", "suite", "dataset", "method_version", "method_config", "recipe", "search"]
-    records = runs[columns].astype(object).to_dict("records")
-    keys = [tuple(map(str, run.values())) for run in records]
-    kinds = dict(zip(keys, records, strict=True))  # many runs differ in nothing but the seed
+    kind = runs.groupby(columns, dropna=False, sort=False).ngroup().to_numpy()  # many runs differ in nothing but the seed
+    records = runs.iloc[np.unique(kind, return_index=True)[1]][columns].astype(object).to_dict("records")
+    kinds = {tuple(map(str, run.values())): run for run in records}
+    own_key = [tuple(map(str, run.values())) for run in records]
+    keys = [own_key[number] for number in kind]
     own = {key: _configuration(run) for key, run in kinds.items()}
     datasets: dict[tuple[str, str], set[str]] = {}
     for method, suite, dataset, *_ in kinds:
@@ -123,7 +144,7 @@ def _row_labels(runs: pd.DataFrame, lines: Sequence[Line]) -> list[str]:
     for key, run in kinds.items():
         usual = base[key[0], key[1]]
         different = _different(own[key], json.loads(texts[key]), own[usual], json.loads(texts[usual]))
-        labels[key] = _label(str(run["method"]), _json(run["method_config"]), different, lines)
+        labels[key] = _label(str(run["method"]), settings_in(run["method_config"]), different, lines)
     return [labels[key] for key in keys]
 
 
@@ -143,8 +164,8 @@ def _configuration(run: Mapping[Hashable, Any]) -> dict[str, Any]:
     What a search has chosen, another value for every data set, is one setting: that it was chosen, and in which search.
     """
     version = {} if pd.isna(run["method_version"]) else {"version": int(run["method_version"])}
-    settings = version | _settings(_json(run["method_config"]), _json(run["recipe"]))
-    if search := _json(run["search"]):
+    settings = version | _settings(settings_in(run["method_config"]), settings_in(run["recipe"]))
+    if search := search_in(run["search"]):
         for name in search["searched"]:
             settings.pop(name if name in settings else name.removeprefix("recipe."), None)
         settings["tuned"] = f"{search['space']}, {search['trials']} trials"
@@ -204,11 +225,6 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _json(text: Any) -> dict[str, Any]:
-    value = json.loads(text) if isinstance(text, str) and text else {}
-    return value if isinstance(value, dict) else {"value": value}
-
-
 def _sections(runs: pd.DataFrame) -> list[tuple[Any, ...]]:
     """Per run: the values of ``SECTION_KEYS``, then ``""`` or, for a data set's rarer versions, its name and digest.
 
@@ -216,7 +232,7 @@ def _sections(runs: pd.DataFrame) -> list[tuple[Any, ...]]:
     """
     plain = runs[list(SECTION_KEYS)].convert_dtypes().astype(object)
     plain = plain.where(plain.notna(), None)
-    canonical = {text: canonical_json(_json(text)) for text in plain["preprocess"].unique()}
+    canonical = {text: canonical_json(settings_in(text)) for text in plain["preprocess"].unique()}
     plain["preprocess"] = [canonical[text] for text in plain["preprocess"]]
     keys = list(plain.itertuples(index=False, name=None))
     versions = list(zip(keys, runs["dataset"], runs["data_digest"].fillna(""), strict=True))

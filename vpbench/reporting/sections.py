@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
 from vpbench.reporting.runs import SECTION_KEYS
+from vpbench.reporting.settings import settings_in
 
 _SELECTION = {"last": "last epoch", "best_val": "best validation epoch"}
 _WEIGHTS = {"random": "random weights", "embedded": "embedded weights", "file": "weights from a file"}
@@ -56,8 +56,8 @@ def _extras(section: tuple[Any, ...], alike: list[tuple[Any, ...]]) -> list[str]
         extras.append(str(own["precision"]))
     if len({other["weights_sha256"] for other in others}) > 1:
         extras.append(f"weight file {own['weights_sha256'][:8] if own['weights_sha256'] else 'unknown'}")
-    preprocess = [json.loads(other["preprocess"] or "{}") for other in others]
-    mine = json.loads(own["preprocess"] or "{}")
+    preprocess = [settings_in(other["preprocess"]) for other in others]
+    mine = settings_in(own["preprocess"])
     varying = sorted({name for other in preprocess for name in {**mine, **other} if mine.get(name) != other.get(name)})
     return extras + [f"{name}={mine.get(name, '-')}" for name in varying]
 
@@ -65,7 +65,7 @@ def _extras(section: tuple[Any, ...], alike: list[tuple[Any, ...]]) -> list[str]
 def protocol(section: tuple[Any, ...], runs: pd.DataFrame) -> tuple[str, ...]:
     """Two lines: what was the same for every method, and how many images each data set has."""
     key = _named(section)
-    pixels = _preprocess(json.loads(key["preprocess"]), key["image_size"])
+    pixels = _preprocess(settings_in(key["preprocess"]), key["image_size"])
     seeds = sorted(set(runs["seed"].dropna().astype(int)))
     how = [_images(key["images"]), _selection(key["selection"]), _epochs(key["epochs"]), _seeds(seeds), str(key["precision"])]
     counts = runs.groupby("dataset")[["n_train", "n_val", "n_test"]].first()  # a failed run may lack them

@@ -48,7 +48,7 @@ def compact(store: Store) -> Compaction:
         StoreError: when another process does the same, a later vpbench wrote rows here, or the folder cannot be written.
     """
     with only_one(store):
-        for rest in store.folder.glob(f".{COMPACTED}*.partial"):  # of a process that was killed
+        for rest in store.folder.glob(f".{COMPACTED}*.partial.parquet"):  # of a process that was killed
             rest.unlink(missing_ok=True)
         rows = read_rows(store.folder, use_copy=False)  # a damaged copy must not get into what replaces the files
         rows.refuse_newer(store.folder)

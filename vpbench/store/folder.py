@@ -8,7 +8,6 @@ its relatives see rows only.
 
 from __future__ import annotations
 
-import os
 import secrets
 import tempfile
 import warnings
@@ -23,9 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError
+from vpbench.core.files import write_whole
 from vpbench.core.names import unknown
 from vpbench.store.claims import Claims
 from vpbench.store.reading import COMPACTED, Rows, compacted_files, read_rows
+from vpbench.store.row_file import encode_row
 from vpbench.store.schema import COLUMNS, SCHEMA, SCHEMA_VERSION, migrated
 
 DEFAULT_FOLDER = Path("results/runs")
@@ -87,11 +88,11 @@ class Store:
         if real := [name for name, value in integers.items() if isinstance(value, Real) and not isinstance(value, Integral)]:
             raise StoreError(f"run {row.get('run_id')}: a value does not fit its column: {', '.join(real)} must be integers.")
         try:
-            table = pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS}], schema=SCHEMA)
+            content = encode_row(pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS}], schema=SCHEMA))
         except (pa.ArrowException, OverflowError) as error:
             raise StoreError(f"run {row.get('run_id')}: a value does not fit its column: {error}") from error
         path = self.row_path(row["run_id"])
-        self._write_whole(path, lambda partial: pq.write_table(table, partial))
+        self._write_whole(path, lambda partial: partial.write_bytes(content))
         with suppress(OSError):
             self.checkpoint_path(row["run_id"]).unlink()
         return path
@@ -139,20 +140,12 @@ class Store:
         return path
 
     def _write_whole(self, path: Path, write: Callable[[Path], object]) -> None:
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(partial)
-            with partial.open("rb") as stream:
-                os.fsync(stream.fileno())
-            partial.replace(path)
+            write_whole(path, write)
         except OSError as error:
             raise StoreError(
                 f"{path} cannot be written: {error.strerror or error}. Free space or choose --results FOLDER."
             ) from error
-        finally:
-            with suppress(OSError):  # a folder that cannot be written cannot be tidied either
-                partial.unlink()
 
     def statuses(self) -> dict[str, str]:
         """Status of every stored run, by run id; broken files are left out, so that their runs are repeated.

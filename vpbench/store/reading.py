@@ -1,8 +1,9 @@
 """Reading all rows of a results folder, whatever its size, while others write to it and compact it.
 
-A file that ``vpbench compact`` wrote holds many rows and is read at once. Small files cost a millisecond each, so a folder with
-many of them keeps a copy of their rows: ``FOLDER/_cache/rows.arrow`` holds each with the stamp of the file it came from, and
-files that are new or changed are read again. The copy may be deleted at any time.
+A file that ``vpbench compact`` wrote holds many rows and is read at once. A run's own file is read by the row in it
+(``vpbench.store.row_file``) in a tenth of a millisecond; one of another version or of another program takes a millisecond or two.
+So a folder with many of them keeps a copy of their rows: ``FOLDER/_cache/rows.arrow`` holds each with the stamp of the file it
+came from, and files that are new or changed are read again. The copy may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,8 @@ import pyarrow.parquet as pq
 
 import vpbench
 from vpbench.core.errors import StoreError
+from vpbench.core.files import write_whole
+from vpbench.store.row_file import as_table, decode_row
 from vpbench.store.schema import SCHEMA, SCHEMA_VERSION, is_newer, migrated, version_of
 
 COMPACTED = "compacted-"  # how the names of files of many rows begin
@@ -32,6 +36,7 @@ _LAYOUT = f"2 {SCHEMA_VERSION} {pa.__version__} {SCHEMA.names}".encode()
 _FILE, _STAMP, _VERSION = _ORIGIN = ("_file", "_stamp", "_schema")  # columns besides the store's
 
 Broken = list[tuple[Path, str]]
+_Origin = tuple[str, str, str]  # a file's name, stamp and version
 
 
 @dataclass(frozen=True)
@@ -120,8 +125,10 @@ def stamp_of(path: Path) -> str:
 def _names(folder: Path) -> list[str]:
     try:
         return sorted(path.name for path in folder.iterdir() if path.suffix == ".parquet" and not path.name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return []
+    except NotADirectoryError as error:
+        raise StoreError(f"{folder} is a file, and a results folder is needed.") from error
     except OSError as error:
         raise StoreError(f"{folder} cannot be read: {error.strerror or error}.") from error
 
@@ -155,23 +162,65 @@ def _selected(table: pa.Table, wanted: list[str] | None) -> pa.Table:
 
 
 def _tables(folder: Path, files: dict[str, str], wanted: list[str] | None, broken: Broken) -> list[pa.Table]:
-    """A table of each readable file, with its name, stamp and version."""
-    tables = []
+    """The rows of all readable files, each with its file's name, stamp and version; a table per kind of file."""
+    quick: list[dict[str, Any]] = []
+    quick_origins: list[_Origin] = []
+    kinds: dict[pa.Schema, list[tuple[_Origin, pa.Table]]] = {}
     for name, stamp in files.items():
-        path = folder / name
         try:
-            file = pq.ParquetFile(path)
-            rows = migrated(file.read(columns=wanted, use_threads=name.startswith(COMPACTED)), wanted)
-            about = (name, stamp, version_of(file.schema_arrow))
+            content = None if name.startswith(COMPACTED) else (folder / name).read_bytes()
+            if content is not None and (row := decode_row(content)) is not None:
+                quick.append(row)
+                quick_origins.append((name, stamp, str(SCHEMA_VERSION)))
+                continue
+            file = pq.ParquetFile(folder / name if content is None else pa.BufferReader(content))
+            origin = (name, stamp, version_of(file.metadata.metadata))
+            rows = file.read(columns=wanted, use_threads=content is None).replace_schema_metadata(None)
         except (pa.ArrowException, OSError) as error:
-            if not os.path.lexists(path):
-                raise _GoneError from error
-            broken.append((path, str(error).splitlines()[0]))
+            _note_broken(folder / name, error, broken)
             continue
-        for column, value in zip(_ORIGIN, about, strict=True):
-            rows = rows.append_column(column, pa.repeat(value, len(rows)))
-        tables.append(rows)
+        kinds.setdefault(rows.schema, []).append((origin, rows))
+    tables = [table for members in kinds.values() for table in _migrated_together(folder, members, wanted, broken)]
+    if quick:
+        tables.append(_with_origins(as_table(quick, wanted), quick_origins, [1] * len(quick)))
     return tables
+
+
+def _migrated_together(
+    folder: Path, members: list[tuple[_Origin, pa.Table]], wanted: list[str] | None, broken: Broken
+) -> list[pa.Table]:
+    """The rows of files with the same columns, as rows of this version: in one table, unless a file does not fit."""
+    origins, tables = [origin for origin, _ in members], [rows for _, rows in members]
+    try:
+        table = migrated(pa.concat_tables(tables), wanted)
+    except (pa.ArrowException, OSError) as error:
+        if len(members) == 1:
+            _note_broken(folder / origins[0][0], error, broken)
+            return []
+        return [table for member in members for table in _migrated_together(folder, [member], wanted, broken)]
+    return [_with_origins(table, origins, [len(rows) for rows in tables])]
+
+
+def _with_origins(table: pa.Table, origins: list[_Origin], counts: list[int]) -> pa.Table:
+    """A table of several files' rows with what is known of the files.
+
+    Args:
+        counts: how many rows each file has, in the order of the table.
+    """
+    for column, values in zip(_ORIGIN, zip(*origins, strict=True), strict=True):
+        table = table.append_column(column, pa.array(np.repeat(np.array(values, dtype=object), counts), pa.string()))
+    return table
+
+
+def _note_broken(path: Path, error: Exception, broken: Broken) -> None:
+    """Remember a file that cannot be read.
+
+    Raises:
+        _GoneError: when it is not there any more.
+    """
+    if not os.path.lexists(path):
+        raise _GoneError from error
+    broken.append((path, str(error).splitlines()[0]))
 
 
 def _joined(tables: list[pa.Table]) -> pa.Table:
@@ -231,10 +280,6 @@ def _read_copy(path: Path, files: dict[str, str], wanted: list[str] | None) -> l
 
 
 def _write_copy(path: Path, rows: pa.Table) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    copy = rows.replace_schema_metadata({"layout": _LAYOUT})
     with suppress(OSError):  # a folder that cannot be written is read without a copy
-        path.parent.mkdir(exist_ok=True)
-        feather.write_feather(rows.replace_schema_metadata({"layout": _LAYOUT}), str(partial), compression="zstd")
-        partial.replace(path)
-    with suppress(OSError):
-        partial.unlink(missing_ok=True)
+        write_whole(path, lambda partial: feather.write_feather(copy, str(partial), compression="zstd"))

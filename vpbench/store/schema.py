@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 
@@ -138,9 +138,9 @@ SCHEMA = pa.schema(
 )
 
 
-def version_of(schema: pa.Schema) -> str:
-    """The version that a file was written with; ``unknown`` for a file that says none."""
-    return (schema.metadata or {}).get(b"vpbench_schema", b"unknown").decode(errors="replace")
+def version_of(metadata: Mapping[bytes, bytes] | None) -> str:
+    """The version that a file with these metadata was written with; ``unknown`` for a file that says none."""
+    return (metadata or {}).get(b"vpbench_schema", b"unknown").decode(errors="replace")
 
 
 def is_newer(version: str) -> bool:

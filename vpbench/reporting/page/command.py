@@ -14,6 +14,7 @@ from vpbench.core.hashing import canonical_json
 from vpbench.execution.protocol import CUSTOM_SUITE, SuiteCard, method_options, recipe_entries, resolve_recipe
 from vpbench.reporting.page.quantities import is_missing
 from vpbench.reporting.runs import known_suite
+from vpbench.reporting.settings import settings_in
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def repeat_command(run: Mapping[Hashable, Any], plans: Plans) -> Command:
             words += [f"--{option}", str(run[option])]
     if suite is not None:
         words += _seeds(run, suite, notes)
-        if not is_missing(run["preprocess"]) and _json(run["preprocess"]) != suite.preprocess.model_dump(mode="json"):
+        if not is_missing(run["preprocess"]) and settings_in(run["preprocess"]) != suite.preprocess.model_dump(mode="json"):
             notes.append("The suite prepared images otherwise when this run was made: see Preprocessing.")
     parts: list[list[str]] = []
     for word in words:
@@ -137,7 +138,7 @@ def _settings(run: Mapping[Hashable, Any], method: str, plan: Plan, notes: list[
     """``--epochs`` and ``--set`` for what this version would do otherwise."""
     if plan.problem:
         notes.append(plan.problem)
-    options, recipe = _json(run["method_config"]), _json(run["recipe"])
+    options, recipe = settings_in(run["method_config"]), settings_in(run["recipe"])
     words: list[str] = []
     if "epochs" in recipe and recipe["epochs"] != plan.recipe.get("epochs"):
         words += ["--epochs", str(recipe["epochs"])]
@@ -186,11 +187,3 @@ def _text(value: Any) -> str:
         except json.JSONDecodeError:
             return value
     return json.dumps(value)
-
-
-def _json(text: Any) -> dict[str, Any]:
-    try:
-        value = json.loads(text) if isinstance(text, str) and text else {}
-    except json.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}

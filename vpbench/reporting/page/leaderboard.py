@@ -10,13 +10,14 @@ from typing import Any
 
 import pandas as pd
 
+from vpbench.reporting.building import build_table
 from vpbench.reporting.definition import TableDefinition
 from vpbench.reporting.page.links import Place
 from vpbench.reporting.page.names import base_method, method_file
 from vpbench.reporting.page.quantities import is_missing, quantity
 from vpbench.reporting.runs import Filters, arrange, of_section
 from vpbench.reporting.sections import in_order, titles
-from vpbench.reporting.table import Cell, Column, Section, Table, build_table
+from vpbench.reporting.table import Cell, Column, Section, Table
 
 # As a file of reports/tables would say it: every method, in the order of the papers' tables, and what it costs.
 _DEFINITION = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -73,10 +74,15 @@ def quantity(column: str, value: Any) -> str:
     """A value with its unit; ``-`` for a missing one."""
     if isinstance(value, str):
         return value
-    if is_missing(value):
-        return MISSING
     if isinstance(value, (list, tuple, np.ndarray)):
         return ", ".join(f"{number:.6g}" for number in value) or MISSING
+    return _of_one(column, value)
+
+
+@lru_cache(maxsize=10_000, typed=True)  # most values of a large store are those of many runs
+def _of_one(column: str, value: Any) -> str:
+    if is_missing(value):
+        return MISSING
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if isinstance(value, pd.Timestamp):

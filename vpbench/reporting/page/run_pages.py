@@ -16,6 +16,7 @@ from vpbench.reporting.page.command import Command, Plans, repeat_command
 from vpbench.reporting.page.curve import curves, read_epochs
 from vpbench.reporting.page.names import base_method, method_file
 from vpbench.reporting.page.quantities import MISSING, blocks, is_missing, meaning, quantity
+from vpbench.reporting.settings import settings_in
 from vpbench.store.folder import Store
 
 # Shown in parts of the page of their own.
@@ -35,7 +36,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Fact:
-    """A column of the store: one value per run."""
+    """A column of the store: a value per run, or one that they share."""
 
     name: str
     values: tuple[str, ...]
@@ -123,7 +124,8 @@ def run_page(file: str, runs: Sequence[Run], anchors: Sequence[str], known: Know
 
 
 def _fact(name: str, runs: Sequence[Run]) -> Fact:
-    return Fact(name, tuple(quantity(name, run[name]) for run in runs), meaning(name))
+    values = tuple(quantity(name, run[name]) for run in runs)
+    return Fact(name, values[:1] if len(set(values)) == 1 else values, meaning(name))
 
 
 def _one(run: Run, anchor: str, known: Known) -> OneRun:
@@ -160,25 +162,16 @@ def _curve(run_id: str, title: str, store: Store) -> tuple[tuple[Markup, ...], s
 
 
 def _values(text: Any, meanings: Mapping[str, str] | None = None) -> list[Setting]:
-    value = _json(text)
-    pairs = value.items() if isinstance(value, dict) else [("value", value)] if value is not None else []
-    return [Setting(str(name), _text(own), (meanings or {}).get(str(name), "")) for name, own in pairs]
+    return [Setting(str(name), _text(own), (meanings or {}).get(str(name), "")) for name, own in settings_in(text).items()]
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _json(text: Any) -> Any:
-    try:
-        return json.loads(text) if isinstance(text, str) and text else None
-    except json.JSONDecodeError:
-        return text
-
-
 def _pretty(text: Any) -> str:
-    value = _json(text)
-    return "" if value is None else json.dumps(value, indent=2, sort_keys=True)
+    value = settings_in(text)
+    return json.dumps(value, indent=2, sort_keys=True) if value else ""
 
 
 def _sources(text: Any) -> tuple[str, ...]:

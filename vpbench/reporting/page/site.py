@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -22,12 +21,11 @@ from vpbench.reporting.page.pictures import Plot, draw_all, without_folder
 from vpbench.reporting.page.quantities import quantity
 from vpbench.reporting.page.run_pages import Known, run_page
 from vpbench.reporting.rows import load_rows
-from vpbench.reporting.runs import Filters
+from vpbench.reporting.runs import Filters, Names
 from vpbench.store.folder import Store
 
 ASSETS = ("style.css", "table.js")
 MOST_FAILURES = 200  # listed on the first page; more are counted
-Names = str | Iterable[str] | None
 
 
 def write_page(
@@ -59,7 +57,7 @@ def write_page(
     check_replaceable(Path(folder))
     store = Store(results)
     runs, broken = _load(store)
-    keep = Filters(_names(dataset), _names(suite), _names(backbone), _names(method), None if seed is None else (seed,))
+    keep = Filters.of(dataset, suite, backbone, method, seed)
     kept = keep.apply(runs)
     where = dict(zip(kept.index, places(kept, own_page), strict=True))
     ranked = standings(runs, keep, where)
@@ -153,10 +151,3 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def _names(given: Names) -> tuple[str, ...] | None:
-    if given is None:
-        return None
-    parts = given.split(",") if isinstance(given, str) else given
-    return tuple(part.strip() for part in parts if part.strip())

@@ -1,0 +1,23 @@
+"""What a row keeps as JSON: options, recipe, preprocessing, search."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def settings_in(text: Any) -> dict[str, Any]:
+    """The settings by name; {} for none. Text that is no JSON, or no settings, is kept as ``{"value": text}``."""
+    if not isinstance(text, str) or not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    return value if isinstance(value, dict) else {"value": value}
+
+
+def search_in(text: Any) -> dict[str, Any]:
+    """Space, sampler, trials and searched settings of the search that chose a run's settings; {} for none."""
+    found = settings_in(text)
+    return found if {"space", "sampler", "trials", "searched"} <= found.keys() else {}
