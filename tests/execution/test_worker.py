@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vpbench.catalog import resolve_method
-from vpbench.core.errors import DivergedError, StoreError, UnsupportedError, WeightsError
+from vpbench.core.errors import DivergedError, StoppedError, StoreError, UnsupportedError, WeightsError
 from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.execution import worker
 from vpbench.execution.plan import ARTEFACTS, PlannedRun
@@ -121,7 +121,7 @@ def test_errors_become_rows(error: Exception, status: str, text: str, store: Sto
     assert not (store.folder / "_artefacts").exists()
 
 
-@pytest.mark.parametrize("error", [StoreError("full"), WeightsError("changed"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [StoreError("full"), WeightsError("changed"), KeyboardInterrupt(), StoppedError("now")])
 def test_errors_that_no_run_is_to_blame_for(error: BaseException, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_trainer: Trainer) -> None:
         raise error

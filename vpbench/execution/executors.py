@@ -6,6 +6,7 @@ import inspect
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -31,6 +32,8 @@ EXECUTORS = {
 
 # The library that an executor needs, which the extra ``vpbench[NAME]`` installs.
 LIBRARIES = {"ray": "ray", "slurm": "submitit"}
+
+SAME_SIGTERM_S = 2.0  # a second one within this time is the first, passed on by another process
 
 STOPPED = "stopped by SIGTERM; finished runs are stored, and those under way go on from their checkpoints with the same command."
 
@@ -158,19 +161,24 @@ def about_claim(job: Job, place: str) -> dict[str, Any]:
 @contextmanager
 def stopped_by_signals(executor: Executor, watcher: Watcher) -> Iterator[None]:
     """In the block, Ctrl-C lets what runs finish and starts nothing more, and SIGTERM leaves what runs at its step. The second
-    signal of a kind stops at once (KeyboardInterrupt, StoppedError).
+    signal of a kind stops at once (KeyboardInterrupt, StoppedError); but one SIGTERM may arrive twice, from a scheduler and
+    passed on by a shell.
 
     Outside the main thread, where Python delivers no signals, the block is as any other.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked: set[int] = set()
+    asked: dict[int, float] = {}
 
     def interrupt(number: int, _: object) -> None:
         if number in asked:
-            raise KeyboardInterrupt if number == signal.SIGINT else StoppedError(STOPPED)
-        asked.add(number)
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            if time.monotonic() > asked[number] + SAME_SIGTERM_S:
+                raise StoppedError(STOPPED)
+            return
+        asked[number] = time.monotonic()
         if number == signal.SIGINT:
             executor.drain()
             watcher.note("Interrupted: runs under way are finished, nothing more is started. Ctrl-C again stops at once.")

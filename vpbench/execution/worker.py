@@ -20,7 +20,7 @@ import torch
 
 from vpbench.build import build_model
 from vpbench.catalog import method_class
-from vpbench.core.errors import DivergedError, StoreError, UnsupportedError, WeightsError
+from vpbench.core.errors import DivergedError, StoppedError, StoreError, UnsupportedError, WeightsError
 from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData
 from vpbench.execution.device import describe
@@ -67,6 +67,7 @@ def execute(
         StoreError: when the row cannot be written.
         WeightsError: when the backbone cannot be loaded, which no method is to blame for.
         Paused: when the run was left, for another process to go on with; there is no row then.
+        StoppedError: when a second SIGTERM came before it could be left; there is no row then either.
     """
     started, checkpoints = datetime.now(UTC), checkpoints or Checkpoints()
     sizes = {"classes": len(data.class_names), "n_train": len(data.train), "n_val": len(data.val), "n_test": len(data.test)}
@@ -77,7 +78,7 @@ def execute(
         left_s = None if timeout_s is None else max(0.001, timeout_s - checkpoints.elapsed_s)
         with _time_limit(left_s, on_epoch) as after_epoch, float32_products(run.spec.precision):
             row.update(_run(run.spec, data, store, device, set(save), after_epoch, checkpoints, checkpoint_blocks))
-    except (StoreError, WeightsError):
+    except (StoreError, WeightsError, StoppedError):
         raise
     except DivergedError as error:
         row.update(status="diverged", error=str(error))
