@@ -67,10 +67,10 @@ class PromptedModel(nn.Module):
         return self
 
     def frozen(self, images: Tensor) -> Frozen:
-        """Images through all that lies in front of the method's first block, without gradient."""
-        with torch.no_grad():
-            tokens = self._through(0, self.method.first_block, self.backbone.embed(images))
-            return Frozen(self.backbone.pool(tokens) if self._reads_features else tokens.x)
+        """Images through all that lies in front of the method's first block; nothing there has a gradient, unless somebody
+        asks for that of an activation."""
+        tokens = self._through(0, self.method.first_block, self.backbone.embed(images))
+        return Frozen(self.backbone.pool(tokens) if self._reads_features else tokens.x)
 
     def features(self, inputs: Tensor | Frozen, context: Context | None = None) -> Tensor:
         """What the classifier reads, (B, feature_width), from one forward pass.

@@ -111,7 +111,7 @@ def order_seed_ignored() -> None:
 
     def init(self: fit.Trainer, *words: Any, **named: Any) -> None:
         whole(self, *words, **named)
-        self._order = torch.Generator().manual_seed(42)
+        self._order.manual_seed(42)
 
     fit.Trainer.__init__ = init  # type: ignore[method-assign]
 

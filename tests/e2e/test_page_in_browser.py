@@ -63,14 +63,14 @@ def site(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Without the models, as looking inside them takes a while and has tests of its own.
     shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     store = Store(folder)
-    for own in Store(finished).load().to_dict("records"):
-        row = {name: None if value is None else value for name, value in own.items()}
+    real = Store(finished).load().to_dict("records")
+    for row in real:
         best = 60.0 if row["method"] == "linear" else 70.0
         for place in range(8):
             for seed in (1, 2):
                 _add(store, row, dataset=f"set{place:02d}", seed=seed, acc1=best + (-1) ** place * place + seed)
         _add(store, row, dataset="set00", epochs=7, acc1=99.0)
-    vpt = {**row, "method": "vpt"}
+    vpt = next(row for row in real if row["method"] == "vpt")
     longer = {**json.loads(vpt["method_config"]), "prompt_length": 50}
     _add(store, vpt, dataset="set00", method_config=json.dumps(longer), acc1=80.0, seed=1)
     _add(store, vpt, dataset="set03", seed=5, acc1=None, status="diverged", error="Traceback\nthe loss became NaN")

@@ -47,7 +47,7 @@ def test_rows_and_columns_follow_the_definition(tmp_path: Path) -> None:
     extra = [make_row(method, "digits") for method in ("zebra", "aardvark", "insvp:released", "ivpt")]
     section = only_section(table_of(tmp_path, *grid(), *extra))
     assert labels(section) == ["linear", "vpt", "insvp", "insvp:released", "ivpt", "aardvark", "zebra"]
-    assert [row.group for row in section.rows] == ["Linear probing", *["Prompts"] * 4, *["Other methods"] * 2]
+    assert [row.group for row in section.rows] == ["Partial tuning", *["Prompts"] * 4, *["Other methods"] * 2]
     names = [(column.group, column.name) for column in section.columns]
     assert names[:3] == [("natural", "digits"), ("natural", "flowers"), ("structured", "sprites_location")]
     assert [name for _, name in names[3:]] == ["Mean", "Params (M)", "FLOPs (G)"]

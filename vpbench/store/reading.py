@@ -128,7 +128,7 @@ def _names(folder: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except NotADirectoryError as error:
-        raise StoreError(f"{folder} is a file, and a results folder is needed.") from error
+        raise StoreError(f"{folder} is a file, and a results folder is needed: --results FOLDER.") from error
     except OSError as error:
         raise StoreError(f"{folder} cannot be read: {error.strerror or error}.") from error
 
