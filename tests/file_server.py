@@ -102,8 +102,8 @@ def serving() -> Iterator[FileServer]:
                 while server.hold_after is not None:
                     time.sleep(0.01)
                 return
+            exchange.sent = len(part)  # first, since the other side may look as soon as it has all
             self.wfile.write(part)
-            exchange.sent = len(part)
 
         def log_message(self, *_: object) -> None:
             pass
