@@ -131,7 +131,10 @@ def test_fewer_losses_are_a_change() -> None:
     assert only(against(make_row(seed=3, first_losses=LOSSES[:4]))).column == "first_losses[4] (seed 3)"
 
 
-@pytest.mark.parametrize("change", [{"device_name": "Another"}, {"threads": 2}, {"torch": "2.9.0+cpu"}, {"timm": "1.0.23"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"device_name": "Another"}, {"threads": 2}, {"linear_kernel": "onednn"}, {"torch": "2.9.0+cpu"}, {"timm": "1.0.23"}],
+)
 @pytest.mark.parametrize(("share", "alarm"), [(0.9e-3, False), (1.1e-3, True)])
 def test_losses_on_a_similar_platform(change: dict[str, Any], share: float, alarm: bool) -> None:
     found = against(make_row(seed=3, first_losses=shifted(4, share), **change))
