@@ -57,7 +57,7 @@ def make_row(method: str = "vpt", dataset: str = "digits", seed: int = 1, **colu
         "flops_train_step": 240_000_000, "macs_forward": 40_000_000, "macs_fvcore": 40_000_000,
         "latency_ms_p50": 4.0 * slower, "train_step_ms": 100 * slower, "mem_train_peak": 10**9, "mem_infer_peak": 9 * 10**8,
         "vpbench_version": "0.1", "python": "3.11.0", "torch": "2.9.1", "timm": "1.0.22", "platform": "Linux x86_64",
-        "device": "cpu", "device_name": "A processor", "threads": 1,
+        "device": "cpu", "device_name": "A processor", "threads": 1, "linear_kernel": "default",
     }  # fmt: skip
     return {**row, **columns}
 

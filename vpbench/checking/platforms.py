@@ -27,10 +27,11 @@ def nearness(one: Row, two: Row) -> Nearness:
     """How alike the platforms of two rows are.
 
     ``near`` shares the random numbers and the order of operations, but not how sums are rounded: another processor of the
-    same architecture, another number of threads or matrix product, another timm or patch release of torch. On another architecture or with
-    another minor version of torch even the random numbers may be others (dropout draws from MKL's generator on x86 only).
+    same architecture, another number of threads or matrix product, another timm or patch release of torch. On another
+    architecture or with another minor version of torch even the random numbers may be others (dropout draws from MKL's
+    generator on x86 only).
     """
-    if all(one.get(name) == two.get(name) for name in SAME):
+    if all(one[name] == two[name] for name in SAME):
         return "same"
     return "near" if all(one[name] == two[name] for name in ("platform", "device")) and _minor(one) == _minor(two) else "far"
 
@@ -42,11 +43,9 @@ def _minor(row: Row) -> list[str]:
 def described(row: Row) -> str:
     """A row's platform in a few words."""
     threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
-    kernel = row.get("linear_kernel")
-    products = f", products by {kernel}" if kernel not in (None, "default") else ""
-    return (
-        f"{row['platform']}, {row['device']} {row['device_name']}, {threads}{products}, torch {row['torch']}, timm {row['timm']}"
-    )
+    products = ", products by oneDNN" if row["linear_kernel"] == "onednn" else ""
+    place = f"{row['platform']}, {row['device']} {row['device_name']}, {threads}{products}"
+    return f"{place}, torch {row['torch']}, timm {row['timm']}"
 
 
 def differences(before: list[Row], now: list[Row], tolerances: Tolerances) -> Iterator[str]:
