@@ -34,7 +34,7 @@ class VPTConfig(MethodConfig):
     )
     deep: bool = option(
         True,
-        "new prompts before every block, their outputs discarded; else prompts before block 0 only",
+        "new prompts before every block, their outputs discarded; else prompts before the first one only",
         "VPT paper, equations 4 to 7",
     )
     start: int = option(

@@ -17,7 +17,7 @@ from vpbench.reporting.page.names import base_method, method_file
 FIDELITIES = {
     "paper": "follows the paper where paper and released code differ",
     "released-code": "follows the released code",
-    "both-differ": "differs from both the paper and the released code",
+    "both-differ": "paper and released code differ: without a preset as the paper, with one as the code",
     "approximate": "approximates the paper",
 }
 
