@@ -42,20 +42,14 @@ def run_lean(block: Any, tokens: Tokens, only_class: bool, seen: Sequence[Callab
         seen: called with the class token's query (B, heads, 1, D / heads), all keys, in the order of the sequence, and the
             factor of their products.
     """
-    rest, prompts, count = tokens.rest, _prompts(tokens), tokens.prefix
-    attention = inner_attention(block)
-    width = attention.qkv.out_features // 3
+    rest, attention = tokens.rest, inner_attention(block)
     normed = block.norm1(rest)
     asked = normed[:, :1] if only_class else normed
-    query = attention.q_norm(heads(part(attention.qkv, asked, 0, width), attention))
-    projected = part(attention.qkv, normed, width, 3 * width)
-    if prompts is not None:
-        of_prompts = part(attention.qkv, block.norm1(prompts), width, 3 * width).expand(len(rest), -1, -1)
-        projected = torch.cat([projected[:, :count], of_prompts, projected[:, count:]], dim=1)
-    key, value = (heads(half, attention) for half in projected.chunk(2, dim=-1))
+    query = attention.q_norm(heads(part(attention.qkv, asked, 0, _width(attention)), attention))
+    key, value = (heads(half, attention) for half in _keys_values(block, normed, _prompts(tokens)).chunk(2, dim=-1))
     key = attention.k_norm(key)
     for look in seen:
-        look(query[:, :, :1], key, attention.scale)
+        look(query[:, :, :1], _in_sequence(key.detach(), tokens), attention.scale)
     if isinstance(block.attn, KeyValuePromptedAttention):
         key, value = block.attn.extended(key, value)
     x = rest[:, :1] if only_class else rest
@@ -65,6 +59,10 @@ def run_lean(block: Any, tokens: Tokens, only_class: bool, seen: Sequence[Callab
     return Tokens(x, 1 if only_class else tokens.prefix)
 
 
+def _width(attention: Any) -> int:
+    return int(attention.qkv.out_features) // 3
+
+
 def _prompts(tokens: Tokens) -> Tensor | None:
     """(1 or B, N, D); one for all images where these share their prompts."""
     if not tokens.prompts:
@@ -72,3 +70,29 @@ def _prompts(tokens: Tokens) -> Tensor | None:
     if tokens.apart is not None and tokens.apart.ndim == 2:
         return tokens.apart.unsqueeze(0)
     return tokens.prompt_tokens
+
+
+def _keys_values(block: Any, normed: Tensor, prompts: Tensor | None) -> Tensor:
+    """Keys and values side by side, (B, T, 2 D).
+
+    Those of the prompts come last. Attention does not mind the order, and there the gradient of the others is one piece of
+    the whole; around prompts in the middle it would have to be put together from two.
+    """
+    qkv, width = inner_attention(block).qkv, _width(inner_attention(block))
+
+    def project(x: Tensor) -> Tensor:
+        return part(qkv, x, width, 3 * width)
+
+    if prompts is None:
+        return project(normed)
+    if len(prompts) == len(normed):  # joined while the tokens are half as wide
+        return project(torch.cat([normed, block.norm1(prompts)], dim=1))
+    return torch.cat([project(normed), project(block.norm1(prompts)).expand(len(normed), -1, -1)], dim=1)
+
+
+def _in_sequence(key: Tensor, tokens: Tokens) -> Tensor:
+    """Keys (B, heads, T, D / heads), those of the prompts moved from the end to their place behind the prefix."""
+    if not tokens.prompts:
+        return key
+    front, patches, prompts = key.split([tokens.prefix, key.shape[2] - tokens.prefix - tokens.prompts, tokens.prompts], dim=2)
+    return torch.cat([front, prompts, patches], dim=2)
