@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -18,14 +18,16 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
+from torch.nn.utils import skip_init
 
-from vpbench.backbones.frozen import Kernel, onednn_linear
+from vpbench.backbones.frozen import FrozenLinear, Kernel, onednn_linear
 from vpbench.core.files import write_whole
 from vpbench.data.cache import default_root
 
 WORTH_IT = 1.1  # times as fast over a whole block, at least, so that noise decides nothing
 LAYERS = ((1, 3), (1, 1), (1, 4), (4, 1))  # of a block: widths of input and output, in widths of a token
 ROWS, REPEATS = 512, 7
+KERNELS: tuple[Kernel, Kernel] = ("default", "onednn")
 
 
 def linear_kernel(width: int) -> Kernel:
@@ -59,35 +61,31 @@ def _alone(file: Path) -> Iterator[None]:
 def _measured(width: int) -> Kernel:
     if not _has_onednn():
         return "default"
-    with torch.inference_mode():
+    with torch.inference_mode(False), torch.enable_grad():
         times = [_of_layer(inputs * width, outputs * width) for inputs, outputs in LAYERS]
     default, onednn = (sum(column) for column in zip(*times))
     return "onednn" if default > WORTH_IT * onednn else "default"
 
 
-def _of_layer(inputs: int, outputs: int) -> tuple[float, float]:
-    """Seconds of a layer's output and of its input's gradient together, by torch's default and by oneDNN."""
-    x, gradient, weight, bias = _values(ROWS, inputs), _values(ROWS, outputs), _values(outputs, inputs), _values(outputs)
-    turned = weight.T.contiguous()
-    calls = (
-        lambda: F.linear(x, weight, bias), lambda: gradient @ weight,
-        lambda: onednn_linear(x, weight, bias), lambda: onednn_linear(gradient, turned, None),
-    )  # fmt: skip
+def _of_layer(inputs: int, outputs: int) -> list[float]:
+    """Seconds of a layer's output and of its input's gradient together, by each of :data:`KERNELS`."""
+    x, gradient = _values(ROWS, inputs).requires_grad_(), _values(ROWS, outputs)
+    layer = skip_init(FrozenLinear, inputs, outputs).requires_grad_(False)
+    layer.load_state_dict({"weight": _values(outputs, inputs), "bias": _values(outputs)})
+
+    def seconds(kernel: Kernel) -> float:
+        layer.kernel = kernel
+        start = time.perf_counter()
+        layer(x).backward(gradient)
+        return time.perf_counter() - start
+
     # In turns, and the best of each: another process may slow down any of them.
-    turns = [[_seconds(call) for call in calls] for _ in range(REPEATS)]
-    forward, backward, onednn_forward, onednn_backward = (min(column) for column in zip(*turns))
-    return forward + backward, onednn_forward + onednn_backward
+    return [min(column) for column in zip(*([seconds(kernel) for kernel in KERNELS] for _ in range(REPEATS)))]
 
 
 def _values(*size: int) -> torch.Tensor:
     """Random values that leave the run's own random stream alone."""
     return torch.randn(*size, generator=torch.Generator().manual_seed(0))
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 @cache
