@@ -91,9 +91,14 @@ def traces(folder: Path) -> Traces:
     }
 
 
+def row_files(folder: Path) -> list[Path]:
+    """The files of stored rows; pathlib also finds hidden ones, which are being written or were when their writer was killed."""
+    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+
+
 def rows(folder: Path) -> pd.DataFrame:
     """The stored rows, read without vpbench."""
-    return pd.concat([pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))], ignore_index=True)
+    return pd.concat([pd.read_parquet(path) for path in row_files(folder)], ignore_index=True)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from command import CHECKOUT, leave, rows, small_disk, start, vpbench
+from command import CHECKOUT, leave, row_files, rows, small_disk, start, vpbench
 
 from vpbench.store.folder import Store
 
@@ -97,7 +97,7 @@ def until(condition: Callable[[], object], process: subprocess.Popen[str] | None
 
 
 def count(results: Path) -> int:
-    return len(list(results.glob("*.parquet")))
+    return len(row_files(results))
 
 
 def kill_a_worker(results: Path, parent: int) -> bool:

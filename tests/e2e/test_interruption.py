@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from command import leave, rows, small_disk, start, traces, vpbench
+from command import leave, row_files, rows, small_disk, start, traces, vpbench
 
 from vpbench.store.folder import Store
 
@@ -21,7 +21,7 @@ def started_grid(results: Path, command: list[str]) -> subprocess.Popen[str]:
     """A process that works on ``GRID`` and has stored a row, but not all four."""
     process = start(*command, results, *GRID)
     deadline = time.monotonic() + 120
-    while not list(results.glob("*.parquet")):
+    while not row_files(results):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -30,7 +30,8 @@ def started_grid(results: Path, command: list[str]) -> subprocess.Popen[str]:
 
 def check_continues(results: Path, command: list[str]) -> None:
     """The same command leaves the rows that are there alone and adds the others, every run once."""
-    before = {name: trace for name, trace in traces(results).items() if name.endswith(".parquet")}
+    names = {path.name for path in row_files(results)}
+    before = {name: trace for name, trace in traces(results).items() if name in names}
     assert 1 <= len(before) < 4
     done = vpbench(*command, results, *GRID)
     assert done.code == 0, done.err
@@ -59,7 +60,7 @@ def test_interrupt(tmp_path: Path, command: list[str], unmeasured: None) -> None
     assert "Traceback" not in err
     assert [line for line in err.splitlines() if line.startswith("vpbench:")] == err.splitlines()[-1:]
     assert "the same command continues" in err
-    assert all(name.endswith(".parquet") for name in traces(tmp_path))
+    assert set(traces(tmp_path)) == {path.name for path in row_files(tmp_path)}
     check_continues(tmp_path, command)
 
 
@@ -67,7 +68,7 @@ def test_what_a_killed_writer_leaves(results: Path, command: list[str], unmeasur
     """Neither a half-written file nor one that lost its end keeps the others from being read."""
     run_id = rows(results).query("method == 'vpt'")["run_id"].item()
     whole = (results / f"{run_id}.parquet").read_bytes()
-    (results / f".{run_id}.parquet.99.partial").write_bytes(whole[:500])
+    (results / f".{run_id}.99.partial.parquet").write_bytes(whole[:500])
     (results / "_artefacts" / run_id / ".features.npz.99.partial").write_bytes(b"PK")
     assert "0 of them new" in vpbench(*command, results, "--methods", "linear,vpt").out
     (results / f"{run_id}.parquet").write_bytes(whole[:500])
@@ -107,7 +108,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_disk_full_in_the_middle(disk: Path, finished: Path, command: list[str], unmeasured: None) -> None:
-    size = max(path.stat().st_size for path in finished.glob("*.parquet"))
+    size = max(path.stat().st_size for path in row_files(finished))
     filler, results = leave(disk, 3 * size // 2), disk / "runs"
     done = vpbench(*command, results, *GRID)
     assert done.code == 5
@@ -155,7 +156,7 @@ def test_a_long_run_goes_on_where_it_was(tmp_path: Path, command: list[str], unm
             time.sleep(0.05)
         out, err = process.communicate(timeout=60)
         assert out == ""
-        assert list(results.glob("*.parquet")) == []
+        assert row_files(results) == []
         assert store.claims.held() == {}
         assert path.exists()
         return process.returncode, err

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from command import UNMEASURED, rows, start, traces, vpbench
+from command import UNMEASURED, row_files, rows, start, traces, vpbench
 
 from vpbench.execution.cost import Work
 from vpbench.execution.local import worker
@@ -129,7 +129,7 @@ def test_ctrl_c_and_status_of_a_grid_at_work(command: list[str], tmp_path: Path,
     results = tmp_path / "runs"
     process = start(*command, results, "--methods", "linear", "--seeds", 9, "--save", "none", "--workers", 1)
     deadline = time.monotonic() + 200
-    while not (list(results.glob("*.parquet")) and Store(results).claims.held()):
+    while not (row_files(results) and Store(results).claims.held()):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -149,7 +149,7 @@ def test_ctrl_c_and_status_of_a_grid_at_work(command: list[str], tmp_path: Path,
     assert run["run_id"] in table["run_id"].tolist()  # it was under way, and finished
     assert set(table["status"]) == {"ok"}
     assert len(table) < 9
-    assert all(name.endswith(".parquet") for name in traces(results))
+    assert set(traces(results)) == {path.name for path in row_files(results)}
 
 
 @pytest.mark.usefixtures("workers", "unmeasured")
@@ -179,7 +179,7 @@ def test_workers_that_are_asked_to_stop(command: list[str], tmp_path: Path) -> N
     assert out == ""
     assert err.splitlines()[-1].startswith("vpbench: stopped by SIGTERM")
     assert store.claims.held() == {}
-    assert list(results.glob("*.parquet")) == []
+    assert row_files(results) == []
 
     process, worker = started_again()
     os.kill(worker, signal.SIGTERM)
