@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,6 +21,7 @@ from torch.nn.utils import skip_init
 
 from vpbench.backbones.frozen import FrozenLinear, Kernel, onednn_linear
 from vpbench.core.files import write_whole
+from vpbench.core.processor import processor
 from vpbench.data.cache import default_root
 
 WORTH_IT = 1.1  # times as fast over a whole block, at least, so that noise decides nothing
@@ -39,7 +39,7 @@ def linear_kernel(width: int) -> Kernel:
     if asked in ("default", "onednn"):
         return "onednn" if asked == "onednn" and _has_onednn() else "default"
     file = default_root() / "kernels.json"
-    name = f"{_processor()}, torch {torch.__version__}, width {width}"
+    name = f"{processor()}, torch {torch.__version__}, width {width}"
     if name not in (kept := _read(file)):
         with _alone(file):  # another process may have measured meanwhile, and what it found holds
             if name not in (kept := _read(file)):
@@ -97,15 +97,6 @@ def _has_onednn() -> bool:
     with suppress(RuntimeError, AttributeError, NotImplementedError):
         return torch.allclose(onednn_linear(x, weight, None), F.linear(x, weight), atol=1e-5)
     return False
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        facts = dict(line.split(":", 1) for line in lines[: lines.index("")] if ":" in line)
-        named = {key.strip(): value.strip() for key, value in facts.items()}
-        return " ".join(named.get(key, "") for key in ("model name", "cpu family", "model", "stepping"))
-    return platform.processor() or platform.machine()
 
 
 def _read(file: Path) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import subprocess
-import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 import vpbench
 from vpbench.core.errors import UsageError
+from vpbench.core.processor import processor
 
 
 def resolve_device(name: str) -> torch.device:
@@ -59,18 +59,9 @@ def describe(device: torch.device) -> dict[str, Any]:
         "timm": timm.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
         "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
     }
-
-
-def _processor() -> str:
-    if sys.platform == "linux":
-        with suppress(OSError):
-            for line in Path("/proc/cpuinfo").read_text().splitlines():
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 @cache
