@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import platform
 import random
 import sys
 import time
@@ -34,6 +33,7 @@ from torch import Tensor
 from vpbench.backbones.family import adapter_for
 from vpbench.backbones.frozen import freeze_linears
 from vpbench.catalog import method_class, resolve_method
+from vpbench.core.processor import processor
 from vpbench.model import PromptedModel
 
 CLASSES = 100
@@ -206,11 +206,7 @@ HEADER = [
 
 
 def machine() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    found = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return found[0] if found else platform.processor()
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> Store:
 
 def names(store: Store) -> list[str]:
     """Without what a killed writer left, which is hidden."""
-    return sorted(path.name for path in store.folder.glob("*.parquet") if not path.name.startswith("."))
+    return list(reading.list_files(store.folder))
 
 
 def in_a_child(work: Callable[[], object]) -> int:
