@@ -96,16 +96,22 @@ def operations(model: PromptedModel, lean: bool) -> int:
 def test_what_is_left_of_a_forward_pass() -> None:
     """By hand, for two images that share their prompts: what the formula says, and nothing else."""
     model = model_of("vpt without dropout", {})
-    images_, depth, width, prompts, rest, patches = 2, 2, 48, 10, 17, 16
+    images_, depth, width, heads, prompts, rest, patches = 2, 2, 48, 3, 10, 17, 16
     keys = prompts + rest
 
-    def block(asking: int) -> int:
-        projections = images_ * (asking * width + rest * 2 * width) * width + prompts * 2 * width * width
-        mixing = 2 * images_ * asking * keys * width
-        return 2 * (projections + mixing + images_ * asking * (1 + 8) * width * width)
+    def block() -> int:
+        projections = images_ * rest * 3 * width * width + prompts * 2 * width * width
+        mixing = 2 * images_ * rest * keys * width
+        return 2 * (projections + mixing + images_ * rest * (1 + 8) * width * width)
+
+    def last_block() -> int:
+        """The class token's query, through the keys' weights and back through the values'; each head meets all inputs."""
+        projections = images_ * 3 * width * width
+        mixing = 2 * images_ * heads * keys * width
+        return 2 * (projections + mixing + images_ * (1 + 8) * width * width)
 
     embedding, head = 2 * images_ * patches * 3 * 64 * width, 2 * images_ * width * 5
-    assert operations(model, lean=True) == embedding + (depth - 1) * block(rest) + block(1) + head
+    assert operations(model, lean=True) == embedding + (depth - 1) * block() + last_block() + head
     assert operations(model, lean=False) > operations(model, lean=True)
 
 

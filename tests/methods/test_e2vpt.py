@@ -134,8 +134,8 @@ def test_queries_do_not_grow_and_keys_do() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
         model(X)
-        # Prompts are replaced before the next block and ask nothing; in the last block the class token alone asks.
-        assert seen == [(1 + 16, 1 + 4 + 16 + 3)] * 2 + [(1, 1 + 4 + 16 + 3)]
+        # Prompts are replaced before the next block and ask nothing; in the last block the class token asks by itself.
+        assert seen == [(1 + 16, 1 + 4 + 16 + 3)] * 2
         seen.clear()
         model.backbone.lean = False
         model(X)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,34 @@ from vpbench.interface import full_precision
 def heads(x: Tensor, attention: Any) -> Tensor:
     """(B, T, D) to (B, heads, T, D / heads)."""
     return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+
+
+def normed_keys(key: Tensor, attention: Any) -> Tensor:
+    """Keys (B, T, D) behind the norm that some backbones take of each head's."""
+    if isinstance(attention.k_norm, nn.Identity):
+        return key
+    return attention.k_norm(key.unflatten(-1, (attention.num_heads, -1))).flatten(-2)
+
+
+def joined(sequences: Sequence[Tensor], images: int) -> Tensor:
+    """Sequences (1 or B, T, D) one behind the other, in the precision of the first."""
+    parts = [sequence.to(sequences[0].dtype).expand(images, -1, -1) for sequence in sequences]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def class_logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """The class token's products with all keys, before the softmax, (B, heads, T), float32 or wider.
+
+    Args:
+        query: (B, heads, 1, D / heads).
+        key: (B, T, D).
+    """
+    with torch.no_grad(), full_precision(query):
+        if key.dtype in (torch.bfloat16, torch.float16):
+            query, key = query.float(), key.float()
+        by_head = zip((query.to(key.dtype) * scale).unbind(1), key.unflatten(-1, (query.shape[1], -1)).unbind(2))
+        # Head by head, since all heads in one product would need a copy of the keys in another order.
+        return torch.cat([one @ keys.transpose(-2, -1) for one, keys in by_head], dim=1)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, attention: Any) -> Tensor:
@@ -53,7 +82,7 @@ def finish(attention: Any, mixed: Tensor, x: Tensor) -> Tensor:
 
 
 class KeyValuePromptedAttention(nn.Module):
-    """timm's attention with prompts in front of the projected keys and values (E2VPT; prefix tuning).
+    """timm's attention with prompts behind the projected keys and values (E2VPT; prefix tuning).
 
     Args:
         inner: the frozen attention, whose own parts are called.
@@ -68,14 +97,17 @@ class KeyValuePromptedAttention(nn.Module):
         if attn_mask is not None or is_causal:
             raise UnsupportedError("key and value prompts do not go with an attention mask.")
         inner = self.inner
-        query, key, value = (heads(third, inner) for third in inner.qkv(x).chunk(3, dim=-1))
-        key, value = self.extended(inner.k_norm(key), value)
+        query, key, value = inner.qkv(x).chunk(3, dim=-1)
+        key_prompts, value_prompts = self.prompts()
+        key = joined([normed_keys(key, inner), key_prompts], len(x))
+        value = joined([value, value_prompts], len(x)).to(key.dtype)
+        query, key, value = (heads(third, inner) for third in (query, key, value))
         return finish(inner, attend(inner.q_norm(query), key, value, inner), x)
 
-    def extended(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, heads, T, D / heads) behind the prompts, (B, heads, N + T, D / heads)."""
-        more = [prompts.to(key.dtype).expand(len(key), -1, -1, -1) for prompts in self.provide()]
-        return torch.cat([more[0], key], dim=2), torch.cat([more[1], value.to(key.dtype)], dim=2)
+    def prompts(self) -> tuple[Tensor, Tensor]:
+        """Prompts for keys (behind their norm) and for values, each (1, N, D)."""
+        key, value = (prompts.transpose(0, 1).flatten(1).unsqueeze(0) for prompts in self.provide())
+        return key, value
 
 
 def inner_attention(block: Any) -> Any:
@@ -84,24 +116,24 @@ def inner_attention(block: Any) -> Any:
 
 
 class ClassAttentionRow:
-    """The class token's attention row per block, computed on demand from its query and the keys.
+    """The class token's attention row per block, computed on demand.
 
-    Fused kernels return no weights, so both are kept for each block until they are read, and no full matrix is formed.
+    Fused kernels return no weights, so what they follow from is kept for each block until it is read, and no full matrix is
+    formed.
     """
 
     def __init__(self, recomputing: Callable[[], bool] = lambda: False) -> None:
         self._recomputing = recomputing
-        self._kept: dict[int, tuple[Tensor, Tensor, float]] = {}
+        self._kept: dict[int, Callable[[], Tensor]] = {}
 
-    def keep(self, block: int, query: Tensor, key: Tensor, scale: float) -> None:
-        """Take note of a block's class token and keys, unless it is run again only for the backward pass.
+    def keep(self, block: int, logits: Callable[[], Tensor]) -> None:
+        """Take note of a block's row, unless the block is run again only for the backward pass.
 
         Args:
-            query: behind norm and rotation, (B, heads, 1, D / heads).
-            key: the same of all tokens, (B, heads, T, D / heads).
+            logits: gives the row before the softmax, (B, heads, T), in the order of the sequence and without gradients.
         """
         if not self._recomputing():
-            self._kept[block] = (query.detach(), key.detach(), scale)
+            self._kept[block] = logits
 
     @contextmanager
     def watching(self, block: int, attention: Attention) -> Iterator[None]:
@@ -109,8 +141,9 @@ class ClassAttentionRow:
 
         def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
             with torch.no_grad():
-                query, key, _ = (heads(third, attention) for third in output.detach().chunk(3, dim=-1))
-                self.keep(block, attention.q_norm(query[:, :, :1]), attention.k_norm(key), attention.scale)
+                query, key, _ = output.detach().chunk(3, dim=-1)
+                query = attention.q_norm(heads(query[:, :1], attention))
+                self.keep(block, partial(class_logits, query, normed_keys(key, attention), attention.scale))
 
         handle = attention.qkv.register_forward_hook(keep)
         try:
@@ -120,8 +153,4 @@ class ClassAttentionRow:
 
     def __call__(self, block: int) -> Tensor:
         """Softmax weights over all keys, (B, heads, T), float32 or wider; reading a block forgets it."""
-        query, key, scale = self._kept.pop(block)
-        with torch.no_grad(), full_precision(query):
-            if key.dtype in (torch.bfloat16, torch.float16):
-                query, key = query.float(), key.float()
-            return (query.to(key.dtype) * scale @ key.transpose(-2, -1)).softmax(-1)[:, :, 0]
+        return self._kept.pop(block)().softmax(-1)

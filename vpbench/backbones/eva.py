@@ -16,7 +16,7 @@ from timm.layers import AttentionRope, apply_rot_embed_cat
 from timm.models.eva import Eva, EvaAttention
 from torch import Tensor, nn
 
-from vpbench.backbones.attention import ClassAttentionRow, attend, finish
+from vpbench.backbones.attention import ClassAttentionRow, attend, class_logits, finish
 from vpbench.backbones.vit import ViTAdapter, head_width
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import ClassAttention, Scope, Tokens
@@ -94,7 +94,7 @@ class EvaAdapter(ViTAdapter):
 
 
 def _class_attention(row: ClassAttentionRow, block: int, scale: float, query: Tensor, key: Tensor) -> None:
-    row.keep(block, query[:, :, :1], key, scale)
+    row.keep(block, partial(class_logits, query[:, :, :1].detach(), key.detach().transpose(1, 2).flatten(2), scale))
 
 
 class OpenRotaryAttention(nn.Module):

@@ -103,5 +103,10 @@ def part(linear: nn.Linear, x: Tensor, start: int, stop: int) -> Tensor:
     return linear.part(x, start, stop) if isinstance(linear, FrozenLinear) else _part(linear, x, start, stop)
 
 
+def slices(linear: nn.Linear, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+    """Weights (stop - start, in_features) and bias of some outputs of a linear layer."""
+    return linear.weight[start:stop], None if linear.bias is None else linear.bias[start:stop]
+
+
 def _part(linear: nn.Linear, x: Tensor, start: int, stop: int) -> Tensor:
-    return F.linear(x, linear.weight[start:stop], None if linear.bias is None else linear.bias[start:stop])
+    return F.linear(x, *slices(linear, start, stop))
