@@ -22,7 +22,7 @@ from torch.profiler import profile
 
 FLASH = "aten::_scaled_dot_product_flash_attention"
 KINDS = {
-    "matrix products": ("aten::addmm", "aten::mm"),
+    "matrix products": ("aten::addmm", "aten::mm", "aten::bmm"),
     "attention": (f"{FLASH}_for_cpu", f"{FLASH}_for_cpu_backward"),
     "GELU": ("aten::gelu", "aten::gelu_backward"),
     "LayerNorm": ("aten::native_layer_norm", "aten::native_layer_norm_backward"),
