@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.interface import Method
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
 
 Config = Mapping[str, Any]
 

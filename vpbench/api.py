@@ -7,16 +7,18 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vpbench.store.folder import DEFAULT_FOLDER, Store
+from vpbench.store.artefacts import artefact_files
+from vpbench.store.store import DEFAULT_FOLDER, Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vpbench.execution.executors import Executor, Watcher
+    from vpbench.execution.callbacks import Callback
+    from vpbench.execution.executor import Executor
     from vpbench.execution.job import Job
-    from vpbench.execution.plan import Ground, Plan, PlannedRun, Request
-    from vpbench.model import PromptedModel
-    from vpbench.search.tune import Outcome, SearchPlan
+    from vpbench.models.prompted import PromptedModel
+    from vpbench.planning.plan import Ground, Plan, PlannedRun, Request
+    from vpbench.search.search_plan import Outcome, SearchPlan
 
 CHECKPOINT_S = 600.0  # seconds between two checkpoints of a run
 DEFAULT_SAVE = ("features", "predictions", "curve")
@@ -36,7 +38,7 @@ def run(
     device: str = "auto",
     results: str | Path = DEFAULT_FOLDER,
     save: Iterable[str] = DEFAULT_SAVE,
-    watcher: Watcher | None = None,
+    callback: Callback | None = None,
     executor: str | Executor = "inline",
     threads: int | None = None,
     checkpoint_blocks: bool = False,
@@ -63,9 +65,9 @@ def run(
         device: ``auto``, ``cpu`` or ``cuda``.
         results: folder of the rows.
         save: what to keep beside each row: ``features``, ``predictions``, ``curve``, ``weights``.
-        watcher: hears of progress.
+        callback: hears of progress.
         executor: where runs happen: ``inline`` (this process), ``local``, ``ray`` or ``slurm``, or one with its options from
-            ``vpbench.execution.executors.get_executor``, such as ``get_executor("local", workers=2)``.
+            ``vpbench.execution.executor.get_executor``, such as ``get_executor("local", workers=2)``.
         threads: of torch on a CPU, in each process; None: torch's own choice, divided among local workers.
         checkpoint_blocks: compute the backbone's blocks again in the backward pass: less memory in training, longer steps, the
             same numbers; a stored row counts with it and without.
@@ -76,7 +78,7 @@ def run(
         limit: run no more than so many of the missing ones.
         noise: standard deviations, with pixels in 0 ... 1: test every model on such noisy images too, without training it again;
             ``noise.csv`` beside each row takes the accuracies. Keeps ``weights``.
-        more: other fields of :class:`vpbench.execution.plan.Request`.
+        more: other fields of :class:`vpbench.planning.plan.Request`.
 
     Returns:
         one row per run of the request, old and new, see ``vpbench.store.schema``.
@@ -84,12 +86,12 @@ def run(
     Raises:
         VpbenchError: when something in the request cannot work; nothing has been run then.
     """
-    from vpbench.execution.plan import DEFAULT_METHODS, Request
+    from vpbench.planning.plan import DEFAULT_METHODS, Request
 
     chosen = [word.strip() for word in methods.split(",")] if isinstance(methods, str) else methods
     save = tuple(save)
     if noise is not None:
-        from vpbench.measure.noise import check_sigmas
+        from vpbench.analysis.noise import check_sigmas
 
         noise, save = check_sigmas(noise), tuple(dict.fromkeys([*save, "weights"]))
     request = Request(
@@ -99,7 +101,7 @@ def run(
     )  # fmt: skip
     plan, store = plan_runs(request, results, save, rerun)
     frame = execute_plan(
-        plan, store, device, save, watcher, executor=executor, data_root=request.data_root, threads=threads,
+        plan, store, device, save, callback, executor=executor, data_root=request.data_root, threads=threads,
         checkpoint_blocks=checkpoint_blocks, timeout_s=timeout_s, checkpoint_s=checkpoint_s, limit=limit,
     )  # fmt: skip
     for _ in noisy_accuracies(plan, store, frame, noise or (), device):
@@ -113,15 +115,11 @@ def plan_runs(
     """Check a request and find what is missing, without running anything; ``rerun`` is as in :func:`run`."""
     from dataclasses import replace
 
-    from vpbench.core.names import unknown
-    from vpbench.execution.plan import ARTEFACTS, make_plan
-    from vpbench.execution.rerun import to_repeat
+    from vpbench.planning.plan import make_plan
+    from vpbench.planning.rerun import to_repeat
 
-    for name in save:
-        if name not in ARTEFACTS:
-            raise unknown("thing to --save", name, ARTEFACTS)
-    store = Store(results)
-    plan = make_plan(request, store, [ARTEFACTS[name] for name in save])
+    wanted, store = artefact_files(save), Store(results)
+    plan = make_plan(request, store, wanted)
     return replace(plan, stored=plan.stored - to_repeat(rerun, store)), store
 
 
@@ -132,8 +130,8 @@ def make_jobs(
 ) -> list[Job]:  # fmt: skip
     """The missing runs of a plan, at most ``limit`` of them, as what executors take: first those that have no row, in the
     plan's order, then those to be done again, the oldest row first."""
-    from vpbench.execution.device import planned_device
     from vpbench.execution.job import Job, remember, stamp
+    from vpbench.spec.device import planned_device
 
     place, keep = planned_device(device).type, tuple(save)
     stored = {row["run_id"]: row for row in store.read_columns(["run_id", "started_at"])}
@@ -155,7 +153,7 @@ def make_jobs(
 
 
 def execute_plan(
-    plan: Plan, store: Store, device: str = "auto", save: Iterable[str] = DEFAULT_SAVE, watcher: Watcher | None = None, *,
+    plan: Plan, store: Store, device: str = "auto", save: Iterable[str] = DEFAULT_SAVE, callback: Callback | None = None, *,
     executor: str | Executor = "inline", data_root: str | Path | None = None, threads: int | None = None,
     checkpoint_blocks: bool = False, timeout_s: float | None = None, checkpoint_s: float | None = CHECKPOINT_S,
     limit: int | None = None,
@@ -168,15 +166,16 @@ def execute_plan(
     """
     from dataclasses import asdict
 
-    from vpbench.backbones.load import load_backbone
+    from vpbench.backbones.weights import load_backbone
     from vpbench.core.errors import StoppedError
-    from vpbench.execution.cost import Work
-    from vpbench.execution.device import resolve_device
-    from vpbench.execution.executors import STOPPED, Silent, get_executor, stopped_by_signals
+    from vpbench.execution.callbacks import Callback
+    from vpbench.execution.executor import STOPPED, get_executor, stopped_by_signals
+    from vpbench.execution.expected_time import Work
+    from vpbench.spec.device import resolve_device
 
-    told = watcher or Silent()
+    told = callback or Callback()
     runner = get_executor(executor) if isinstance(executor, str) else executor
-    if not getattr(runner, "elsewhere", False):
+    if not runner.is_remote:
         resolve_device(device)  # a GPU that is not there is told before anything is decoded
     jobs = make_jobs(
         plan, store, device, save, data_root=data_root, threads=threads, checkpoint_blocks=checkpoint_blocks,
@@ -189,23 +188,23 @@ def execute_plan(
     if jobs:
         with store.claims.grid({job.run_id: asdict(Work.of(job)) for job in jobs}), stopped_by_signals(runner, told):
             done = sum(1 for _ in rows)
-        if done < len(jobs) and getattr(runner, "draining", False):
-            raise StoppedError(STOPPED) if getattr(runner, "pausing", False) else KeyboardInterrupt
+        if done < len(jobs) and runner.draining:
+            raise StoppedError(STOPPED) if runner.pausing else KeyboardInterrupt
     frame = store.load()
     return frame[frame["run_id"].isin({run.spec.run_id for run in plan.runs})].reset_index(drop=True)
 
 
 def execute_search(
     plan: SearchPlan, store: Store, device: str = "auto", save: Iterable[str] = DEFAULT_SAVE,
-    watch: Callable[[Plan], AbstractContextManager[Watcher]] | None = None, *, executor: str | Executor = "inline",
+    watch: Callable[[Plan], AbstractContextManager[Callback]] | None = None, *, executor: str | Executor = "inline",
     limit: int | None = None, **more: Any,
 ) -> list[Outcome]:  # fmt: skip
     """Run what is missing of all trials, and then of the final runs of their winners.
 
     Args:
-        plan: from :func:`vpbench.search.tune.plan_search`.
+        plan: from :func:`vpbench.search.search_plan.plan_search`.
         save: what to keep beside the rows of final runs; trials leave their rows alone.
-        watch: makes a watcher of a round, which is a plan.
+        watch: makes a callback of a round, which is a plan.
         limit: run no more than so many of the missing ones.
         more: arguments of :func:`execute_plan`.
 
@@ -218,20 +217,20 @@ def execute_search(
     """
     from contextlib import nullcontext
 
-    from vpbench.execution.executors import Silent, get_executor
-    from vpbench.execution.plan import ARTEFACTS
+    from vpbench.execution.callbacks import Callback
+    from vpbench.execution.executor import get_executor
+    from vpbench.search.search_plan import Outcome, as_plan, play, rows_of
     from vpbench.search.study import winner
-    from vpbench.search.tune import Outcome, as_plan, play, rows_of
 
     runner = get_executor(executor) if isinstance(executor, str) else executor
     left, kept = limit, tuple(save)
 
     def do(runs: list[PlannedRun], ground: Ground = plan.trials, save: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
         nonlocal left
-        grid = as_plan(runs, ground, store, [ARTEFACTS[name] for name in save])
+        grid = as_plan(runs, ground, store, artefact_files(save))
         if grid.missing and left != 0:
-            with watch(grid) if watch else nullcontext(Silent()) as watcher:
-                execute_plan(grid, store, device, save, watcher, executor=runner, limit=left, **more)
+            with watch(grid) if watch else nullcontext(Callback()) as callback:
+                execute_plan(grid, store, device, save, callback, executor=runner, limit=left, **more)
         if left is not None:
             left = max(0, left - len(grid.missing))
         return rows_of(runs, store)
@@ -258,9 +257,9 @@ def noisy_accuracies(
         sigmas: standard deviations, with pixels in 0 ... 1; none at all tests nothing.
 
     Yields:
-        a row, and what :func:`vpbench.measure.noise.evaluate_noise` returns for it.
+        a row, and what :func:`vpbench.analysis.noise.evaluate_noise` returns for it.
     """
-    from vpbench.measure.noise import evaluate_noise
+    from vpbench.analysis.noise import evaluate_noise
 
     specs = {run.spec.run_id: run.spec for run in plan.runs}
     for row in rows[rows["status"] == "ok"].to_dict("records") if sigmas else ():
@@ -306,8 +305,8 @@ def create_method(
     import torch
 
     from vpbench.backbones.named import resolve_backbone
-    from vpbench.build import build_model
-    from vpbench.catalog import resolve_method
+    from vpbench.models.build import build_model
+    from vpbench.models.registry import resolve_method
 
     spec = resolve_backbone(backbone, str(weights) if weights else None, image_size)
     chosen = resolve_method(method, options)
@@ -326,7 +325,7 @@ def report(
     **filters: Any,
 ) -> str | list[Path]:
     """Render a table (as text) or a figure (as files) from a results folder; see ``vpbench report --help``."""
-    from vpbench.reporting.api import make_report
+    from vpbench.reporting.make_report import make_report
 
     return make_report(
         table=None if table is None else str(table), plot=plot, results=Path(results), format=format,
@@ -336,6 +335,6 @@ def report(
 
 def show(kind: str, name: str, results: str | Path = DEFAULT_FOLDER) -> dict[str, Any]:
     """Everything about one method, dataset, suite, backbone or run, as plain data."""
-    from vpbench.describe import describe
+    from vpbench.reporting.describe import describe
 
     return describe(kind, name, Path(results))

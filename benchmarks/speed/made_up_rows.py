@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vpbench.core.hashing import digest
-from vpbench.store.folder import Store
 from vpbench.store.row_file import encode_row
 from vpbench.store.schema import COLUMNS, SCHEMA
+from vpbench.store.store import Store
 
 Kind = Literal["runs", "plain", "compacted"]
 WORDS: dict[Kind, str] = {"runs": "a file per run", "plain": "a plain parquet file per run", "compacted": "one compacted file"}

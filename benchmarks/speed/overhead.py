@@ -61,8 +61,8 @@ def main() -> None:
         import torch
 
         import vpbench
-        from vpbench.execution import worker
-        from vpbench.model import PromptedModel
+        from vpbench.execution import execute as worker
+        from vpbench.models.prompted import PromptedModel
 
         clock = Clock()
         for name in ("count_operations", "measure_training", "measure_inference"):

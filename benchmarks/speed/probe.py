@@ -22,13 +22,13 @@ import timm
 import torch
 
 from vpbench.backbones.named import resolve_backbone
-from vpbench.build import build_model
-from vpbench.catalog import resolve_method
 from vpbench.data.batches import Normaliser, evaluation_batches
 from vpbench.data.cache import CachedData, CachedSplit
-from vpbench.execution.spec import DataSpec, Preprocess, RunSpec
+from vpbench.models.build import build_model
+from vpbench.models.registry import resolve_method
+from vpbench.spec.recipe import Recipe
+from vpbench.spec.run_spec import DataSpec, Preprocess, RunSpec
 from vpbench.training.fit import Trainer
-from vpbench.training.recipe import Recipe
 
 HALF = (0.5, 0.5, 0.5)
 BATCH = 64

@@ -18,7 +18,7 @@ from statistics import median
 from made_up_rows import WORDS, fill, make_rows, say
 
 from vpbench.store.compacting import compact
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 TABLE = ("run_id", "status", "method", "backbone", "suite", "dataset", "seed", "epochs", "acc1", "params_trainable")
 

@@ -32,9 +32,9 @@ from torch import Tensor
 
 from vpbench.backbones.family import adapter_for
 from vpbench.backbones.frozen import freeze_linears
-from vpbench.catalog import method_class, resolve_method
 from vpbench.core.processor import processor
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
+from vpbench.models.registry import method_class, resolve_method
 
 CLASSES = 100
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from vpbench.core.errors import StoreError, VpbenchError
 from vpbench.core.hashing import digest
 from vpbench.reporting.figures import Section, in_table_order, usable
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vpbench.measure.stored import StoredModel
+    from vpbench.analysis.load import StoredModel
 
 WEIGHTS = "weights.safetensors"
 
@@ -113,7 +113,7 @@ def load(store: Store, group: Group) -> Iterator[tuple[str, StoredModel]]:
     """Row and model, one at a time; the data set is opened once."""
     import torch
 
-    from vpbench.measure.stored import load_stored, open_data, stored_spec
+    from vpbench.analysis.load import load_stored, open_data, stored_spec
 
     records = group.runs.to_dict("records")
     raw = open_data(stored_spec(records[0]))

@@ -17,10 +17,10 @@ from vpbench.core.errors import UnsupportedError
 from vpbench.reporting.figures import below, headline, sections
 from vpbench.reporting.runs import Filters
 from vpbench.reports.plots._models import Group, Pictures, each, groups, load, pictures, short, show
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 if TYPE_CHECKING:
-    from vpbench.measure.inside import BlockAttention
+    from vpbench.analysis.inside import BlockAttention
 
 IMAGES = 2
 MOST_BLOCKS = 12
@@ -37,8 +37,8 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
 
 
 def _of_group(store: Store, group: Group) -> Iterator[tuple[str, Figure]]:
-    from vpbench.backbones.load import load_backbone
-    from vpbench.measure.inside import attention_by_block
+    from vpbench.analysis.inside import attention_by_block
+    from vpbench.backbones.weights import load_backbone
 
     rows: dict[str, list[BlockAttention]] = {}
     unreadable: list[str] = []

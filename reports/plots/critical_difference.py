@@ -17,7 +17,7 @@ from scipy.stats import friedmanchisquare, studentized_range
 from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import Look, Section, below, headline, looks, sections
 from vpbench.reporting.runs import Filters
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 ALPHA = 0.05
 FEWEST_METHODS = 3

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import Look, Section, below, headline, in_table_order, looks, sections, tidy, usable
 from vpbench.reporting.runs import Filters
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 COLUMNS = ("phase", "epoch", "train_loss", "val_acc1")
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from vpbench.reporting.figures import below, headline, sections
 from vpbench.reporting.runs import Filters
 from vpbench.reports.plots._models import Group, Pictures, each, groups, load, overlay, pictures, short, show
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 if TYPE_CHECKING:
-    from vpbench.measure.stored import StoredModel
+    from vpbench.analysis.load import StoredModel
 
 IMAGES = 5
 
@@ -31,7 +31,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
 
 
 def _of_group(store: Store, group: Group) -> Iterator[tuple[str, Figure]]:
-    from vpbench.measure.inside import grad_cam
+    from vpbench.analysis.inside import grad_cam
 
     sample: Pictures | None = None
     columns: dict[str, tuple[NDArray[np.float32], list[str]]] = {}

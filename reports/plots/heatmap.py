@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import Section, below, headline, sections
 from vpbench.reporting.runs import Filters
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 BASELINE = "linear"
 

@@ -23,7 +23,7 @@ from vpbench.core.hashing import canonical_json
 from vpbench.reporting.figures import ACCURACY, Section, below, data_set_colours, headline, sections, tidy
 from vpbench.reporting.runs import Filters
 from vpbench.reporting.settings import settings_in
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 _COLUMNS = 3
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
+from vpbench.analysis.noise import NOISE_FILE, read_noise
 from vpbench.core.errors import StoreError
-from vpbench.measure.noise import NOISE_FILE, read_noise
 from vpbench.reporting.figures import ACCURACY, Look, Section, below, headline, in_table_order, looks, sections, tidy, usable
 from vpbench.reporting.runs import Filters
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 
 def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import ACCURACY, Look, Section, below, headline, looks, sections, tidy
 from vpbench.reporting.runs import Filters
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import Look, below, headline, looks, sections, tidy
 from vpbench.reporting.runs import Filters
 from vpbench.reports.plots._models import Group, Pictures, each, groups, load, overlay, pictures, short, show, slug
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 if TYPE_CHECKING:
-    from vpbench.measure.stored import StoredModel
+    from vpbench.analysis.load import StoredModel
 
 IMAGES = 6
 
@@ -56,7 +56,7 @@ def _of_group(store: Store, group: Group, style: Mapping[str, Look]) -> Iterator
 
 def _figure(group: Group, row: str, stored: StoredModel, look: Look) -> Figure | None:
     """None for a method that prompts neither pixels nor the sequence."""
-    from vpbench.measure.inside import attention_by_block, first_prompts, grad_cam, is_readable, prompted_pixels
+    from vpbench.analysis.inside import attention_by_block, first_prompts, grad_cam, is_readable, prompted_pixels
 
     sample = pictures(stored, IMAGES)
     prompted = prompted_pixels(stored.model, sample.images)

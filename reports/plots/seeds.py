@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import ACCURACY, Look, Section, below, headline, looks, sections, tidy
 from vpbench.reporting.runs import Filters
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 _COLUMNS = 3
 

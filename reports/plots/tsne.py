@@ -28,7 +28,7 @@ from vpbench.core.hashing import digest
 from vpbench.reporting.figures import in_table_order, row_wise
 from vpbench.reporting.runs import Filters, arrange, of_section
 from vpbench.reporting.sections import in_order, titles
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 NEIGHBOURS = 5
 LEGEND_LIMIT = 16  # more classes get no legend: nobody tells so many colours apart

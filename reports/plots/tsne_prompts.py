@@ -17,7 +17,7 @@ from vpbench.reporting.figures import sections
 from vpbench.reporting.runs import Filters
 from vpbench.reports.plots._models import Group, each, groups, load
 from vpbench.reports.plots.tsne import FEWEST_IMAGES, Panel, side_by_side
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 IMAGES = 500
 _BATCH = 50
@@ -42,8 +42,8 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
 
 
 def _of_group(store: Store, group: Group) -> Iterator[tuple[str, Figure]]:
+    from vpbench.analysis.inside import first_prompts
     from vpbench.data.batches import Normaliser
-    from vpbench.measure.inside import first_prompts
 
     panels = []
     by_row = dict(zip(group.runs["row"], group.runs.to_dict("records"), strict=True))

@@ -10,8 +10,8 @@ import torch
 from pydantic import ValidationError
 
 from vpbench.backbones.base import Backbone
-from vpbench.backbones.load import load_backbone
 from vpbench.backbones.named import BackboneCard, backbone_card, backbone_names, resolve_backbone
+from vpbench.backbones.weights import load_backbone
 
 NAMES = (
     "clip-vit-b16", "swin-b-in22k", "vit-b16-augreg-in21k", "vit-b16-dino", "vit-b16-in21k", "vit-b16-mae",

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vpbench.backbones.load import fill
+from vpbench.backbones.weights import fill
 from vpbench.core.errors import WeightsError
 
 State = dict[str, Tensor]

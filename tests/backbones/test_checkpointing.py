@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from vpbench.backbones.base import Backbone
 from vpbench.backbones.family import adapter_for
-from vpbench.catalog import method_class, resolve_method
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import Scope
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
+from vpbench.models.registry import method_class, resolve_method
 
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "vit": lambda: tiny_vit(),

@@ -8,8 +8,8 @@ import torch
 from typer.testing import CliRunner
 
 from vpbench.backbones.family import adapter_for
-from vpbench.backbones.load import load_backbone
 from vpbench.backbones.named import resolve_backbone
+from vpbench.backbones.weights import load_backbone
 from vpbench.cli.app import app
 from vpbench.core.errors import UnsupportedError
 

@@ -9,8 +9,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from vpbench.backbones.load import load_backbone
 from vpbench.backbones.named import resolve_backbone
+from vpbench.backbones.weights import load_backbone
 from vpbench.core.errors import WeightsError
 
 

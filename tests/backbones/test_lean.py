@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from vpbench.backbones.frozen import FrozenLinear, freeze_linears, onednn_linear, part
 from vpbench.backbones.lean import has_lean_form
 from vpbench.backbones.vit import ViTAdapter
-from vpbench.catalog import method_class, resolve_method
 from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import Scope
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
+from vpbench.models.registry import method_class, resolve_method
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     **BASIC,

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from vpbench.backbones.base import Backbone
-from vpbench.backbones.load import load_backbone
 from vpbench.backbones.named import resolve_backbone
-from vpbench.catalog import method_class, resolve_method
+from vpbench.backbones.weights import load_backbone
+from vpbench.models.registry import method_class, resolve_method
 
 BACKBONES = ("vit-b16-in21k", "vit-l16-in21k", "vit-h14-in21k", "swin-b-in22k", "vit-tiny-augreg")
 FACTS = {

@@ -17,9 +17,9 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 
 from vpbench.backbones.base import Backbone
-from vpbench.backbones.load import load_backbone
 from vpbench.backbones.named import resolve_backbone
-from vpbench.execution.spec import BackboneSpec
+from vpbench.backbones.weights import load_backbone
+from vpbench.spec.run_spec import BackboneSpec
 
 pytestmark = pytest.mark.real
 NAME, FILE = "vit-tiny-augreg", "weights/vit_tiny_patch16_224_in1k_fp16.safetensors"

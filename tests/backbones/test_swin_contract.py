@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vpbench.backbones.swin import SwinAdapter
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import Method, MethodConfig, Scope, Tokens
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
 
 variants = pytest.mark.parametrize("build", VARIANTS.values(), ids=VARIANTS)
 

@@ -16,7 +16,7 @@ from vpbench.backbones.swin import SwinAdapter
 from vpbench.interface.per_block import stage_tensors
 from vpbench.methods.linear import Linear
 from vpbench.methods.vpt import VPT
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
 
 CASES = golden_cases("swin")
 

@@ -12,8 +12,8 @@ from file_server import FileServer, serving
 from test_checkpoint_layouts import encoder, moco_linear
 
 from vpbench.backbones import fetch as fetch_module
-from vpbench.backbones.load import load_backbone
 from vpbench.backbones.named import resolve_backbone
+from vpbench.backbones.weights import load_backbone
 from vpbench.core import cards
 from vpbench.core.errors import WeightsError
 from vpbench.data.download import Patience

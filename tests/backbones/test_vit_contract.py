@@ -13,7 +13,7 @@ from tiny_vits import VARIANTS, images, tiny_vit
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import Method, MethodConfig
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
 
 
 @pytest.mark.parametrize("build", VARIANTS.values(), ids=VARIANTS)

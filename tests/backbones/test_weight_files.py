@@ -18,8 +18,8 @@ from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from vpbench.backbones.load import fill, load_backbone
 from vpbench.backbones.named import backbone_card, resolve_backbone
+from vpbench.backbones.weights import fill, load_backbone
 from vpbench.core.cards import packaged_file
 from vpbench.core.errors import UsageError, VpbenchError, WeightsError
 from vpbench.core.hashing import file_sha256

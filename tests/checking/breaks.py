@@ -25,13 +25,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vpbench.catalog import method_class
 from vpbench.cli.app import main
 from vpbench.core import cards
 from vpbench.data.batches import Normaliser
-from vpbench.execution import worker
+from vpbench.execution import execute as worker
 from vpbench.interface import Tokens
 from vpbench.measure import timing
+from vpbench.models.registry import method_class
 from vpbench.training import fit
 
 SUITE = """
@@ -63,8 +63,9 @@ origin = "drawn for a test"
 
 # Imported here once, and not in every case.
 LATER = (
-    "fvcore.nn", "pyarrow.parquet", "scipy.special", "torch.utils.benchmark", "vpbench.checking.compare", "vpbench.checking.grid",
-    "vpbench.checking.render", "vpbench.cli.progress", "vpbench.data.sources.folder", "vpbench.measure.operations",
+    "fvcore.nn", "pyarrow.parquet", "scipy.special", "torch.utils.benchmark", "vpbench.checking.regressions",
+    "vpbench.checking.gate_runs",
+    "vpbench.checking.gate_report", "vpbench.cli.progress", "vpbench.data.sources.folder", "vpbench.measure.operations",
 )  # fmt: skip
 
 

@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 
 from vpbench.core.hashing import digest
-from vpbench.store.folder import Store
 from vpbench.store.schema import COLUMNS, SCHEMA
+from vpbench.store.store import Store
 
 SPEC: dict[str, Any] = {
     "method": {"name": "vpt", "preset": None, "version": 1, "config": {"prompt_length": 10, "deep": True}},

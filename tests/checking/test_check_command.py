@@ -17,8 +17,8 @@ from check_rows import as_frame, grid, make_row, write_store
 from conftest import Call
 
 from vpbench.checking.baseline import read_baseline, write_baseline
-from vpbench.store.folder import Store
 from vpbench.store.schema import COLUMNS, SCHEMA
+from vpbench.store.store import Store
 
 BROKEN = {"params_trainable": 13440, "acc1": 5.0}
 

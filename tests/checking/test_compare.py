@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from check_rows import as_frame, grid, make_row
 
-from vpbench.checking.compare import EXACT, compare, prediction_interval
 from vpbench.checking.findings import Comparison, Finding
+from vpbench.checking.regressions import EXACT, compare, prediction_interval
 from vpbench.checking.tolerance import Tolerances
 from vpbench.core.errors import UsageError
 

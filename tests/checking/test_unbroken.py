@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vpbench.execution.protocol import suite_card
+from vpbench.planning.suites import suite_card
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BASELINE = CHECKOUT / "results" / "baselines" / "ci.parquet"

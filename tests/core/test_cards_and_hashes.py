@@ -16,8 +16,8 @@ from vpbench.core import cards
 from vpbench.core.cards import card_names, read_card
 from vpbench.core.errors import UsageError, VpbenchError
 from vpbench.core.hashing import canonical_json, digest, file_sha256
-from vpbench.execution.spec import BackboneSpec, DataSpec, MethodSpec, Preprocess, RunSpec
-from vpbench.training.recipe import Recipe
+from vpbench.spec.recipe import Recipe
+from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, Preprocess, RunSpec
 
 GOOD = """
 title = "T"
@@ -168,7 +168,7 @@ def test_group_id_is_equal_across_seeds_only() -> None:
 
 def test_run_id_is_the_same_in_another_process() -> None:
     """Not so if it depended on the order of a set or on Python's own hashes."""
-    code = "import sys; from vpbench.execution.spec import RunSpec; print(RunSpec.model_validate_json(sys.argv[1]).run_id)"
+    code = "import sys; from vpbench.spec.run_spec import RunSpec; print(RunSpec.model_validate_json(sys.argv[1]).run_id)"
     root = Path(__file__).resolve().parents[2]
     found = subprocess.run(
         [sys.executable, "-c", code, make_spec().model_dump_json()], cwd=root, check=True, capture_output=True, text=True,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from vpbench.catalog import method_class, method_registry, resolve_method
 from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
-from vpbench.core.registry import Registry, subclass_in
+from vpbench.core.plugins import Registry, subclass_in
 from vpbench.interface import Method
+from vpbench.models.registry import method_class, method_registry, resolve_method
 
 PLUG_IN = """
 from vpbench.interface import Method, MethodConfig, option
@@ -56,7 +56,7 @@ def test_own_files() -> None:
 
 def test_listing_imports_neither_methods_nor_torch() -> None:
     code = (
-        "import sys; from vpbench.catalog import method_registry; method_registry().names(); "
+        "import sys; from vpbench.models.registry import method_registry; method_registry().names(); "
         "print([name for name in sys.modules if name == 'torch' or name.startswith('vpbench.methods.')])"
     )
     root = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ import torch
 from vpbench.data.batches import Normaliser, evaluation_batches, training_batches
 from vpbench.data.cache import CachedSplit, RaggedImages, prepare
 from vpbench.data.sources import digits
-from vpbench.execution.spec import Preprocess
+from vpbench.spec.run_spec import Preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLAIN, FLIP = Preprocess(), Preprocess(random_flip=True)

@@ -28,7 +28,7 @@ from vpbench.data.cache import prepare
 from vpbench.data.catalog import DatasetCard, dataset_card
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path, read_dataset
-from vpbench.execution.spec import Preprocess
+from vpbench.spec.run_spec import Preprocess
 
 OFFICIAL = {
     "cub": (200, 5994, 5794),
@@ -616,7 +616,7 @@ from pathlib import Path
 from vpbench.data.cache import prepare
 from vpbench.data.catalog import dataset_card
 from vpbench.data.sources import open_dataset
-from vpbench.execution.spec import Preprocess
+from vpbench.spec.run_spec import Preprocess
 
 root, count = Path(sys.argv[1]), int(sys.argv[2])
 card = dataset_card("food101").model_copy(update={"classes": 2, "n_train": count, "n_val": 0, "n_test": 2})

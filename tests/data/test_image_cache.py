@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vpbench.core.cache_folder import cache_root
 from vpbench.core.errors import DataError
 from vpbench.data import cache
-from vpbench.data.cache import RaggedImages, SplitCache, default_root, prepare, resized
+from vpbench.data.cache import RaggedImages, SplitCache, prepare, resized
 from vpbench.data.raw import PixelSplit, RawData, RawSplit
 from vpbench.data.sources import open_path
-from vpbench.execution.spec import Preprocess
+from vpbench.spec.run_spec import Preprocess
 
 CROP = Preprocess(resize="crop", crop_ratio=0.8, random_crop=True)
 
@@ -209,7 +210,7 @@ def test_cache_lies_where_the_environment_says(tmp_path: Path, monkeypatch: pyte
     prepare(make(), Preprocess(), 16)
     assert len(list((tmp_path / "mine").iterdir())) == 2
     monkeypatch.delenv("VPBENCH_CACHE")
-    assert default_root().name == "vpbench"
+    assert cache_root().name == "vpbench"
 
 
 def test_two_processes_build_one_cache(tmp_path: Path) -> None:
@@ -220,7 +221,7 @@ def test_two_processes_build_one_cache(tmp_path: Path) -> None:
             Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "data" / place / f"{number}.png")
     code = (
         "import sys; from pathlib import Path; from vpbench.data.cache import prepare;"
-        "from vpbench.data.sources import open_path; from vpbench.execution.spec import Preprocess; root = Path(sys.argv[1]);"
+        "from vpbench.data.sources import open_path; from vpbench.spec.run_spec import Preprocess; root = Path(sys.argv[1]);"
         "data = prepare(open_path(root / 'data'), Preprocess(), 32, root / 'cache'); print(int(data.train.images.sum()))"
     )
     both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in range(2)]

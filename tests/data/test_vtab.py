@@ -10,17 +10,17 @@ import pytest
 import torch
 from miniatures.vtab import NAMES, small_card, write_task
 
-from vpbench.build import build_model
-from vpbench.catalog import resolve_method
 from vpbench.core.errors import DataError
 from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData, prepare
 from vpbench.data.catalog import dataset_card
 from vpbench.data.protocols import with_all_for_training
 from vpbench.data.sources import open_dataset
-from vpbench.execution.spec import BackboneSpec, DataSpec, Preprocess, RunSpec
+from vpbench.models.build import build_model
+from vpbench.models.registry import resolve_method
+from vpbench.spec.recipe import Recipe
+from vpbench.spec.run_spec import BackboneSpec, DataSpec, Preprocess, RunSpec
 from vpbench.training.fit import Trainer
-from vpbench.training.recipe import Recipe
 
 # Classes and test images, as in Table 17 of the iVPT paper.
 PUBLISHED = {

@@ -24,7 +24,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 # What the test of this process does to measuring, for the processes that vpbench starts.
 UNMEASURED = """
-from vpbench.execution import worker
+from vpbench.execution import execute as worker
 for name in ("measure_training", "measure_inference", "count_operations"):
     setattr(worker, name, lambda *_: {})
 """

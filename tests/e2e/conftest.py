@@ -11,7 +11,7 @@ import pytest
 import torch
 from command import CHECKOUT, UNMEASURED, vpbench, write_images
 
-from vpbench.execution import worker
+from vpbench.execution import execute as worker
 from vpbench.measure import timing
 
 

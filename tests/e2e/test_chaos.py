@@ -19,7 +19,7 @@ import pytest
 import torch
 from command import CHECKOUT, leave, row_files, rows, small_disk, start, vpbench
 
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills processes by signals and finds them by psutil")
 
@@ -51,7 +51,7 @@ def telling(folder):
     folder.Store.write_row = write_row
 
 class Changed:
-    changes = {"vpbench.execution.worker": quick, "vpbench.store.folder": telling}
+    changes = {"vpbench.execution.execute": quick, "vpbench.store.store": telling}
 
     def find_spec(self, name, path=None, target=None):
         change = self.changes.pop(name, None)

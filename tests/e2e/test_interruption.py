@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from command import leave, row_files, rows, small_disk, start, traces, vpbench
 
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 GRID = ["--methods", "linear,vpt", "--seeds", "2", "--save", "none"]
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from command import UNMEASURED, row_files, rows, start, traces, vpbench
 
-from vpbench.execution.cost import Work
-from vpbench.execution.local import worker
-from vpbench.store.folder import Store
+from vpbench.execution.executors.local import worker
+from vpbench.execution.expected_time import Work
 from vpbench.store.schema import REPRODUCIBLE
+from vpbench.store.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no signals")
 

@@ -10,7 +10,7 @@ import torch
 from command import traces, vpbench
 
 from vpbench.api import make_jobs, plan_runs
-from vpbench.execution.plan import Request
+from vpbench.planning.plan import Request
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

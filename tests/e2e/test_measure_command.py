@@ -97,6 +97,16 @@ def test_the_tables(no_memory: None) -> None:
     assert "J/image" not in done.out  # a processor does not tell
 
 
+def test_no_figure_is_cut_off_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    counting = ("measure", "--no-timing", "--backbone", "vit-nano", "--methods", "linear,vpt")
+    rows = rows_of(vpbench(*counting, "--json"))
+    monkeypatch.setenv("COLUMNS", "30")
+    printed = vpbench(*counting).out.split()
+    assert {f"{row['params_trainable']:,}" for row in rows.values() if row["params_trainable"]} <= set(printed)
+    assert {f"{row['flops_ratio']:.3f}" for row in rows.values()} <= set(printed)
+    assert "executed" in printed
+
+
 def test_one_method_that_fails_leaves_the_others(install: Callable[[str, str, str], None], no_memory: None) -> None:
     install("sad", "Strange", METHOD.format(families='{"vit"}'))
     install("shy", "Strange", METHOD.format(families='{"cnn"}'))

@@ -19,7 +19,7 @@ from command import vpbench
 from PIL import Image
 
 from vpbench.core.hashing import digest
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome

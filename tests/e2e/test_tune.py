@@ -12,8 +12,8 @@ import pytest
 from command import rows, traces, vpbench
 
 from vpbench.cli.progress import GridProgress
-from vpbench.store.folder import Store
 from vpbench.store.schema import REPRODUCIBLE
+from vpbench.store.store import Store
 
 HEAD = 'title = "t"\ndescription = "d"\nsource = "this test"\n[parameters]\n'
 GRID = '"recipe.lr" = [0.1, 0.01]\n"recipe.weight_decay" = [0.01, 0.0]\n'

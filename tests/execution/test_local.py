@@ -21,16 +21,17 @@ from vpbench.api import execute_plan, make_jobs, plan_runs
 from vpbench.backbones.base import Wanted
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import DataError, StoreError, UsageError
-from vpbench.execution import worker
-from vpbench.execution.cost import PastRuns, Work, longest_first, past_runs, spoken
-from vpbench.execution.executors import EXECUTORS, Silent, get_executor, processors
-from vpbench.execution.inline import Inline
+from vpbench.execution import execute as worker
+from vpbench.execution.callbacks import Callback
+from vpbench.execution.executor import get_executor, processors
+from vpbench.execution.executors.inline import Inline
+from vpbench.execution.executors.local.local_executor import Local
+from vpbench.execution.expected_time import PastRuns, Work, longest_first, past_runs, spoken
 from vpbench.execution.job import Job, opened, row_since, run_job, stamp
-from vpbench.execution.local.executor import Local
-from vpbench.execution.plan import Plan, PlannedRun, Request
-from vpbench.execution.rerun import to_repeat
 from vpbench.interface import Tokens
-from vpbench.store.folder import Store
+from vpbench.planning.plan import Plan, PlannedRun, Request
+from vpbench.planning.rerun import to_repeat
+from vpbench.store.store import Store
 from vpbench.training.fit import Trainer
 
 
@@ -156,7 +157,7 @@ def test_a_run_that_takes_too_long(images: Path, store: Store, monkeypatch: pyte
 
 HOLDER = """
 import sys
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 with Store(sys.argv[1]).claims.claim("abc", label="held elsewhere", place="gpu 1") as ours:
     print(ours, flush=True)
     sys.stdin.read()
@@ -192,7 +193,7 @@ def test_a_claim_where_nothing_can_be_written(tmp_path: Path) -> None:
         pass
 
 
-class Notes(Silent):
+class Notes(Callback):
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.finished_runs: list[str] = []
@@ -244,11 +245,11 @@ def test_drained(images: Path, store: Store) -> None:
         def started(self, run: PlannedRun) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
-    watcher = Interrupts()
+    callback = Interrupts()
     with pytest.raises(KeyboardInterrupt):
-        execute_plan(plan, store, "cpu", (), watcher)
-    assert watcher.finished_runs == [plan.runs[0].spec.run_id]
-    assert "Ctrl-C again stops at once" in watcher.notes[0]
+        execute_plan(plan, store, "cpu", (), callback)
+    assert callback.finished_runs == [plan.runs[0].spec.run_id]
+    assert "Ctrl-C again stops at once" in callback.notes[0]
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     assert list(store.claims.folder.iterdir()) == []
     again = planned(images, store, seeds=3)
@@ -258,7 +259,7 @@ def test_drained(images: Path, store: Store) -> None:
 
 
 def test_interrupted_twice(images: Path, store: Store) -> None:
-    class Interrupts(Silent):
+    class Interrupts(Callback):
         def started(self, run: PlannedRun) -> None:
             for _ in range(2):
                 os.kill(os.getpid(), signal.SIGINT)
@@ -354,7 +355,7 @@ def test_executors_by_name() -> None:
 @pytest.mark.parametrize("name", ["ray", "slurm"])
 def test_a_missing_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, {"ray": "ray", "slurm": "submitit"}[name], None)
-    monkeypatch.delitem(sys.modules, EXECUTORS[name][0], raising=False)
+    monkeypatch.delitem(sys.modules, f"vpbench.execution.executors.{name}", raising=False)
     with pytest.raises(UsageError, match=rf"pip install 'vpbench\[{name}\]'"):
         get_executor(name)
 

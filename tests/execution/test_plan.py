@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from vpbench.core.errors import UnsupportedError, UsageError, WeightsError
-from vpbench.execution.plan import ARTEFACTS, Plan, Request, _split_settings, make_plan, seeds_of
-from vpbench.execution.protocol import RecipeEntry, method_options, resolve_recipe, suite_card
-from vpbench.execution.spec import BackboneSpec, DataSpec, MethodSpec, Preprocess, RunSpec, Search
-from vpbench.store.folder import Store
-from vpbench.training.recipe import Recipe
+from vpbench.planning.plan import Plan, Request, _split_settings, make_plan, seeds_of
+from vpbench.planning.suites import RecipeEntry, method_options, resolve_recipe, suite_card
+from vpbench.spec.recipe import Recipe
+from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, Preprocess, RunSpec, Search
+from vpbench.store.artefacts import ARTEFACTS
+from vpbench.store.store import Store
 
 SPEC = RunSpec(
     method=MethodSpec(name="vpt", preset="released", version=1, config={"prompt_length": 10, "deep": True}),

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from vpbench.core.errors import UsageError
-from vpbench.execution import precision as precision_module
-from vpbench.execution.precision import autocast, float32_products, resolve_precision
+from vpbench.spec import precision as precision_module
+from vpbench.spec.precision import autocast, float32_products, resolve_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vpbench.catalog import method_class, method_registry, resolve_method
 from vpbench.core.cards import card_names, read_toml
-from vpbench.execution.plan import DEFAULT_METHODS
-from vpbench.execution.protocol import (
+from vpbench.models.registry import method_class, method_registry, resolve_method
+from vpbench.planning.plan import DEFAULT_METHODS
+from vpbench.planning.suites import (
     DEFAULT_PRESET,
     RecipeCard,
     RecipeEntry,
@@ -25,7 +25,7 @@ from vpbench.execution.protocol import (
     suite_card,
     suite_names,
 )
-from vpbench.training.recipe import Recipe
+from vpbench.spec.recipe import Recipe
 
 HERE = Path(__file__).parent
 SUITES = [name for name in suite_names() if suite_card(name).part_of is None]

@@ -10,9 +10,9 @@ import pytest
 from vpbench.core import cards
 from vpbench.core.errors import UsageError
 from vpbench.data.catalog import dataset_card, dataset_names
-from vpbench.execution.plan import Request, make_plan
-from vpbench.execution.protocol import SuiteCard, recipe_entries, resolve_recipe, suite_card, suite_names
-from vpbench.store.folder import Store
+from vpbench.planning.plan import Request, make_plan
+from vpbench.planning.suites import SuiteCard, recipe_entries, resolve_recipe, suite_card, suite_names
+from vpbench.store.store import Store
 
 FGVC = ("cub", "nabirds", "flowers", "dogs", "cars")
 NATURAL = tuple(f"vtab.{name}" for name in ("cifar100", "caltech101", "dtd", "flowers", "pets", "svhn", "sun397"))

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from vpbench.catalog import resolve_method
 from vpbench.core.errors import DivergedError, StoppedError, StoreError, UnsupportedError, WeightsError
 from vpbench.data.cache import CachedData, CachedSplit
-from vpbench.execution import worker
-from vpbench.execution.plan import ARTEFACTS, PlannedRun
-from vpbench.execution.spec import BackboneSpec, DataSpec, Preprocess, RunSpec
-from vpbench.store.folder import Store
+from vpbench.execution import execute as worker
+from vpbench.models.registry import resolve_method
+from vpbench.planning.plan import PlannedRun
+from vpbench.spec.recipe import Recipe
+from vpbench.spec.run_spec import BackboneSpec, DataSpec, Preprocess, RunSpec
+from vpbench.store.artefacts import ARTEFACTS
+from vpbench.store.store import Store
 from vpbench.training.fit import Trainer
 from vpbench.training.inputs import Batch, Inputs
-from vpbench.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 

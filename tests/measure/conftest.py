@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vpbench.backbones.named import resolve_backbone
-from vpbench.execution.spec import BackboneSpec
+from vpbench.spec.run_spec import BackboneSpec
 
 
 @pytest.fixture(scope="session")

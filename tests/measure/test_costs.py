@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vpbench.backbones.load import load_backbone
-from vpbench.execution.spec import BackboneSpec
+from vpbench.backbones.weights import load_backbone
 from vpbench.measure import costs
 from vpbench.measure.peak import Load, peak_of
+from vpbench.spec.run_spec import BackboneSpec
 
 
 def test_twins_share_values_and_nothing_else(tiny: BackboneSpec) -> None:

@@ -10,10 +10,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vpbench.backbones.named import resolve_backbone
-from vpbench.build import build_shell
-from vpbench.catalog import method_registry, resolve_method
-from vpbench.execution.spec import BackboneSpec
 from vpbench.measure.operations import count_by_dispatch, count_operations, count_plain
+from vpbench.models.build import build_shell
+from vpbench.models.registry import method_registry, resolve_method
+from vpbench.spec.run_spec import BackboneSpec
 
 METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "methods").glob("[!_]*.py"))
 

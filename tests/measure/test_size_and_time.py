@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vpbench.build import build_model
-from vpbench.catalog import resolve_method
-from vpbench.execution.spec import BackboneSpec
 from vpbench.measure import energy, timing
 from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part
 from vpbench.measure.timing import measure_inference, measure_training
-from vpbench.model import PromptedModel
-from vpbench.training.recipe import Recipe
+from vpbench.models.build import build_model
+from vpbench.models.prompted import PromptedModel
+from vpbench.models.registry import resolve_method
+from vpbench.spec.recipe import Recipe
+from vpbench.spec.run_spec import BackboneSpec
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(batch_size=4, epochs=1, lr=1.0, weight_decay=0.1)

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from vpbench.backbones.base import Backbone
 from vpbench.backbones.family import adapter_for
-from vpbench.catalog import method_class, method_registry, resolve_method
 from vpbench.core.errors import UnsupportedError
-from vpbench.execution.spec import BackboneSpec
 from vpbench.measure.operations import count_operations
 from vpbench.measure.size import parameter_counts
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
+from vpbench.models.registry import method_class, method_registry, resolve_method
+from vpbench.spec.recipe import Recipe
+from vpbench.spec.run_spec import BackboneSpec
 from vpbench.training.optim import make_optimizer, parameter_groups
-from vpbench.training.recipe import Recipe
 
 CLASSES, WIDTH, DEPTH, SIZE = 7, 192, 2, 32
 # Settings without which a preset made for a large backbone does not fit this small one.
@@ -100,7 +100,7 @@ def test_options_and_presets_are_documented(label: str) -> None:
 
 def test_configurations_are_readable_without_torch() -> None:
     code = (
-        "import sys; from vpbench.catalog import method_class, method_registry; "
+        "import sys; from vpbench.models.registry import method_class, method_registry; "
         "[method_class(name) for name in method_registry().names()]; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

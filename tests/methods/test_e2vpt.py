@@ -16,7 +16,7 @@ from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UsageError
 from vpbench.methods.e2vpt import E2VPT
 from vpbench.methods.vpt import VPT
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
 
 
 def tiny(seed: int = 0, **options: Any) -> PromptedModel:

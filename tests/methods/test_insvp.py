@@ -27,7 +27,7 @@ from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UsageError
 from vpbench.interface import BackboneShape, Context, Tokens
 from vpbench.methods.insvp import InsVP, InsVPConfig, convolve, specific_sizes, weighted_by_simam
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
 
 VIT_B16 = BackboneShape(family="vit", image_size=224, patch_size=16, width=768, depth=12, heads=12, prefix=1)
 CLASSES = 3

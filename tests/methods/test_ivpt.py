@@ -20,7 +20,7 @@ from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import Context
 from vpbench.methods.ivpt import IVPT
 from vpbench.methods.vpt import VPT
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
 
 DEPTH, LENGTH, K, WIDTH, PATCHES = 3, 4, 3, 48, 16
 X = torch.randn(3, 3, 32, 32, dtype=torch.double, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ from golden_fill import check_gradient, check_logits, fill_head, filled, golden_
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.measure.size import parameter_counts
 from vpbench.methods.mlp import MLP
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
 
 PARTS = {"0": "", "2": "bn."}  # of a hidden layer, by their places
 

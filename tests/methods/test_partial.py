@@ -12,7 +12,7 @@ from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UsageError
 from vpbench.measure.size import parameter_counts
 from vpbench.methods.partial import Partial
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
 
 
 def test_golden() -> None:

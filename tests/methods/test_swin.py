@@ -20,7 +20,7 @@ from vpbench.methods.ivpt import IVPT
 from vpbench.methods.partial import Partial
 from vpbench.methods.viapt import ViaPT
 from vpbench.methods.vpt import VPT
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
 
 WIDTHS = [128] * 2 + [256] * 2 + [512] * 18 + [1024] * 2  # of Swin-B's blocks
 CLASSES = 5

@@ -21,7 +21,7 @@ from vpbench.interface import BackboneShape, Context
 from vpbench.methods._connections import Connections
 from vpbench.methods._pca import axes_of_covariance, complement, guarded, principal_axes
 from vpbench.methods.viapt import ViaPT, ViaPTConfig
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
 from vpbench.training.checkpoint import load_state, state_of
 
 WIDTH, DEPTH, CLASSES = 48, 3, 5

@@ -16,7 +16,7 @@ from vpbench.core.errors import UsageError
 from vpbench.interface import Context, Tokens
 from vpbench.methods.linear import Linear
 from vpbench.methods.vpt import VPT
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
 
 
 def fill_prompts(prompts: Tensor, config: dict[str, Any]) -> None:

@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 
 from vpbench.core.hashing import digest
-from vpbench.store.folder import Store
 from vpbench.store.schema import COLUMNS, SCHEMA
+from vpbench.store.store import Store
 
 DATA_SETS = {"digits": ("natural", 10), "sprites_location": ("structured", 16), "flowers": ("natural", 12)}
 RECIPE = {"optimizer": "sgd", "lr": 0.25, "batch_size": 64, "epochs": 12}

@@ -20,15 +20,15 @@ from typer.testing import CliRunner
 from vpbench.cli.report import report
 from vpbench.cli.run import run as run_command
 from vpbench.core.errors import StoreError, UsageError
-from vpbench.execution.plan import Request, make_plan
+from vpbench.planning.plan import Request, make_plan
 from vpbench.reporting.page import write_page
 from vpbench.reporting.page.command import Plans, repeat_command
 from vpbench.reporting.page.curve import curves, epoch_ticks, read_epochs, value_axis
-from vpbench.reporting.page.folder import MARKER, publish
-from vpbench.reporting.page.names import file_stem
+from vpbench.reporting.page.file_names import file_stem
+from vpbench.reporting.page.publishing import MARKER, publish
 from vpbench.reporting.page.quantities import MISSING, blocks, quantity
-from vpbench.store.folder import Store
 from vpbench.store.schema import COLUMNS
+from vpbench.store.store import Store
 
 CURVE = "phase,epoch,epochs,lr,train_loss,val_acc1\nwarm,1,3,0.1,2.5,10\nwarm,2,3,0.1,1.5,40\ntrain,1,1,0.1,0.05,80\n"
 EVIL = "<script>alert('1')</script>&\"x"

@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import vpbench
+from vpbench.analysis.inside import attention_by_block, first_prompts, grad_cam, prompted_pixels
+from vpbench.analysis.load import StoredModel, find_weights, load_stored
+from vpbench.analysis.noise import NoisySplit, evaluate_noise, image_noise
 from vpbench.core.errors import DataError, StoreError, UsageError, WeightsError
-from vpbench.execution import worker
-from vpbench.measure.inside import attention_by_block, first_prompts, grad_cam, prompted_pixels
-from vpbench.measure.noise import NoisySplit, evaluate_noise, image_noise
-from vpbench.measure.stored import StoredModel, find_weights, load_stored
-from vpbench.reporting.api import make_report
-from vpbench.store.folder import Store
+from vpbench.execution import execute as worker
+from vpbench.reporting.make_report import make_report
+from vpbench.store.store import Store
 
 METHODS = ("linear", "vpt", "e2vpt", "insvp", "ivpt", "viapt")
 SIZE = 40

@@ -16,12 +16,12 @@ from PIL import Image
 from report_rows import fill, grid, make_row
 
 from vpbench.core.errors import StoreError, UsageError
-from vpbench.reporting.api import make_report
 from vpbench.reporting.figures import Section, figure_registry, looks, row_wise, sections
+from vpbench.reporting.make_report import make_report
 from vpbench.reporting.runs import Filters
 from vpbench.reports.plots import critical_difference as cd
 from vpbench.reports.plots import curves, heatmap, hyperparameters, noise, pareto, seeds
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 COSTS = {"latency_ms_p50": 5.0, "mem_train_peak": 2**30}
 
@@ -79,7 +79,7 @@ import sys
 from vpbench.reporting.page import write_page
 from vpbench.reporting.figures import figure_registry
 from vpbench.reporting.runs import Filters
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 store = Store({str(full.folder)!r})
 for name in {NAMES}:
     assert list(figure_registry().get(name.replace("-", "_"))(store, store.load(), Filters()))

@@ -15,14 +15,14 @@ import pandas as pd
 import pytest
 from report_rows import fill, frame_of, grid, make_row
 
-from vpbench.catalog import resolve_method
 from vpbench.core.errors import UsageError
 from vpbench.data.catalog import dataset_card
-from vpbench.execution.protocol import suite_card
-from vpbench.reporting.api import make_report
+from vpbench.models.registry import resolve_method
+from vpbench.planning.suites import suite_card
 from vpbench.reporting.building import build_table
 from vpbench.reporting.definition import load_definition
 from vpbench.reporting.formats import comma_separated, web
+from vpbench.reporting.make_report import make_report
 from vpbench.reporting.published import footnotes, our_backbones, published_figures
 from vpbench.reporting.reported import with_reported
 from vpbench.reporting.table import Cell, Section, Table

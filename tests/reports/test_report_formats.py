@@ -13,8 +13,8 @@ from report_rows import fill, grid, make_row
 from syrupy.assertion import SnapshotAssertion
 
 from vpbench.core.errors import StoreError, UsageError
-from vpbench.reporting.api import make_report
 from vpbench.reporting.formats import RENDERERS, comma_separated, latex, markdown, terminal
+from vpbench.reporting.make_report import make_report
 from vpbench.reporting.table import Cell, Column, Row, Section, Table
 
 

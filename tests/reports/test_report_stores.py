@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from report_rows import fill, frame_of, grid, make_row
 
-from vpbench.reporting.api import make_report
 from vpbench.reporting.building import build_table
 from vpbench.reporting.definition import load_definition
+from vpbench.reporting.make_report import make_report
 from vpbench.reporting.rows import load_rows
 from vpbench.reporting.table import Cell, Table
 from vpbench.store import reading
-from vpbench.store.folder import Store
 from vpbench.store.schema import SCHEMA
+from vpbench.store.store import Store
 
 
 def table_of(*rows: dict[str, object], paper: str = "insvp", mix: bool = False) -> Table:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_rows import DATA_SETS, fill, frame_of, grid, make_row
 
-from vpbench.catalog import resolve_method
 from vpbench.core.errors import UsageError
 from vpbench.data.catalog import dataset_card
-from vpbench.execution.protocol import method_options, recipe_entries, resolve_recipe, suite_card
+from vpbench.models.registry import resolve_method
+from vpbench.planning.suites import method_options, recipe_entries, resolve_recipe, suite_card
 from vpbench.reporting.building import build_table
 from vpbench.reporting.definition import TableDefinition, load_definition
 from vpbench.reporting.runs import Filters

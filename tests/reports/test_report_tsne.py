@@ -11,10 +11,10 @@ import pytest
 from report_rows import clusters, fill, make_row, save_features
 
 from vpbench.core.errors import StoreError, UsageError
-from vpbench.reporting.api import make_report
+from vpbench.reporting.make_report import make_report
 from vpbench.reporting.runs import Filters
 from vpbench.reports.plots.tsne import draw, embed, knn_accuracy
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 
 def store_with_features(folder: Path, *rows: dict[str, Any], **changes: Any) -> Store:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from report_rows import fill, grid
 
-from vpbench.reporting.api import make_report
+from vpbench.reporting.make_report import make_report
 from vpbench.reporting.page import write_page
 from vpbench.reporting.settings import search_in, settings_in
 

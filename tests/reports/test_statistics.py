@@ -12,13 +12,13 @@ import pytest
 from report_rows import fill, make_row
 
 from vpbench.core.errors import UsageError
-from vpbench.reporting.api import make_report
 from vpbench.reporting.compare import compare, statistics_table
 from vpbench.reporting.definition import load_definition
+from vpbench.reporting.make_report import make_report
 from vpbench.reporting.runs import Filters
 from vpbench.reporting.statistics import TooFewError, compare_hits, friedman, holm, mcnemar_p, wilcoxon_p, wins
 from vpbench.reporting.table import Cell, Section
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 
 def hits(pattern: str) -> Any:

@@ -18,10 +18,11 @@ from command import CHECKOUT, write_images
 from slurm_cluster import missing_programs, slurm
 from tiny_grid import jobs_of
 
-from vpbench.execution.executors import Silent, get_executor
-from vpbench.execution.plan import Request
+from vpbench.execution.callbacks import Callback
+from vpbench.execution.executor import get_executor
+from vpbench.planning.plan import Request
 
-# Found by every process that Slurm and Ray start. When vpbench.execution.worker is imported it loses its measuring
+# Found by every process that Slurm and Ray start. When vpbench.execution.execute is imported it loses its measuring
 # functions; and a run does what the file VPBENCH_TEST_ORDERS says: "kill RUN_ID" at its start, "hang RUN_ID" at a step.
 SITE = """
 import importlib.abc, importlib.machinery, os, signal, sys, time
@@ -57,7 +58,7 @@ def change(module):
 
 class Changed(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name not in ("vpbench.execution.worker", "vpbench.training.checkpoint"):
+        if name not in ("vpbench.execution.execute", "vpbench.training.checkpoint"):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         load = spec.loader.exec_module
@@ -74,7 +75,7 @@ sys.meta_path.insert(0, Changed())
 @pytest.fixture(scope="session", autouse=True)
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The environment of all processes: an image cache of our own, this checkout, one thread, and no measuring."""
-    from vpbench.execution import worker
+    from vpbench.execution import execute as worker
 
     site = tmp_path_factory.mktemp("site")
     (site / "sitecustomize.py").write_text(SITE)
@@ -114,7 +115,7 @@ def orders(quick: None) -> Iterator[Path]:
 def inline(quick: None, request_for_grid: Request, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of the grid, done in this process."""
     jobs, store = jobs_of(request_for_grid, tmp_path_factory.mktemp("inline") / "runs")
-    assert [row["status"] for row in get_executor("inline")(jobs, store, Silent())] == ["ok"] * 6
+    assert [row["status"] for row in get_executor("inline")(jobs, store, Callback())] == ["ok"] * 6
     return store.folder
 
 
@@ -139,7 +140,7 @@ def slurm_cluster(quick: None) -> Iterator[None]:
     pytest.importorskip("submitit", reason="submitit is not installed (pip install 'vpbench[slurm]'); SLURM IS NOT TESTED")
     if missing := missing_programs():
         pytest.skip(f"not installed: {', '.join(missing)} (apt-get install slurm-wlm munge); SLURM IS NOT TESTED")
-    from vpbench.execution.slurm import grid
+    from vpbench.execution.executors.slurm import slurm_dispatch as grid
 
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     try:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tiny_grid import Heard, check_same, jobs_of
 
-from vpbench.execution.executors import get_executor
-from vpbench.execution.plan import Request
+from vpbench.execution.executor import get_executor
+from vpbench.planning.plan import Request
 
 pytestmark = [pytest.mark.scale, pytest.mark.slow]
 RUNS = 18

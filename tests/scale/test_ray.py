@@ -15,9 +15,9 @@ from tiny_grid import Heard, check_same, jobs_of, search
 
 from vpbench.cli.progress import GridProgress
 from vpbench.core.errors import UsageError
-from vpbench.execution.executors import get_executor
-from vpbench.execution.plan import Request
-from vpbench.store.folder import Store
+from vpbench.execution.executor import get_executor
+from vpbench.planning.plan import Request
+from vpbench.store.store import Store
 
 pytest.importorskip("ray", reason="Ray is not installed (pip install 'vpbench[ray]'); RAY IS NOT TESTED")
 pytestmark = pytest.mark.scale

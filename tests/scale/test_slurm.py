@@ -14,15 +14,15 @@ from slurm_cluster import PARTITION
 from tiny_grid import Heard, check_same, jobs_of, search, write_space
 
 from vpbench.core.errors import UsageError
-from vpbench.execution.executors import get_executor
-from vpbench.execution.plan import Request
-from vpbench.store.folder import Store
+from vpbench.execution.executor import get_executor
+from vpbench.planning.plan import Request
+from vpbench.store.store import Store
 
 pytest.importorskip("submitit", reason="submitit is not installed (pip install 'vpbench[slurm]'); SLURM IS NOT TESTED")
 
-from vpbench.execution.slurm.collect import Collected, collect
-from vpbench.execution.slurm.commands import minutes, queue
-from vpbench.execution.slurm.submission import submissions
+from vpbench.execution.executors.slurm.collect import Collected, collect
+from vpbench.execution.executors.slurm.commands import minutes, queue
+from vpbench.execution.executors.slurm.submission import submissions
 
 pytestmark = [pytest.mark.scale, pytest.mark.usefixtures("slurm_cluster")]
 WAIT_S = 120

@@ -1,4 +1,4 @@
-"""A grid of tiny runs: its jobs, a watcher that remembers, and the comparison of two results folders."""
+"""A grid of tiny runs: its jobs, a callback that remembers, and the comparison of two results folders."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pandas as pd
 from command import Outcome, vpbench
 
 from vpbench.api import make_jobs, plan_runs
-from vpbench.execution.executors import Silent
+from vpbench.execution.callbacks import Callback
 from vpbench.execution.job import Job
-from vpbench.execution.plan import PlannedRun, Request
-from vpbench.store.folder import Store
+from vpbench.planning.plan import PlannedRun, Request
 from vpbench.store.schema import REPRODUCIBLE
+from vpbench.store.store import Store
 
 
-class Heard(Silent):
-    """A watcher that remembers."""
+class Heard(Callback):
+    """A callback that remembers."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []

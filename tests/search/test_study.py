@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from vpbench.execution.plan import PlannedRun, Request, resolve
+from vpbench.planning.plan import PlannedRun, Request, resolve
+from vpbench.search.search_plan import Budget, UnfinishedError, plan_search, play
 from vpbench.search.study import Row, Trial, winner
-from vpbench.search.tune import Budget, UnfinishedError, plan_search, play
 
 Do = Callable[[list[PlannedRun]], Mapping[str, Row]]
 N_VAL = 200

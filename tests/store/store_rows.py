@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 
 def make_row(run_id: str = "a", **columns: Any) -> dict[str, Any]:

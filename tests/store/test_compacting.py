@@ -19,7 +19,7 @@ from vpbench.core.errors import StoreError, UsageError
 from vpbench.store import reading
 from vpbench.store.claims import COMPACTING
 from vpbench.store.compacting import compact
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 IDS = [f"run{number:02}" for number in range(12)]
 EXPECTED = {run_id: float(number) for number, run_id in enumerate(IDS)}

@@ -11,8 +11,8 @@ from vpbench.core.errors import StoreError
 from vpbench.store.claims import COMPACTING
 from vpbench.store.compacting import compact
 from vpbench.store.exporting import write_export
-from vpbench.store.folder import Store
 from vpbench.store.importing import Merge, open_source, plan_merge, write_merge
+from vpbench.store.store import Store
 
 
 def take_in(store: Store, *paths: Path, replace: bool = False) -> Merge:

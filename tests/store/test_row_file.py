@@ -13,9 +13,9 @@ from store_rows import make_row
 from test_store import EXAMPLES
 
 from vpbench.store import reading, row_file
-from vpbench.store.folder import Store
 from vpbench.store.row_file import as_table, decode_row
 from vpbench.store.schema import COLUMNS, SCHEMA
+from vpbench.store.store import Store
 
 EXTREMES = {"acc1": math.inf, "train_loss": 5e-324, "bytes_saved": -(2**63), "flops_forward": 2**63 - 1, "error": 'ä "\\\n\0 €'}
 

@@ -18,9 +18,9 @@ from store_rows import fill, make_row
 
 from vpbench.core.errors import StoreError
 from vpbench.store.compacting import compact
-from vpbench.store.folder import Store
 from vpbench.store.importing import open_source, plan_merge, write_merge
 from vpbench.store.schema import COLUMNS, SCHEMA, SCHEMA_VERSION
+from vpbench.store.store import Store
 
 VERSIONS = sorted((Path(__file__).parent / "versions").glob("*.parquet"))
 PUBLISHED = sorted((Path(__file__).parents[2] / "results").glob("*/*.parquet"))

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from vpbench.core.errors import StoreError
-from vpbench.store.folder import Store
 from vpbench.store.schema import COLUMNS, SCHEMA, SCHEMA_VERSION
+from vpbench.store.store import Store
 
 START = datetime(2025, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 EXAMPLES: dict[Any, Any] = {
@@ -154,7 +154,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_killed_while_writing(tmp_path: Path) -> None:
     """What a killed process leaves is not a row."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from vpbench.store.folder import Store\n"
+        "import os, signal, sys; from pathlib import Path; from vpbench.store.store import Store\n"
         "def die(path): path.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)\n"
         "store = Store(sys.argv[1]); store._write_whole(store.row_path('a'), die)"
     )

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from vpbench.build import build_model
-from vpbench.catalog import resolve_method
 from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData, CachedSplit
-from vpbench.execution.spec import BackboneSpec, DataSpec, Preprocess, RunSpec
+from vpbench.models.build import build_model
+from vpbench.models.registry import resolve_method
+from vpbench.spec.recipe import Recipe
+from vpbench.spec.run_spec import BackboneSpec, DataSpec, Preprocess, RunSpec
 from vpbench.training.fit import Trainer
-from vpbench.training.recipe import Recipe
 
 HALF = (0.5, 0.5, 0.5)
 BACKBONE = BackboneSpec(name="vit_tiny_patch16_224", weights="random", image_size=64, patch_size=16, mean=HALF, std=HALF)

@@ -13,16 +13,16 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from vpbench.backbones.load import adapter_for
-from vpbench.catalog import method_class, method_registry, resolve_method
+from vpbench.backbones.weights import adapter_for
 from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData, CachedSplit
-from vpbench.execution.spec import BackboneSpec, DataSpec, Preprocess, RunSpec
-from vpbench.model import PromptedModel
-from vpbench.store.folder import Store
+from vpbench.models.prompted import PromptedModel
+from vpbench.models.registry import method_class, method_registry, resolve_method
+from vpbench.spec.recipe import Recipe
+from vpbench.spec.run_spec import BackboneSpec, DataSpec, Preprocess, RunSpec
+from vpbench.store.store import Store
 from vpbench.training.checkpoint import Checkpoints, Paused
 from vpbench.training.fit import Epoch, Trainer
-from vpbench.training.recipe import Recipe
 
 HALF, SIZE = (0.5, 0.5, 0.5), 32
 BACKBONE = BackboneSpec(name="vit", weights="random", image_size=SIZE, patch_size=8, mean=HALF, std=HALF)
@@ -62,7 +62,7 @@ def spec(label: str, **changes: Any) -> RunSpec:
 
 
 def trainer(run: RunSpec, checkpoints: Checkpoints | None = None) -> Trainer:
-    """As ``vpbench.execution.worker`` makes it, over a transformer of two blocks."""
+    """As ``vpbench.execution.execute`` makes it, over a transformer of two blocks."""
     torch.manual_seed(3)
     backbone = adapter_for(VisionTransformer(img_size=SIZE, patch_size=8, embed_dim=192, depth=2, num_heads=3, num_classes=0))
     torch.manual_seed(run.seed)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from vpbench.execution.spec import Preprocess
 from vpbench.interface import Context
-from vpbench.model import Frozen
+from vpbench.models.prompted import Frozen
+from vpbench.spec.run_spec import Preprocess
 from vpbench.training.fit import Trainer
 
 MakeTrainer = Callable[..., Trainer]

@@ -9,8 +9,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from vpbench.spec.recipe import Recipe
 from vpbench.training.optim import lr_factor, make_optimizer, parameter_groups
-from vpbench.training.recipe import Recipe
 
 VPT = Recipe(epochs=100, schedule_step="epoch", warmup_epochs=10, warmup_from_zero=True)
 INSVP = Recipe(epochs=100, warmup_fraction=0.2)

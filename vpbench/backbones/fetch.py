@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from vpbench.backbones.named import BackboneCard, backbone_card, backbone_names
+from vpbench.core.cache_folder import cache_root
 from vpbench.core.errors import DataError, WeightsError
-from vpbench.data.cache import default_root
 from vpbench.data.catalog import Download
 from vpbench.data.download import Patience, checksums, fetch
-from vpbench.execution.spec import BackboneSpec
+from vpbench.spec.run_spec import BackboneSpec
 
 WAY_OUT = "Give a file or folder with --weights, or ask for --weights random on purpose."
 
@@ -40,7 +40,7 @@ def _from_hub(name: str, place: str) -> Path:
 
 def _from_url(name: str, card: BackboneCard, url: str, patience: Patience | None) -> Path:
     """The file below ``VPBENCH_CACHE`` (or the user's cache folder); it has its name only once it is whole and checked."""
-    target = default_root() / "weights" / url.rsplit("/", 1)[-1]
+    target = cache_root() / "weights" / url.rsplit("/", 1)[-1]
     if not target.exists():
         unchecked = target.with_name(f"{target.name}.unchecked")
         try:

@@ -20,9 +20,9 @@ from filelock import FileLock
 from torch.nn.utils import skip_init
 
 from vpbench.backbones.frozen import FrozenLinear, Kernel, onednn_linear
+from vpbench.core.cache_folder import cache_root
 from vpbench.core.files import write_whole
 from vpbench.core.processor import processor
-from vpbench.data.cache import default_root
 
 WORTH_IT = 1.1  # times as fast over a whole block, at least, so that noise decides nothing
 LAYERS = ((1, 3), (1, 1), (1, 4), (4, 1))  # of a block: widths of input and output, in widths of a token
@@ -38,7 +38,7 @@ def linear_kernel(width: int) -> Kernel:
     asked = os.environ.get("VPBENCH_LINEAR")
     if asked in ("default", "onednn"):
         return "onednn" if asked == "onednn" and _has_onednn() else "default"
-    file = default_root() / "kernels.json"
+    file = cache_root() / "kernels.json"
     name = f"{processor()}, torch {torch.__version__}, width {width}"
     if name not in (kept := _read(file)):
         with _alone(file):  # another process may have measured meanwhile, and what it found holds

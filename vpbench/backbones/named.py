@@ -12,7 +12,7 @@ from vpbench.core.cards import card_names, packaged_file, read_card
 from vpbench.core.errors import UsageError, WeightsError
 from vpbench.core.hashing import file_sha256
 from vpbench.core.names import unknown
-from vpbench.execution.spec import BackboneSpec, Frozen
+from vpbench.spec.run_spec import BackboneSpec, Frozen
 
 WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".tar")
 

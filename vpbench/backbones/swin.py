@@ -190,8 +190,8 @@ class SwinAdapter(Backbone):
             more = [part.to(key.dtype).expand(*key.shape[:2], -1, -1, -1) for part in provide()]
             key, value = torch.cat([more[0], key], dim=3), torch.cat([more[1], value], dim=3)
         bias = _bias(block, maps, prompts, key.shape[3])
-        for watcher in self._watchers.values():
-            watcher.keep(index, self._received(index, query[:, :, :, prompts:] * attention.scale, key, bias[..., prompts:, :]))
+        for callback in self._watchers.values():
+            callback.keep(index, self._received(index, query[:, :, :, prompts:] * attention.scale, key, bias[..., prompts:, :]))
         mixed = _mixed(attention, query, key, value, bias).transpose(2, 3).flatten(3)
         maps = window_reverse(
             mixed[:, :, prompts:].flatten(0, 1).unflatten(1, block.window_size), block.window_size, height, width

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.files import write_whole
-from vpbench.store.folder import Store
 from vpbench.store.schema import COLUMNS, SCHEMA, SCHEMA_VERSION
+from vpbench.store.store import Store
 
 # One measured cell; its rows differ in their seeds only.
 CELL = ["suite", "dataset", "backbone", "method"]

@@ -8,12 +8,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from vpbench import __version__
 from vpbench.cli.check import check
 from vpbench.cli.compact import compact
 from vpbench.cli.data import app as data_app
 from vpbench.cli.export import export
-from vpbench.cli.importing import import_rows
+from vpbench.cli.import_rows import import_rows
 from vpbench.cli.listing import list_entries
 from vpbench.cli.logs import logs
 from vpbench.cli.measure import measure
@@ -23,6 +22,7 @@ from vpbench.cli.run import run
 from vpbench.cli.show import show
 from vpbench.cli.status import status
 from vpbench.cli.tune import tune
+from vpbench.core.version import __version__
 
 INTERRUPTED = 130
 

@@ -69,8 +69,8 @@ def check(
     import json
 
     from vpbench.checking.baseline import merged, read_baseline, read_results, write_baseline
-    from vpbench.checking.compare import compare
-    from vpbench.checking.render import as_data, as_junit, as_markdown, as_text, write_text
+    from vpbench.checking.gate_report import as_data, as_junit, as_markdown, as_text, write_text
+    from vpbench.checking.regressions import compare
     from vpbench.checking.tolerance import Tolerances
     from vpbench.core.errors import UsageError
 
@@ -119,10 +119,10 @@ def _run(
     suite: str, methods: list[str] | None, datasets: list[str] | None, seeds: str | None, known: pd.DataFrame | None,
     keep: Path | None, update: bool,
 ) -> pd.DataFrame:  # fmt: skip
-    from vpbench.checking.grid import plan_grid, run_grid
+    from vpbench.checking.gate_runs import plan_grid, run_grid
     from vpbench.cli.progress import GridProgress
-    from vpbench.execution.plan import DEFAULT_METHODS, seeds_of
-    from vpbench.execution.protocol import suite_card
+    from vpbench.planning.plan import DEFAULT_METHODS, seeds_of
+    from vpbench.planning.suites import suite_card
 
     if known is not None and not known.empty:  # in the baseline's order, as a cell's seed depends on it
         methods = list(dict.fromkeys([*known["method"], *(methods or ())]))

@@ -28,7 +28,7 @@ def compact(
     from vpbench.core.errors import StoreError
     from vpbench.core.names import counted
     from vpbench.store.compacting import compact as merge_files
-    from vpbench.store.folder import Store
+    from vpbench.store.store import Store
 
     if not results.is_dir():
         raise StoreError(f"there is no results folder {results}; --results chooses another one.")

@@ -40,7 +40,7 @@ def list_datasets(as_json: AsJson = False) -> None:
     """
     from vpbench.cli.listing import print_entries
     from vpbench.data.catalog import dataset_card
-    from vpbench.describe import listing
+    from vpbench.reporting.describe import listing
 
     entries = [{**entry, "licence": dataset_card(entry["name"]).licence} for entry in listing("datasets")]
     if as_json:
@@ -202,7 +202,7 @@ def _chosen(ids: list[str] | None, suite: str | None, *, everything: bool = Fals
     """The data sets that are meant: by name (several, or with commas), of a suite, or all."""
     from vpbench.core.errors import UsageError
     from vpbench.data.catalog import dataset_names
-    from vpbench.execution.protocol import suite_card
+    from vpbench.planning.suites import suite_card
 
     names = [name.strip() for given in ids or () for name in given.split(",") if name.strip()]
     if suite is not None:

@@ -39,7 +39,7 @@ def export(
     from vpbench.core.names import counted
     from vpbench.reporting.runs import Filters
     from vpbench.store.exporting import write_export, writer_for
-    from vpbench.store.folder import Store, as_frame
+    from vpbench.store.store import Store, as_frame
 
     writer_for(to)
     rows = Store(results).read()

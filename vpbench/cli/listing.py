@@ -21,7 +21,7 @@ def list_entries(
     """
     import json
 
-    from vpbench.describe import listing
+    from vpbench.reporting.describe import listing
 
     entries = listing(kind)
     if as_json:

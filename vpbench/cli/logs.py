@@ -23,7 +23,7 @@ def logs(
       vpbench logs 3fa9
     """
     from vpbench.core.errors import StoreError
-    from vpbench.store.folder import Store
+    from vpbench.store.store import Store
 
     store = Store(results)
     stored = {row["run_id"]: row["error"] for row in store.read_columns(["run_id", "error"])}

@@ -173,12 +173,16 @@ def _table(title: str, rows: list[Row], columns: dict[str, Callable[[Row], str]]
 
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     table.add_column("method", no_wrap=True)
-    for name in columns:
-        parts = name == "parts"  # numbers stay in one piece on a narrow terminal
-        table.add_column(name.strip(), justify="left" if parts else "right", overflow="fold", no_wrap=not parts)
-    for row in rows:
-        table.add_row(row["method"], *(show(row) for show in columns.values()))
-    Console().print(table)
+    # Headings and lists of parts break between words on a narrow terminal. A figure cut off to fit would read as another one.
+    cells = {name: [show(row) for row in rows] for name, show in columns.items()}
+    for name, shown in cells.items():
+        words = [*name.split(), *(word for cell in shown for word in cell.split())]
+        table.add_column(name.strip(), justify="left" if name == "parts" else "right", min_width=max(map(len, words)))
+    for row, *shown in zip(rows, *cells.values()):
+        table.add_row(row["method"], *shown)
+    console = Console()
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).minimum)
+    console.print(table)
     typer.echo()
 
 

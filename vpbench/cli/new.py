@@ -36,8 +36,8 @@ def method(
     import re
     from importlib.resources import files
 
-    from vpbench.catalog import method_registry
     from vpbench.core.errors import UsageError
+    from vpbench.models.registry import method_registry
 
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UsageError(f"'{name}' is no name for a method: take small letters, digits and underscores, e.g. my_prompts.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from vpbench.execution.executors import Executor
+    from vpbench.execution.executor import Executor
 
 # What is run.
 Methods = Annotated[str | None, typer.Option(help="Methods, with commas: insvp,vpt:shallow. Default: all six.")]
@@ -66,13 +66,10 @@ def artefacts(save: str) -> list[str]:
         UsageError: for something else.
     """
     from vpbench.cli.words import words
-    from vpbench.core.names import unknown
-    from vpbench.execution.plan import ARTEFACTS
+    from vpbench.store.artefacts import artefact_files
 
     kept = [] if save == "none" else words(save) or []
-    for name in kept:
-        if name not in ARTEFACTS:
-            raise unknown("thing to --save", name, ARTEFACTS)
+    artefact_files(kept)
     return kept
 
 
@@ -86,7 +83,7 @@ def chosen_executor(
     """
     from vpbench.cli.words import numbers, value_of
     from vpbench.core.errors import UsageError
-    from vpbench.execution.executors import get_executor
+    from vpbench.execution.executor import get_executor
 
     given = {"workers": workers, "gpus": numbers("--gpus", gpus, "0,2"), "per_gpu": per_gpu, "retries": retries}
     options: dict[str, Any] = {option: value for option, value in given.items() if value is not None}

@@ -16,12 +16,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from vpbench.execution.plan import Plan, PlannedRun
+from vpbench.planning.plan import Plan, PlannedRun
 from vpbench.training.fit import Epoch
 
 
 class GridProgress:
-    """A watcher (see ``vpbench.execution.executors.Watcher``) that draws on stderr, so that stdout stays for results.
+    """A callback (see ``vpbench.execution.executors.Callback``) that draws on stderr, so that stdout stays for results.
 
     Args:
         plan: what is asked for.

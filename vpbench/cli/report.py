@@ -58,7 +58,7 @@ def report(
     - `vpbench report --html page` - leaderboard, figures, methods and runs: open page/index.html
     """
     from vpbench.core.errors import UsageError
-    from vpbench.reporting.api import make_report
+    from vpbench.reporting.make_report import make_report
 
     if json and format not in (None, "json"):
         raise UsageError(f"--json and --format {format} exclude each other; leave one out.")

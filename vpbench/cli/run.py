@@ -13,8 +13,8 @@ from vpbench.cli.words import settings_of, words
 
 if TYPE_CHECKING:
     from vpbench.execution.job import Job
-    from vpbench.execution.plan import Plan
-    from vpbench.store.folder import Store
+    from vpbench.planning.plan import Plan
+    from vpbench.store.store import Store
 
 FAILED = 1
 NARROW = ("run_id", "status", "seed", "epochs", "precision", "expected_s")
@@ -76,8 +76,8 @@ def run(
 
     from vpbench.api import execute_plan, make_jobs, noisy_accuracies, plan_runs
     from vpbench.cli.progress import GridProgress
-    from vpbench.execution.device import resolve_device
-    from vpbench.execution.plan import DEFAULT_METHODS, Request
+    from vpbench.planning.plan import DEFAULT_METHODS, Request
+    from vpbench.spec.device import resolve_device
 
     chosen = words(methods)
     request = Request(
@@ -90,7 +90,7 @@ def run(
         kept.append("weights")
     runner = options.chosen_executor(executor, workers, gpus, per_gpu, retries, executor_options)
     timeout_s, checkpoint_s = options.seconds("--timeout", timeout), options.seconds("--checkpoint-every", checkpoint_every)
-    if not getattr(runner, "elsewhere", False):
+    if not runner.is_remote:
         resolve_device(device)
     plan, store = plan_runs(request, results, kept, rerun)
     for name, raw in plan.data.items():
@@ -117,8 +117,8 @@ def run(
 
 def _sigmas(text: str | None) -> list[float]:
     """The standard deviations of ``--noise``."""
+    from vpbench.analysis.noise import check_sigmas
     from vpbench.core.errors import UsageError
-    from vpbench.measure.noise import check_sigmas
 
     try:
         return [] if text is None else check_sigmas([float(word) for word in words(text) or []])
@@ -134,7 +134,7 @@ def _show_plan(plan: Plan, store: Store, jobs: list[Job], as_json: bool) -> None
     from rich.table import Table
 
     from vpbench.core.names import counted
-    from vpbench.execution.cost import Work, past_runs
+    from vpbench.execution.expected_time import Work, past_runs
 
     past, with_row = past_runs(store), store.statuses()
     expected = {job.run_id: past.seconds(Work.of(job)) for job in jobs}
@@ -173,7 +173,7 @@ def _planned(run_id: str, plan: Plan, with_row: Container[str]) -> str:
 
 def _cost(expected: list[float | None]) -> str:
     """What ``--dry-run`` says of the time, on one worker."""
-    from vpbench.execution.cost import spoken
+    from vpbench.execution.expected_time import spoken
 
     known = [seconds for seconds in expected if seconds is not None]
     if not known:

@@ -24,7 +24,7 @@ def show(
     """
     import json
 
-    from vpbench.describe import describe
+    from vpbench.reporting.describe import describe
 
     facts = describe(kind, name, results)
     if as_json:

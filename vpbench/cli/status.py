@@ -11,7 +11,7 @@ from vpbench.cli import options
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from vpbench.store.folder import Store
+    from vpbench.store.store import Store
 
 EVERY_S = 2.0
 OVERDUE = 0.1  # of the time that a run has taken beyond what was expected, it is taken to need so much more
@@ -42,7 +42,7 @@ def status(
     from rich.live import Live
 
     from vpbench.core.errors import StoreError, UsageError
-    from vpbench.store.folder import Store
+    from vpbench.store.store import Store
 
     if watch and as_json:
         raise UsageError("--watch and --json exclude each other; ask for --json as often as you need it.")
@@ -65,9 +65,12 @@ def _collect(store: Store, quiet: bool) -> dict[str, Any]:
     """What became of the runs in Slurm's queue; those that were lost have a row afterwards."""
     from dataclasses import asdict
 
-    from vpbench.execution.executors import import_for
+    from vpbench.execution.executor import executor_registry
 
-    found: dict[str, Any] = asdict(import_for("slurm", "vpbench.execution.slurm.collect").collect(store))
+    executor_registry().get("slurm")  # one clear line where submitit is not installed
+    from vpbench.execution.executors.slurm.collect import collect
+
+    found: dict[str, Any] = asdict(collect(store))
     if not quiet:
         counts = ", ".join(f"{found[name]} {name}" for name in ("finished", "running", "pending"))
         typer.echo(f"Slurm: {counts}, {len(found['lost'])} lost.")
@@ -87,7 +90,7 @@ def facts(store: Store) -> dict[str, Any]:
     """
     from collections import Counter
 
-    from vpbench.execution.cost import COLUMNS
+    from vpbench.execution.expected_time import COLUMNS
 
     rows = store.read_columns([*COLUMNS, "started_at"])
     running = [{"run_id": run_id, **about} for run_id, about in store.claims.held().items()]
@@ -112,7 +115,7 @@ def _left(store: Store, rows: list[dict[str, Any]], running: list[dict[str, Any]
     from datetime import datetime
     from statistics import mean
 
-    from vpbench.execution.cost import PastRuns, Work
+    from vpbench.execution.expected_time import PastRuns, Work
 
     past, stored = PastRuns(rows), {row["run_id"]: row for row in rows}
     expected: dict[str, float | None] = {}
@@ -146,7 +149,7 @@ def _drawn(known: dict[str, Any]) -> Group:
     from rich.table import Table
 
     from vpbench.core.names import counted
-    from vpbench.execution.cost import spoken
+    from vpbench.execution.expected_time import spoken
 
     rows, running = known["rows"], known["running"]
     counts = ", ".join(f"{count} {name}" for name, count in sorted(rows.items(), key=lambda item: (item[0] != "ok", item[0])))

@@ -10,8 +10,8 @@ from vpbench.cli import options
 from vpbench.cli.words import settings_of, words
 
 if TYPE_CHECKING:
-    from vpbench.search.tune import Outcome, SearchPlan
-    from vpbench.store.folder import Store
+    from vpbench.search.search_plan import Outcome, SearchPlan
+    from vpbench.store.store import Store
 
 FAILED = 1
 
@@ -82,9 +82,9 @@ def tune(
 
     from vpbench.api import execute_search
     from vpbench.cli.progress import GridProgress
-    from vpbench.execution.plan import DEFAULT_METHODS, Request
-    from vpbench.search.tune import Budget, UnfinishedError, plan_search
-    from vpbench.store.folder import Store
+    from vpbench.planning.plan import DEFAULT_METHODS, Request
+    from vpbench.search.search_plan import Budget, UnfinishedError, plan_search
+    from vpbench.store.store import Store
 
     chosen = words(methods)
     request = Request(
@@ -144,11 +144,11 @@ def _show_plan(plan: SearchPlan, store: Store, device: str, data_root: str | Non
     from rich.console import Console
     from rich.table import Table
 
-    from vpbench.execution.cost import Work, past_runs, spoken
-    from vpbench.execution.device import resolve_device
+    from vpbench.execution.expected_time import Work, past_runs, spoken
     from vpbench.execution.job import Job
+    from vpbench.search.search_plan import replayed
     from vpbench.search.study import winner
-    from vpbench.search.tune import replayed
+    from vpbench.spec.device import resolve_device
 
     past, place = past_runs(store), resolve_device(device).type
     rows: list[dict[str, Any]] = []

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vpbench.data.cache import CachedSplit
-from vpbench.execution.spec import Preprocess
+from vpbench.spec.run_spec import Preprocess
 
 Batch = tuple[Tensor, Tensor]
 

@@ -20,14 +20,14 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 from PIL import Image
 
+from vpbench.core.cache_folder import cache_root
 from vpbench.core.errors import DataError
 from vpbench.core.hashing import digest
 from vpbench.data.raw import Labels, RawData, RawSplit
-from vpbench.execution.spec import Preprocess
+from vpbench.spec.run_spec import Preprocess
 
 # Rises when the same images would be resized to other pixels or written in another layout.
 VERSION = 2
@@ -109,7 +109,7 @@ def prepare(
     raw: RawData,
     preprocess: Preprocess,
     image_size: int,
-    cache_root: Path | None = None,
+    folder: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> CachedData:
     """All images resized for an input of ``image_size`` pixels, from the cache or, the first time, from their source.
@@ -118,13 +118,13 @@ def prepare(
     training images keep what lies outside the crop; all others are ``image_size`` square.
 
     Args:
-        cache_root: where caches lie; by default ``VPBENCH_CACHE``, or else the user's cache folder.
+        folder: where caches lie; by default ``VPBENCH_CACHE``, or else the user's cache folder.
         on_progress: called with (images done, images in all) while caches are built.
 
     Raises:
         DataError: for an image that cannot be decoded, or a cache that cannot be written.
     """
-    root = cache_root or default_root()
+    root = folder or cache_root()
     plans = {
         name: SplitCache.of(root, split, preprocess, image_size, name == "train")
         for name, split in raw.splits.items()
@@ -135,12 +135,6 @@ def prepare(
     empty = np.empty((0, image_size, image_size, 3), np.uint8)
     splits = {name: CachedSplit(images.get(name, empty), split.labels, image_size) for name, split in raw.splits.items()}
     return CachedData(**splits, class_names=raw.class_names)
-
-
-def default_root() -> Path:
-    """``VPBENCH_CACHE``, or else the user's cache folder."""
-    chosen = os.environ.get("VPBENCH_CACHE")
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("vpbench")
 
 
 def resized(image: Image.Image, preprocess: Preprocess, image_size: int, *, keep_margin: bool = False) -> Pixels:

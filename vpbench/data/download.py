@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 
 from rich.filesize import decimal
 
-from vpbench import __version__
 from vpbench.core.errors import DataError, UsageError
+from vpbench.core.version import __version__
 from vpbench.data.catalog import Download
 
 SCHEMES = ("http", "https", "file")

@@ -15,14 +15,14 @@ from vpbench.data.catalog import dataset_card
 from vpbench.data.places import data_root as chosen_root
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path
-from vpbench.execution.device import describe, resolve_device
-from vpbench.execution.executors import Silent, Watcher
-from vpbench.execution.plan import PlannedRun
-from vpbench.execution.protocol import as_protocol, suite_card
-from vpbench.execution.spec import Frozen, RunSpec
-from vpbench.execution.worker import execute
+from vpbench.execution.callbacks import Callback
+from vpbench.execution.execute import execute
+from vpbench.planning.plan import PlannedRun
+from vpbench.planning.suites import as_protocol, suite_card
+from vpbench.spec.device import describe, resolve_device
+from vpbench.spec.run_spec import Frozen, RunSpec
 from vpbench.store.claims import DATA
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 from vpbench.training.checkpoint import Checkpoints
 
 OPENED_AT_MOST = 64  # data sets that one process keeps open; opening one reads every image once, to identify it
@@ -37,7 +37,7 @@ class Job(Frozen):
         group: of the data set within its suite.
         classes, n_train, n_val, n_test: size of the data set, for the row of a run that never came to open it.
         data_root: folder of published data sets; own data is found by ``spec.data.path``.
-        save: keys of ``vpbench.execution.plan.ARTEFACTS`` to leave beside the row.
+        save: keys of ``vpbench.store.artefacts.ARTEFACTS`` to leave beside the row.
         device: ``cpu`` or ``cuda``.
         threads: of torch on a CPU; None leaves torch its own choice.
         checkpoint_blocks: compute the backbone's blocks again in the backward pass, for less memory and equal numbers.
@@ -108,7 +108,9 @@ def _absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).expanduser().absolute())
 
 
-def run_job(job: Job, store: Store, watcher: Watcher | None = None, paused: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+def run_job(
+    job: Job, store: Store, callback: Callback | None = None, paused: Callable[[], bool] = lambda: False
+) -> dict[str, Any]:
     """Do one job in this process, from opening its data to the row in ``store``, and return the row.
 
     Neither claims the run nor looks whether its row is there already: that is the executor's business.
@@ -119,12 +121,12 @@ def run_job(job: Job, store: Store, watcher: Watcher | None = None, paused: Call
         WeightsError: when the backbone cannot be loaded.
         Paused: soon after ``paused`` has become true, with the run's checkpoint written.
     """
-    return run_prepared(job, prepare_data(job, store, watcher), store, watcher, paused)
+    return run_prepared(job, prepare_data(job, store, callback), store, callback, paused)
 
 
-def prepare_data(job: Job, store: Store, watcher: Watcher | None = None) -> CachedData:
+def prepare_data(job: Job, store: Store, callback: Callback | None = None) -> CachedData:
     """The decoded data set of a job, from the image cache; built there first if need be, by one process at a time."""
-    told, spec = watcher or Silent(), job.spec
+    told, spec = callback or Callback(), job.spec
     raw = opened(job)
 
     def decoded() -> CachedData:
@@ -136,14 +138,14 @@ def prepare_data(job: Job, store: Store, watcher: Watcher | None = None) -> Cach
 
 
 def run_prepared(
-    job: Job, data: CachedData, store: Store, watcher: Watcher | None = None, paused: Callable[[], bool] = lambda: False
+    job: Job, data: CachedData, store: Store, callback: Callback | None = None, paused: Callable[[], bool] = lambda: False
 ) -> dict[str, Any]:
-    """Train, measure, test and store, or go on where the run was left; see :func:`vpbench.execution.worker.execute`.
+    """Train, measure, test and store, or go on where the run was left; see :func:`vpbench.execution.execute.execute`.
 
     Raises:
         Paused: soon after ``paused`` has become true, with the run's checkpoint written.
     """
-    told, run = watcher or Silent(), job.planned
+    told, run = callback or Callback(), job.planned
     device = resolve_device(job.device)
     if job.threads:
         torch.set_num_threads(job.threads)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vpbench.execution.job import Job
-    from vpbench.store.folder import Store
+    from vpbench.store.store import Store
 
 HEAD = "--- "  # how the heading of an attempt begins
 LAST_LINES = 20  # that the row of a lost run keeps

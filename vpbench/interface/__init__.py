@@ -3,12 +3,12 @@
 Importing this imports no torch.
 """
 
+from vpbench.interface.autocast import full_precision
 from vpbench.interface.config import Fidelity, MethodConfig, Preset, option
 from vpbench.interface.context import Context
-from vpbench.interface.later import F, nn, torch
+from vpbench.interface.lazy import F, nn, torch
 from vpbench.interface.method import EVERYTHING, NOTHING, Method, Part
 from vpbench.interface.per_block import block_prompts, of_block, per_block, stage_tensors, uniform_prompts
-from vpbench.interface.precision import full_precision
 from vpbench.interface.scope import ClassAttention, ReceivedAttention, Scope
 from vpbench.interface.session import Session
 from vpbench.interface.shape import ALL_FAMILIES, BackboneShape, Stage

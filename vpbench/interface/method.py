@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from vpbench.interface.config import Fidelity, MethodConfig, Preset
 from vpbench.interface.context import Context
-from vpbench.interface.later import F, nn
+from vpbench.interface.lazy import F, nn
 from vpbench.interface.scope import Scope
 from vpbench.interface.session import Session
 from vpbench.interface.shape import BackboneShape

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from vpbench.interface.later import nn, torch
+from vpbench.interface.lazy import nn, torch
 from vpbench.interface.shape import BackboneShape, Stage
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from vpbench.interface.later import torch
+from vpbench.interface.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,22 +20,22 @@ import torch
 from torch import nn
 
 from vpbench.backbones.base import Backbone
-from vpbench.backbones.load import load_backbone
 from vpbench.backbones.named import resolve_backbone
-from vpbench.build import build_shell, put_method
-from vpbench.catalog import method_class, method_registry, resolve_method
+from vpbench.backbones.weights import load_backbone
 from vpbench.core.errors import UnsupportedError, UsageError
-from vpbench.execution.device import describe, resolve_device
-from vpbench.execution.plan import DEFAULT_METHODS
-from vpbench.execution.precision import float32_products, resolve_precision
-from vpbench.execution.spec import BackboneSpec, MethodSpec
 from vpbench.measure.cost_file import COLUMNS
 from vpbench.measure.energy import joules_per_call
 from vpbench.measure.operations import count_by_dispatch, count_plain, merges
 from vpbench.measure.peak import RECIPE, Load, peak_of
 from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part
 from vpbench.measure.timing import example_images, inference, training_step
-from vpbench.model import PromptedModel
+from vpbench.models.build import build_shell, put_method
+from vpbench.models.prompted import PromptedModel
+from vpbench.models.registry import method_class, method_registry, resolve_method
+from vpbench.planning.plan import DEFAULT_METHODS
+from vpbench.spec.device import describe, resolve_device
+from vpbench.spec.precision import float32_products, resolve_precision
+from vpbench.spec.run_spec import BackboneSpec, MethodSpec
 
 PLAIN = "(plain backbone)"
 SECONDS = 0.2  # of each figure in each round, at least

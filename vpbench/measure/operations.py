@@ -20,10 +20,10 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vpbench.build import backbone_shell, build_shell
-from vpbench.execution.spec import BackboneSpec, MethodSpec
 from vpbench.interface import BackboneShape, Method
-from vpbench.model import PromptedModel
+from vpbench.models.build import backbone_shell, build_shell
+from vpbench.models.prompted import PromptedModel
+from vpbench.spec.run_spec import BackboneSpec, MethodSpec
 
 
 def count_operations(method: MethodSpec, backbone: BackboneSpec, classes: int) -> dict[str, int | None]:

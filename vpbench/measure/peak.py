@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from vpbench.execution.spec import BackboneSpec, MethodSpec
-from vpbench.training.recipe import Recipe
+from vpbench.spec.recipe import Recipe
+from vpbench.spec.run_spec import BackboneSpec, MethodSpec
 
 RECIPE = Recipe.model_validate(
     {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4}
@@ -66,9 +66,9 @@ def _report(connection: Connection, load: Load) -> None:
 def _peak(load: Load) -> tuple[str, int | None]:
     import torch
 
-    from vpbench.backbones.load import load_backbone
-    from vpbench.build import build_model
+    from vpbench.backbones.weights import load_backbone
     from vpbench.measure.timing import Peak, example_images, inference, training_step
+    from vpbench.models.build import build_model
 
     torch.set_num_threads(load.threads)
     device = torch.device(load.device)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from safetensors.torch import save
 from torch import nn
 
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
 
 
 def parameter_counts(model: PromptedModel) -> dict[str, int]:

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vpbench.execution.precision import autocast
 from vpbench.interface import BackboneShape
 from vpbench.measure.energy import joules_per_call
 from vpbench.measure.operations import merges
-from vpbench.model import PromptedModel
+from vpbench.models.prompted import PromptedModel
+from vpbench.spec.precision import autocast
+from vpbench.spec.recipe import Recipe
 from vpbench.training.optim import make_optimizer
-from vpbench.training.recipe import Recipe
 
 Columns = dict[str, float | int | str | None]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from vpbench.data.catalog import dataset_card
-from vpbench.execution.protocol import SuiteCard
+from vpbench.planning.suites import SuiteCard
 from vpbench.reporting.cells import Mean, Scores, cost_cell, costs_of, mean_cell, score_cell, scores_of, with_ranks
 from vpbench.reporting.definition import MEANS, TableDefinition
 from vpbench.reporting.footer import footer_lines

@@ -29,7 +29,7 @@ from vpbench.reporting.statistics import (
     wins,
 )
 from vpbench.reporting.table import Cell, Column, Row, Section, Table
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 _HOW = (
     "Difference: first minus second, in points of top-1 accuracy, over the same seeds.",

@@ -18,12 +18,12 @@ from matplotlib.lines import Line2D
 from vpbench.core.errors import UsageError
 from vpbench.core.hashing import digest
 from vpbench.core.names import unknown
-from vpbench.core.registry import Registry
+from vpbench.core.plugins import Registry
 from vpbench.reporting.definition import load_definition
-from vpbench.reporting.files import write_whole
+from vpbench.reporting.output_files import write_whole
 from vpbench.reporting.runs import Filters, arrange, of_section
 from vpbench.reporting.sections import in_order, titles
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 # Given the store, its runs (one per row) and what to keep of them: pairs of a file name without suffix and a figure.
 Draw = Callable[[Store, pd.DataFrame, Filters], Iterable[tuple[str, Figure]]]

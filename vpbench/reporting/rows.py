@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from vpbench.store.folder import Store, as_frame
+from vpbench.store.store import Store, as_frame
 
 # By which runs are filtered, labelled, put into sections and described below a table.
 _ABOUT = (

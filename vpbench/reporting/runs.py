@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vpbench.catalog import method_registry, resolve_method
 from vpbench.core.errors import UsageError, VpbenchError
 from vpbench.core.hashing import canonical_json
 from vpbench.core.names import unknown
-from vpbench.execution.protocol import SuiteCard, method_options, recipe_card, resolve_recipe, suite_card, suite_names
+from vpbench.models.registry import method_registry, resolve_method
+from vpbench.planning.suites import SuiteCard, method_options, recipe_card, resolve_recipe, suite_card, suite_names
 from vpbench.reporting.definition import Line
 from vpbench.reporting.settings import search_in, settings_in
 

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
-from vpbench.catalog import method_registry
 from vpbench.core.cards import card_names, first_error, read_toml
 from vpbench.core.errors import UsageError
 from vpbench.core.hashing import digest
 from vpbench.core.names import unknown
-from vpbench.execution.spec import Frozen
+from vpbench.models.registry import method_registry
+from vpbench.spec.run_spec import Frozen
 
 FOLDER = "searches"
 RECIPE = "recipe."  # how the names of a recipe's fields begin

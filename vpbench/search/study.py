@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vpbench.core.errors import UsageError
-from vpbench.execution.plan import PlannedRun
-from vpbench.execution.spec import Search
+from vpbench.planning.plan import PlannedRun
 from vpbench.search.space import Parameter, Point, Range
+from vpbench.spec.run_spec import Search
 
 Row = dict[str, Any]
 Rounds = Generator[list[PlannedRun], Mapping[str, Row], list["Trial"]]

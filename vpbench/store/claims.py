@@ -84,7 +84,7 @@ class Claims:
     @contextmanager
     def grid(self, runs: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
         """Tell others, while the block runs, of all runs that a command is going to do: by their ids, what their time depends on
-        (``vpbench.execution.cost.Work``)."""
+        (``vpbench.execution.expected_time.Work``)."""
         name = f"{GRID}{socket.gethostname()}-{os.getpid()}"
         with self.claim(name, since=datetime.now(UTC).isoformat(), runs=runs):
             yield

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from vpbench.core.errors import StoreError
 from vpbench.store.claims import COMPACTING
-from vpbench.store.folder import Store
 from vpbench.store.reading import COMPACTED, Rows, read_rows, stamp_of
 from vpbench.store.schema import SCHEMA_VERSION
+from vpbench.store.store import Store
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError, UsageError
-from vpbench.store.folder import as_frame
 from vpbench.store.schema import SCHEMA
+from vpbench.store.store import as_frame
 
 
 def _parquet(rows: pa.Table, path: Path) -> None:

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from vpbench.core.errors import StoreError
 from vpbench.store.compacting import only_one
-from vpbench.store.folder import Store
 from vpbench.store.reading import COMPACTED, read_file
 from vpbench.store.schema import QUALITY, SCHEMA, SETTLED
+from vpbench.store.store import Store
 
 _RESULT = ("status", *QUALITY)  # what has to agree where two rows are the same run
 _ABOUT = ("run_id", "method", "dataset", "seed")

@@ -22,9 +22,9 @@ import pyarrow.compute as pc
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 
-import vpbench
 from vpbench.core.errors import StoreError
 from vpbench.core.files import write_whole
+from vpbench.core.version import __version__
 from vpbench.store.row_file import as_table, decode_row
 from vpbench.store.schema import SCHEMA, SCHEMA_VERSION, is_newer, migrated, version_of
 
@@ -68,7 +68,7 @@ class Rows:
         """
         if newer := max((int(version) for version in self.versions if is_newer(version)), default=0):
             raise StoreError(
-                f"{place} has rows of schema version {newer}, and vpbench {vpbench.__version__} knows versions up to "
+                f"{place} has rows of schema version {newer}, and vpbench {__version__} knows versions up to "
                 f"{SCHEMA_VERSION}: install a later vpbench, or choose other results."
             )
 

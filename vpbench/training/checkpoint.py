@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from vpbench.core.errors import StoreError
-from vpbench.model import PromptedModel
-from vpbench.store.folder import Store
+from vpbench.models.prompted import PromptedModel
+from vpbench.store.store import Store
 
 FORMAT = 1  # of the file; others are not read
 

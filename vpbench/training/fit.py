@@ -19,9 +19,9 @@ from torch import Tensor
 from vpbench.core.errors import DivergedError
 from vpbench.data.batches import Normaliser, evaluation_batches
 from vpbench.data.cache import CachedData, CachedSplit
-from vpbench.execution.precision import autocast
-from vpbench.execution.spec import RunSpec
-from vpbench.model import Frozen, PromptedModel
+from vpbench.models.prompted import Frozen, PromptedModel
+from vpbench.spec.precision import autocast
+from vpbench.spec.run_spec import RunSpec
 from vpbench.training.checkpoint import Checkpoints, Training, load_state, state_of
 from vpbench.training.evaluate import Scores
 from vpbench.training.inputs import Batch, Inputs

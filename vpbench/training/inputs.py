@@ -10,9 +10,9 @@ from torch import Tensor
 
 from vpbench.data.batches import Normaliser, evaluation_batches, training_batches
 from vpbench.data.cache import CachedData, CachedSplit
-from vpbench.execution.precision import autocast
-from vpbench.execution.spec import RunSpec
-from vpbench.model import Frozen, PromptedModel
+from vpbench.models.prompted import Frozen, PromptedModel
+from vpbench.spec.precision import autocast
+from vpbench.spec.run_spec import RunSpec
 from vpbench.training.memory import in_pieces
 
 EVALUATION_BATCH = 256

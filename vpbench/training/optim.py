@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from vpbench.training.recipe import Recipe
+from vpbench.spec.recipe import Recipe
 
 
 def parameter_groups(trainable: list[tuple[str, nn.Parameter]], recipe: Recipe) -> list[dict[str, object]]:

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-import vpbench
 from vpbench.core.errors import DataError
+from vpbench.core.version import __version__
 from vpbench.data.cache import OnProgress
 from vpbench.data.catalog import DatasetCard
 from vpbench.data.sources.vtab import BOTH, LISTS, PROVENANCE
@@ -118,7 +118,7 @@ def _write(
             raise DataError(f"the source gives {len(lines[split])} {split} images, {card.title} has {count}.")
     texts = {file: "".join(lines[split]) for split, file in LISTS.items()}
     texts[BOTH] = texts[LISTS["train"]] + texts[LISTS["val"]]
-    texts[PROVENANCE] = json.dumps({"vpbench": vpbench.__version__, **provenance}, indent=1) + "\n"
+    texts[PROVENANCE] = json.dumps({"vpbench": __version__, **provenance}, indent=1) + "\n"
     for file, text in texts.items():
         (new / file).write_text(text, encoding="utf-8")
     # Once for all images, so that a power cut cannot leave the folder's name without its content.

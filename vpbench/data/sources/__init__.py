@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vpbench.core.errors import DataError, UsageError, WrongCountsError, WrongSplitsError
-from vpbench.core.registry import Registry
+from vpbench.core.plugins import Registry
 from vpbench.data.catalog import DatasetCard
 from vpbench.data.places import data_root, dataset_folder, find_folder
 from vpbench.data.protocols import split_sha256, with_validation

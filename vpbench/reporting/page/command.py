@@ -8,10 +8,10 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vpbench.catalog import resolve_method
 from vpbench.core.errors import VpbenchError
 from vpbench.core.hashing import canonical_json
-from vpbench.execution.protocol import CUSTOM_SUITE, SuiteCard, method_options, recipe_entries, resolve_recipe
+from vpbench.models.registry import resolve_method
+from vpbench.planning.suites import CUSTOM_SUITE, SuiteCard, method_options, recipe_entries, resolve_recipe
 from vpbench.reporting.page.quantities import is_missing
 from vpbench.reporting.runs import known_suite
 from vpbench.reporting.settings import settings_in

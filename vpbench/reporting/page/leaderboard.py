@@ -12,8 +12,8 @@ import pandas as pd
 
 from vpbench.reporting.building import build_table
 from vpbench.reporting.definition import TableDefinition
+from vpbench.reporting.page.file_names import base_method, method_file
 from vpbench.reporting.page.links import Place
-from vpbench.reporting.page.names import base_method, method_file
 from vpbench.reporting.page.quantities import is_missing, quantity
 from vpbench.reporting.runs import Filters, arrange, of_section
 from vpbench.reporting.sections import in_order, titles

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from vpbench.reporting.page.names import file_stem
+from vpbench.reporting.page.file_names import file_stem
 from vpbench.reporting.page.quantities import is_missing
 
 # Up to here every run has a page of its own; in larger stores runs that differ in their seed share one.

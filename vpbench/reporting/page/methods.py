@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from vpbench.core.errors import VpbenchError
-from vpbench.describe import describe
+from vpbench.reporting.describe import describe
+from vpbench.reporting.page.file_names import base_method, method_file
 from vpbench.reporting.page.leaderboard import Results
-from vpbench.reporting.page.names import base_method, method_file
 
 # The words of ``Method.fidelity``, for readers of a page.
 FIDELITIES = {

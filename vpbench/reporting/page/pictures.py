@@ -12,7 +12,7 @@ import pandas as pd
 
 from vpbench.core.errors import VpbenchError
 from vpbench.reporting.runs import Filters
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 FOLDER = "figures"
 # Overviews first, models from inside last; a plot that is not named here comes behind them.

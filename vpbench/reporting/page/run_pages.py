@@ -11,13 +11,13 @@ from typing import Any
 from markupsafe import Markup
 
 from vpbench.core.errors import VpbenchError
-from vpbench.describe import describe
+from vpbench.reporting.describe import describe
 from vpbench.reporting.page.command import Command, Plans, repeat_command
 from vpbench.reporting.page.curve import curves, read_epochs
-from vpbench.reporting.page.names import base_method, method_file
+from vpbench.reporting.page.file_names import base_method, method_file
 from vpbench.reporting.page.quantities import MISSING, blocks, is_missing, meaning, quantity
 from vpbench.reporting.settings import settings_in
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 # Shown in parts of the page of their own.
 _ELSEWHERE = frozenset({"error", "spec", "method_config", "preprocess", "recipe", "recipe_source"})

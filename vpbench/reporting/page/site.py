@@ -11,18 +11,18 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from vpbench import __version__
 from vpbench.core.errors import StoreError
-from vpbench.reporting.page.folder import check_replaceable, publish
+from vpbench.core.version import __version__
 from vpbench.reporting.page.leaderboard import Standings, standings
 from vpbench.reporting.page.links import OWN_PAGE, Place, places
 from vpbench.reporting.page.methods import FIDELITIES, MethodPage, method_pages
 from vpbench.reporting.page.pictures import Plot, draw_all, without_folder
+from vpbench.reporting.page.publishing import check_replaceable, publish
 from vpbench.reporting.page.quantities import quantity
 from vpbench.reporting.page.run_pages import Known, run_page
 from vpbench.reporting.rows import load_rows
 from vpbench.reporting.runs import Filters, Names
-from vpbench.store.folder import Store
+from vpbench.store.store import Store
 
 ASSETS = ("style.css", "table.js")
 MOST_FAILURES = 200  # listed on the first page; more are counted

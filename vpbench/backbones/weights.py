@@ -1,0 +1,177 @@
+"""Building a frozen backbone and filling it with weights. Nothing is ever left at a random value by accident."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+from vpbench.backbones.base import Backbone
+from vpbench.backbones.family import adapter_for, create, timm_filter
+from vpbench.backbones.fetch import fetched
+from vpbench.backbones.named import BackboneCard, backbone_card, backbone_names, weights_sha256
+from vpbench.backbones.remap import Shapes, differences, google_names, renamed, some, unwrapped
+from vpbench.core.errors import UsageError, WeightsError
+from vpbench.spec.run_spec import BackboneSpec
+
+RANDOM_SEED = 0  # of --weights random: the same values in every run
+
+
+def load_backbone(spec: BackboneSpec) -> Backbone:
+    """The frozen backbone that ``spec`` describes.
+
+    Raises:
+        WeightsError: when the weight file is missing, unreadable, changed since ``spec`` was made, or does not match the
+            architecture; the message names the keys.
+        UnsupportedError: when timm's model cannot carry prompts.
+    """
+    card = backbone_card(spec.name) if spec.name in backbone_names() else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        model = _architecture(spec, card)
+    sha256 = None
+    if spec.weights != "random":
+        path = Path(spec.path) if spec.path else fetched(spec)
+        sha256 = weights_sha256(path)
+        if spec.sha256 and sha256 != spec.sha256:
+            raise WeightsError(f"{path} is not the file that the run was planned with (its SHA-256 differs); plan the run again.")
+        fill(model, path, card.unused if card else (), card.fresh if card else ())
+    return adapter_for(model, sha256, **({"pool_prompts": True} if card and card.pool_prompts else {}))
+
+
+def _architecture(spec: BackboneSpec, card: BackboneCard | None) -> Any:
+    if card is None:
+        return create(spec.name.split(".")[0], None, spec.image_size, spec.patch_size)
+    if card.timm is not None:
+        return create(card.timm, {**card.arguments, "global_pool": card.global_pool}, spec.image_size, spec.patch_size)
+    sizes = {"img_size": spec.image_size, "patch_size": spec.patch_size, "num_classes": 0, "global_pool": card.global_pool}
+    try:
+        return VisionTransformer(**{**(card.vit or {}), **sizes})
+    except (TypeError, AssertionError) as error:
+        raise UsageError(f"{spec.name} cannot be built: {error}") from error
+
+
+def fill(model: Any, path: Path, unused: Collection[str] = (), fresh: Collection[str] = ()) -> None:
+    """Load a weight file into a model of timm, resampling position and patch embeddings to its sizes.
+
+    Args:
+        model: receives the values, in float32.
+        path: ``.safetensors``, Google's ``.npz``, or a PyTorch file, which may hold tensors only.
+        unused: tensors that may be in the file and are left out.
+        fresh: tensors that may be missing in the file and keep the values they have.
+
+    Raises:
+        WeightsError: when the file cannot be read, or a key is missing, surplus or of another shape.
+    """
+    if path.suffix == ".npz":
+        _fill_from_npz(model, path)
+        return
+    state = _state(path)
+    try:
+        found, foreign = renamed(state, model, timm_filter(model))
+    except Exception as error:  # timm recognises foreign layouts by their keys and trusts their shapes
+        raise WeightsError(
+            f"{path} holds no weights of this {type(model).__name__} ({_line(error)}). Choose the backbone it belongs to."
+        ) from error
+    wanted = model.state_dict()
+    found = {name: tensor for name, tensor in found.items() if name in wanted or name not in unused}
+    found.update({name: wanted[name] for name in fresh if name not in found})
+    if problems := differences(_shapes(found), _shapes(wanted), foreign):
+        raise WeightsError(f"{path} does not match the architecture: {problems}. Choose the backbone it belongs to.")
+    model.load_state_dict({name: tensor.float() for name, tensor in found.items()}, strict=True)
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # weights_only: a checkpoint may hold tensors and plain containers, never code.
+        with warnings.catch_warnings():  # of archives with code, which are refused below
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: there is no such file.") from error
+    except Exception as error:  # what a damaged file does to the readers is anybody's guess
+        if "TorchScript" in str(error):
+            raise WeightsError(
+                f"{path} is a TorchScript archive, as OpenAI publishes CLIP: it holds code and is not loaded. "
+                "Save its state dict alone, or take the same weights from the hub, as clip-vit-b16 does."
+            ) from error
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise WeightsError(
+                f"{path} holds more than tensors and is not loaded for safety; save its state dict alone."
+            ) from error
+        raise _unreadable(path, error) from error
+    loaded = unwrapped(loaded)
+    if (
+        not isinstance(loaded, dict)
+        or not loaded
+        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items())
+    ):
+        raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors).")
+    return loaded
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(
+        f"{path} is no weight file, or a damaged one ({_line(error)}): fetch it again, or name another with --weights."
+    )
+
+
+def _line(error: Exception) -> str:
+    """An error's first line, or its type where it has none or torch's general advice."""
+    text = "" if isinstance(error, pickle.UnpicklingError) else str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _fill_from_npz(vit: nn.Module, path: Path) -> None:
+    """Google's JAX checkpoints, through timm's own mapping of their names."""
+    if not isinstance(vit, VisionTransformer):
+        raise WeightsError(
+            f"{path}: .npz files hold Google's ViTs, and this backbone is a {type(vit).__name__}; name another file."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = set(archive.files)
+            prefix = "opt/target/" if "opt/target/embedding/kernel" in names else ""
+            width = archive[f"{prefix}embedding/kernel"].shape[-1] if f"{prefix}embedding/kernel" in names else 0
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: there is no such file.") from error
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    mismatch = f"{path} does not match the architecture:"
+    if not width:
+        raise WeightsError(f"{mismatch} 1 missing (embedding/kernel), so it is none of Google's ViT files.")
+    blocks = {name.split("encoderblock_")[1].split("/")[0] for name in names if "encoderblock_" in name}
+    if (len(blocks), width) != (len(vit.blocks), vit.embed_dim):
+        raise WeightsError(
+            f"{mismatch} it has {len(blocks)} blocks of width {width} instead of {len(vit.blocks)} of width {vit.embed_dim}. "
+            "Choose the backbone it belongs to."
+        )
+    needed, left_out = google_names(vit)
+    # Beside "opt/target/" lies the optimizer's state.
+    found: Shapes = {name.removeprefix(prefix): () for name in names if name.startswith(prefix)}
+    found = {name: () for name in found if not name.startswith(left_out)}
+    if problems := differences(found, dict.fromkeys(needed, ())):
+        raise WeightsError(f"{mismatch} {problems}. Choose the backbone it belongs to.")
+    with torch.no_grad():  # timm passes over what the file does not have: not a number until it is filled
+        for parameter in vit.parameters():
+            parameter.fill_(torch.nan)
+    try:
+        vit.load_pretrained(str(path))
+    except Exception as error:
+        raise WeightsError(f"{mismatch} {_line(error)}. Choose the backbone it belongs to.") from error
+    if empty := {name for name, parameter in vit.named_parameters() if parameter.isnan().any()}:
+        raise WeightsError(f"{mismatch} {len(empty)} missing ({some(empty)}). Choose the backbone it belongs to.")

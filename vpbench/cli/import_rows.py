@@ -1,0 +1,109 @@
+"""``vpbench import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from vpbench.store.importing import Merge
+
+UNDECIDED = 1
+CHOICES = ("keep", "replace")
+SHOWN = 30  # conflicts in the terminal; --json has all
+
+
+def import_rows(
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="results folders, or files of 'vpbench export'")],
+    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder that receives the rows.")] = Path(
+        "results/runs"
+    ),
+    on_conflict: Annotated[
+        str | None,
+        typer.Option(metavar="CHOICE", help="Where a run has other numbers there: keep ours, or replace them by theirs."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Take in the rows of another machine, with what lies beside them in its results folder.
+
+    A run with the same results here and there is left as it is; one that went wrong here and well there is taken. Where a run
+    has other numbers there, the two are shown, and nothing is written before --on-conflict says what to do.
+
+    Examples:
+
+    \b
+      vpbench import /mnt/other/results/runs
+      vpbench import a.parquet b.parquet --results results/all
+      vpbench import a.parquet --on-conflict keep
+    """
+    import json
+
+    from vpbench.core.names import counted, unknown
+    from vpbench.store.importing import open_source, plan_merge, write_merge
+    from vpbench.store.store import Store
+
+    if on_conflict is not None and on_conflict not in CHOICES:
+        raise unknown("value of --on-conflict", on_conflict, CHOICES)
+    opened = [open_source(path) for path in sources]
+    for path, reason in (entry for source in opened for entry in source.broken):
+        typer.echo(f"warning: {path} is not a readable result and is left out: {reason}", err=True)
+    store = Store(results)
+    merge = plan_merge(store, opened, replace=on_conflict == "replace")
+    undecided = bool(merge.conflicts) and on_conflict is None
+    busy = [] if undecided or not (merge.new or merge.better or merge.replaced) else write_merge(store, merge)
+    if as_json:
+        facts = {"written": not undecided, "new": sorted(merge.new), "better": sorted(merge.better),
+                 "replaced": sorted(merge.replaced), "same": merge.same, "conflicts": merge.conflicts, "busy": busy}  # fmt: skip
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        _tell(merge, results, undecided)
+    for run_id in busy:
+        typer.echo(f"run {run_id} is left as it is: another command works on it.", err=True)
+    if undecided:
+        typer.echo(
+            f"vpbench: {counted(len(merge.conflicts), 'run')} with other numbers there, so nothing was written: say "
+            "--on-conflict keep or --on-conflict replace.",
+            err=True,
+        )
+        raise typer.Exit(UNDECIDED)
+
+
+def _tell(merge: Merge, results: Path, undecided: bool) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from vpbench.core.names import counted
+
+    if merge.conflicts:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("run", "method", "dataset", "seed", "column", "here", "there", "source"):
+            table.add_column(column, overflow="fold")
+        for conflict in merge.conflicts[:SHOWN]:
+            column, (here, there) = next(iter(conflict["differ"].items()))
+            more = len(conflict["differ"]) - 1
+            table.add_row(
+                *(escape(str(value)) for value in (
+                    conflict["run_id"][:8], conflict["method"], conflict["dataset"], conflict["seed"],
+                    f"{column}, {more} more" if more else column, _short(here), _short(there), conflict["source"],
+                ))
+            )  # fmt: skip
+        Console().print(table)
+        if more := len(merge.conflicts) - SHOWN if len(merge.conflicts) > SHOWN else 0:
+            typer.echo(f"... and {more} more; --json lists all.")
+    if not undecided:
+        kept = 0 if merge.replaced else len(merge.conflicts)
+        others = {
+            "in place of runs that went wrong": len(merge.better),
+            "replaced": len(merge.replaced),
+            "the same here and there": merge.same,
+            "that differ kept as here": kept,
+        }
+        parts = [counted(len(merge.new), "new row"), *(f"{count} {what}" for what, count in others.items() if count)]
+        typer.echo(f"{results}: {', '.join(parts)}.")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

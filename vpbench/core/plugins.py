@@ -1,0 +1,109 @@
+"""Plug-ins found by name: every module of a package, and every entry point of a group.
+
+A plug-in is one file. Its file name is its registered name, so that names can be listed without importing anything.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from vpbench.core.errors import UsageError
+from vpbench.core.names import unknown
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The plug-ins of one kind.
+
+    Args:
+        kind: what one entry is called in messages, e.g. ``"method"``.
+        package: the package whose modules are entries, e.g. ``"vpbench.methods"``.
+        pick: takes the entry out of an imported module, or checks an object that an entry point gave.
+        group: entry-point group for entries of other distributions, or None.
+    """
+
+    def __init__(self, kind: str, package: str, pick: Callable[[str, Any], T], group: str | None = None) -> None:
+        self.kind, self._package, self._pick, self._group = kind, package, pick, group
+
+    def _modules(self) -> set[str]:
+        package = import_module(self._package)
+        return {info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_")}
+
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        found: dict[str, EntryPoint] = {}
+        for point in entry_points(group=self._group) if self._group else ():
+            other = found.setdefault(point.name, point)
+            if other.value != point.value:
+                raise UsageError(f"{self.kind} '{point.name}' is both {other.value} and {point.value}; uninstall one of them.")
+        return found
+
+    def names(self) -> list[str]:
+        """All names, sorted; imports none of the entries.
+
+        Raises:
+            UsageError: when an entry point takes a name that vpbench itself or another distribution uses.
+        """
+        modules, points = self._modules(), self._entry_points()
+        for name in sorted(modules & points.keys()):
+            raise UsageError(f"{self.kind} '{name}' of {points[name].value} collides with vpbench's own: rename or uninstall it.")
+        return sorted(modules | points.keys())
+
+    def _imported(self, name: str) -> ModuleType:
+        try:
+            return import_module(f"{self._package}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] == "vpbench":
+                raise
+            raise UsageError(
+                f"{self.kind} '{name}' needs the library {error.name}, an extra: pip install 'vpbench[{name}]'."
+            ) from error
+
+    def get(self, name: str) -> T:
+        """The entry called ``name``.
+
+        Raises:
+            UsageError: for an unknown name, with a suggestion, or an entry that cannot be imported.
+        """
+        if name not in self.names():
+            raise unknown(self.kind, name, self.names())
+        if name in self._modules():
+            return self._pick(name, self._imported(name))
+        point = self._entry_points()[name]
+        try:
+            loaded = point.load()
+        except Exception as error:
+            raise UsageError(
+                f"{self.kind} '{name}' cannot be imported from {point.value}: {type(error).__name__}: {error}"
+            ) from error
+        return self._pick(name, loaded)
+
+
+def _is_part(module: str, package: str) -> bool:
+    """Whether ``module`` is ``package``, or lies in it."""
+    return module == package or module.startswith(package + ".")
+
+
+def subclass_in(base: type[T]) -> Callable[[str, Any], type[T]]:
+    """A ``pick`` for :class:`Registry`: the one subclass of ``base`` that a module defines, or the class given."""
+
+    def pick(name: str, found: Any) -> type[T]:
+        if isinstance(found, ModuleType):
+            own = [
+                value
+                for value in vars(found).values()
+                if isinstance(value, type) and issubclass(value, base) and _is_part(value.__module__, found.__name__)
+            ]
+            if len(own) != 1:
+                raise UsageError(f"'{name}': {found.__file__} must define one subclass of {base.__name__}, not {len(own)}.")
+            return own[0]
+        if isinstance(found, type) and issubclass(found, base):
+            return found
+        raise UsageError(f"'{name}': {found!r} is not a subclass of {base.__name__}.")
+
+    return pick

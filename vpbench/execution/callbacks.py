@@ -1,0 +1,28 @@
+"""Callbacks: what is called while jobs run. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vpbench.planning.plan import PlannedRun
+    from vpbench.training.fit import Epoch
+
+
+class Callback:
+    """Base class of callbacks; does nothing. Several runs may be under way at once."""
+
+    def preparing(self, dataset: str, done: int, total: int) -> None:
+        """``done`` of ``total`` images of a data set are decoded."""
+
+    def started(self, run: PlannedRun) -> None:
+        """Called once per run, before its first epoch."""
+
+    def epoch(self, run: PlannedRun, epoch: Epoch) -> None:
+        """Called after every epoch of a run."""
+
+    def finished(self, run: PlannedRun, row: dict[str, Any]) -> None:
+        """Called once per run, when its row is stored."""
+
+    def note(self, text: str) -> None:
+        """One sentence for the user: a worker died and its run is retried, another command has some runs, ..."""

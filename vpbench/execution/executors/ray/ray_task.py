@@ -1,0 +1,116 @@
+"""What Ray does on a node."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import tempfile
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from vpbench.core.errors import VpbenchError
+from vpbench.core.version import __version__
+from vpbench.execution.callbacks import Callback
+from vpbench.execution.job import Job, run_job
+from vpbench.execution.run_log import run_log
+from vpbench.planning.plan import PlannedRun
+from vpbench.spec.device import describe, resolve_device
+from vpbench.store.claims import Claims
+from vpbench.store.store import Store
+from vpbench.training.checkpoint import Paused
+from vpbench.training.fit import Epoch
+
+ASK_S = 1.0  # between two questions of a task whether to leave its run
+TELL_S = 0.5  # between two words on the decoding of images
+
+
+class _Teller(Callback):
+    """A task's callback, which tells the board."""
+
+    def __init__(self, board: Any, run_id: str) -> None:
+        self._board, self._run_id, self._told = board, run_id, 0.0
+        self._asked, self._paused = time.monotonic(), False
+
+    def preparing(self, dataset: str, done: int, total: int) -> None:
+        if done == total or time.monotonic() - self._told > TELL_S:
+            self._told = time.monotonic()
+            self._board.tell.remote(self._run_id, "preparing", (dataset, done, total))
+
+    def started(self, run: PlannedRun) -> None:
+        self._board.tell.remote(self._run_id, "started")
+
+    def epoch(self, run: PlannedRun, epoch: Epoch) -> None:
+        self._board.tell.remote(self._run_id, "epoch", epoch)
+
+    def note(self, text: str) -> None:
+        self._board.tell.remote(self._run_id, "note", text)
+
+    def paused(self) -> bool:
+        """Whether the command wants the run to be left; asks it now and then."""
+        if time.monotonic() > self._asked + ASK_S:
+            self._asked = time.monotonic()
+            with suppress(RayError):  # no answer, no pause
+                self._paused = bool(ray.get(self._board.paused.remote()))
+        return self._paused
+
+
+class _NodeStore(Store):
+    """A folder of the node; the command gets a run's checkpoints at once, since the node may be lost."""
+
+    def __init__(self, folder: str, board: Any) -> None:
+        super().__init__(folder)
+        self._board = board
+
+    def write_checkpoint(self, run_id: str, content: bytes) -> None:
+        super().write_checkpoint(run_id, content)
+        self._board.tell.remote(run_id, "checkpoint", content)
+
+
+def do_job(text: str, board: Any, version: str, checkpoint: bytes | None) -> dict[str, Any]:
+    """The Ray task: do a job on a node, in a temporary folder.
+
+    Args:
+        text: the job as JSON.
+        board: handle of the :class:`Board`.
+        version: of the vpbench that asks.
+        checkpoint: of the run, where it was left before.
+
+    Returns:
+        ``row`` and ``files`` (contents by path in the results folder); or ``error`` (a class of ``vpbench.core.errors``) and
+        ``text`` for what no run is to blame for; or ``crashed`` (a traceback) and ``files``; or ``paused`` (the checkpoint); or
+        nothing, when it is too late.
+    """
+    job, host = Job.model_validate_json(text), socket.gethostname()
+    if __version__ != version:
+        return {"error": "UsageError", "text": f"node {host} has vpbench {__version__}, and this is {version}; "
+                "install the same version on all nodes."}  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="vpbench-") as folder:
+        store = _NodeStore(folder, board)
+        store.claims = Claims(Path(tempfile.gettempdir()) / f"vpbench-{getpass.getuser()}")  # of all tasks of this node
+        result: dict[str, Any] = {}
+        try:
+            if not ray.get(board.begin.remote(job.run_id, describe(resolve_device(job.device)))):
+                return {}
+            if checkpoint is not None:
+                Store(folder).write_checkpoint(job.run_id, checkpoint)
+            teller = _Teller(board, job.run_id)
+            with run_log(store, job, f"ray, {host}"):
+                result["row"] = run_job(job, store, teller, teller.paused)
+        except Paused:
+            return {"paused": store.read_checkpoint(job.run_id)}
+        except VpbenchError as error:
+            return {"error": type(error).__name__, "text": f"{error} (On node {host}.)"}
+        except RayError:
+            raise
+        except Exception:
+            result["crashed"] = traceback.format_exc(limit=-6)
+        row = store.row_path(job.run_id)
+        kept = (row, store.checkpoint_path(job.run_id))
+        paths = [path for path in Path(folder).rglob("*") if path.is_file() and path not in kept]
+        return {**result, "files": {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}}

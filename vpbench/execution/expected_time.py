@@ -1,0 +1,88 @@
+"""How long runs will take, from rows of runs like them. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vpbench.execution.job import Job
+    from vpbench.store.store import Store
+
+COLUMNS = ["run_id", "status", "method", "dataset", "backbone", "device", "epochs", "n_train", "wall_s"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run's time depends on. ``images`` are training images times epochs, which it is in proportion to."""
+
+    device: str
+    backbone: str
+    method: str
+    dataset: str
+    images: int
+
+    @classmethod
+    def of(cls, job: Job) -> Work:
+        spec = job.spec
+        images = max(1, spec.recipe.epochs * job.n_train)
+        return cls(job.device, spec.backbone.name, spec.method.label, spec.data.dataset, images)
+
+
+class PastRuns:
+    """Seconds of finished runs, by how much they are like another one.
+
+    Args:
+        rows: with :data:`COLUMNS`; those without the status ``ok`` tell nothing.
+    """
+
+    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
+        self._rates: dict[tuple[str, ...], list[float]] = {}
+        for row in rows:
+            if row["status"] != "ok" or not row["wall_s"]:
+                continue
+            images = max(1, (row["epochs"] or 0) * (row["n_train"] or 0))
+            for key in _keys(Work(row["device"], row["backbone"], row["method"], row["dataset"], images)):
+                self._rates.setdefault(key, []).append(row["wall_s"] / images)
+
+    def seconds(self, work: Work) -> float | None:
+        """Of the most similar runs - same method and data set first, then same method, then same backbone - in proportion to
+        epochs and training images; None when there is none like it on this kind of device."""
+        for key in _keys(work):
+            if key in self._rates:
+                return median(self._rates[key]) * work.images
+        return None
+
+
+def _keys(work: Work) -> list[tuple[str, ...]]:
+    """From the most to the least similar."""
+    return [
+        (work.device, work.backbone, work.method, work.dataset), (work.device, work.backbone, work.method),
+        (work.device, work.backbone),
+    ]  # fmt: skip
+
+
+def past_runs(store: Store) -> PastRuns:
+    """Of everything in a results folder."""
+    return PastRuns(store.read_columns(COLUMNS))
+
+
+def longest_first(jobs: Sequence[Job], past: PastRuns) -> list[Job]:
+    """So that no long run is left over for the end, when the other workers have nothing to do."""
+    works = [Work.of(job) for job in jobs]
+    known = [past.seconds(work) for work in works]
+    rates = [seconds / work.images for seconds, work in zip(known, works) if seconds is not None]
+    usual = median(rates) if rates else 1.0  # for runs that nothing is known of, among others
+    costs = [usual * work.images if seconds is None else seconds for seconds, work in zip(known, works)]
+    return [job for _, job in sorted(zip(costs, jobs), key=lambda pair: pair[0], reverse=True)]
+
+
+def spoken(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3.5 h`` or ``2.1 days``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -1,0 +1,53 @@
+"""From specifications to a model."""
+
+from __future__ import annotations
+
+import torch
+
+from vpbench.backbones.base import Backbone
+from vpbench.backbones.weights import load_backbone
+from vpbench.models.prompted import PromptedModel
+from vpbench.models.registry import method_class
+from vpbench.spec.run_spec import BackboneSpec, MethodSpec
+
+
+def build_model(method: MethodSpec, backbone: BackboneSpec, classes: int, device: torch.device | str = "cpu") -> PromptedModel:
+    """A frozen backbone with a freshly initialised method, in training mode.
+
+    The method's values come from torch's global random stream of the CPU, so that they are the same on every device.
+
+    Args:
+        method: which method, with all options.
+        backbone: which backbone and weights.
+        classes: of the data set.
+        device: where the model ends up.
+
+    Raises:
+        WeightsError: when the weights cannot be loaded.
+        UsageError: when an option does not fit the backbone.
+        UnsupportedError: when the method does not work on the backbone.
+    """
+    return put_method(method, load_backbone(backbone), classes).to(device)
+
+
+def build_shell(method: MethodSpec, backbone: BackboneSpec, classes: int, device: str) -> PromptedModel:
+    """The same model without the backbone's values, for counting only: it costs no time, and on ``"meta"`` no memory."""
+    adapter = backbone_shell(backbone, device)
+    with torch.device(device), torch.random.fork_rng(devices=[]):
+        return put_method(method, adapter, classes)
+
+
+def backbone_shell(backbone: BackboneSpec, device: str) -> Backbone:
+    """A backbone without its values."""
+    with torch.device("meta"):
+        adapter = load_backbone(backbone.model_copy(update={"weights": "random", "path": None, "sha256": None}))
+    adapter.to_empty(device=device)
+    for buffer in adapter.buffers():  # some hold indices, which must not point just anywhere
+        buffer.zero_()
+    return adapter
+
+
+def put_method(method: MethodSpec, adapter: Backbone, classes: int) -> PromptedModel:
+    """A freshly initialised method on a backbone that is there already, and that it may change."""
+    kind = method_class(method.name)
+    return PromptedModel(adapter, kind(kind.Config.model_validate(method.config), adapter.shape, classes), classes)

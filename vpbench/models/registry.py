@@ -1,0 +1,54 @@
+"""Methods by name. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from vpbench.core.cards import first_error
+from vpbench.core.errors import UsageError
+from vpbench.core.names import unknown
+from vpbench.core.plugins import Registry, subclass_in
+from vpbench.interface import Method
+from vpbench.spec.run_spec import MethodSpec
+
+
+def method_registry() -> Registry[type[Method[Any]]]:
+    """Every file in ``methods/``, and the entry points of the group ``vpbench.methods``."""
+    return Registry("method", "vpbench.methods", subclass_in(Method), group="vpbench.methods")
+
+
+def method_class(name: str) -> type[Method[Any]]:
+    """The class of a method.
+
+    Raises:
+        UsageError: for an unknown name, with a suggestion.
+    """
+    return method_registry().get(name)
+
+
+def resolve_method(label: str, settings: Mapping[str, Any] | None = None) -> MethodSpec:
+    """Settle every option of a method.
+
+    Args:
+        label: ``name`` or ``name:preset``.
+        settings: options that override the preset's and the defaults.
+
+    Raises:
+        UsageError: for an unknown method, preset or option, or a value of the wrong kind.
+    """
+    name, colon, preset = label.partition(":")
+    method = method_class(name)
+    if colon and preset not in method.presets:
+        raise unknown(f"preset of {name}", preset, method.presets)
+    values = {**(method.presets[preset].settings if preset else {}), **(settings or {})}
+    for option in values:
+        if option not in method.Config.model_fields:
+            raise unknown(f"option of {name}", option, method.Config.model_fields)
+    try:
+        config = method.Config.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(f"{name}.{first_error(error)}") from error
+    return MethodSpec(name=name, preset=preset or None, version=method.version, config=config.model_dump(mode="json"))

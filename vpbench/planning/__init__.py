@@ -1,0 +1,1 @@
+"""From a request to the runs that are missing: suites, recipes, plans."""

@@ -1,0 +1,327 @@
+"""From what the user asks for to the runs that are still missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from vpbench.backbones.named import resolve_backbone
+from vpbench.core.errors import DataError, UnsupportedError, UsageError, VpbenchError
+from vpbench.core.names import unknown
+from vpbench.data.catalog import dataset_card
+from vpbench.data.raw import RawData
+from vpbench.data.sources import open_dataset, open_path
+from vpbench.models.registry import method_class, resolve_method
+from vpbench.planning.suites import (
+    CUSTOM_SUITE,
+    SuiteCard,
+    as_protocol,
+    method_options,
+    recipe_entries,
+    resolve_recipe,
+    suite_card,
+)
+from vpbench.spec.device import planned_device
+from vpbench.spec.precision import resolve_precision
+from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, RunSpec, Search
+from vpbench.store.schema import SETTLED
+from vpbench.store.store import Store
+
+DEFAULT_METHODS = ("linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt")
+DEFAULT_SUITE = "mini"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user can ask of ``vpbench run``; None means the suite's own value."""
+
+    methods: Sequence[str] = DEFAULT_METHODS
+    suite: str | None = None
+    data: str | None = None
+    data_root: str | None = None
+    datasets: Sequence[str] | None = None
+    backbone: str | None = None
+    weights: str | None = None
+    image_size: int | None = None
+    patch_size: int | None = None
+    epochs: int | None = None
+    seeds: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    precision: str | None = None
+    selection: str | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run, with what its row says beside the specification."""
+
+    spec: RunSpec
+    recipe_source: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a request, in order, and those of them that the store already has.
+
+    ``data`` holds each data set once, opened but not decoded.
+    """
+
+    runs: list[PlannedRun]
+    stored: frozenset[str]
+    data: dict[str, RawData]
+
+    @property
+    def missing(self) -> list[PlannedRun]:
+        return [run for run in self.runs if run.spec.run_id not in self.stored]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all runs of a request have in common, resolved; ``opened`` are the data sets as they came, ``data`` by protocol."""
+
+    request: Request
+    suite: SuiteCard
+    suite_name: str
+    opened: dict[str, RawData]
+    data: dict[str, RawData]
+    backbone: BackboneSpec
+    selection: Any
+    precision: Any
+    options: dict[str, dict[str, Any]]
+    overrides: dict[str, dict[str, Any]]
+    stage: Literal["search", "final"] | None = None
+    _known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # looking a name up takes 10 ms
+
+    def at(self, stage: Literal["search", "final"]) -> Ground:
+        """The same for trials of a search, or for runs with what it has chosen."""
+        data = {name: as_protocol(raw, self.suite, stage) for name, raw in self.opened.items()}
+        return replace(self, stage=stage, data=data)
+
+    def runs(
+        self, label: str, name: str, seeds: Iterable[int], options: Mapping[str, Any] | None = None,
+        recipe: Mapping[str, Any] | None = None, search: Search | None = None,
+    ) -> list[PlannedRun]:  # fmt: skip
+        """A method on a data set, once per seed; a search sets options and fields of the recipe that the user has not set.
+
+        Raises:
+            UsageError: for a name or a value that does not fit.
+        """
+        method, _, preset = label.partition(":")
+        entries = self._once(recipe_entries, method, self.suite_name, name, preset or None)
+        settings = {**method_options(entries), **(options or {}), **self.options.get(method, {})}
+        chosen = self._once(resolve_method, label, settings)
+        overrides = {**self.overrides[""], **self.overrides.get(method, {})}
+        settled, source = resolve_recipe(self.suite, entries, overrides)
+        if recipe:
+            settled, _ = resolve_recipe(self.suite, entries, {**recipe, **overrides})
+        if search:
+            source = f"{source}; search {search.space} on validation images"
+        group = "custom" if self.request.data else self._once(dataset_card, name).group
+        data = DataSpec(suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=self.request.data)
+        return [
+            PlannedRun(
+                RunSpec(
+                    method=chosen, backbone=self.backbone, preprocess=self.suite.preprocess, recipe=settled, seed=seed, data=data,
+                    selection=self.selection, precision=self.precision, stage=self.stage, search=search,
+                ), source, group,
+            )
+            for seed in seeds
+        ]  # fmt: skip
+
+    def _once(self, look_up: Callable[..., Any], *words: Any) -> Any:
+        key = f"{look_up.__name__} {json.dumps(words, sort_keys=True, default=str)}"
+        if key not in self._known:
+            self._known[key] = look_up(*words)
+        return self._known[key]
+
+
+def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> Plan:
+    """Resolve and check everything before anything is computed.
+
+    Args:
+        request: what to run.
+        store: where rows are; a run counts as stored when its row is settled and has the wanted artefacts.
+        artefacts: file names that each run has to leave beside its row.
+
+    Raises:
+        VpbenchError: for anything in the request that cannot work.
+    """
+    ground = resolve(request)
+    seeds = seeds_of(ground.suite, request.seeds)
+    runs = [run for name in ground.data for label in dict.fromkeys(request.methods) for run in ground.runs(label, name, seeds)]
+    check_runs(runs, ground.data)
+    return Plan(runs, stored_runs(runs, store, artefacts), ground.data)
+
+
+def resolve(request: Request) -> Ground:
+    """Look up and open what a request names, methods excepted.
+
+    Raises:
+        VpbenchError: for anything that is not there or does not fit.
+    """
+    if request.seeds < 1:
+        raise UsageError(f"--seeds {request.seeds}: ask for at least one.")
+    if not request.methods:
+        raise UsageError("--methods names no method; vpbench list methods shows them.")
+    suite_name = CUSTOM_SUITE if request.data else (request.suite or DEFAULT_SUITE)
+    suite = suite_card(suite_name)
+    suite_name = suite.part_of or suite_name  # a part's runs are runs of the whole suite
+    opened = _open(request, suite)
+    backbone = _normalised(
+        resolve_backbone(request.backbone or suite.backbone, request.weights, request.image_size, request.patch_size), suite
+    )
+    options, overrides = _split_settings(request)
+    precision = resolve_precision(request.precision or suite.precision, planned_device(request.device))
+    selection = _choice("selection", request.selection or suite.selection, ("last", "best_val"))
+    data = {name: as_protocol(raw, suite) for name, raw in opened.items()}
+    return Ground(request, suite, suite_name, opened, data, backbone, selection, precision, options, overrides)
+
+
+def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> None:
+    """That every model can be built, and has the validation images that it needs.
+
+    Raises:
+        VpbenchError: for a run that cannot work.
+    """
+    _check_models(runs, {name: len(raw.class_names) for name, raw in data.items()})
+    _check_validation(runs, data)
+
+
+def _normalised(backbone: BackboneSpec, suite: SuiteCard) -> BackboneSpec:
+    """The backbone with the mean and standard deviation that the suite asks for."""
+    given = {
+        "weights": (backbone.mean, backbone.std),
+        "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    }
+    mean, std = given[suite.preprocess.normalisation]
+    return backbone.model_copy(update={"mean": mean, "std": std})
+
+
+def seeds_of(suite: SuiteCard, count: int) -> list[int]:
+    """The first ``count`` seeds of a suite; beyond its own list, the numbers after the last one."""
+    own = list(suite.seeds[:count])
+    return own + [suite.seeds[-1] + 1 + extra for extra in range(count - len(own))]
+
+
+def _open(request: Request, suite: SuiteCard) -> dict[str, RawData]:
+    if request.data:
+        if request.suite and request.suite != CUSTOM_SUITE:
+            raise UsageError("--suite and --data exclude each other: a suite brings its own data.")
+        if request.datasets:
+            raise UsageError("--datasets and --data exclude each other: --datasets chooses among those of a suite.")
+        return {_own_name(Path(request.data)): open_path(request.data)}
+    names = request.datasets or suite.datasets
+    for name in names:
+        if name not in suite.datasets:
+            raise unknown(f"dataset of suite {request.suite or DEFAULT_SUITE}", name, suite.datasets)
+    if not names:
+        raise UsageError("the suite 'custom' is for your own images: say --data PATH.")
+    opened, problems = {}, {}
+    for name in dict.fromkeys(names):
+        try:
+            opened[name] = open_dataset(dataset_card(name), request.data_root)
+        except DataError as error:
+            problems[name] = error
+    if problems:
+        name, problem = next(iter(problems.items()))
+        others = f" Also not ready: {', '.join(list(problems)[1:])}." if len(problems) > 1 else ""
+        ready = f" Ready: --datasets {','.join(opened)}." if opened else ""
+        raise DataError(f"{name}: {problem}{others}{ready}")
+    return opened
+
+
+def _own_name(path: Path) -> str:
+    """What a user's own data is called: a folder by its name, a file by its name without the ending."""
+    place = path if path.name not in ("", "..") else path.resolve()
+    return place.stem if place.is_file() else place.name
+
+
+def _split_settings(request: Request) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """``--set`` by method: options, and fields of the recipe (under "" for all methods)."""
+    asked = {label.partition(":")[0] for label in request.methods}
+    options: dict[str, dict[str, Any]] = {}
+    recipes: dict[str, dict[str, Any]] = {"": {}}
+    if request.epochs is not None:
+        recipes[""]["epochs"] = request.epochs
+    for name, value in request.settings.items():
+        parts = name.split(".")
+        if len(parts) == 2 and parts[0] == "recipe":
+            recipes[""][parts[1]] = value
+        elif len(parts) == 3 and parts[1] == "recipe":
+            recipes.setdefault(_asked(parts[0], asked, name), {})[parts[2]] = value
+        elif len(parts) == 2:
+            options.setdefault(_asked(parts[0], asked, name), {})[parts[1]] = value
+        else:
+            raise UsageError(f"--set {name}: write METHOD.OPTION=VALUE, recipe.FIELD=VALUE or METHOD.recipe.FIELD=VALUE.")
+    return options, recipes
+
+
+def _asked(method: str, asked: set[str], setting: str) -> str:
+    if method not in asked:
+        method_class(method)  # an unknown name gets its own error
+        raise UsageError(f"--set {setting}: {method} is not among --methods {','.join(sorted(asked))}.")
+    return method
+
+
+def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:
+    if value not in allowed:
+        raise unknown(f"value of --{name}", value, allowed)
+    return value
+
+
+def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> None:
+    """Build every kind of model once without values, so that an option that does not fit fails before any training."""
+    from vpbench.models.build import build_shell
+
+    seen: set[str] = set()
+    for run in runs:
+        method: MethodSpec = run.spec.method
+        key = json.dumps([method.model_dump(), classes[run.spec.data.dataset]], sort_keys=True)
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            build_shell(method, run.spec.backbone, classes[run.spec.data.dataset], "meta")
+        except UnsupportedError:
+            continue  # becomes a row with that status
+        except VpbenchError:
+            raise
+        except Exception:
+            continue  # a bug in the method becomes a row with its traceback, and does not stop the others
+
+
+def _check_validation(runs: list[PlannedRun], datasets: dict[str, RawData]) -> None:
+    for run in runs:
+        if run.spec.stage == "search" and not len(datasets[run.spec.data.dataset].splits["val"]):
+            raise UsageError(
+                f"{run.spec.data.dataset} has no validation images, and a search chooses on nothing else: leave the data set out."
+            )
+        if run.spec.selection == "best_val" and not len(datasets[run.spec.data.dataset].splits["val"]):
+            raise UsageError(
+                f"{run.spec.data.dataset} has no validation images, so the best epoch cannot be chosen: use --selection last."
+            )
+        method = run.spec.method
+        if method_class(method.name).needs_validation(method.config) and not len(datasets[run.spec.data.dataset].splits["val"]):
+            raise UsageError(
+                f"{run.spec.data.dataset} has no validation images, and {method.label} chooses between candidates on them: "
+                f"switch that off with --set, see 'vpbench show method {method.label}'."
+            )
+
+
+def stored_runs(runs: list[PlannedRun], store: Store, artefacts: Iterable[str]) -> frozenset[str]:
+    """Ids of the runs that need not be done: their rows are settled, and the wanted artefacts are there."""
+    statuses, wanted = store.statuses(), list(artefacts)
+
+    def is_stored(run_id: str) -> bool:
+        status = statuses.get(run_id)
+        if status == "ok":
+            return all(store.artefact_path(run_id, name).exists() for name in wanted)
+        return status in SETTLED
+
+    return frozenset(run.spec.run_id for run in runs if is_stored(run.spec.run_id))

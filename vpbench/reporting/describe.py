@@ -1,0 +1,137 @@
+"""What can be listed and shown, as plain data. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vpbench.backbones.named import backbone_card, backbone_names
+from vpbench.core.errors import StoreError
+from vpbench.core.names import unknown
+from vpbench.data.catalog import dataset_card, dataset_names
+from vpbench.models.registry import method_class, method_registry, resolve_method
+from vpbench.planning.suites import suite_card, suite_names
+from vpbench.search.space import read_space, space_names
+
+KINDS = ("methods", "datasets", "suites", "backbones", "searches")
+
+
+def listing(kind: str) -> list[dict[str, Any]]:
+    """One short entry per plug-in of a kind.
+
+    Raises:
+        UsageError: for an unknown kind.
+    """
+    makers: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "methods": lambda: [_method_line(name) for name in method_registry().names()],
+        "datasets": lambda: [
+            {
+                "name": name,
+                **dataset_card(name).model_dump(mode="json", include={"title", "group", "classes", "n_train", "n_val", "n_test"}),
+            }
+            for name in dataset_names()
+        ],
+        "suites": lambda: [
+            {
+                "name": name,
+                "title": suite_card(name).title,
+                "datasets": list(suite_card(name).datasets),
+                "backbone": suite_card(name).backbone,
+            }
+            for name in suite_names()
+        ],
+        "backbones": lambda: [
+            {
+                "name": name,
+                **backbone_card(name).model_dump(mode="json", include={"title", "parameters", "pretraining", "licence"}),
+            }
+            for name in backbone_names()
+        ],
+        "searches": lambda: [
+            {"name": name, **read_space(name).card.model_dump(mode="json", include={"title", "description", "sampler"})}
+            for name in space_names()
+        ],
+    }
+    if kind not in makers:
+        raise unknown("listing", kind, makers)
+    return makers[kind]()
+
+
+def _method_line(name: str) -> dict[str, Any]:
+    method = method_class(name)
+    return {"name": name, "summary": method.summary, "presets": sorted(method.presets), "fidelity": method.fidelity}
+
+
+def describe(kind: str, name: str, results: Path) -> dict[str, Any]:
+    """Everything about one entry.
+
+    Args:
+        kind: method, dataset, suite, backbone, search or run.
+        name: of the entry; for a run, its id or an unambiguous beginning of it.
+        results: where a run's row is looked for.
+
+    Raises:
+        UsageError: for an unknown kind or name.
+        StoreError: for a run that is not there, or an ambiguous beginning.
+    """
+    makers: dict[str, Callable[[], dict[str, Any]]] = {
+        "method": lambda: _method(name),
+        "dataset": lambda: dataset_card(name).model_dump(mode="json"),
+        "suite": lambda: {"name": name, **suite_card(name).model_dump(mode="json")},
+        "search": lambda: {"name": name, **read_space(name).card.model_dump(mode="json", exclude_none=True)},
+        "backbone": lambda: {"name": name, **backbone_card(name).model_dump(mode="json", exclude_none=True)},
+        "run": lambda: _run(name, results),
+    }
+    if kind not in makers:
+        raise unknown("thing to show", kind, makers)
+    return makers[kind]()
+
+
+def _method(label: str) -> dict[str, Any]:
+    spec = resolve_method(label)
+    method = method_class(spec.name)
+    fields = method.Config.model_fields
+    return {
+        "name": label,
+        "title": method.title,
+        "summary": method.summary,
+        "paper": method.paper,
+        "fidelity": method.fidelity,
+        "version": method.version,
+        "families": sorted(method.families),
+        "notes": list(method.notes),
+        "options": [
+            {
+                "option": option,
+                "value": value,
+                "meaning": fields[option].description,
+                "source": (fields[option].json_schema_extra or {}).get("source", ""),  # type: ignore[union-attr]
+            }
+            for option, value in spec.config.items()
+        ],
+        "presets": [
+            {
+                "preset": f"{spec.name}:{name}",
+                "summary": preset.summary,
+                "settings": dict(preset.settings),
+                "differences": [dict(zip(("topic", "default", "preset"), difference)) for difference in preset.differences],
+            }
+            for name, preset in method.presets.items()
+        ],
+    }
+
+
+def _run(name: str, results: Path) -> dict[str, Any]:
+    from vpbench.store.store import Store  # brings pandas, which lists can do without
+
+    frame = Store(results).load()
+    found = frame[frame["run_id"].str.startswith(name)] if len(frame) else frame
+    if len(found) != 1:
+        many = f"{len(found)} runs begin with '{name}'; give more digits" if len(found) else f"there is no run '{name}'"
+        raise StoreError(f"{results}: {many} ({len(frame)} runs are stored there; --results chooses another folder).")
+    row = json.loads(found.iloc[0].to_json(date_format="iso", double_precision=15))
+    for column in ("spec", "method_config", "preprocess", "recipe"):
+        row[column] = json.loads(row[column]) if row[column] else None
+    return dict(row)

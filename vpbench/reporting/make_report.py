@@ -1,0 +1,135 @@
+"""From a results folder to a table or to figures: what ``vpbench report`` and ``vpbench.report`` call."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from vpbench.core.errors import StoreError, UsageError
+from vpbench.core.names import unknown
+from vpbench.reporting.building import build_table
+from vpbench.reporting.definition import TableDefinition, load_definition
+from vpbench.reporting.formats import RENDERERS, SUFFIXES, terminal
+from vpbench.reporting.output_files import write_whole
+from vpbench.reporting.reported import with_reported
+from vpbench.reporting.rows import load_rows
+from vpbench.reporting.runs import Filters, Names
+from vpbench.reporting.table import Table
+from vpbench.store.store import DEFAULT_FOLDER, Store
+
+DEFAULT_FIGURES = Path("results/figures")
+
+
+def make_report(
+    table: str | int | None = None,
+    plot: str | None = None,
+    *,
+    results: Path | str = DEFAULT_FOLDER,
+    paper: str = "insvp",
+    format: str | None = None,
+    out: Path | str | None = None,
+    dataset: Names = None,
+    suite: Names = None,
+    backbone: Names = None,
+    method: Names = None,
+    seed: int | None = None,
+    reported: bool = False,
+    mix: bool = False,
+    compare: Sequence[tuple[str, str]] = (),
+    statistics: bool = False,
+    width: int | None = None,
+    colour: bool = False,
+) -> str | list[Path]:
+    """A table as text, or the paths of the files written. Without ``table`` and ``plot``: table 1.
+
+    Args:
+        table: number of a table of ``paper``.
+        plot: name of a figure instead.
+        results: the results folder.
+        format: terminal, md, tex, html, csv or json; by default the one that ``out`` ends with, else terminal.
+        out: file or folder to write to; figures go to ``results/figures`` by default.
+        dataset, suite, backbone, method: keep only these: one name, names with commas between them, or a list.
+        seed: keep only this seed.
+        reported: add what the paper prints, in columns of its own.
+        mix: put runs that are not alike into one section.
+        compare: instead of a table of a paper, tests of these pairs of methods.
+        statistics: instead of a table of a paper, tests of all methods over all data sets.
+        width: characters of a line in the terminal's format; None does not limit it.
+        colour: let the terminal's format use escape codes.
+
+    Raises:
+        StoreError: when the store holds no run, or not what the figure needs.
+        UsageError: for an unknown name or options that exclude each other.
+    """
+    if table is not None and plot is not None:
+        raise UsageError("a table or a plot, not both: leave out --table or --plot.")
+    if sum((table is not None or plot is not None or reported, bool(compare), statistics)) > 1:
+        raise UsageError("--compare, --statistics and a table or plot of a paper are three reports: ask for one at a time.")
+    keep = Filters.of(dataset, suite, backbone, method, seed)
+    store = Store(results)
+    if plot is not None:
+        if format is not None:
+            raise UsageError("--format is for tables; figures are always written as PNG and PDF.")
+        return _figures(plot, store, keep, Path(out or DEFAULT_FIGURES))
+    target = Path(out) if out is not None else None
+    kind = _format(format, target)
+    if compare or statistics:
+        name = "comparison" if compare else "statistics"
+        built = _tests(store, keep, compare, mix)
+    else:
+        definition = load_definition(paper, str(table if table is not None else 1))
+        name = f"{paper}_table{definition.number}"
+        built = _table(store, definition, paper, keep, reported, mix)
+    text = terminal(built, width, colour and target is None) if kind == "terminal" else RENDERERS[kind](built)
+    if target is None:
+        return text
+    if target.is_dir() or not target.suffix:
+        target = target / f"{name}{SUFFIXES[kind]}"
+    return [write_whole(target, lambda partial: partial.write_text(text, encoding="utf-8", newline="\n"))]
+
+
+def _table(store: Store, definition: TableDefinition, paper: str, keep: Filters, reported: bool, mix: bool) -> Table:
+    """A table of a paper. Without runs there is still what the paper reports."""
+    if not reported:
+        return build_table(
+            _runs(store, definition.numbers) if not definition.unavailable else pd.DataFrame(), definition, keep, mix
+        )
+    runs = load_rows(store, definition.numbers)
+    if runs.empty and not definition.unavailable:
+        warnings.warn(f"no runs in {store.folder}: only what the paper reports is shown.", stacklevel=2)
+    return with_reported(build_table(runs, definition, keep, mix), definition, paper)
+
+
+def _tests(store: Store, keep: Filters, pairs: Sequence[tuple[str, str]], mix: bool) -> Table:
+    # Imported here: the libraries for tests take a second that a table need not wait for.
+    from vpbench.reporting.compare import compare, statistics_table
+
+    runs = _runs(store, ("acc1",))
+    return compare(store, runs, pairs, keep, mix) if pairs else statistics_table(runs, load_definition("insvp", "1"), keep, mix)
+
+
+def _figures(name: str, store: Store, keep: Filters, folder: Path) -> list[Path]:
+    # Imported here: matplotlib and scikit-learn take a second that a table need not wait for.
+    from vpbench.reporting.figures import draw_figures
+
+    return draw_figures(name, store, _runs(store), keep, folder)
+
+
+def _runs(store: Store, numbers: Iterable[str] | None = None) -> pd.DataFrame:
+    runs = load_rows(store, numbers)
+    if runs.empty:
+        raise StoreError(
+            f"no runs in {store.folder}. Fill it: vpbench run --methods linear,vpt --suite mini --results {store.folder}"
+        )
+    return runs
+
+
+def _format(given: str | None, out: Path | None) -> str:
+    """The format asked for, or the one whose suffix the file has."""
+    if given is not None and given not in RENDERERS:
+        raise unknown("format", given, RENDERERS)
+    by_suffix = {suffix: name for name, suffix in SUFFIXES.items()}
+    return given or (by_suffix.get(out.suffix, "terminal") if out else "terminal")

@@ -1,0 +1,1 @@
+"""What a run is, as data: its specification, recipe, precision and device."""
