@@ -12,7 +12,7 @@ from pydantic import field_validator
 from vpbench.core.errors import UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
-    NOTHING,
+    NO_PARTS,
     Context,
     F,
     Method,
@@ -186,12 +186,12 @@ class E2VPT(Method[E2VPTConfig]):
         if self.config.remove_masked:
             prompts = prompts[token_mask != 0]
         if context.training and self.config.dropout:
-            prompts = F.dropout(prompts.expand(tokens.images, -1, -1), self.config.dropout)
+            prompts = F.dropout(prompts.expand(tokens.batch_size, -1, -1), self.config.dropout)
         return tokens.with_prompts(prompts)
 
-    def reads(self, block: int) -> frozenset[Part]:
+    def outputs_used(self, block: int) -> frozenset[Part]:
         """Nothing: prompts are replaced before every block."""
-        return NOTHING
+        return NO_PARTS
 
     def _masks(self, block: int) -> tuple[Tensor, Tensor]:
         layer = block if self.config.per_layer_masks else 0

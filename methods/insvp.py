@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from vpbench.core.errors import UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
-    NOTHING,
+    NO_PARTS,
     Context,
     F,
     Method,
@@ -207,7 +207,7 @@ class InsVP(Method[InsVPConfig]):
 
     def before_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
         """Puts the block's prompts, common and specific, in place of what the last block made of its own."""
-        common = self._dropped(of_block(self.own.common, block).expand(tokens.images, -1, -1), context.training)
+        common = self._dropped(of_block(self.own.common, block).expand(tokens.batch_size, -1, -1), context.training)
         specific = context.stash.get("specific_prompts")
         if specific is None or self.shape.starts_stage(block):
             stage = self.shape.stages.index(self.shape.stage_of(block))
@@ -216,9 +216,9 @@ class InsVP(Method[InsVPConfig]):
                 context.stash["specific_prompts"] = specific
         return tokens.with_prompts(self.config.common_weight * common + self.config.specific_weight * specific)
 
-    def reads(self, block: int) -> frozenset[Part]:
+    def outputs_used(self, block: int) -> frozenset[Part]:
         """Nothing: prompts are replaced before every block."""
-        return NOTHING
+        return NO_PARTS
 
     def image_prompt(self, images: Tensor, training: bool) -> Tensor:
         """The prompt that is added to the pixels (equation 6), (B, C, S, S)."""

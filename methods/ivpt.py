@@ -34,8 +34,12 @@ if TYPE_CHECKING:
 class IVPTConfig(MethodConfig):
     """Options of iVPT."""
 
-    n_prompts: int = option(
-        10, "prompt tokens N per block", "iVPT paper, tables 15 and 16: 5 to 200 per data set, 10 to start with", ge=1
+    prompt_length: int = option(
+        10,
+        "prompt tokens N per block",
+        "iVPT paper, tables 15 and 16: 5 to 200 per data set, 10 to start with",
+        former_name="n_prompts",
+        ge=1,
     )
     ar_k: int = option(10, "reinforced patch tokens k per block", "iVPT paper, tables 15 and 16: 1 to 100 per data set", ge=1)
     structure: Literal["cdc", "vpt", "provp", "express", "vanilla_cdc"] = option(
@@ -120,7 +124,7 @@ class IVPT(Method[IVPTConfig]):
         """Creates ``prompts`` (L or 1, N, D), ``gamma`` (links, N, N), ``reinforcement`` (blocks, k or M, D) and the
         residual prompts of structure ``express``."""
         config, shape = self.config, self.shape
-        length = config.n_prompts
+        length = config.prompt_length
         staged = len(shape.stages) > 1
         self.reinforces = "none" if config.ar == "topk" and staged and config.staged_ar == "off" else config.ar
         fewest = min(stage.patches for stage in shape.stages)
@@ -188,7 +192,7 @@ class IVPT(Method[IVPTConfig]):
         for stage in stages:
             first = stage[0]
             if source is not None and self.config.stage_border == "tile":
-                source = self._scope.to_next_stage(len(linked), source)
+                source = self._scope.prompts_at_next_stage(len(linked), source)
                 first = first + (source if gammas is None else torch.einsum("nm,md->nd", next(gammas), source))
             rows = [first]
             if structure == "vanilla_cdc":
@@ -210,7 +214,7 @@ class IVPT(Method[IVPTConfig]):
         if self.config.structure == "provp" and block > 0:
             prompts = prompts + tokens.prompt_tokens
         if context.training and self.config.dropout:
-            prompts = F.dropout(prompts.expand(tokens.images, -1, -1), self.config.dropout)
+            prompts = F.dropout(prompts.expand(tokens.batch_size, -1, -1), self.config.dropout)
         return tokens.with_prompts(prompts)
 
     def after_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
@@ -224,7 +228,7 @@ class IVPT(Method[IVPTConfig]):
         context.stash.setdefault("chosen", []).append(chosen)
         return tokens.add_to_patches(values, chosen)
 
-    def reads(self, block: int) -> frozenset[Part]:
+    def outputs_used(self, block: int) -> frozenset[Part]:
         """Patch tokens where they are reinforced; prompts in the structures that build on what blocks make of them."""
         read: set[Part] = {"patches"} if self.reinforces != "none" and block < self.reinforced else set()
         if self.config.structure in ("provp", "express") and block < self.shape.depth - 1:
@@ -248,7 +252,7 @@ class IVPT(Method[IVPTConfig]):
             weights = attention.mean(1)
         return weights.argsort(dim=-1, descending=True, stable=True)[:, : self.config.ar_k]
 
-    def merge(self) -> None:
+    def merge(self, scope: Scope) -> None:
         """Folds the links into the prompts: what remains is VPT-deep with reinforcement, at no cost for CDC and DA."""
         if self.config.structure not in ("cdc", "vanilla_cdc"):
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vpbench.core.errors import UsageError
-from vpbench.interface import ALL_FAMILIES, NOTHING, Method, MethodConfig, Part, Scope, option
+from vpbench.interface import ALL_FAMILIES, NO_PARTS, Method, MethodConfig, Part, Scope, option
 
 
 class PartialConfig(MethodConfig):
@@ -45,8 +45,10 @@ class Partial(Method[PartialConfig]):
 
     def attach(self, scope: Scope) -> None:
         """Lets the last blocks and the final norm be trained."""
-        scope.train_last(self.config.blocks)
+        for block in range(self.first_block, self.shape.depth):
+            scope.train(scope.parameters(block=block))
+        scope.train(scope.parameters("norm"))
 
-    def reads(self, block: int) -> frozenset[Part]:
+    def outputs_used(self, block: int) -> frozenset[Part]:
         """Nothing."""
-        return NOTHING
+        return NO_PARTS

@@ -11,7 +11,7 @@ from pydantic import model_validator
 from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
-    NOTHING,
+    NO_PARTS,
     Context,
     F,
     Method,
@@ -300,9 +300,9 @@ class ViaPT(Method[ViaPTConfig]):
         prompts = self._carried_on(block - self.first_connection, tokens.prompt_tokens[:, : self.carried], context)
         return tokens.with_prompts(torch.cat([prompts, self._sampled(block, context)], dim=1) if fresh else prompts)
 
-    def reads(self, block: int) -> frozenset[Part]:
+    def outputs_used(self, block: int) -> frozenset[Part]:
         """Prompts, where some of them is carried on to the next block."""
-        return frozenset({"prompts"}) if self.config.pca_dim > 0 and block < self.shape.depth - 1 else NOTHING
+        return frozenset({"prompts"}) if self.config.pca_dim > 0 and block < self.shape.depth - 1 else NO_PARTS
 
     def predict(self, once: Callable[..., Tensor], images: Tensor) -> Tensor:
         """One forward pass; in evaluation with ``eval_mode=multi`` the average over rounds, as logarithms of probabilities."""
@@ -336,7 +336,7 @@ class ViaPT(Method[ViaPTConfig]):
 
     def _first_prompts(self, tokens: Tokens, context: Context) -> Tensor:
         """[P_D; P_I], (B, n, D); a test may put its own P_I into the stash as ``instance_prompts``."""
-        parts = [self.own.dataset.expand(tokens.images, -1, -1)] if self.config.n_dataset else []
+        parts = [self.own.dataset.expand(tokens.batch_size, -1, -1)] if self.config.n_dataset else []
         if "instance_prompts" in context.stash:
             parts.append(context.stash["instance_prompts"])
         elif self.config.n_instance:

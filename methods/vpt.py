@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
-    NOTHING,
+    NO_PARTS,
     Context,
     F,
     Method,
@@ -130,11 +130,11 @@ class VPT(Method[VPTConfig]):
         """Inserts the block's prompts; in deep mode these replace what the last block made of its own."""
         if block > self.config.start and not self.config.deep:
             return tokens
-        return tokens.with_prompts(self._dropped(self._projected(block), tokens.images, context.training))
+        return tokens.with_prompts(self._dropped(self._projected(block), tokens.batch_size, context.training))
 
-    def reads(self, block: int) -> frozenset[Part]:
+    def outputs_used(self, block: int) -> frozenset[Part]:
         """Shallow prompts travel on through the blocks; deep ones are replaced."""
-        return frozenset({"prompts"}) if not self.config.deep and block < self.shape.depth - 1 else NOTHING
+        return frozenset({"prompts"}) if not self.config.deep and block < self.shape.depth - 1 else NO_PARTS
 
     def _projected(self, block: int) -> Tensor:
         prompts = of_block(self.own.prompts, block - self.config.start)

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from vpbench.backbones.family import adapter_for
-from vpbench.backbones.frozen import freeze_linears
+from vpbench.backbones.frozen_linear import freeze_linears
 from vpbench.core.processor import processor
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import method_class, resolve_method
@@ -88,7 +88,7 @@ class Running:
         adapter = adapter_for(timm.create_model(backbone, num_classes=0))
         config = kind.Config.model_validate(resolve_method(case.method, case.options).config)
         self.model = PromptedModel(adapter, kind(config, adapter.shape, CLASSES), CLASSES).to(device)
-        adapter.lean = case.lean
+        adapter.skip_unused = case.lean
         adapter.use_fused_attention(device == "cuda" or not case.bf16)
         adapter.checkpoint_blocks(case.checkpointed)
         if case.onednn:

@@ -99,7 +99,7 @@ def count_blocks(backbone: Backbone) -> list[int]:
 
         return call
 
-    for name in ("run_block", "run_lean"):
+    for name in ("run_block", "run_needed"):
         setattr(backbone, name, counted(getattr(backbone, name)))
     return calls
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import timm
@@ -16,7 +16,6 @@ from vpbench.backbones.eva import EvaAdapter, OpenRotaryAttention
 from vpbench.backbones.family import adapter_for
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import Scope
-from vpbench.interface.scope import Site
 
 builds = pytest.mark.parametrize("build", VARIANTS.values(), ids=VARIANTS)
 rotary = pytest.mark.parametrize(
@@ -174,7 +173,7 @@ def test_class_attention_row(build: dict[str, Any]) -> None:
     tokens = adapter.embed(x).with_prompts(torch.randn(3, 48, dtype=torch.float64))
     for block in range(2):
         timms = adapter.vit.blocks[block].attn.inner  # with the same input, timm's own attention drops out of its weights
-        timms.num_prefix_tokens = tokens.prefix + tokens.prompts
+        timms.num_prefix_tokens = tokens.prefix + tokens.num_prompts
         normed = tokens.x if "use_post_norm" in build else adapter.vit.blocks[block].norm1(tokens.x)
         rope = adapter._rope[block] if getattr(adapter.vit, "rope_mixed", False) else adapter._rope
         timms(normed, rope=rope)
@@ -193,40 +192,6 @@ def test_class_attention_needs_a_class_token() -> None:
     adapter = adapter_for(tiny_eva(class_token=False, global_pool="avg", use_rot_pos_emb=True))
     with pytest.raises(UnsupportedError, match="class token"):
         Scope(adapter).watch_class_attention()
-
-
-@rotary
-@pytest.mark.parametrize("site", get_args(Site))
-def test_add_to_prompts(build: dict[str, Any], site: Site) -> None:
-    adapter, x = double_adapter(build)
-    values = nn.Parameter(torch.randn(3, 3 * 48 if site == "qkv" else 48, dtype=torch.float64))
-    scope, front = Scope(adapter), adapter.shape.prefix
-    if "use_post_norm" in build and site == "norm1":
-        with pytest.raises(UnsupportedError, match="no norm there"):
-            adapter.add_to_prompts(scope, 1, site, values)
-        return
-    tokens = adapter.embed(x).with_prompts(torch.randn(3, 48, dtype=torch.float64))
-    given = torch.randn(2, tokens.x.shape[1], 48, dtype=torch.float64)
-    block = adapter.vit.blocks[1]
-    opened = OpenRotaryAttention(block.attn)
-    opened.num_prefix_tokens = front + 3
-    plain = block.norm1(given) if site == "norm1" else opened._projected(given) if site == "qkv" else opened(given)
-    adapter.add_to_prompts(scope, 1, site, values)
-    if site == "qkv":
-        changed = block.attn.edits[0](block.attn._projected(given))
-    else:
-        module = block.norm1 if site == "norm1" else block.attn
-        module.num_prefix_tokens = front + 3
-        changed = module(given)
-    rows = slice(front, front + 3)
-    others = [row for row in range(given.shape[1]) if not rows.start <= row < rows.stop]
-    assert torch.equal(changed[:, others], plain[:, others])
-    torch.testing.assert_close(changed[:, rows], plain[:, rows] + values, rtol=0, atol=1e-12)
-    adapter.block(1, tokens).x.sum().backward()
-    assert values.grad is not None and values.grad.any()
-    scope.undo()
-    assert torch.equal(adapter(x), adapter.vit(x))
-    assert block.attn is opened.inner
 
 
 def test_grouped_heads_stay_closed() -> None:

@@ -13,7 +13,7 @@ import torch
 
 from vpbench.backbones import kernels
 from vpbench.backbones.family import adapter_for
-from vpbench.backbones.frozen import FrozenLinear
+from vpbench.backbones.frozen_linear import FrozenLinear
 from vpbench.backbones.kernels import linear_kernel
 
 

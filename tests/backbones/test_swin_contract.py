@@ -103,7 +103,7 @@ def test_prompted_blocks_written_out(name: str, fused: bool) -> None:
         x = tokens.x + attended(adapter, index, block.norm1(tokens.x), 5)
         expected = x + block.mlp(block.norm2(x))
         tokens = adapter.block(index, tokens)
-        assert tokens.prompts == 5
+        assert tokens.num_prompts == 5
         torch.testing.assert_close(tokens.x, expected, rtol=0, atol=1e-10)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from vpbench.backbones.swin import SwinAdapter
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import Scope, Tokens
-from vpbench.interface.scope import Site
 
 BUILDS: list[dict[str, Any]] = [{}, {"img_size": 56}]
 builds = pytest.mark.parametrize("build", BUILDS, ids=["plain", "padded"])
@@ -67,28 +66,6 @@ def test_key_value_prompts_receive_gradients(fused: bool) -> None:
 
 
 @builds
-@pytest.mark.parametrize("site", get_args(Site))
-@pytest.mark.parametrize("block", [1, 2])
-def test_add_to_prompts(build: dict[str, Any], site: Site, block: int) -> None:
-    adapter, x = double_adapter(**build)
-    tokens, parent, width = run_to(adapter, x, block, 3), adapter._blocks[block], adapter.shape.width_of(block)
-    module = {"norm1": parent.norm1, "qkv": parent.attn.qkv, "attention": parent.attn.proj}[site]
-    before, after = [], []
-    handle = module.register_forward_hook(lambda _module, _inputs, output: before.append(output))
-    plain = adapter.block(block, tokens).x
-    handle.remove()
-    values = nn.Parameter(torch.randn(3, 3 * width if site == "qkv" else width, dtype=torch.float64))
-    Scope(adapter).add_to_prompts(block, site, values)
-    module.register_forward_hook(lambda _module, _inputs, output: after.append(output))
-    changed = adapter.block(block, tokens).x
-    torch.testing.assert_close(after[0][:, :3], before[0][:, :3] + values, rtol=0, atol=1e-12)
-    assert torch.equal(after[0][:, 3:], before[0][:, 3:])
-    assert (changed - plain).abs().max() > 1e-3
-    changed.sum().backward()
-    assert values.grad is not None and values.grad.any()
-
-
-@builds
 @kernels
 @pytest.mark.parametrize("block", [0, 1, 2, 3])
 @pytest.mark.parametrize("prompts", [0, 3])
@@ -122,7 +99,7 @@ def test_received_attention(build: dict[str, Any], fused: bool, block: int, prom
 def columns(adapter: SwinAdapter, block: int, tokens: Tokens) -> Tensor:
     """Mean weight of each patch token over heads and queries, window by window."""
     parent, side = adapter._blocks[block], adapter.shape.stage_of(block).grid
-    attention, size, shift, n = parent.attn, parent.window_size[0], parent.shift_size[0], tokens.prompts
+    attention, size, shift, n = parent.attn, parent.window_size[0], parent.shift_size[0], tokens.num_prompts
     normed = parent.norm1(tokens.x)
     maps = torch.roll(normed[:, n:].reshape(2, side, side, -1), (-shift, -shift), (1, 2))
     found = torch.zeros(2, side, side, dtype=torch.float64)

@@ -46,7 +46,7 @@ def test_shape(build: dict[str, Any]) -> None:
     vit = tiny_vit(**build)
     adapter = ViTAdapter(vit)
     shape, tokens = adapter.shape, adapter.embed(images(vit))
-    assert tokens.prompts == 0
+    assert tokens.num_prompts == 0
     assert shape.prefix == tokens.prefix == vit.num_prefix_tokens
     assert tokens.patch_tokens.shape == (2, shape.patches, shape.width)
     assert (shape.width, shape.depth, shape.heads, shape.channels) == (48, 2, 3, vit.patch_embed.proj.in_channels)

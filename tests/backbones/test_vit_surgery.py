@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 from tiny_vits import images, tiny_vit
 from torch import Tensor, nn
 
-from vpbench.backbones.attention import KeyValuePromptedAttention
+from vpbench.backbones.attention import OpenAttention
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import Scope
-from vpbench.interface.scope import Site
 
 BUILDS: list[dict[str, Any]] = [{}, {"qk_norm": True}, {"scale_attn_norm": True}, {"reg_tokens": 2, "init_values": 0.1}]
 builds = pytest.mark.parametrize("build", BUILDS, ids=lambda build: "+".join(build) or "plain")
@@ -95,7 +94,9 @@ def test_key_value_prompts(build: dict[str, Any], last: bool, fused: bool) -> No
     adapter, x = double_adapter(**build)
     adapter.use_fused_attention(fused)
     inner, x = adapter.vit.blocks[0].attn, adapter.embed(x).x
-    found = KeyValuePromptedAttention(inner, lambda: prompts(4))(x)
+    opened = OpenAttention(inner, 0)
+    opened.key_value_prompts = lambda: prompts(4)
+    found = opened(x)
 
     # The same written out, with the prompts at either end: attention does not see an order of keys.
     query, key, value = (part.reshape(*x.shape[:2], 3, 16).transpose(1, 2) for part in inner.qkv(x).chunk(3, dim=-1))
@@ -118,29 +119,9 @@ def test_key_value_prompts_receive_gradients() -> None:
 
 
 def test_key_value_prompts_refuse_a_mask() -> None:
-    attention = KeyValuePromptedAttention(tiny_vit().blocks[0].attn, lambda: prompts(1))
+    attention = OpenAttention(tiny_vit().blocks[0].attn, 0)
     with pytest.raises(UnsupportedError, match="mask"):
         attention(torch.zeros(1, 2, 48), attn_mask=torch.zeros(2, 2))
-
-
-@builds
-@pytest.mark.parametrize("site", get_args(Site))
-def test_add_to_prompts(build: dict[str, Any], site: Site) -> None:
-    adapter, x = double_adapter(**build)
-    block = adapter.vit.blocks[1]
-    module = {"norm1": block.norm1, "qkv": block.attn.qkv, "attention": block.attn}[site]
-    tokens = adapter.embed(x).with_prompts(torch.randn(3, 48, dtype=torch.float64))
-    values = nn.Parameter(torch.randn(3, 3 * 48 if site == "qkv" else 48, dtype=torch.float64))
-    given = torch.randn(2, tokens.x.shape[1], 48, dtype=torch.float64)
-    plain = module(given)
-    Scope(adapter).add_to_prompts(1, site, values)
-    changed = module(given)
-    rows = slice(adapter.shape.prefix, adapter.shape.prefix + 3)
-    others = [row for row in range(given.shape[1]) if not rows.start <= row < rows.stop]
-    assert torch.equal(changed[:, others], plain[:, others])
-    torch.testing.assert_close(changed[:, rows], plain[:, rows] + values, rtol=0, atol=1e-12)
-    adapter.block(1, tokens).x.sum().backward()
-    assert values.grad is not None and values.grad.any()
 
 
 def structure(adapter: ViTAdapter) -> list[Any]:
@@ -161,18 +142,18 @@ def test_undo() -> None:
     scope.add_to_prompts(1, "attention", nn.Parameter(torch.ones(1, 48)))
     scope.prompt_keys_values(0, lambda: prompts(2))
     scope.prompt_keys_values(1, lambda: prompts(2))
-    biases = [module.bias for module in adapter.modules() if isinstance(module, nn.Linear)]
-    scope.train(*biases)
-    assert all(bias.requires_grad for bias in biases)
+    biases = {name: each for name, each in scope.parameters().items() if name.endswith("bias")}
+    scope.train(biases)
+    assert all(bias.requires_grad for bias in biases.values())
     assert structure(adapter) != before
     assert not torch.equal(adapter(x), expected)
     scope.undo()
     assert structure(adapter) == before
     assert torch.equal(adapter(x), expected)
     assert not scope.trained
-    row._kept.clear()
+    row._logits.clear()
     adapter(x)
-    assert not row._kept
+    assert not row._logits
     scope.undo()  # a second time does nothing
     assert structure(adapter) == before
 

@@ -140,7 +140,7 @@ def prompt_of_one_block_dropped() -> None:
     whole = vpt.before_block
 
     def before_block(self: Any, block: int, tokens: Tokens, context: Any) -> Tokens:
-        return tokens.drop_prompts() if block == 2 else whole(self, block, tokens, context)
+        return Tokens(tokens.image_tokens, tokens.prefix) if block == 2 else whole(self, block, tokens, context)
 
     vpt.before_block = before_block  # type: ignore[method-assign]
 

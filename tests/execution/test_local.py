@@ -114,13 +114,13 @@ def test_threads(images: Path, store: Store) -> None:
 
 def test_checkpointed_blocks_change_no_number(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks run once more in the backward pass; the run's identity and all that is learnt and counted stay the same."""
-    run_lean, blocks, found = ViTAdapter.run_lean, [0], []
+    run_needed, blocks, found = ViTAdapter.run_needed, [0], []
 
     def counted(adapter: ViTAdapter, index: int, tokens: Tokens, wanted: Wanted) -> Tokens:
         blocks[0] += 1
-        return run_lean(adapter, index, tokens, wanted)
+        return run_needed(adapter, index, tokens, wanted)
 
-    monkeypatch.setattr(ViTAdapter, "run_lean", counted)
+    monkeypatch.setattr(ViTAdapter, "run_needed", counted)
     for on in (False, True):
         store, blocks[0] = Store(tmp_path / str(on)), 0
         (job,) = make_jobs(planned(images, store, methods=("vpt",)), store, "cpu", ("weights",), checkpoint_blocks=on)

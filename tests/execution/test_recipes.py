@@ -316,7 +316,7 @@ def test_ivpt_is_as_in_the_papers_tables(file: str, number: int, suites: tuple[s
         for suite in suites:
             for label in labels("ivpt"):
                 config, _, source = resolved(label, suite, IDS[row["dataset"]])
-                assert (config["n_prompts"], config["ar_k"]) == (int(row["N_prompts_CDC"]), int(row["k_prompts_AR"]))
+                assert (config["prompt_length"], config["ar_k"]) == (int(row["N_prompts_CDC"]), int(row["k_prompts_AR"]))
                 assert source.endswith(f"iVPT paper, table {number}")
 
 
@@ -329,7 +329,7 @@ def test_ivpt_is_as_in_the_papers_tables(file: str, number: int, suites: tuple[s
 )  # fmt: skip
 def test_ivpt_spots(suite: str, dataset: str, prompts: int, reinforced: int) -> None:
     config, recipe, _ = resolved("ivpt", suite, dataset)
-    assert (config["n_prompts"], config["ar_k"], recipe.optimizer) == (prompts, reinforced, "sgd")
+    assert (config["prompt_length"], config["ar_k"], recipe.optimizer) == (prompts, reinforced, "sgd")
 
 
 # ViaPT and linear probing

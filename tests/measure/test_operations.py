@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vpbench.backbones.named import resolve_backbone
 from vpbench.measure.operations import count_by_dispatch, count_operations, count_plain
-from vpbench.models.build import build_shell
+from vpbench.models.build import build_empty
 from vpbench.models.registry import method_registry, resolve_method
 from vpbench.spec.run_spec import BackboneSpec
 
@@ -27,7 +27,7 @@ def vit_flops(length: int, patches: int, width: int, depth: int, patch: int, cla
 
 @pytest.mark.parametrize(("method", "prompts", "billions"), [("linear", 0, 35.13), ("vpt", 10, 36.97)])
 def test_vit_b16(method: str, prompts: int, billions: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vpbench.measure.operations._fvcore_macs", lambda shell: None)  # seconds, and tested below
+    monkeypatch.setattr("vpbench.measure.operations._fvcore_macs", lambda model: None)  # seconds, and tested below
     backbone = resolve_backbone("vit_base_patch16_224", "random")
     settings = {"prompt_length": prompts} if prompts else {}
     counted = count_operations(resolve_method(method, settings), backbone, 100)["flops_forward"]
@@ -38,7 +38,7 @@ def test_vit_b16(method: str, prompts: int, billions: float, monkeypatch: pytest
 
 def forward_flops(method: str, backbone: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """Of one image, with the method's own ten prompts and 100 classes."""
-    monkeypatch.setattr("vpbench.measure.operations._fvcore_macs", lambda shell: None)  # seconds, and tested below
+    monkeypatch.setattr("vpbench.measure.operations._fvcore_macs", lambda model: None)  # seconds, and tested below
     counted = count_operations(resolve_method(method), resolve_backbone(backbone, "random"), 100)["flops_forward"]
     assert counted is not None
     return counted
@@ -111,7 +111,7 @@ def test_every_method_is_counted(method: str, tiny: BackboneSpec) -> None:
 def test_units_and_merging(tiny: BackboneSpec) -> None:
     """iVPT folds its links: fewer operations afterwards, and the trained form keeps its own count."""
     linear, vpt, ivpt = (
-        count_by_dispatch(build_shell(resolve_method(name), tiny, 10, "meta")) for name in ("linear", "vpt", "ivpt")
+        count_by_dispatch(build_empty(resolve_method(name), tiny, 10, "meta")) for name in ("linear", "vpt", "ivpt")
     )
     for counted in (linear, vpt, ivpt):
         assert 2 * counted["macs_forward"] == counted["flops_forward"]
@@ -122,21 +122,21 @@ def test_units_and_merging(tiny: BackboneSpec) -> None:
 
 
 def test_the_kernel_in_use_changes_nothing(tiny: BackboneSpec) -> None:
-    shells = [build_shell(resolve_method("ivpt"), tiny, 10, "meta") for _ in range(2)]
-    for fused, shell in zip((True, False), shells, strict=True):
-        shell.backbone.use_fused_attention(fused)
-    assert count_by_dispatch(shells[0]) == count_by_dispatch(shells[1])
+    models = [build_empty(resolve_method("ivpt"), tiny, 10, "meta") for _ in range(2)]
+    for fused, model in zip((True, False), models, strict=True):
+        model.backbone.use_fused_attention(fused)
+    assert count_by_dispatch(models[0]) == count_by_dispatch(models[1])
 
 
 @pytest.mark.parametrize("method", ["vpt", "e2vpt"])  # timm's attention, and the one with key and value prompts
 def test_kernels_count_the_same(method: str, tiny: BackboneSpec) -> None:
     found = set()
     for fused in (True, False):
-        shell = build_shell(resolve_method(method), tiny, 10, "meta")
-        shell.backbone.use_fused_attention(fused)
+        model = build_empty(resolve_method(method), tiny, 10, "meta")
+        model.backbone.use_fused_attention(fused)
         counter = FlopCounterMode(display=False)
         with counter:
-            loss, _ = shell.training_loss(
+            loss, _ = model.training_loss(
                 torch.zeros(1, 3, 32, 32, device="meta"), torch.zeros(1, dtype=torch.long, device="meta")
             )
             loss.backward()

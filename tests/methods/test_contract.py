@@ -230,7 +230,7 @@ def test_other_backbones(label: str, name: str, images: Tensor) -> None:
     other = build(label, name, seed=1)
     other.restore(model.snapshot())
     assert torch.equal(other.eval()(images), together), "saved tensors give other logits"
-    other.method.merge()
+    other.merge()
     torch.testing.assert_close(other(images), together, rtol=1e-5, atol=1e-5)
 
     model.scope.undo()
@@ -244,7 +244,7 @@ def test_merging_keeps_the_logits(label: str, images: Tensor) -> None:
     model = build(label)
     step(model, images)
     before = model.eval()(images)
-    model.method.merge()
+    model.merge()
     torch.testing.assert_close(model(images), before, rtol=1e-5, atol=1e-5)
 
 

@@ -137,7 +137,7 @@ def test_queries_do_not_grow_and_keys_do() -> None:
         # Prompts are replaced before the next block and ask nothing; in the last block the class token asks by itself.
         assert seen == [(1 + 16, 1 + 4 + 16 + 3)] * 2
         seen.clear()
-        model.backbone.lean = False
+        model.backbone.skip_unused = False
         model(X)
     assert seen == [(1 + 4 + 16, 1 + 4 + 16 + 3)] * 3
 

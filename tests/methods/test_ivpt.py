@@ -36,7 +36,7 @@ def backbone(**options: Any) -> ViTAdapter:
 def model_of(method: type[Any] = IVPT, seed: int = 0, adapter: ViTAdapter | None = None, **options: Any) -> Any:
     adapter = adapter or backbone()
     if method is IVPT:
-        options = {"n_prompts": LENGTH, "ar_k": K, **options}
+        options = {"prompt_length": LENGTH, "ar_k": K, **options}
     torch.manual_seed(seed)
     model = PromptedModel(adapter, method(method.Config(**options), adapter.shape, 5), 5).double().eval()
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_golden(case: str) -> None:
     golden = load_golden("ivpt")
     config, expected = golden["config"], golden["cases"][case]
     settings = {
-        "n_prompts": config["prompt_length"], "ar_k": config["reinforced_tokens"],
+        "prompt_length": config["prompt_length"], "ar_k": config["reinforced_tokens"],
         "structure": "vpt" if case == "deep_baseline" else "cdc", "da": "da" in case,
         "ar": "topk" if "ar" in case.split("_") else "none",
     }  # fmt: skip
@@ -130,7 +130,7 @@ def test_i4_folding_gives_vpt_deep(options: dict[str, Any]) -> None:
 def test_i4_merging_keeps_the_logits(options: dict[str, Any]) -> None:
     model = model_of(**options)
     before = model(X)
-    model.method.merge()
+    model.merge()
     same(model(X), before)
 
 
@@ -269,7 +269,7 @@ ROWS = [*table("table15_fgvc.csv"), *table("table16_vtab1k.csv")]
 def test_i15_parameter_counts_of_the_papers_settings(row: dict[str, str], vit_b16: ViTAdapter) -> None:
     n, k = int(row["N_prompts_CDC"]), int(row["k_prompts_AR"])
     with torch.device("meta"):
-        model = PromptedModel(vit_b16, IVPT(IVPT.Config(n_prompts=n, ar_k=k), vit_b16.shape, 5), 5)
+        model = PromptedModel(vit_b16, IVPT(IVPT.Config(prompt_length=n, ar_k=k), vit_b16.shape, 5), 5)
     model.scope.undo()
     assert sum(parameter.numel() for parameter in model.own.parameters()) == 12 * n * 768 + 11 * n * n + 11 * k * 768
 

@@ -93,10 +93,10 @@ def test_e2vpt_on_swin_b(swin_b: SwinAdapter) -> None:
 
 
 def test_ivpt_on_swin_b(swin_b: SwinAdapter) -> None:
-    assert count(swin_b, IVPT, n_prompts=10) == 10 * sum(WIDTHS) + 20 * 100
-    assert count(swin_b, IVPT, n_prompts=10, stage_border="tile") == 10 * sum(WIDTHS) + 23 * 100
+    assert count(swin_b, IVPT, prompt_length=10) == 10 * sum(WIDTHS) + 20 * 100
+    assert count(swin_b, IVPT, prompt_length=10, stage_border="tile") == 10 * sum(WIDTHS) + 23 * 100
     received = 10 * sum(WIDTHS) + 20 * 100 + 7 * (sum(WIDTHS) - 1024)
-    assert count(swin_b, IVPT, n_prompts=10, ar_k=7, staged_ar="received") == received
+    assert count(swin_b, IVPT, prompt_length=10, ar_k=7, staged_ar="received") == received
     with pytest.raises(UsageError, match="49 patch tokens"):
         count(swin_b, IVPT, ar_k=50, staged_ar="received")
 
@@ -162,7 +162,7 @@ def test_e2vpt_masks_act_in_every_block() -> None:
 
 
 def test_ivpt_restarts_in_every_stage() -> None:
-    model = small(IVPT, n_prompts=3, da_init="xavier")
+    model = small(IVPT, prompt_length=3, da_init="xavier")
     assert model.own.gamma.shape == (3, 3, 3)
     rows, linked, gamma = [row for stage in model.own.prompts for row in stage], model.method.linked_prompts(), model.own.gamma
     expected = [rows[0], rows[1] + gamma[0] @ rows[0], rows[2], rows[3] + gamma[1] @ rows[2], rows[4] + gamma[2] @ rows[3]]
@@ -172,28 +172,28 @@ def test_ivpt_restarts_in_every_stage() -> None:
 
 
 def test_ivpt_tiles_prompts_over_the_border() -> None:
-    model = small(IVPT, n_prompts=3, da_init="xavier", stage_border="tile")
+    model = small(IVPT, prompt_length=3, da_init="xavier", stage_border="tile")
     rows, linked, gamma = [row for stage in model.own.prompts for row in stage], model.method.linked_prompts(), model.own.gamma
     merging = model.backbone.swin.layers[1].downsample
     same(linked[2], rows[2] + gamma[1] @ merging.reduction(merging.norm(rows[1].repeat(1, 4))))
     same(linked[4], rows[4] + gamma[3] @ rows[3])
     before = model(batch())
-    model.method.merge()
+    model.merge()
     same(model(batch()), before)
 
 
 @pytest.mark.parametrize("border", ["restart", "tile"])
 def test_vanilla_cdc_sums_up(border: str) -> None:
-    model = small(IVPT, n_prompts=3, structure="vanilla_cdc", stage_border=border)
+    model = small(IVPT, prompt_length=3, structure="vanilla_cdc", stage_border=border)
     first, second = stage_tensors(model.own.prompts)
     linked = model.method.linked_prompts()
     same(linked[1], first.sum(0))
-    carried = model.backbone.to_next_stage(2, first.sum(0)) if border == "tile" else 0
+    carried = model.backbone.prompts_at_next_stage(2, first.sum(0)) if border == "tile" else 0
     same(linked[4], second.sum(0) + carried)
 
 
 def test_ivpt_reinforces_the_tokens_that_receive_most_attention() -> None:
-    model, x = small(IVPT, n_prompts=3, ar_k=4, staged_ar="received"), batch(2)
+    model, x = small(IVPT, prompt_length=3, ar_k=4, staged_ar="received"), batch(2)
     assert [tuple(tensor.shape) for tensor in model.own.reinforcement] == [(2, 4, 32), (2, 4, 64)]
     context, backbone, method = Context(x, False), model.backbone, model.method
     tokens = method.before_block(0, backbone.embed(x), context)
@@ -212,7 +212,7 @@ def test_ivpt_reinforces_the_tokens_that_receive_most_attention() -> None:
 @pytest.mark.parametrize("structure", ["vpt", "provp", "express", "vanilla_cdc"])
 @pytest.mark.parametrize("ar", ["topk", "all", "none"])
 def test_ivpt_in_every_structure(structure: str, ar: str) -> None:
-    model, x = small(IVPT, n_prompts=3, structure=structure, ar=ar), batch()
+    model, x = small(IVPT, prompt_length=3, structure=structure, ar=ar), batch()
     if structure == "express":
         with torch.no_grad():
             for values in model.own.residual.values():

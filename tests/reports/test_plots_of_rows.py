@@ -299,7 +299,7 @@ def test_two_weights_with_one_sum_are_one_option(tmp_path: Path) -> None:
 
 
 def test_counts_with_one_sum_are_no_weights(tmp_path: Path) -> None:
-    rows = [make_row("ivpt", options={"n_prompts": n, "ar_k": 30 - n}, minutes=n) for n in (10, 20)]
+    rows = [make_row("ivpt", options={"prompt_length": n, "ar_k": 30 - n}, minutes=n) for n in (10, 20)]
     assert hyperparameters.sweeps_of(section_of(tmp_path, *rows), "ivpt") == []
 
 

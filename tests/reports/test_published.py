@@ -245,10 +245,10 @@ def test_lines_take_runs_by_their_options() -> None:
     """Asked for as a preset or by options, the components are the same row; what else differs is said behind it."""
     preset = {**ivpt_row(84.0, 1, da=False, ar="none"), "method": "ivpt:cdc"}
     rows = [make_row("vpt"), ivpt_row(90.0, 0), preset, ivpt_row(86.0, 2, ar="none"), make_row("insvp")]
-    rows += [ivpt_row(85.0, 3, da=False, ar="none", n_prompts=5), make_row("vpt:shallow")]
+    rows += [ivpt_row(85.0, 3, da=False, ar="none", prompt_length=5), make_row("vpt:shallow")]
     table = build_table(frame_of(*rows), load_definition("ivpt", "2"))
     (section,) = table.sections
-    assert [row.label for row in section.rows] == ["VPT", "CDC", "CDC (n_prompts=5)", "CDC + DA", "CDC + DA + AR"]
+    assert [row.label for row in section.rows] == ["VPT", "CDC", "CDC (prompt_length=5)", "CDC + DA", "CDC + DA + AR"]
     assert cell(section, "CDC", "mean", "Mean of natural").mean == 84
     assert "Left out: 2 runs of other methods or options." in table.footer
 

@@ -58,7 +58,7 @@ def short_of_memory(trainer: Trainer, most: int, monkeypatch: pytest.MonkeyPatch
     block = trainer.model.backbone.block
 
     def limited(index: int, tokens: Tokens, *more: object) -> Tokens:
-        if tokens.images > most:
+        if tokens.batch_size > most:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
         return block(index, tokens, *more)
 

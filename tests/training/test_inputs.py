@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vpbench.interface import Context
-from vpbench.models.prompted import Frozen
+from vpbench.models.prompted import CachedActivations
 from vpbench.spec.run_spec import Preprocess
 from vpbench.training.fit import Trainer
 
@@ -75,20 +75,21 @@ def test_a_shortcut_only(
 def test_no_shortcut_when_images_change(change: dict[str, Any], make_trainer: MakeTrainer) -> None:
     for label, options, _ in LATE:
         trainer = make_trainer(label, options=options, **change)
-        assert not any(trainer._inputs.keeps(split) for split in (trainer.data.train, trainer.data.val, trainer.data.test))
+        splits = (trainer.data.train, trainer.data.val, trainer.data.test)
+        assert not any(trainer._inputs.caches_activations(split) for split in splits)
 
 
 def test_what_is_kept(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the test split features only, of a method that acts from the first block on nothing, and no more than a limit allows."""
     features, tokens, nothing = make_trainer("linear"), make_trainer("partial"), make_trainer("vpt")
     train, test = features.data.train, features.data.test
-    assert features._inputs.keeps(train) and features._inputs.keeps(test)
-    assert tokens._inputs.keeps(train) and not tokens._inputs.keeps(test)
-    assert not nothing._inputs.keeps(train)
+    assert features._inputs.caches_activations(train) and features._inputs.caches_activations(test)
+    assert tokens._inputs.caches_activations(train) and not tokens._inputs.caches_activations(test)
+    assert not nothing._inputs.caches_activations(train)
     monkeypatch.setattr("vpbench.training.inputs.KEPT_AT_MOST", 4 * len(train) * 17 * 192)  # class token and 16 patches
-    assert tokens._inputs.keeps(train)
+    assert tokens._inputs.caches_activations(train)
     monkeypatch.setattr("vpbench.training.inputs.KEPT_AT_MOST", 4 * len(train) * 17 * 192 - 1)
-    assert not tokens._inputs.keeps(train)
+    assert not tokens._inputs.caches_activations(train)
 
 
 @late
@@ -107,8 +108,8 @@ def test_nothing_in_front_is_part_of_the_graph(
     before_block = trainer.model.method.before_block
     monkeypatch.setattr(trainer.model.method, "before_block", before)
     images = torch.randn(2, 3, 64, 64)
-    known = trainer.model.frozen(images)
-    assert not known.values.requires_grad
+    cached = trainer.model.cache_activations(images)
+    assert not cached.values.requires_grad
     trainer.model.eval()
-    assert torch.equal(trainer.model(images), trainer.model(Frozen(known.values)))
+    assert torch.equal(trainer.model(images), trainer.model(CachedActivations(cached.values)))
     assert asked == 2 * list(range(first, DEPTH))

@@ -77,7 +77,7 @@ def attention_by_block(model: PromptedModel | Backbone, images: Tensor) -> list[
             found[block] = BlockAttention(_array(weights).reshape(-1, side, side), None)
             return
         mean = weights.mean(1)
-        front, behind = tokens.prefix, tokens.prefix + tokens.prompts
+        front, behind = tokens.prefix, tokens.prefix + tokens.num_prompts
         found[block] = BlockAttention(_array(mean[:, behind:]).reshape(-1, side, side), _array(mean[:, front:behind].sum(1)))
 
     try:
@@ -152,7 +152,7 @@ def _after_blocks(backbone: Backbone, look: Callable[[int, Tokens], None]) -> It
 @contextmanager
 def _instead(backbone: Backbone, run: Callable[[int, Tokens], Tokens]) -> Iterator[None]:
     # Attributes of the object hide the class's; a subclass would have to know every family. Whoever looks sees everything.
-    hidden = {"run_block": run, "lean": False}
+    hidden = {"run_block": run, "skip_unused": False}
     vars(backbone).update(hidden)
     try:
         yield

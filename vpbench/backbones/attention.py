@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -81,38 +79,59 @@ def finish(attention: Any, mixed: Tensor, x: Tensor) -> Tensor:
     return attention.proj_drop(attention.proj(mixed))
 
 
-class KeyValuePromptedAttention(nn.Module):
-    """timm's attention with prompts behind the projected keys and values (E2VPT; prefix tuning).
+class OpenAttention(nn.Module):
+    """timm's attention with what its own forward pass does not offer; without any of it, the same function.
 
     Args:
         inner: the frozen attention, whose own parts are called.
-        provide: gives key and value prompts, each (heads, N, D / heads).
+        block: of the backbone, for observers.
+
+    Attributes:
+        key_value_prompts: gives key and value prompts, each (heads, N, D / heads), or None.
+        observers: of the class token's attention.
     """
 
-    def __init__(self, inner: Attention, provide: Callable[[], tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, inner: nn.Module, block: int) -> None:
         super().__init__()
-        self.inner, self.provide = inner, provide
+        self.inner: Any = inner
+        self.block = block
+        self.key_value_prompts: Callable[[], tuple[Tensor, Tensor]] | None = None
+        self.observers: Mapping[int, ClassAttentionRow] = {}
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        if attn_mask is not None or is_causal:
-            raise UnsupportedError("key and value prompts do not go with an attention mask.")
+        self._check_no_mask(attn_mask, is_causal)
         inner = self.inner
         query, key, value = inner.qkv(x).chunk(3, dim=-1)
-        key_prompts, value_prompts = self.prompts()
-        key = joined([normed_keys(key, inner), key_prompts], len(x))
-        value = joined([value, value_prompts], len(x)).to(key.dtype)
+        key = normed_keys(key, inner)
+        if self.observers:
+            self.observe(inner.q_norm(heads(query[:, :1].detach(), inner)), key)
+        prompts = [self.prompts()] if self.key_value_prompts else []
+        key = joined([key, *(keys for keys, _ in prompts)], len(x))
+        value = joined([value, *(values for _, values in prompts)], len(x)).to(key.dtype)
         query, key, value = (heads(third, inner) for third in (query, key, value))
         return finish(inner, attend(inner.q_norm(query), key, value, inner), x)
 
+    def observe(self, query: Tensor, key: Tensor) -> None:
+        """Show observers the class token's query (B, heads, 1, D / heads) and the keys (B, T, D), both behind their norms."""
+        logits = partial(class_logits, query.detach(), key.detach(), self.inner.scale)
+        for row in self.observers.values():
+            row.keep(self.block, logits)
+
     def prompts(self) -> tuple[Tensor, Tensor]:
         """Prompts for keys (behind their norm) and for values, each (1, N, D)."""
-        key, value = (prompts.transpose(0, 1).flatten(1).unsqueeze(0) for prompts in self.provide())
+        if self.key_value_prompts is None:
+            raise ValueError("this attention has no prompts")
+        key, value = (prompts.transpose(0, 1).flatten(1).unsqueeze(0) for prompts in self.key_value_prompts())
         return key, value
+
+    def _check_no_mask(self, attn_mask: Tensor | None, is_causal: bool) -> None:
+        if attn_mask is not None or is_causal:
+            raise UnsupportedError("prompts inside attention do not go with an attention mask.")
 
 
 def inner_attention(block: Any) -> Any:
-    """The frozen attention of one of timm's blocks, whether or not its keys and values are prompted."""
-    return block.attn.inner if isinstance(block.attn, KeyValuePromptedAttention) else block.attn
+    """The frozen attention of one of timm's blocks, whether or not it is opened."""
+    return block.attn.inner if isinstance(block.attn, OpenAttention) else block.attn
 
 
 class ClassAttentionRow:
@@ -120,37 +139,24 @@ class ClassAttentionRow:
 
     Fused kernels return no weights, so what they follow from is kept for each block until it is read, and no full matrix is
     formed.
+
+    Args:
+        recomputing: whether a block is being run a second time, inside the backward pass; such a run is not observed.
     """
 
     def __init__(self, recomputing: Callable[[], bool] = lambda: False) -> None:
         self._recomputing = recomputing
-        self._kept: dict[int, Callable[[], Tensor]] = {}
+        self._logits: dict[int, Callable[[], Tensor]] = {}
 
     def keep(self, block: int, logits: Callable[[], Tensor]) -> None:
-        """Take note of a block's row, unless the block is run again only for the backward pass.
+        """Keep a block's row.
 
         Args:
             logits: gives the row before the softmax, (B, heads, T), in the order of the sequence and without gradients.
         """
         if not self._recomputing():
-            self._kept[block] = logits
-
-    @contextmanager
-    def watching(self, block: int, attention: Attention) -> Iterator[None]:
-        """Take note of what timm's own attention projects, while it runs."""
-
-        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            with torch.no_grad():
-                query, key, _ = output.detach().chunk(3, dim=-1)
-                query = attention.q_norm(heads(query[:, :1], attention))
-                self.keep(block, partial(class_logits, query, normed_keys(key, attention), attention.scale))
-
-        handle = attention.qkv.register_forward_hook(keep)
-        try:
-            yield
-        finally:
-            handle.remove()
+            self._logits[block] = logits
 
     def __call__(self, block: int) -> Tensor:
-        """Softmax weights over all keys, (B, heads, T), float32 or wider; reading a block forgets it."""
-        return self._kept.pop(block)().softmax(-1)
+        """Softmax weights over all keys, (B, heads, T), float32 or wider; a block can be read once per forward pass."""
+        return self._logits.pop(block)().softmax(-1)

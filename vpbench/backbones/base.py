@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
 
-from vpbench.backbones.frozen import Kernel, freeze_linears
+from vpbench.backbones.edits import EditHandle, apply_edits, hook_edit
+from vpbench.backbones.frozen_linear import Kernel, freeze_linears
 from vpbench.backbones.kernels import linear_kernel
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import BackboneShape, ClassAttention, ReceivedAttention, Scope, Tokens
-from vpbench.interface.scope import Site
+from vpbench.interface.scope import Affine, Edit, Site, check_block
 
-Wanted = Literal["all", "rest", "class"]
-"""What of a block's output is read: everything, all but the prompts, or the class token alone."""
+Needed = Literal["all", "image", "class"]
+"""Which tokens of a block's output are used: all, those of the image (prefix and patches), or the class token alone."""
 
 
 class Backbone(nn.Module):
@@ -30,18 +34,26 @@ class Backbone(nn.Module):
     Attributes:
         shape: what methods may know of it.
         weights_sha256: of the file that its weights came from, None for random ones.
-        recomputing: whether a block is being run a second time, inside the backward pass; what watches a block then looks
-            away.
+        recomputing: whether a block is being run a second time, inside the backward pass; observers skip such a run.
         linear_kernel: see :mod:`vpbench.backbones.kernels`.
-        lean: whether a block may leave out what nobody reads of its output; what is read is the same.
+        skip_unused: whether a block may leave out outputs that nothing uses; what is used is the same.
+        source_classifier: the classifier that the weights were trained with, on :meth:`pool`'s features; None where it was not
+            asked for.
     """
 
     shape: BackboneShape
     weights_sha256: str | None
     recomputing: bool = False
     linear_kernel: Kernel = "default"
-    lean: bool = True
+    skip_unused: bool = True
+    source_classifier: nn.Module | None = None
     _checkpointed: bool = False
+    # Sites whose edits the adapter applies itself; at the others they are forward hooks of a module.
+    applied_sites: ClassVar[frozenset[str]] = frozenset({"patch_embed", "attention", "attention_branch", "mlp_branch"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._edits: defaultdict[tuple[Site, int | None], OrderedDict[int, Edit]] = defaultdict(OrderedDict)
 
     @property
     def feature_width(self) -> int:
@@ -49,8 +61,8 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     @property
-    def pooled(self) -> Wanted:
-        """What of the last block's output :meth:`pool` reads."""
+    def pooled(self) -> Needed:
+        """Which tokens of the last block's output :meth:`pool` uses."""
         raise NotImplementedError
 
     def embed(self, images: Tensor) -> Tokens:
@@ -61,27 +73,27 @@ class Backbone(nn.Module):
         """One block on the whole sequence; :meth:`block` is what others call."""
         raise NotImplementedError
 
-    def run_lean(self, index: int, tokens: Tokens, wanted: Wanted) -> Tokens:
-        """One block for what is wanted of its output; more comes out where a family has no cheaper form."""
+    def run_needed(self, index: int, tokens: Tokens, needed: Needed) -> Tokens:
+        """One block for the tokens of its output that are needed; more come out where a family has no cheaper form."""
         return self.run_block(index, tokens)
 
-    def block(self, index: int, tokens: Tokens, wanted: Wanted = "all") -> Tokens:
+    def block(self, index: int, tokens: Tokens, needed: Needed = "all") -> Tokens:
         """Run one block, 0 to L-1.
 
         Args:
-            wanted: what of its output is read. The rest may be missing in it, prompts with ``"rest"``, prompts and patch
-                tokens with ``"class"``.
+            needed: which tokens of its output are used. Others may be missing in it, prompts with ``"image"``, prompts and
+                patch tokens with ``"class"``.
         """
-        whole = wanted == "all" or not self.lean
+        whole = needed == "all" or not self.skip_unused
 
-        def run(held: Tensor) -> Tokens:
-            given = replace(tokens, held=held)
-            return self.run_block(index, given) if whole else self.run_lean(index, given, wanted)
+        def run(image_tokens: Tensor) -> Tokens:
+            given = replace(tokens, image_tokens=image_tokens)
+            return self.run_block(index, given) if whole else self.run_needed(index, given, needed)
 
         if not (self._checkpointed and torch.is_grad_enabled()):
-            return run(tokens.held)
-        # Not reentrant: what only a closure reaches, as prompts that are held apart, gets its gradient too.
-        found: Tokens = checkpoint(run, tokens.held, use_reentrant=False, context_fn=self._contexts)
+            return run(tokens.image_tokens)
+        # Not reentrant, so that tensors which only the closure has, such as prompts, get their gradients too.
+        found: Tokens = checkpoint(run, tokens.image_tokens, use_reentrant=False, context_fn=self._contexts)
         return found
 
     def checkpoint_blocks(self, on: bool) -> None:
@@ -89,10 +101,10 @@ class Backbone(nn.Module):
         self._checkpointed = on
 
     def _contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        return nullcontext(), self._again()
+        return nullcontext(), self._recompute()
 
     @contextmanager
-    def _again(self) -> Iterator[None]:
+    def _recompute(self) -> Iterator[None]:
         self.recomputing = True
         try:
             yield
@@ -130,13 +142,81 @@ class Backbone(nn.Module):
             if hasattr(module, "fused_attn"):
                 module.fused_attn = fused
 
+    # What methods do inside of blocks, see vpbench.interface.Scope
+
+    @property
+    def timm_model(self) -> nn.Module:
+        """The frozen model of timm."""
+        raise NotImplementedError
+
+    def site_module(self, site: Site, block: int | None) -> nn.Module:
+        """See :meth:`vpbench.interface.Scope.module`."""
+        raise self._cannot(f"has no site {site}")
+
+    def block_module(self, block: int) -> nn.Module:
+        """timm's module of a block."""
+        raise NotImplementedError
+
+    def add_edit(self, scope: Scope, site: Site, block: int | None, edit: Edit) -> EditHandle:
+        """See :meth:`vpbench.interface.Scope.after`."""
+        check_block(site, block, self.shape.depth)
+        edits = self._edits[site, block]
+        handle = RemovableHandle(edits)
+        placed = [] if site in self.applied_sites else [hook_edit(self.site_module(site, block), edit)]
+        edits[handle.id] = edit
+        return EditHandle(handle, *placed)
+
+    def edits(self, site: Site, block: int | None) -> list[Edit]:
+        """What methods put at a site, in order."""
+        found = self._edits.get((site, block))
+        return list(found.values()) if found else []
+
+    def has_edits(self, block: int, sites: Sequence[Site] | None = None) -> bool:
+        """Whether methods edit activations in a block, or at some of its sites."""
+        return any(edits and at == block and (sites is None or site in sites) for (site, at), edits in self._edits.items())
+
+    def edited(self, site: Site, block: int | None, x: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
+        """The output of a site whose edits the adapter applies itself."""
+        return apply_edits(self.edits(site, block), x, call)
+
+    def add_branch(self, site: Site, block: int, x: Tensor, y: Tensor) -> Tensor:
+        """The residual stream x with a branch's output y added, as methods edit it."""
+        return x + apply_edits(self.edits(site, block), x, lambda _: y)
+
+    def affine(self, site: Site, block: int | None) -> list[Affine]:
+        """See :meth:`vpbench.interface.Scope.fold`."""
+        if site not in ("patch_embed", "norm1", "norm2", "norm", "qkv", "proj", "fc1", "fc2"):
+            raise self._cannot(f"has no linear map at the site {site}")
+        return [Affine.plain(self.site_module(site, block))]
+
+    def site_parameters(self, site: Site | None, block: int | None) -> Iterator[tuple[str, nn.Parameter]]:
+        """See :meth:`vpbench.interface.Scope.parameters`."""
+        if site is not None:
+            inside = {id(each) for each in self.site_module(site, block).parameters()}
+        elif block is not None:
+            inside = {id(each) for each in self.block_module(block).parameters()}
+        else:
+            inside = {id(each) for each in self.timm_model.parameters()}
+        for name, parameter in self.timm_model.named_parameters():
+            if id(parameter) in inside:
+                yield name.replace(".attn.inner.", ".attn."), parameter  # an opened attention has timm's inside
+
+    def set_drop_path(self, scope: Scope, rate: float) -> None:
+        """Stochastic depth in training, from 0 in the first block to ``rate`` in the last, as timm's ``drop_path_rate``."""
+        for block in range(self.shape.depth):
+            share = rate * block / max(1, self.shape.depth - 1)
+            for name in ("drop_path1", "drop_path2"):
+                scope.replace(self.block_module(block), name, DropPath(share).eval())
+
+    def train_drop_path(self, mode: bool) -> None:
+        """Switch stochastic depth on or off; everything else stays in evaluation mode."""
+        for module in self.modules():
+            if isinstance(module, DropPath):
+                module.train(mode)
+
     def prompt_keys_values(self, scope: Scope, block: int, provide: Callable[[], tuple[Tensor, Tensor]]) -> None:
         """See :meth:`vpbench.interface.Scope.prompt_keys_values`."""
         raise self._cannot("takes no key and value prompts")
-
-    def add_to_prompts(self, scope: Scope, block: int, site: Site, values: nn.Parameter) -> None:
-        """See :meth:`vpbench.interface.Scope.add_to_prompts`."""
-        raise self._cannot("takes no residual prompts")
 
     def watch_class_attention(self, scope: Scope) -> ClassAttention:
         """See :meth:`vpbench.interface.Scope.watch_class_attention`."""
@@ -146,13 +226,9 @@ class Backbone(nn.Module):
         """See :meth:`vpbench.interface.Scope.watch_received_attention`."""
         raise self._cannot("does not show the attention that tokens receive")
 
-    def to_next_stage(self, block: int, prompts: Tensor) -> Tensor:
-        """See :meth:`vpbench.interface.Scope.to_next_stage`."""
+    def prompts_at_next_stage(self, block: int, prompts: Tensor) -> Tensor:
+        """See :meth:`vpbench.interface.Scope.prompts_at_next_stage`."""
         raise self._cannot("has one stage only")
-
-    def last_parameters(self, blocks: int) -> list[nn.Parameter]:
-        """See :meth:`vpbench.interface.Scope.train_last`."""
-        raise self._cannot("does not show the parameters of its blocks")
 
     def _cannot(self, what: str) -> UnsupportedError:
         return UnsupportedError(f"a backbone of the family {self.shape.family} {what}.")

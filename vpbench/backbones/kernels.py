@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch.nn.utils import skip_init
 
-from vpbench.backbones.frozen import FrozenLinear, Kernel, onednn_linear
+from vpbench.backbones.frozen_linear import FrozenLinear, Kernel, onednn_linear
 from vpbench.core.cache_folder import cache_root
 from vpbench.core.files import write_whole
 from vpbench.core.processor import processor

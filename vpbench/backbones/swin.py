@@ -20,11 +20,11 @@ from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention, 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from vpbench.backbones.base import Backbone, Wanted
-from vpbench.backbones.frozen import freeze_linears
+from vpbench.backbones.base import Backbone, Needed
+from vpbench.backbones.frozen_linear import freeze_linears
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import BackboneShape, Scope, Stage, Tokens, full_precision
-from vpbench.interface.scope import Site
+from vpbench.interface.scope import Affine, Site
 
 KeysValues = Callable[[], tuple[Tensor, Tensor]]
 
@@ -35,7 +35,8 @@ class SwinAdapter(Backbone):
     ``adapter(x)`` equals ``swin(x)`` without a classifier, bit by bit. Patch tokens are a flat sequence here; blocks are
     counted through all stages. With N prompts in the sequence, a block
 
-    - normalises and projects prompts and patch tokens alike, and puts the prompts in front of every window's tokens;
+    - normalises and projects prompts and patch tokens alike (``qkv`` sees patch tokens in the order of the shifted map), and
+      puts the prompts in front of every window's tokens;
     - gives rows and columns of prompts no relative position bias and keeps them out of the shift mask;
     - averages what the windows made of a prompt, and adds attention and MLP to prompts as to patch tokens.
 
@@ -73,7 +74,7 @@ class SwinAdapter(Backbone):
         freeze_linears(swin)
         self._blocks: list[SwinTransformerBlock] = [block for layer in swin.layers for block in layer.blocks]
         self._keys_values: list[OrderedDict[int, KeysValues]] = [OrderedDict() for _ in self._blocks]
-        self._watchers: OrderedDict[int, ReceivedWeights] = OrderedDict()
+        self._observers: OrderedDict[int, ReceivedWeights] = OrderedDict()
         self.shape = BackboneShape(
             family=self.family, image_size=size[0], patch_size=patch[0], width=self._blocks[0].dim, depth=len(self._blocks),
             heads=self._blocks[0].attn.num_heads, prefix=0, channels=swin.patch_embed.proj.in_channels,
@@ -98,30 +99,40 @@ class SwinAdapter(Backbone):
         return int(self.swin.num_features)
 
     @property
-    def pooled(self) -> Wanted:
-        """What of the last block's output :meth:`pool` reads."""
-        return "all" if self.pool_prompts else "rest"
+    def timm_model(self) -> nn.Module:
+        """The frozen model of timm."""
+        model: nn.Module = self.swin
+        return model
+
+    @property
+    def pooled(self) -> Needed:
+        """Which tokens of the last block's output :meth:`pool` uses."""
+        return "all" if self.pool_prompts else "image"
 
     def embed(self, images: Tensor) -> Tokens:
         """Normalised images (B, C, S, S) to the sequence that enters block 0; a Swin has no position embeddings."""
-        return Tokens(self.swin.patch_embed(images).flatten(1, 2), 0)
+        return Tokens(self.edited("patch_embed", None, images, lambda x: self.swin.patch_embed(x).flatten(1, 2)), 0)
 
     def run_block(self, index: int, tokens: Tokens) -> Tokens:
-        """One block: timm's own where nothing is prompted or watched."""
+        """One block: timm's own where nothing is prompted, edited or observed."""
         block = self._blocks[index]
-        if not (tokens.prompts or self._keys_values[index] or self._watchers):
+        if not (tokens.num_prompts or self._keys_values[index] or self._observers or self.has_edits(index)):
             return tokens.with_values(block(self._on_grid(index, tokens.x)).flatten(1, 2))
-        x = tokens.x + block.drop_path1(self._attention(index, block.norm1(tokens.x), tokens.prompts))
-        return tokens.with_values(x + block.drop_path2(block.mlp(block.norm2(x))))
+
+        def attention(h: Tensor) -> Tensor:
+            return self.edited("attention", index, h, lambda x: self._attention(index, x, tokens.num_prompts))
+
+        x = self.add_branch("attention_branch", index, tokens.x, block.drop_path1(attention(block.norm1(tokens.x))))
+        return tokens.with_values(self.add_branch("mlp_branch", index, x, block.drop_path2(block.mlp(block.norm2(x)))))
 
     def enter_stage(self, block: int, tokens: Tokens) -> Tokens:
         """Patch merging: a quarter of the tokens, twice as wide."""
         merging, side = self._merging(block), self.shape.stage_of(block - 1).grid
         merged = Tokens(merging(tokens.patch_tokens.unflatten(1, (side, side))).flatten(1, 2), 0)
-        return merged.with_prompts(self.to_next_stage(block, tokens.prompt_tokens)) if tokens.prompts else merged
+        return merged.with_prompts(self.prompts_at_next_stage(block, tokens.prompt_tokens)) if tokens.num_prompts else merged
 
-    def to_next_stage(self, block: int, prompts: Tensor) -> Tensor:
-        """See :meth:`vpbench.interface.Scope.to_next_stage`: four copies of a prompt are merged as four neighbours are."""
+    def prompts_at_next_stage(self, block: int, prompts: Tensor) -> Tensor:
+        """See :meth:`vpbench.interface.Scope.prompts_at_next_stage`: four copies of a prompt are merged as neighbours are."""
         merging = self._merging(block)
         reduced: Tensor = merging.reduction(merging.norm(torch.cat([prompts] * 4, dim=-1)))
         return reduced
@@ -129,7 +140,7 @@ class SwinAdapter(Backbone):
     def pool(self, tokens: Tokens) -> Tensor:
         """The features that the classifier reads, (B, feature_width): final norm and timm's own pooling, over the patch
         tokens alone unless ``pool_prompts`` is set."""
-        if tokens.prompts and self.pool_prompts:
+        if tokens.num_prompts and self.pool_prompts:
             maps = tokens.x.unsqueeze(2)  # one long column, for which a mean is the same
         else:
             maps = self._on_grid(self.shape.depth - 1, tokens.patch_tokens)
@@ -139,30 +150,37 @@ class SwinAdapter(Backbone):
         """See :meth:`vpbench.interface.Scope.prompt_keys_values`."""
         handle = RemovableHandle(self._keys_values[block])
         self._keys_values[block][handle.id] = provide
-        scope.hook(handle)
-
-    def add_to_prompts(self, scope: Scope, block: int, site: Site, values: nn.Parameter) -> None:
-        """See :meth:`vpbench.interface.Scope.add_to_prompts`."""
-        parent = self._blocks[block]
-        # The output projection is the last step of the attention, whose module is not called with prompts.
-        module = {"norm1": parent.norm1, "qkv": parent.attn.qkv, "attention": parent.attn.proj}[site]
-
-        def add(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-            return F.pad(values.to(output.dtype), (0, 0, 0, output.shape[1] - len(values))) + output
-
-        scope.hook(module.register_forward_hook(add))
+        scope.record([handle])
 
     def watch_received_attention(self, scope: Scope) -> ReceivedWeights:
         """See :meth:`vpbench.interface.Scope.watch_received_attention`."""
-        handle, weights = RemovableHandle(self._watchers), ReceivedWeights(lambda: self.recomputing)
-        self._watchers[handle.id] = weights
-        scope.hook(handle)
+        handle, weights = RemovableHandle(self._observers), ReceivedWeights(lambda: self.recomputing)
+        self._observers[handle.id] = weights
+        scope.record([handle])
         return weights
 
-    def last_parameters(self, blocks: int) -> list[nn.Parameter]:
-        """See :meth:`vpbench.interface.Scope.train_last`; what lies between two stages stays as it is."""
-        last = [*self._blocks[self.shape.depth - blocks :], self.swin.norm]
-        return [parameter for module in last for parameter in module.parameters()]
+    def block_module(self, block: int) -> nn.Module:
+        """timm's module of a block."""
+        return self._blocks[block]
+
+    def site_module(self, site: Site, block: int | None) -> nn.Module:
+        """See :meth:`vpbench.interface.Scope.module`."""
+        if block is None:
+            return {"patch_embed": self.swin.patch_embed, "norm": self.swin.norm}[site]
+        parent = self._blocks[block]
+        owner = parent.attn if site in ("qkv", "proj") else parent.mlp if site in ("fc1", "fc2") else parent
+        found = getattr(owner, {"attention": "attn"}.get(site, site), None)
+        if found is None:
+            raise UnsupportedError(f"this method needs the site {site}, and this backbone has no such module.")
+        module: nn.Module = found
+        return module
+
+    def affine(self, site: Site, block: int | None) -> list[Affine]:
+        """See :meth:`vpbench.interface.Scope.fold`."""
+        if site != "patch_embed":
+            return super().affine(site, block)
+        embed = self.swin.patch_embed  # its norm, where there is one, comes last
+        return [Affine.plain(embed.proj if isinstance(embed.norm, nn.Identity) else embed.norm)]
 
     def _merging(self, block: int) -> Any:
         stage = self.shape.stage_of(block)
@@ -190,8 +208,8 @@ class SwinAdapter(Backbone):
             more = [part.to(key.dtype).expand(*key.shape[:2], -1, -1, -1) for part in provide()]
             key, value = torch.cat([more[0], key], dim=3), torch.cat([more[1], value], dim=3)
         bias = _bias(block, maps, prompts, key.shape[3])
-        for callback in self._watchers.values():
-            callback.keep(index, self._received(index, query[:, :, :, prompts:] * attention.scale, key, bias[..., prompts:, :]))
+        for observer in self._observers.values():
+            observer.keep(index, self._received(index, query[:, :, :, prompts:] * attention.scale, key, bias[..., prompts:, :]))
         mixed = _mixed(attention, query, key, value, bias).transpose(2, 3).flatten(3)
         maps = window_reverse(
             mixed[:, :, prompts:].flatten(0, 1).unflatten(1, block.window_size), block.window_size, height, width
@@ -219,14 +237,14 @@ class SwinAdapter(Backbone):
 
 
 class ReceivedWeights:
-    """What :meth:`SwinAdapter.watch_received_attention` returns; reading a block forgets it."""
+    """What :meth:`SwinAdapter.watch_received_attention` returns; a block can be read once per forward pass."""
 
     def __init__(self, recomputing: Callable[[], bool]) -> None:
         self._recomputing = recomputing
         self._weights: dict[int, Tensor] = {}
 
     def keep(self, block: int, weights: Tensor) -> None:
-        """Take note of a block's weights (B, M), unless it is run again only for the backward pass."""
+        """Keep a block's weights (B, M), unless it is run again only for the backward pass."""
         if not self._recomputing():
             self._weights[block] = weights
 

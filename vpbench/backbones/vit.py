@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from typing import Any, ClassVar
 
-import torch.nn.functional as F
 from timm.layers import Attention, PatchEmbed
 from timm.models import VisionTransformer
 from timm.models.eva import EvaBlockPostNorm
@@ -16,13 +14,13 @@ from timm.models.vision_transformer import ResPostBlock
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from vpbench.backbones.attention import ClassAttentionRow, KeyValuePromptedAttention, inner_attention
-from vpbench.backbones.base import Backbone, Wanted
-from vpbench.backbones.frozen import freeze_linears
-from vpbench.backbones.lean import has_lean_form, run_lean
+from vpbench.backbones.attention import ClassAttentionRow, OpenAttention, inner_attention
+from vpbench.backbones.base import Backbone, Needed
+from vpbench.backbones.frozen_linear import freeze_linears
+from vpbench.backbones.needed import can_skip_tokens, run_needed_tokens
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import BackboneShape, ClassAttention, Scope, Tokens
-from vpbench.interface.scope import Site
+from vpbench.interface.scope import Affine, Site
 
 
 class ViTAdapter(Backbone):
@@ -75,81 +73,132 @@ class ViTAdapter(Backbone):
         return int(self.vit.num_features)
 
     @property
-    def pooled(self) -> Wanted:
-        """What of the last block's output :meth:`pool` reads."""
-        if self.pool_prompts:
+    def timm_model(self) -> nn.Module:
+        """The frozen model of timm."""
+        model: nn.Module = self.vit
+        return model
+
+    @property
+    def pooled(self) -> Needed:
+        """Which tokens of the last block's output :meth:`pool` uses."""
+        if self.pool_prompts or any(not edit.tokenwise for edit in self.edits("norm", None)):
             return "all"
-        return "class" if self.vit.global_pool == "token" and self.vit.attn_pool is None else "rest"
+        return "class" if self.vit.global_pool == "token" and self.vit.attn_pool is None else "image"
 
     def embed(self, images: Tensor) -> Tokens:
         """Normalised images (B, C, S, S) to the sequence that enters block 0, position embeddings added."""
-        x = self.vit._pos_embed(self.vit.patch_embed(images))
+        x = self.vit._pos_embed(self.edited("patch_embed", None, images, self.vit.patch_embed))
         return Tokens(self.vit.norm_pre(self.vit.patch_drop(x)), self.shape.prefix)
 
     def run_block(self, index: int, tokens: Tokens) -> Tokens:
         """One of timm's blocks on the whole sequence."""
-        block = self.vit.blocks[index]
-        with ExitStack() as watched:
-            for row in self._rows.values():
-                watched.enter_context(row.watching(index, inner_attention(block)))
-            return tokens.with_values(block(tokens.x))
+        return tokens.with_values(self._edited_block(index, tokens.x, self.vit.blocks[index]))
 
-    def run_lean(self, index: int, tokens: Tokens, wanted: Wanted) -> Tokens:
-        """See :mod:`vpbench.backbones.lean`; timm's own block where there is no such form."""
+    def _edited_block(self, index: int, x: Tensor, call: Callable[..., Tensor], **arguments: Any) -> Tensor:
+        """timm's block; where a method edits its attention or a residual branch, the same parts one after the other.
+
+        Args:
+            call: timm's block.
+            arguments: of its attention.
+        """
+        if not self.has_edits(index, ("attention", "attention_branch", "mlp_branch")):
+            return call(x, **arguments)
         block = self.vit.blocks[index]
-        if not has_lean_form(block) or (wanted == "rest" and not tokens.prompts):
+
+        def attention(h: Tensor) -> Tensor:
+            return self.edited("attention", index, h, partial(block.attn, **arguments))
+
+        if isinstance(block, ResPostBlock | EvaBlockPostNorm):
+            x = self.add_branch("attention_branch", index, x, block.drop_path1(block.norm1(attention(x))))
+            return self.add_branch("mlp_branch", index, x, block.drop_path2(block.norm2(block.mlp(x))))
+        x = self.add_branch("attention_branch", index, x, block.drop_path1(_scaled(block, 1, attention(block.norm1(x)))))
+        return self.add_branch("mlp_branch", index, x, block.drop_path2(_scaled(block, 2, block.mlp(block.norm2(x)))))
+
+    def run_needed(self, index: int, tokens: Tokens, needed: Needed) -> Tokens:
+        """See :mod:`vpbench.backbones.needed`; timm's own block where there is no such form."""
+        block = self.vit.blocks[index]
+        if (
+            not can_skip_tokens(block)
+            or (needed == "image" and tokens.prompts is None)
+            or not self._branches_are_tokenwise(index)
+        ):
             return self.run_block(index, tokens)
-        return run_lean(block, tokens, wanted == "class", [partial(row.keep, index) for row in self._rows.values()])
+        observers = [partial(row.keep, index) for row in self._rows.values()]
+        return run_needed_tokens(block, tokens, needed == "class", observers, partial(self._add_branch_of, index))
+
+    def _branches_are_tokenwise(self, index: int) -> bool:
+        edits = [*self.edits("attention_branch", index), *self.edits("mlp_branch", index)]
+        return not self.edits("attention", index) and all(edit.tokenwise for edit in edits)
+
+    def _add_branch_of(self, index: int, site: Site, x: Tensor, y: Tensor) -> Tensor:
+        return self.add_branch(site, index, x, y)
 
     def pool(self, tokens: Tokens) -> Tensor:
         """The features that the classifier reads, (B, feature_width): prompts dropped, final norm, timm's own pooling."""
-        x = tokens.x if self.pool_prompts else tokens.rest
+        x = tokens.x if self.pool_prompts else tokens.image_tokens
         return self.vit.forward_head(self.vit.norm(x), pre_logits=True)
+
+    def block_module(self, block: int) -> nn.Module:
+        """timm's module of a block."""
+        module: nn.Module = self.vit.blocks[block]
+        return module
+
+    def site_module(self, site: Site, block: int | None) -> nn.Module:
+        """See :meth:`vpbench.interface.Scope.module`; ``norm`` is the one that stands before or behind the pooling."""
+        found: Any
+        if block is None:
+            final = self.vit.fc_norm if isinstance(self.vit.norm, nn.Identity) else self.vit.norm
+            found = {"patch_embed": self.vit.patch_embed, "norm": final}.get(site)
+        else:
+            parent = self.vit.blocks[block]
+            self._check_site(parent, site)
+            if site in ("qkv", "proj"):
+                found = getattr(inner_attention(parent), site, None)
+            elif site in ("fc1", "fc2"):
+                found = getattr(parent.mlp, site, None)
+            else:
+                found = {"norm1": parent.norm1, "norm2": parent.norm2, "attention": parent.attn, "mlp": parent.mlp}.get(site)
+        if found is None:
+            raise UnsupportedError(f"this method needs the site {site}, and this backbone has no such module.")
+        module: nn.Module = found
+        return module
+
+    def affine(self, site: Site, block: int | None) -> list[Affine]:
+        """See :meth:`vpbench.interface.Scope.fold`."""
+        if site == "patch_embed":
+            if not isinstance(self.vit.patch_embed.norm, nn.Identity):
+                raise self._cannot("whose patches are normalised takes no update of their projection")
+            return [Affine.plain(self.vit.patch_embed.proj)]
+        return super().affine(site, block)
 
     def prompt_keys_values(self, scope: Scope, block: int, provide: Callable[[], tuple[Tensor, Tensor]]) -> None:
         """See :meth:`vpbench.interface.Scope.prompt_keys_values`."""
-        parent = self.vit.blocks[block]
-        attention = self._attention(block)
-        self._check_heads(attention)
-        scope.replace(parent, "attn", KeyValuePromptedAttention(attention, provide))
-
-    def add_to_prompts(self, scope: Scope, block: int, site: Site, values: nn.Parameter) -> None:
-        """See :meth:`vpbench.interface.Scope.add_to_prompts`."""
-        parent = self.vit.blocks[block]
-        self._check_site(parent, site)
-        module = {"norm1": parent.norm1, "qkv": self._attention(block).qkv, "attention": parent.attn}[site]
-
-        def add(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-            return self._added(output, values)
-
-        scope.hook(module.register_forward_hook(add))
+        opened = self._opened(scope, block)
+        self._check_heads(opened.inner)
+        opened.key_value_prompts = provide
 
     def watch_class_attention(self, scope: Scope) -> ClassAttention:
         """See :meth:`vpbench.interface.Scope.watch_class_attention`."""
         self._check_class_token()
-        for block in range(self.shape.depth):
-            self._attention(block)  # raises where its parts cannot be read
         row, handle = ClassAttentionRow(lambda: self.recomputing), RemovableHandle(self._rows)
+        for block in range(self.shape.depth):
+            self._opened(scope, block).observers = self._rows
         self._rows[handle.id] = row
-        scope.hook(handle)
+        scope.record([handle])
         return row
 
-    def last_parameters(self, blocks: int) -> list[nn.Parameter]:
-        """See :meth:`vpbench.interface.Scope.train_last`; the final norm is the one that stands before or behind the pooling."""
-        vit = self.vit
-        last = [*vit.blocks[self.shape.depth - blocks :], vit.norm, vit.fc_norm]
-        return [parameter for module in last for parameter in module.parameters()]
+    def _opened(self, scope: Scope, block: int) -> OpenAttention:
+        """The block's attention, written out, in place of timm's."""
+        parent = self.vit.blocks[block]
+        if not isinstance(parent.attn, OpenAttention):
+            scope.replace(parent, "attn", self._open(parent.attn, block))
+        opened: OpenAttention = parent.attn
+        return opened
 
-    def _attention(self, block: int) -> Attention:
-        attention = self.vit.blocks[block].attn
+    def _open(self, attention: nn.Module, block: int) -> OpenAttention:
         if not isinstance(attention, Attention):
             raise UnsupportedError(f"this method needs timm's plain attention; the backbone has {type(attention).__name__}.")
-        return attention
-
-    def _added(self, output: Tensor, values: Tensor) -> Tensor:
-        """``output`` (B, T, X) with ``values`` (N, X) added to the rows of the prompts."""
-        front = self.shape.prefix
-        return F.pad(values.to(output.dtype), (0, 0, front, output.shape[1] - front - len(values))) + output
+        return OpenAttention(attention, block)
 
     def _check_class_token(self) -> None:
         if self.vit.cls_token is None:
@@ -164,10 +213,18 @@ class ViTAdapter(Backbone):
             )
 
     def _check_site(self, block: nn.Module, site: Site) -> None:
-        if site == "norm1" and isinstance(block, ResPostBlock | EvaBlockPostNorm):
-            raise UnsupportedError(
-                "this method edits what goes into the attention, and the backbone's blocks have no norm there."
-            )
+        if site in ("norm1", "norm2") and isinstance(block, ResPostBlock | EvaBlockPostNorm):
+            part = "attention" if site == "norm1" else "MLP"
+            raise UnsupportedError(f"this method edits what goes into the {part}, and the backbone's blocks have no norm there.")
+
+
+def _scaled(block: Any, branch: int, y: Tensor) -> Tensor:
+    """A branch's output after layer scale; a ViT has a module for it, an EVA a parameter or none."""
+    gamma = getattr(block, f"gamma_{branch}", None)
+    if gamma is not None:
+        return gamma * y
+    scale = getattr(block, f"ls{branch}", None)
+    return y if scale is None else scale(y)
 
 
 def head_width(attention: Any) -> int:

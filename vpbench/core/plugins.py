@@ -43,6 +43,10 @@ class Registry(Generic[T]):
                 raise UsageError(f"{self.kind} '{point.name}' is both {other.value} and {point.value}; uninstall one of them.")
         return found
 
+    def has(self, name: str) -> bool:
+        """Whether there is an entry of that name; imports nothing."""
+        return name in self._modules() or name in self._entry_points()
+
     def names(self) -> list[str]:
         """All names, sorted; imports none of the entries.
 

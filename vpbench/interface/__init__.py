@@ -7,17 +7,18 @@ from vpbench.interface.autocast import full_precision
 from vpbench.interface.config import Fidelity, MethodConfig, Preset, option
 from vpbench.interface.context import Context
 from vpbench.interface.lazy import F, nn, torch
-from vpbench.interface.method import EVERYTHING, NOTHING, Method, Part
+from vpbench.interface.method import ALL_PARTS, NO_PARTS, Method, Part
 from vpbench.interface.per_block import block_prompts, of_block, per_block, stage_tensors, uniform_prompts
-from vpbench.interface.scope import ClassAttention, ReceivedAttention, Scope
+from vpbench.interface.scope import SITES, ClassAttention, ReceivedAttention, Scope, Site
 from vpbench.interface.session import Session
 from vpbench.interface.shape import ALL_FAMILIES, BackboneShape, Stage
 from vpbench.interface.tokens import Tokens
 
 __all__ = [
     "ALL_FAMILIES",
-    "EVERYTHING",
-    "NOTHING",
+    "ALL_PARTS",
+    "NO_PARTS",
+    "SITES",
     "BackboneShape",
     "ClassAttention",
     "Context",
@@ -30,6 +31,7 @@ __all__ = [
     "ReceivedAttention",
     "Scope",
     "Session",
+    "Site",
     "Stage",
     "Tokens",
     "block_prompts",

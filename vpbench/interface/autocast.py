@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Autocast switched off on the tensor's device; tensors that are already narrow must be widened by the caller."""
+    """Autocast switched off on the tensor's device; tensors that are in bf16 already must be cast by the caller."""
     if tensor.is_meta:  # where operations are counted, nothing is computed in any precision
         return nullcontext()
     return torch.autocast(tensor.device.type, enabled=False)

@@ -1,7 +1,7 @@
-"""torch, imported when it is first used.
+"""Lazy imports of torch.
 
-A method file holds its configuration, which ``vpbench list`` and ``show`` print, and its mathematics, which needs
-torch. Taking ``torch``, ``nn`` and ``F`` from here lets the first be read in a tenth of a second.
+A method file holds its configuration, which ``vpbench list`` and ``show`` print, and its mathematics, which needs torch.
+Method files import ``torch``, ``nn`` and ``F`` from here, so that the first can be read in a tenth of a second.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 
-class _Later:
+class _LazyModule:
     """A module that is imported at the first access to one of its attributes."""
 
     def __init__(self, name: str) -> None:
@@ -27,4 +27,4 @@ if TYPE_CHECKING:
 
     __all__ = ["F", "nn", "torch"]
 else:
-    torch, nn, F = _Later("torch"), _Later("torch.nn"), _Later("torch.nn.functional")
+    torch, nn, F = _LazyModule("torch"), _LazyModule("torch.nn"), _LazyModule("torch.nn.functional")

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=MethodConfig)
 Part = Literal["prompts", "patches"]
-EVERYTHING: frozenset[Part] = frozenset({"prompts", "patches"})
-NOTHING: frozenset[Part] = frozenset()
+ALL_PARTS: frozenset[Part] = frozenset({"prompts", "patches"})
+NO_PARTS: frozenset[Part] = frozenset()
 
 
 class Method(Generic[C]):
@@ -28,8 +28,8 @@ class Method(Generic[C]):
 
     A method file defines one subclass, and a :class:`MethodConfig` for its options. The engine calls, in this order:
     ``build`` and ``attach`` once; ``prepare`` and ``phases`` when fitting; in every forward pass ``pixels``, then
-    ``before_block`` and ``after_block`` around each block from ``first_block`` on; ``loss`` in training; ``merge`` before
-    inference is timed.
+    ``before_block`` and ``after_block`` around each block from ``first_block`` on, and ``readout``; ``loss`` in training;
+    ``merge`` before inference is timed.
 
     Attributes:
         config: the validated options.
@@ -48,6 +48,10 @@ class Method(Generic[C]):
     families: ClassVar[frozenset[str]] = frozenset({"vit"})
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     presets: ClassVar[Mapping[str, Preset]] = {}
+    predicts_in_training: ClassVar[bool] = False
+    """Whether :meth:`predict` makes the logits in training, too; else training takes one forward pass."""
+    uses_plain_features: ClassVar[bool] = False
+    """Whether the method reads ``context.plain_features(context.images)``, so that they are worth caching."""
 
     def __init__(self, config: C, shape: BackboneShape, classes: int) -> None:
         self.config, self.shape, self.classes = config, shape, classes
@@ -57,21 +61,25 @@ class Method(Generic[C]):
     def first_block(self) -> int:
         """The first block, 0 to L-1, that this method acts in or before; L where it acts behind all of them.
 
-        What lies in front never changes in training: it is computed without gradient, and once for the whole run where images
-        are prepared without chance. A method that says more than 0 sees no images: ``pixels`` and ``predict`` are not called,
-        and its context has none.
+        The blocks before it are a frozen prefix: computed without gradient, and once per run where preprocessing is
+        deterministic. A method with a prefix sees no images: ``pixels`` and ``predict`` are not called, and its context has
+        none.
         """
         return 0
 
     @property
     def needs_whole_batches(self) -> bool:
-        """Whether what training makes of an image depends on the others of its batch, which then cannot be gone through in
-        parts."""
+        """Whether what training computes for an image depends on the others of its batch, which rules out micro-batches."""
         return False
 
     @classmethod
     def needs_validation(cls, config: Mapping[str, Any]) -> bool:
         """Whether fitting with these options chooses something on validation images."""
+        return False
+
+    @classmethod
+    def needs_source_classifier(cls, config: Mapping[str, Any]) -> bool:
+        """Whether the method with these options uses the classifier that the backbone was pretrained with."""
         return False
 
     def build(self) -> None:
@@ -85,7 +93,7 @@ class Method(Generic[C]):
         """Change the frozen backbone where the hooks below do not reach, through ``scope``."""
 
     def make_head(self, width: int, classes: int) -> nn.Module:
-        """The classifier on the backbone's features, (B, width) to (B, classes)."""
+        """The classifier on what :meth:`readout` returns, (B, width) to (B, classes)."""
         head = nn.Linear(width, classes)
         if self.config.head_init == "vpt":
             nn.init.kaiming_normal_(head.weight, mode="fan_out", a=0)
@@ -114,14 +122,27 @@ class Method(Generic[C]):
         """Edit the sequence that comes out of ``block``."""
         return tokens
 
-    def reads(self, block: int) -> frozenset[Part]:
-        """What this method reads of the output of ``block``, in ``after_block`` or in ``before_block`` of the next one, beside
-        the prefix tokens: everything, unless a method says less.
+    def outputs_used(self, block: int) -> frozenset[Part]:
+        """Which tokens of the output of ``block`` this method uses, in ``after_block``, in ``before_block`` of the next one or in
+        ``readout``, beside the prefix tokens: all, unless a method overrides this.
 
-        What neither the method nor the next block nor the classifier reads need not be computed. Prompts that are replaced
-        before every block are needed as keys and values only.
+        What neither the method nor the next block nor the classifier uses is not computed. Prompts that are replaced before
+        every block are needed as keys and values only.
         """
-        return EVERYTHING
+        return ALL_PARTS
+
+    def readout(self, tokens: Tokens, features: Tensor, context: Context) -> Tensor:
+        """What the head reads, (B, :meth:`readout_width`).
+
+        Args:
+            tokens: out of the last block; only those of :meth:`outputs_used` and of the pooling are there.
+            features: of the backbone's pooling, (B, feature_width).
+        """
+        return features
+
+    def readout_width(self, width: int) -> int:
+        """Width of what :meth:`readout` returns, given that of the backbone's features."""
+        return width
 
     def predict(self, once: Callable[..., Tensor], images: Tensor) -> Tensor:
         """Logits of a batch from one forward pass, or from several.
@@ -138,12 +159,16 @@ class Method(Generic[C]):
         Args:
             logits: (B, classes).
             targets: class ids (B,), or probabilities (B, classes) under label smoothing or Mixup.
-            context: of the forward pass that gave the logits.
+            context: of the forward pass that gave the logits; of the last one, where there were several.
         """
         return F.cross_entropy(logits, targets)
 
-    def merge(self) -> None:
-        """Turn into an exact cheaper form for inference, where there is one; not trainable afterwards."""
+    def merge(self, scope: Scope) -> None:
+        """Turn into an exact cheaper form for inference, where there is one; not trainable afterwards.
+
+        Args:
+            scope: as in :meth:`attach`; its ``fold`` merges updates into frozen weights.
+        """
 
     def active_parameters(self) -> int:
         """Own parameters that act on the result: all, unless some were pruned."""

@@ -1,15 +1,27 @@
-"""Surgery on a frozen backbone, recorded so that it can be checked and undone."""
+"""What a method may change inside a frozen backbone: explicit, checked and undone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+from vpbench.core.errors import UnsupportedError
+from vpbench.interface.lazy import F, torch
+from vpbench.interface.shape import BackboneShape
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from torch.utils.hooks import RemovableHandle
 
-Site = Literal["norm1", "qkv", "attention"]
+Site = Literal[
+    "patch_embed", "norm1", "qkv", "proj", "attention", "attention_branch", "norm2", "fc1", "fc2", "mlp", "mlp_branch", "norm"
+]
+"""A place in a vision transformer, see :meth:`Scope.after`."""
+SITES: tuple[str, ...] = get_args(Site)
+OUTSIDE_BLOCKS = frozenset({"patch_embed", "norm"})
+After = Callable[..., "Tensor"]  # (x, y) -> y
+Before = Callable[..., "Tensor"]  # x -> x
 
 
 class ClassAttention(Protocol):
@@ -28,55 +40,224 @@ class ReceivedAttention(Protocol):
         ...
 
 
-class Surgeon(Protocol):
-    """The operations that a backbone family's adapter offers; a method reaches them through :class:`Scope`."""
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A function that a method put at a site.
+
+    Attributes:
+        fn: (x, y) -> y behind the site, x -> x before it.
+        before: whether it stands before the site.
+        tokenwise: whether it maps each token by itself.
+    """
+
+    fn: Callable[..., Any]
+    before: bool
+    tokenwise: bool
+
+
+class Removable(Protocol):
+    """What can be taken back, as torch's ``RemovableHandle``."""
+
+    def remove(self) -> None: ...
+
+
+class BackboneHooks(Protocol):
+    """What the adapter of a backbone family implements; a method reaches it through :class:`Scope`."""
+
+    shape: BackboneShape
+
+    def add_edit(self, scope: Scope, site: Site, block: int | None, edit: Edit) -> Removable: ...
+
+    def site_module(self, site: Site, block: int | None) -> nn.Module: ...
+
+    def affine(self, site: Site, block: int | None) -> list[Affine]: ...
+
+    def site_parameters(self, site: Site | None, block: int | None) -> Iterator[tuple[str, nn.Parameter]]: ...
 
     def prompt_keys_values(self, scope: Scope, block: int, provide: Callable[[], tuple[Tensor, Tensor]]) -> None: ...
-
-    def add_to_prompts(self, scope: Scope, block: int, site: Site, values: nn.Parameter) -> None: ...
 
     def watch_class_attention(self, scope: Scope) -> ClassAttention: ...
 
     def watch_received_attention(self, scope: Scope) -> ReceivedAttention: ...
 
-    def to_next_stage(self, block: int, prompts: Tensor) -> Tensor: ...
+    def prompts_at_next_stage(self, block: int, prompts: Tensor) -> Tensor: ...
 
-    def last_parameters(self, blocks: int) -> list[nn.Parameter]: ...
+
+@dataclass(frozen=True)
+class Affine:
+    """A frozen module that computes W x + b, or a norm's w * x + b.
+
+    Attributes:
+        module: has the parameter ``weight``.
+        rows: of the site's output channels, those that it gives.
+        biases: (owner, name, rows of the site's output channels) of each piece of b; a piece may be None.
+    """
+
+    module: Any
+    rows: slice
+    biases: tuple[tuple[Any, str, slice], ...]
+
+    @classmethod
+    def plain(cls, module: Any, rows: slice = slice(None)) -> Affine:
+        """A module with ``weight`` and ``bias``."""
+        return cls(module, rows, ((module, "bias", rows),))
 
 
 class Scope:
-    """What one method changes on one backbone.
+    """What one method changes on one backbone. Everything goes through this object, and :meth:`undo` takes it back.
 
-    Everything goes through this object: modules are replaced and hooked by reference, never by name, and
-    :meth:`undo` leaves the backbone as it was.
+    ======================================= =================================== ==============================================
+    site                                    x                                   y
+    ======================================= =================================== ==============================================
+    ``patch_embed``                         normalised images                   patch tokens without position embeddings
+    ``norm1``, ``norm2``, ``norm``          tokens                              normed tokens (``norm``: the last one)
+    ``qkv``, ``proj``, ``fc1``, ``fc2``     input of the linear layer           its output
+    ``attention``, ``mlp``                  normed tokens                       output of the module
+    ``attention_branch``, ``mlp_branch``    the residual stream                 what is added to it, after layer scale
+    ======================================= =================================== ==============================================
+
+    Blocks are counted from 0 to L-1; ``patch_embed`` and ``norm`` have none.
     """
 
-    def __init__(self, surgeon: Surgeon) -> None:
-        self._surgeon = surgeon
+    def __init__(self, hooks: BackboneHooks) -> None:
+        self._hooks = hooks
         self._replaced: list[tuple[nn.Module, str, nn.Module]] = []
-        self._handles: list[RemovableHandle] = []
-        self.trained: list[nn.Parameter] = []
-        self._untrained: list[Tensor] = []
+        self._handles: list[Removable] = []
+        self._edits: dict[tuple[Site, int | None], list[Removable]] = {}
+        self._trained: dict[str, nn.Parameter] = {}
+        self._before_training: dict[str, Tensor] = {}
+        self._folded: list[tuple[Any, str, Any]] = []
+        self.enabled = True
 
-    def train(self, *parameters: nn.Parameter) -> None:
-        """Let the method train parameters of the backbone itself, e.g. biases."""
-        for parameter in parameters:
-            self._untrained.append(parameter.detach().clone())
-            parameter.requires_grad_(True)
-            self.trained.append(parameter)
+    # Editing activations
 
-    def train_last(self, blocks: int) -> None:
-        """Let the method train the last ``blocks`` blocks, 1 to L, and the final norm."""
-        self.train(*self._surgeon.last_parameters(blocks))
+    def after(self, site: Site, fn: After, block: int | None = None, *, tokenwise: bool = False) -> None:
+        """Replace the output of a site: y becomes ``fn(x, y)``, with gradient.
 
-    def replace(self, parent: nn.Module, child: str, replacement: nn.Module) -> None:
-        """Put ``replacement`` where ``parent`` has its ``child``."""
-        self._replaced.append((parent, child, getattr(parent, child)))
-        setattr(parent, child, replacement)
+        Args:
+            site: see the table above.
+            fn: gets what goes into the site and what comes out of it, each (B, T, width), all tokens in the order
+                ``[prefix | prompts | patches]``; gives the new output, of the same shape.
+            block: 0 to L-1; None for ``patch_embed`` and ``norm``.
+            tokenwise: ``fn`` maps each token by itself, so that it may be called with some of the tokens: in the last block,
+                say, with the class token alone, where the classifier reads no other.
 
-    def hook(self, handle: RemovableHandle) -> None:
-        """Record a forward hook that an adapter placed."""
+        Raises:
+            UnsupportedError: when the backbone has no such site.
+        """
+        self._edit(site, block, Edit(self._switched(fn, keep=1), before=False, tokenwise=tokenwise))
+
+    def before(self, site: Site, fn: Before, block: int | None = None, *, tokenwise: bool = False) -> None:
+        """Replace the input of a site: x becomes ``fn(x)``, with gradient. Arguments and errors as for :meth:`after`."""
+        self._edit(site, block, Edit(self._switched(fn, keep=0), before=True, tokenwise=tokenwise))
+
+    def _edit(self, site: Site, block: int | None, edit: Edit) -> None:
+        handle = self._hooks.add_edit(self, site, block, edit)
+        self._edits.setdefault((site, block), []).append(handle)
         self._handles.append(handle)
+
+    def _switched(self, fn: Callable[..., Any], keep: int) -> Callable[..., Any]:
+        """``fn`` while the scope is enabled, else its argument number ``keep``."""
+        return lambda *tensors: fn(*tensors) if self.enabled else tensors[keep]
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """In the block, edits of activations have no effect: the backbone is the plain one."""
+        before, self.enabled = self.enabled, False
+        try:
+            yield
+        finally:
+            self.enabled = before
+
+    # Frozen parts and parameters
+
+    def module(self, site: Site, block: int | None = None) -> nn.Module:
+        """The frozen module of a site, to call on a method's own tokens. Never change it; see :meth:`fold`.
+
+        Raises:
+            UnsupportedError: when no single module of the backbone stands for the site.
+        """
+        return self._hooks.site_module(site, block)
+
+    def parameters(self, site: Site | None = None, block: int | None = None) -> dict[str, nn.Parameter]:
+        """Parameters of the backbone by timm's names.
+
+        Args:
+            site: only those of a site; None for all.
+            block: only those of a block; None for all blocks and what lies outside of them.
+        """
+        return dict(self._hooks.site_parameters(site, block))
+
+    def train(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Let the method train parameters of the backbone itself, given by name as :meth:`parameters` returns them."""
+        for name, parameter in parameters.items():
+            if name not in self._trained:
+                self._before_training[name] = parameter.detach().clone()
+                self._trained[name] = parameter.requires_grad_(True)
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What :meth:`train` was given, by timm's names."""
+        return dict(self._trained)
+
+    def reset_trained(self) -> None:
+        """Give trained parameters the values of pretraining."""
+        with torch.no_grad():
+            for name, parameter in self._trained.items():
+                parameter.copy_(self._before_training[name])
+
+    def fold(
+        self, site: Site, block: int | None = None, *, scale: Tensor | None = None, weight: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """Merge an update into a frozen linear map or norm, in place of the edits that the method has at the site.
+
+        The site's y = W x + b becomes scale * (W x + b) + weight x + bias.
+
+        Args:
+            site: ``qkv``, ``proj``, ``fc1``, ``fc2``, ``patch_embed`` or a norm.
+            scale: (out,), 1 if left out.
+            weight: (out, in), 0 if left out; not for norms and ``patch_embed``.
+            bias: (out,), 0 if left out.
+
+        Raises:
+            UnsupportedError: when the backbone has no such site.
+        """
+        with torch.no_grad():
+            for affine in self._hooks.affine(site, block):
+                self._fold_weight(affine.module, *(None if each is None else each[affine.rows] for each in (scale, weight)))
+                for owner, name, rows in affine.biases:
+                    self._fold_bias(owner, name, *(None if each is None else each[rows] for each in (scale, bias)))
+        for handle in self._edits.pop((site, block), []):
+            handle.remove()
+
+    def _fold_weight(self, module: Any, scale: Tensor | None, weight: Tensor | None) -> None:
+        new = module.weight
+        if scale is not None:
+            new = new * scale.reshape(-1, *[1] * (new.ndim - 1))
+        if weight is not None:
+            new = new + weight
+        if new is not module.weight:
+            self._set(module, "weight", new)
+
+    def _fold_bias(self, owner: Any, name: str, scale: Tensor | None, bias: Tensor | None) -> None:
+        old = new = getattr(owner, name)
+        if new is not None and scale is not None:
+            new = new * scale
+        if bias is not None:
+            new = bias if new is None else new + bias
+        if new is not old:
+            self._set(owner, name, new)
+
+    def _set(self, module: Any, name: str, value: Tensor) -> None:
+        """Another frozen value for a module's parameter or buffer; :meth:`undo` puts the present one back."""
+        old = getattr(module, name)
+        self._folded.append((module, name, old))
+        value = value.detach().clone()
+        new: Any = torch.nn.Parameter(value, requires_grad=False) if old is None or isinstance(old, torch.nn.Parameter) else value
+        setattr(module, name, new)
+
+    # Attention, prompts, stages
 
     def prompt_keys_values(self, block: int, provide: Callable[[], tuple[Tensor, Tensor]]) -> None:
         """Prepend prompts to the keys and values of a block's attention, after their projection.
@@ -86,18 +267,22 @@ class Scope:
             provide: called in every forward pass; gives key and value prompts, each (heads, N, D / heads) with the
                 block's own heads and width. Where attention has windows, they join every window.
         """
-        self._surgeon.prompt_keys_values(self, block, provide)
+        self._hooks.prompt_keys_values(self, block, provide)
 
-    def add_to_prompts(self, block: int, site: Site, values: nn.Parameter) -> None:
-        """Add ``values`` to the prompt rows at one place inside a block.
+    def add_to_prompts(self, block: int, site: Literal["norm1", "qkv", "attention"], values: nn.Parameter) -> None:
+        """Add ``values`` to the prompt rows of a site's output.
 
         Args:
             block: 0 to L-1.
-            site: ``"norm1"`` (output of the first layer norm), ``"qkv"`` (output of the joint projection, 3 D wide) or
-                ``"attention"`` (output of the attention, before the residual sum).
-            values: (N, D), or (N, 3 D) for ``"qkv"``; N is the number of prompts in the sequence.
+            site: ``"norm1"``, ``"qkv"`` (3 D wide) or ``"attention"``.
+            values: (N, width of the site); N is the number of prompts in the sequence.
         """
-        self._surgeon.add_to_prompts(self, block, site, values)
+
+        def added(_: Tensor, y: Tensor) -> Tensor:
+            front = self._hooks.shape.prefix
+            return F.pad(values.to(y.dtype), (0, 0, front, y.shape[1] - front - len(values))) + y
+
+        self.after(site, added, block)
 
     def watch_class_attention(self) -> ClassAttention:
         """Make the class token's attention row of every block readable in ``after_block``, beside fused attention.
@@ -107,7 +292,7 @@ class Scope:
         Raises:
             UnsupportedError: when the backbone has no class token.
         """
-        return self._surgeon.watch_class_attention(self)
+        return self._hooks.watch_class_attention(self)
 
     def watch_received_attention(self) -> ReceivedAttention:
         """Make the attention that each patch token receives readable in ``after_block``: for windows, a mean over heads
@@ -118,16 +303,27 @@ class Scope:
         Raises:
             UnsupportedError: when the backbone's adapter does not offer it.
         """
-        return self._surgeon.watch_received_attention(self)
+        return self._hooks.watch_received_attention(self)
 
-    def to_next_stage(self, block: int, prompts: Tensor) -> Tensor:
-        """Prompts (..., D) as what lies before ``block`` turns them into, at the width of ``block``.
+    def prompts_at_next_stage(self, block: int, prompts: Tensor) -> Tensor:
+        """Prompts (..., D) as the backbone's merging of patches before ``block`` transforms them, at the width of ``block``.
 
         Args:
             block: the first of a stage, see :meth:`vpbench.interface.BackboneShape.starts_stage`.
             prompts: at the width of the block before.
         """
-        return self._surgeon.to_next_stage(block, prompts)
+        return self._hooks.prompts_at_next_stage(block, prompts)
+
+    # For adapters
+
+    def replace(self, parent: nn.Module, child: str, replacement: nn.Module) -> None:
+        """Put ``replacement`` where ``parent`` has its ``child``."""
+        self._replaced.append((parent, child, getattr(parent, child)))
+        setattr(parent, child, replacement)
+
+    def record(self, handles: Iterable[Removable]) -> None:
+        """Record handles of hooks that an adapter placed, to be removed by :meth:`undo`."""
+        self._handles += handles
 
     def undo(self) -> None:
         """Take every change back, last one first."""
@@ -135,7 +331,22 @@ class Scope:
             handle.remove()
         for parent, child, original in reversed(self._replaced):
             setattr(parent, child, original)
-        for parameter, value in zip(self.trained, self._untrained, strict=True):
-            parameter.requires_grad_(False).copy_(value)
+        for module, name, value in reversed(self._folded):
+            setattr(module, name, value)
+        self.reset_trained()
+        for parameter in self._trained.values():
+            parameter.requires_grad_(False)
             parameter.grad = None
-        self._handles, self._replaced, self.trained, self._untrained = [], [], [], []
+        self._handles, self._replaced, self._folded, self._edits = [], [], [], {}
+        self._trained, self._before_training = {}, {}
+
+
+def check_block(site: Site, block: int | None, depth: int) -> None:
+    """
+    Raises:
+        UnsupportedError: when a site inside blocks is named without a block of the backbone, or one outside with a block.
+    """
+    if site not in SITES:
+        raise UnsupportedError(f"there is no site '{site}'; the sites are {', '.join(SITES)}.")
+    if (block is None) != (site in OUTSIDE_BLOCKS) or (block is not None and not 0 <= block < depth):
+        raise UnsupportedError(f"the site {site} has no block {block}: blocks are 0 to {depth - 1}, None outside of them.")

@@ -31,6 +31,14 @@ class Session(Protocol):
         """The training split once, in order and without augmentation: images (B, C, S, S), labels (B,)."""
         ...
 
+    def features(self, split: str = "train") -> tuple[Tensor, Tensor]:
+        """Features of the plain, un-prompted model without augmentation, (n, feature_width) in float32, and labels (n,).
+
+        Args:
+            split: ``train`` or ``val``. There is no test split here.
+        """
+        ...
+
     def logits(self, images: Tensor) -> Tensor:
         """Logits in evaluation mode, with gradient, in the run's precision."""
         ...

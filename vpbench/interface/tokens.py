@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,71 +14,68 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A sequence ``[prefix | prompts | patches]``: class and register tokens, prompts, patch tokens.
+    """A sequence ``[prefix | prompts | patches]``: class and register tokens, prompt tokens, patch tokens.
 
-    New prompts are held apart from the rest until somebody asks for the whole: a block that needs them as keys and values
-    only does without a copy of the sequence, and prompts that all images share stay one tensor.
+    Image tokens and prompt tokens are two tensors. A block that needs prompts as keys and values only works without a copy of
+    the sequence, and prompts that all images share stay one tensor.
 
     Attributes:
-        held: all tokens, (B, prefix + prompts + patches, D); without the prompts where these are held apart.
-        prefix: number of class and register tokens at the front.
-        prompts: number of prompt tokens behind them.
-        apart: prompts that are not in ``held``, (N, D) for all images alike, or (B, N, D).
+        image_tokens: prefix and patch tokens, (B, prefix + M, D).
+        prefix: number of class and register tokens.
+        prompts: prompt tokens, (N, D) shared by all images, or (B, N, D); None for no prompts.
     """
 
-    held: Tensor
+    image_tokens: Tensor
     prefix: int
-    prompts: int = 0
-    apart: Tensor | None = None
+    prompts: Tensor | None = None
 
     @cached_property
     def x(self) -> Tensor:
-        """All tokens, (B, prefix + prompts + patches, D)."""
-        if self.apart is None:
-            return self.held
+        """All tokens, (B, prefix + N + M, D)."""
+        if self.prompts is None:
+            return self.image_tokens
         return torch.cat([self.prefix_tokens, self.prompt_tokens, self.patch_tokens], dim=1)
 
     @property
-    def rest(self) -> Tensor:
-        """The sequence without its prompts, (B, prefix + patches, D)."""
-        if self.apart is not None or not self.prompts:
-            return self.held
-        return torch.cat([self.prefix_tokens, self.patch_tokens], dim=1)
+    def batch_size(self) -> int:
+        """Number of images B."""
+        return len(self.image_tokens)
 
     @property
-    def images(self) -> int:
-        """Number of images B."""
-        return len(self.held)
+    def num_prompts(self) -> int:
+        """Number of prompt tokens N."""
+        return 0 if self.prompts is None else self.prompts.shape[-2]
 
     @property
     def prefix_tokens(self) -> Tensor:
         """Class and register tokens, (B, prefix, D)."""
-        return self.held[:, : self.prefix]
+        return self.image_tokens[:, : self.prefix]
 
     @property
     def prompt_tokens(self) -> Tensor:
         """Prompt tokens, (B, N, D)."""
-        if self.apart is None:
-            return self.held[:, self.prefix : self.prefix + self.prompts]
-        return self.apart.expand(self.images, -1, -1)
+        if self.prompts is None:
+            return self.image_tokens[:, :0]
+        return self.prompts.expand(self.batch_size, -1, -1)
 
     @property
     def patch_tokens(self) -> Tensor:
         """Patch tokens, (B, M, D), row by row of the patch grid."""
-        return self.held[:, self._before_patches :]
-
-    @property
-    def _before_patches(self) -> int:
-        """Tokens before the patches in ``held``."""
-        return self.prefix + (self.prompts if self.apart is None else 0)
+        return self.image_tokens[:, self.prefix :]
 
     def with_values(self, x: Tensor) -> Tokens:
         """Other values in the same layout.
 
         Args:
-            x: all tokens, (B, prefix + prompts + patches, D).
+            x: all tokens, (B, prefix + N + M, D).
         """
-        return Tokens(x, self.prefix, self.prompts)
+        if self.prompts is None:
+            return Tokens(x, self.prefix)
+        end = self.prefix + self.num_prompts
+        image_tokens = torch.cat([x[:, : self.prefix], x[:, end:]], dim=1)
+        tokens = Tokens(image_tokens, self.prefix, x[:, self.prefix : end])
+        tokens.__dict__["x"] = x  # the joint sequence is there already
+        return tokens
 
     def with_prompts(self, prompts: Tensor) -> Tokens:
         """The sequence with ``prompts`` in place of the present ones (or inserted, if there are none).
@@ -86,11 +83,7 @@ class Tokens:
         Args:
             prompts: shape (N, D) for all images alike, or (B, N, D).
         """
-        return Tokens(self.rest, self.prefix, prompts.shape[-2], prompts.to(self.held.dtype))
-
-    def drop_prompts(self) -> Tokens:
-        """The sequence without prompts."""
-        return Tokens(self.rest, self.prefix)
+        return replace(self, prompts=prompts.to(self.image_tokens.dtype))
 
     def add_to_patches(self, values: Tensor, index: Tensor | None = None) -> Tokens:
         """The sequence with ``values`` added to patch tokens.
@@ -99,10 +92,10 @@ class Tokens:
             values: (M, D), one row per patch token; with ``index``, (k, D), one row per chosen token.
             index: (B, k), for each image the patch tokens (0 to M-1, distinct) that receive the rows of ``values``.
         """
-        front, values = self._before_patches, values.to(self.held.dtype)
+        values = values.to(self.image_tokens.dtype)
         if index is None:
-            held = torch.cat([self.held[:, :front], self.patch_tokens + values], dim=1)
+            image_tokens = torch.cat([self.prefix_tokens, self.patch_tokens + values], dim=1)
         else:
-            where = (index + front).unsqueeze(-1).expand(-1, -1, self.held.shape[-1])
-            held = self.held.scatter_add(1, where, values.expand(self.images, -1, -1))
-        return Tokens(held, self.prefix, self.prompts, self.apart)
+            where = (index + self.prefix).unsqueeze(-1).expand(-1, -1, self.image_tokens.shape[-1])
+            image_tokens = self.image_tokens.scatter_add(1, where, values.expand(self.batch_size, -1, -1))
+        return Tokens(image_tokens, self.prefix, self.prompts)

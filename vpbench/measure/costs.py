@@ -29,7 +29,7 @@ from vpbench.measure.operations import count_by_dispatch, count_plain, merges
 from vpbench.measure.peak import RECIPE, Load, peak_of
 from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part
 from vpbench.measure.timing import example_images, inference, training_step
-from vpbench.models.build import build_shell, put_method
+from vpbench.models.build import add_method, build_empty
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import method_class, method_registry, resolve_method
 from vpbench.planning.plan import DEFAULT_METHODS
@@ -123,12 +123,12 @@ class Costs:
 
     def _counted(self, entry: Entry) -> dict[str, Any]:
         assert entry.spec is not None
-        counted = count_by_dispatch(build_shell(entry.spec, self.backbone, self.request.classes, "meta"))
-        shell = build_shell(entry.spec, self.backbone, self.request.classes, "cpu")
+        counted = count_by_dispatch(build_empty(entry.spec, self.backbone, self.request.classes, "meta"))
+        model = build_empty(entry.spec, self.backbone, self.request.classes, "cpu")
         return {
-            **parameter_counts(shell),
-            "params_by_part": json.dumps(parameters_by_part(shell)),
-            "bytes_saved": bytes_saved(shell),
+            **parameter_counts(model),
+            "params_by_part": json.dumps(parameters_by_part(model)),
+            "bytes_saved": bytes_saved(model),
             **counted,
             "flops_ratio": counted["flops_forward"] / self._plain_flops,
         }
@@ -173,7 +173,7 @@ class Costs:
         recipe = RECIPE.model_copy(update={"batch_size": batch})
 
         def made(spec: MethodSpec) -> PromptedModel:
-            return put_method(spec, twin(plain), self.request.classes).to(self.device)
+            return add_method(spec, twin(plain), self.request.classes).to(self.device)
 
         for entry in self.entries[1:]:
             if not entry.is_ok or entry.spec is None:
@@ -181,7 +181,7 @@ class Costs:
             with _failures(entry):
                 trained, final = made(entry.spec), made(entry.spec).eval()
                 unmerged = inference(made(entry.spec).eval(), one, self.precision) if merges(final) else None
-                final.method.merge()
+                final.merge()
                 yield entry, _Calls(
                     plain_one=inference(plain, one, self.precision), plain_many=inference(plain, many, self.precision),
                     one=inference(final, one, self.precision), many=inference(final, many, self.precision), unmerged=unmerged,

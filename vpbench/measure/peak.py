@@ -82,7 +82,7 @@ def _peak(load: Load) -> tuple[str, int | None]:
         if load.training:
             call = training_step(model, RECIPE.model_copy(update={"batch_size": load.batch}), device, load.precision)
         else:
-            model.eval().method.merge()
+            model.eval().merge()
             call = inference(model, example_images(model.backbone.shape, load.batch, device), load.precision)
     with Peak(device) as peak:
         call()

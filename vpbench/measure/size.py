@@ -14,8 +14,8 @@ def parameter_counts(model: PromptedModel) -> dict[str, int]:
     """The ``params_*`` columns of a model that is not merged, but for :func:`parameters_by_part`."""
     return {
         "params_trainable": _count(parameter for _, parameter in model.trainable()),
-        "params_method": _count(model.own.parameters()) + _count(model.scope.trained),
-        "params_active": model.method.active_parameters() + _count(model.scope.trained),
+        "params_method": _count(model.own.parameters()) + _count(model.scope.trained.values()),
+        "params_active": model.method.active_parameters() + _count(model.scope.trained.values()),
         "params_head": _count(model.head.parameters()),
         "params_total": _count(model.parameters()),
     }
@@ -29,7 +29,7 @@ def parameters_by_part(model: PromptedModel) -> dict[str, int]:
     for name, parameter in model.own.named_parameters():
         part = name.partition(".")[0].rstrip("_")  # an underscore behind a name avoids a keyword of Python
         parts[part] = parts.get(part, 0) + parameter.numel()
-    if trained := _count(model.scope.trained):
+    if trained := _count(model.scope.trained.values()):
         parts["trained in the backbone"] = trained
     parts["head"] = _count(model.head.parameters())
     return {**parts, "backbone": _count(model.parameters()) - sum(parts.values())}

@@ -61,7 +61,7 @@ def measure_inference(model: PromptedModel, device: torch.device, precision: str
     unmerged = None
     if merges(model):
         unmerged = 1e3 * float(np.median(_times(single)))
-        model.method.merge()
+        model.merge()
     p10, p50, p90 = 1e3 * np.percentile(_times(single), [10, 50, 90])
     batch = inference(model, example_images(model.backbone.shape, THROUGHPUT_BATCH, device), precision)
     with Peak(device) as peak:

@@ -27,17 +27,17 @@ def build_model(method: MethodSpec, backbone: BackboneSpec, classes: int, device
         UsageError: when an option does not fit the backbone.
         UnsupportedError: when the method does not work on the backbone.
     """
-    return put_method(method, load_backbone(backbone), classes).to(device)
+    return add_method(method, load_backbone(backbone), classes).to(device)
 
 
-def build_shell(method: MethodSpec, backbone: BackboneSpec, classes: int, device: str) -> PromptedModel:
-    """The same model without the backbone's values, for counting only: it costs no time, and on ``"meta"`` no memory."""
-    adapter = backbone_shell(backbone, device)
+def build_empty(method: MethodSpec, backbone: BackboneSpec, classes: int, device: str) -> PromptedModel:
+    """The same model without the backbone's values, for counting only; on the meta device it takes no memory."""
+    adapter = empty_backbone(backbone, device)
     with torch.device(device), torch.random.fork_rng(devices=[]):
-        return put_method(method, adapter, classes)
+        return add_method(method, adapter, classes)
 
 
-def backbone_shell(backbone: BackboneSpec, device: str) -> Backbone:
+def empty_backbone(backbone: BackboneSpec, device: str) -> Backbone:
     """A backbone without its values."""
     with torch.device("meta"):
         adapter = load_backbone(backbone.model_copy(update={"weights": "random", "path": None, "sha256": None}))
@@ -47,7 +47,7 @@ def backbone_shell(backbone: BackboneSpec, device: str) -> Backbone:
     return adapter
 
 
-def put_method(method: MethodSpec, adapter: Backbone, classes: int) -> PromptedModel:
+def add_method(method: MethodSpec, adapter: Backbone, classes: int) -> PromptedModel:
     """A freshly initialised method on a backbone that is there already, and that it may change."""
     kind = method_class(method.name)
     return PromptedModel(adapter, kind(kind.Config.model_validate(method.config), adapter.shape, classes), classes)

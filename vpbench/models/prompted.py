@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vpbench.backbones.base import Backbone, Wanted
+from vpbench.backbones.base import Backbone, Needed
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import Context, Method, Scope, Tokens
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """What the blocks in front of a method's first one make of images: it never changes in training.
+class CachedActivations:
+    """What the frozen prefix, the blocks before a method's first one, makes of images: it never changes in training.
 
     Attributes:
         values: the sequence that enters the method's first block, (B, T, D); features, (B, feature_width), where the method acts
@@ -28,16 +28,35 @@ class Frozen:
     def __len__(self) -> int:
         return len(self.values)
 
-    def chunk(self, parts: int) -> list[Frozen]:
-        """As of a tensor, along the images."""
-        return [Frozen(values) for values in self.values.chunk(parts)]
+    def chunk(self, parts: int) -> list[CachedActivations]:
+        """Micro-batches, as of a tensor."""
+        return [CachedActivations(values) for values in self.values.chunk(parts)]
+
+
+@dataclass(frozen=True)
+class ImagesWithFeatures:
+    """Images, (B, C, S, S), and the features of the plain model for them, (B, feature_width)."""
+
+    images: Tensor
+    features: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def chunk(self, parts: int) -> list[ImagesWithFeatures]:
+        """Micro-batches, as of a tensor."""
+        return [ImagesWithFeatures(*pair) for pair in zip(self.images.chunk(parts), self.features.chunk(parts))]
+
+
+Inputs = Tensor | CachedActivations | ImagesWithFeatures
+"""What a model takes: normalised images (B, C, S, S), with precomputed features or without, or cached activations."""
 
 
 class PromptedModel(nn.Module):
     """Maps normalised images (B, C, S, S) to logits (B, classes).
 
     Only the method's own tensors, the head's, and those the method asked for in the backbone require gradients; the
-    backbone stays in evaluation mode whatever mode the model is in.
+    backbone stays in evaluation mode whatever mode the model is in, stochastic depth apart where a recipe asks for it.
 
     Args:
         backbone: adapter of the frozen backbone.
@@ -45,7 +64,7 @@ class PromptedModel(nn.Module):
         classes: number of classes.
 
     Raises:
-        UnsupportedError: when the method does not work on the backbone's family.
+        UnsupportedError: when the method does not work on the backbone.
     """
 
     def __init__(self, backbone: Backbone, method: Method[Any], classes: int) -> None:
@@ -56,7 +75,7 @@ class PromptedModel(nn.Module):
         self.backbone, self.method = backbone, method
         method.build()
         self.own: nn.Module = method.own
-        self.head = method.make_head(backbone.feature_width, classes)
+        self.head = method.make_head(method.readout_width(backbone.feature_width), classes)
         self.scope = Scope(backbone)
         method.attach(self.scope)
         self.train()
@@ -64,91 +83,132 @@ class PromptedModel(nn.Module):
     def train(self, mode: bool = True) -> PromptedModel:
         super().train(mode)
         self.backbone.eval()
+        self.backbone.train_drop_path(mode)
         return self
 
-    def frozen(self, images: Tensor) -> Frozen:
-        """Images through all that lies in front of the method's first block; nothing there has a gradient, unless somebody
-        asks for that of an activation."""
-        tokens = self._through(0, self.method.first_block, self.backbone.embed(images))
-        return Frozen(self.backbone.pool(tokens) if self._reads_features else tokens.x)
+    def merge(self) -> None:
+        """Give the method its exact cheaper form for inference; not trainable afterwards."""
+        self.method.merge(self.scope)
 
-    def features(self, inputs: Tensor | Frozen, context: Context | None = None) -> Tensor:
-        """What the classifier reads, (B, feature_width), from one forward pass.
+    # Forward passes
 
-        Args:
-            inputs: images, or what is known of them already.
-        """
+    def cache_activations(self, images: Tensor) -> CachedActivations:
+        """Images through the frozen prefix; nothing there has a gradient, unless a caller asks for that of an activation."""
+        self.backbone.train_drop_path(False)
+        tokens = self._run_blocks(0, self.method.first_block, self.backbone.embed(images))
+        self.backbone.train_drop_path(self.training)
+        return CachedActivations(self.backbone.pool(tokens) if self._uses_features_alone else tokens.x)
+
+    def plain_features(self, images: Tensor) -> Tensor:
+        """Features of the un-prompted model, (B, feature_width), without gradient."""
+        self.backbone.train_drop_path(False)
+        with torch.no_grad(), self.scope.disabled():
+            features: Tensor = self.backbone(images)
+        self.backbone.train_drop_path(self.training)
+        return features
+
+    def features(self, inputs: Inputs, context: Context | None = None) -> Tensor:
+        """What the classifier reads, (B, width of the readout), from one forward pass."""
         context = context or self._context(inputs)
-        if self.method.first_block == 0 and isinstance(inputs, Tensor):
-            tokens = self.backbone.embed(self.method.pixels(inputs, context))
+        first, depth = self.method.first_block, self.backbone.shape.depth
+        if first == 0 and not isinstance(inputs, CachedActivations):
+            images = inputs.images if isinstance(inputs, ImagesWithFeatures) else inputs
+            tokens = self.backbone.embed(self.method.pixels(images, context))
         else:
-            known = inputs if isinstance(inputs, Frozen) else self.frozen(inputs)
-            if self._reads_features:
-                return known.values
-            tokens = Tokens(known.values, self.backbone.shape.prefix)
-        return self.backbone.pool(self._through(self.method.first_block, self.backbone.shape.depth, tokens, context))
+            cached = inputs if isinstance(inputs, CachedActivations) else self.cache_activations(_images(inputs))
+            if self._uses_features_alone:
+                return cached.values
+            tokens = Tokens(cached.values, self.backbone.shape.prefix)
+        tokens = self._run_blocks(first, depth, tokens, context)
+        return self.method.readout(tokens, self.backbone.pool(tokens), context)
 
-    def _context(self, inputs: Tensor | Frozen) -> Context:
-        images = inputs if isinstance(inputs, Tensor) and self.method.first_block == 0 else torch.empty(0)
-        return Context(images, self.training)
+    def _context(self, inputs: Inputs, **stash: Any) -> Context:
+        has_images = not isinstance(inputs, CachedActivations) and self.method.first_block == 0
+        images, plain = _images(inputs) if has_images else torch.empty(0), self.plain_features
+        if isinstance(inputs, ImagesWithFeatures):
+
+            def plain(asked: Tensor) -> Tensor:
+                return inputs.features if asked is images else self.plain_features(asked)
+
+        return Context(images, self.training, stash, plain, self.backbone.source_classifier)
 
     @property
-    def _reads_features(self) -> bool:
+    def _uses_features_alone(self) -> bool:
         """Whether the method leaves all blocks as they are."""
         return self.method.first_block == self.backbone.shape.depth
 
-    def _through(self, first: int, end: int, tokens: Tokens, context: Context | None = None) -> Tokens:
+    def _run_blocks(self, first: int, end: int, tokens: Tokens, context: Context | None = None) -> Tokens:
         """Blocks ``first`` to ``end`` - 1, and the method around them if there is a context."""
         for block in range(first, end):
             if self.backbone.shape.starts_stage(block):
                 tokens = self.backbone.enter_stage(block, tokens)
             if context is None:
-                tokens = self.backbone.block(block, tokens, self._read_on(block))
+                tokens = self.backbone.block(block, tokens, self._needed_next(block))
                 continue
             tokens = self.method.before_block(block, tokens, context)
-            tokens = self.backbone.block(block, tokens, self._wanted(block))
+            tokens = self.backbone.block(block, tokens, self._needed(block))
             tokens = self.method.after_block(block, tokens, context)
         return tokens
 
-    def _wanted(self, block: int) -> Wanted:
-        """What of a block's output the method, the next block or the pooling reads."""
-        read, pooled = self.method.reads(block), self._read_on(block)
-        if "prompts" in read or pooled == "all":
+    def _needed(self, block: int) -> Needed:
+        """Which tokens of a block's output the method, the next block or the pooling uses."""
+        used, needed_next = self.method.outputs_used(block), self._needed_next(block)
+        if "prompts" in used or needed_next == "all":
             return "all"
-        return "rest" if "patches" in read else pooled
+        return "image" if "patches" in used else needed_next
 
-    def _read_on(self, block: int) -> Wanted:
-        """What of a block's output the next block or the pooling reads."""
-        return self.backbone.pooled if block == self.backbone.shape.depth - 1 else "rest"
+    def _needed_next(self, block: int) -> Needed:
+        """Which tokens of a block's output the next block or the pooling uses."""
+        return self.backbone.pooled if block == self.backbone.shape.depth - 1 else "image"
 
-    def forward(self, inputs: Tensor | Frozen) -> Tensor:
-        if self.method.first_block or isinstance(inputs, Frozen):
+    def forward(self, inputs: Inputs) -> Tensor:
+        if self.method.first_block or isinstance(inputs, CachedActivations):
             return self.head(self.features(inputs))
-        return self.method.predict(self._once, inputs)
+        return self._predict(inputs)[0]
 
-    def prediction(self, inputs: Tensor | Frozen, with_features: bool = False) -> tuple[Tensor, Tensor | None]:
+    def _predict(self, inputs: Inputs) -> tuple[Tensor, Context]:
+        """Logits by the method's ``predict``, and the context of its last forward pass."""
+        contexts: list[Context] = []
+
+        def once(images: Tensor, **stash: Any) -> Tensor:
+            known = isinstance(inputs, ImagesWithFeatures) and images is inputs.images
+            given = inputs if known else images
+            contexts.append(self._context(given, **stash))
+            return self.head(self.features(given, contexts[-1]))
+
+        logits = self.method.predict(once, _images(inputs))
+        return logits, contexts[-1]
+
+    def prediction(self, inputs: Inputs, with_features: bool = False) -> tuple[Tensor, Tensor | None]:
         """Logits as of :meth:`forward`, and if asked for the features of one forward pass; only where a prediction takes several
         is that another one."""
         if not with_features:
             return self(inputs), None
         features = self.features(inputs)
-        is_single = isinstance(inputs, Frozen) or self.method.first_block > 0 or type(self.method).predict is Method.predict
+        cached = isinstance(inputs, CachedActivations) or self.method.first_block > 0
+        is_single = cached or type(self.method).predict is Method.predict
         return self.head(features) if is_single else self(inputs), features
 
-    def _once(self, images: Tensor, **stash: Any) -> Tensor:
-        return self.head(self.features(images, Context(images, self.training, stash)))
-
-    def training_loss(self, inputs: Tensor | Frozen, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def training_loss(self, inputs: Inputs, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Loss (a scalar, float32) and logits of one batch in training mode."""
-        context = self._context(inputs)
-        logits = self.head(self.features(inputs, context)).float()
+        if self.method.predicts_in_training:
+            logits, context = self._predict(inputs)
+        else:
+            context = self._context(inputs)
+            logits = self.head(self.features(inputs, context))
+        logits = logits.float()
         return self.method.loss(logits, targets, context), logits
 
+    # Tensors that training changes
+
     def own_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and tensor of everything that training may change, buffers included: what is saved."""
+        """Name and tensor of everything that training may change, buffers included: what is saved.
+
+        Names begin with ``own.``, ``head.`` or ``backbone.``; behind the last are timm's own.
+        """
         yield from (("own." + name, tensor) for name, tensor in self.own.state_dict(keep_vars=True).items())
         yield from (("head." + name, tensor) for name, tensor in self.head.state_dict(keep_vars=True).items())
-        yield from ((f"backbone.{index}", tensor) for index, tensor in enumerate(self.scope.trained))
+        yield from (("backbone." + name, tensor) for name, tensor in self.scope.trained.items())
 
     def snapshot(self) -> dict[str, Tensor]:
         """A copy of :meth:`own_tensors`."""
@@ -165,14 +225,23 @@ class PromptedModel(nn.Module):
                 tensor.copy_(snapshot[name])
 
     def reinitialise(self) -> None:
-        """Draw new initial values for the method's tensors and the head's from the global random stream."""
+        """Draw new initial values for the method's tensors and the head's from the global random stream; what is trained in the
+        backbone gets the values of pretraining."""
         fresh = type(self.method)(self.method.config, self.method.shape, self.method.classes)
         fresh.build()
         self.own.load_state_dict(fresh.own.state_dict())
-        self.head.load_state_dict(fresh.make_head(self.backbone.feature_width, fresh.classes).state_dict())
+        width = fresh.readout_width(self.backbone.feature_width)
+        self.head.load_state_dict(fresh.make_head(width, fresh.classes).state_dict())
+        self.scope.reset_trained()
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Name and parameter of every trainable tensor."""
         return [
             (name, tensor) for name, tensor in self.own_tensors() if isinstance(tensor, nn.Parameter) and tensor.requires_grad
         ]
+
+
+def _images(inputs: Inputs) -> Tensor:
+    if isinstance(inputs, CachedActivations):
+        raise TypeError("cached activations have no images")
+    return inputs.images if isinstance(inputs, ImagesWithFeatures) else inputs

@@ -12,6 +12,7 @@ from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
 from vpbench.core.plugins import Registry, subclass_in
 from vpbench.interface import Method
+from vpbench.interface.config import renamed_options
 from vpbench.spec.run_spec import MethodSpec
 
 
@@ -44,11 +45,22 @@ def resolve_method(label: str, settings: Mapping[str, Any] | None = None) -> Met
     if colon and preset not in method.presets:
         raise unknown(f"preset of {name}", preset, method.presets)
     values = {**(method.presets[preset].settings if preset else {}), **(settings or {})}
+    former = method.Config.former_names()
     for option in values:
-        if option not in method.Config.model_fields:
+        if option not in former and option not in method.Config.model_fields:
             raise unknown(f"option of {name}", option, method.Config.model_fields)
     try:
         config = method.Config.model_validate(values)
     except ValidationError as error:
         raise UsageError(f"{name}.{first_error(error)}") from error
-    return MethodSpec(name=name, preset=preset or None, version=method.version, config=config.model_dump(mode="json"))
+    return MethodSpec(
+        name=name, preset=preset or None, version=method.version, config=config.model_dump(mode="json"),
+        hashed_names={new: old for old, new in former.items()},
+    )  # fmt: skip
+
+
+def current_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's options, as a row has them, by their present names; those of an unknown method as they are."""
+    if not method_registry().has(method):
+        return dict(options)
+    return renamed_options(options, method_class(method).Config.former_names())

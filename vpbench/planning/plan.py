@@ -277,7 +277,7 @@ def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:
 
 def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> None:
     """Build every kind of model once without values, so that an option that does not fit fails before any training."""
-    from vpbench.models.build import build_shell
+    from vpbench.models.build import build_empty
 
     seen: set[str] = set()
     for run in runs:
@@ -287,7 +287,7 @@ def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> None:
             continue
         seen.add(key)
         try:
-            build_shell(method, run.spec.backbone, classes[run.spec.data.dataset], "meta")
+            build_empty(method, run.spec.backbone, classes[run.spec.data.dataset], "meta")
         except UnsupportedError:
             continue  # becomes a row with that status
         except VpbenchError:

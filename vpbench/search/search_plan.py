@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from vpbench.core.cards import first_error
 from vpbench.core.errors import UsageError, VpbenchError
 from vpbench.core.names import unknown
-from vpbench.models.build import build_shell
+from vpbench.models.build import build_empty
 from vpbench.models.registry import resolve_method
 from vpbench.planning.plan import Ground, Plan, PlannedRun, Request, check_runs, resolve, seeds_of, stored_runs
 from vpbench.search.space import Point, Space, read_space, split
@@ -267,4 +267,4 @@ def _check(plan: SearchPlan) -> None:
     check_runs(runs, plan.trials.data)
     check_runs(finals, plan.finals.data)
     for spec in {run.spec.method.label: run.spec for run in runs}.values():
-        build_shell(spec.method, spec.backbone, 2, "meta")  # a method that this backbone cannot have has nothing to search
+        build_empty(spec.method, spec.backbone, 2, "meta")  # a method that this backbone cannot have has nothing to search

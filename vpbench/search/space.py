@@ -15,7 +15,7 @@ from vpbench.core.cards import card_names, first_error, read_toml
 from vpbench.core.errors import UsageError
 from vpbench.core.hashing import digest
 from vpbench.core.names import unknown
-from vpbench.models.registry import method_registry
+from vpbench.models.registry import method_class, method_registry
 from vpbench.spec.run_spec import Frozen
 
 FOLDER = "searches"
@@ -103,11 +103,13 @@ class Space:
 
     def digest(self, method: str) -> str:
         """Identifies what is searched for a method and beside which settings, whatever the space is called."""
+        hashed = {new: old for old, new in method_class(method).Config.former_names().items()}
         parameters = {
-            name: value.model_dump() if isinstance(value, Range) else list(value)
+            hashed.get(name, name): value.model_dump() if isinstance(value, Range) else list(value)
             for name, value in self.parameters(method).items()
         }
-        return digest({"parameters": parameters, "settings": self.settings(method)})[:8]
+        settings = {hashed.get(name, name): value for name, value in self.settings(method).items()}
+        return digest({"parameters": parameters, "settings": settings})[:8]
 
     def size(self, method: str) -> int:
         """Points of the grid.

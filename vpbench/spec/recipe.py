@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+LATER: dict[str, Any] = {"came_later": True}  # marks fields that are hashed only when they are not at their default
+
+
+class ParameterGroup(BaseModel):
+    """Learning rate and weight decay of some tensors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    match: str = Field(
+        description="pattern of tensor names with * and ?: own.* (the method's), head.*, backbone.* (timm's names), *.bias"
+    )
+    lr_scale: float = Field(1.0, ge=0, description="factor on the recipe's learning rate")
+    weight_decay: float | None = Field(None, ge=0, description="instead of the recipe's; None leaves that")
 
 
 class Recipe(BaseModel):
@@ -42,6 +56,15 @@ class Recipe(BaseModel):
     cutmix: float = Field(0.0, ge=0, description="alpha of CutMix, 0 off")
     mix_probability: float = Field(1.0, ge=0, le=1, description="share of batches that are mixed")
     mix_switch: float = Field(0.5, ge=0, le=1, description="share of mixed batches that take CutMix where both are on")
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, json_schema_extra=LATER, description="stochastic depth, from 0 in the first block to this in the last"
+    )
+    ema: float = Field(
+        0.0, ge=0, lt=1, json_schema_extra=LATER, description="decay of a moving average of the trained tensors, which is tested"
+    )
+    groups: tuple[ParameterGroup, ...] = Field(
+        (), json_schema_extra=LATER, description="own learning rates and weight decays; the first whose pattern fits counts"
+    )
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> Recipe:
@@ -50,6 +73,12 @@ class Recipe(BaseModel):
                 f"warmup_epochs {self.warmup_epochs:g} leaves none of {self.epochs} epochs; lower it or raise epochs"
             )
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """What is hashed. Fields that came later are left out at their defaults, so that run ids stay."""
+        later = {name for name, field in Recipe.model_fields.items() if field.json_schema_extra == LATER}
+        at_default = {name for name in later if getattr(self, name) == Recipe.model_fields[name].default}
+        return self.model_dump(mode="json", exclude=at_default)
 
     @property
     def peak_lr(self) -> float:

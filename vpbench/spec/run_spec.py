@@ -22,6 +22,9 @@ class MethodSpec(Frozen):
     preset: str | None = None
     version: int = 1
     config: dict[str, JsonValue]
+    hashed_names: dict[str, str] = Field(
+        default_factory=dict, repr=False, description="renamed options, and the former name under which each is hashed"
+    )
 
     @property
     def label(self) -> str:
@@ -115,7 +118,12 @@ class RunSpec(Frozen):
         Nor does it matter for which search a trial was run first, so that searches share trials. A final run says of which
         search it is the outcome.
         """
-        identity = self.model_dump(mode="json", exclude={"backbone": {"path"}, "data": {"path"}})
+        identity = self.model_dump(mode="json", exclude={"backbone": {"path"}, "data": {"path"}, "method": {"hashed_names"}})
+        former = self.method.hashed_names
+        identity["method"]["config"] = {former.get(name, name): value for name, value in self.method.config.items()}
+        identity["recipe"] = self.recipe.identity()
+        if self.search is not None:
+            identity["search"]["searched"] = [former.get(name, name) for name in self.search.searched]
         if self.stage is None:
             del identity["stage"]
         if self.stage != "final":

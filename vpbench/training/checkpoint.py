@@ -44,6 +44,7 @@ class Training:
         losses: of those steps.
         best: accuracy and tensors of the best epoch on validation data so far.
         order: state of the data's generator when the epoch began.
+        average: of the trained tensors, where the recipe asks for it.
     """
 
     epoch: int = 0
@@ -51,6 +52,7 @@ class Training:
     losses: list[Tensor] = field(default_factory=list)
     best: tuple[float, dict[str, Tensor]] | None = None
     order: Tensor | None = None
+    average: list[Tensor] | None = None
 
     def next_epoch(self) -> None:
         self.epoch, self.step, self.losses, self.order = self.epoch + 1, 0, [], None
@@ -60,7 +62,8 @@ class Training:
 
     @classmethod
     def of(cls, state: State, device: torch.device) -> Training:
-        return cls(**{**state, "losses": list(state["losses"].to(device))})
+        average = None if state["average"] is None else [value.to(device) for value in state["average"]]
+        return cls(**{**state, "losses": list(state["losses"].to(device)), "average": average})
 
 
 class Checkpoints:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -19,10 +19,12 @@ from torch import Tensor
 from vpbench.core.errors import DivergedError
 from vpbench.data.batches import Normaliser, evaluation_batches
 from vpbench.data.cache import CachedData, CachedSplit
-from vpbench.models.prompted import Frozen, PromptedModel
+from vpbench.models.prompted import Inputs as ModelInputs
+from vpbench.models.prompted import PromptedModel
 from vpbench.spec.precision import autocast
 from vpbench.spec.run_spec import RunSpec
 from vpbench.training.checkpoint import Checkpoints, Training, load_state, state_of
+from vpbench.training.ema import MovingAverage
 from vpbench.training.evaluate import Scores
 from vpbench.training.inputs import Batch, Inputs
 from vpbench.training.memory import in_pieces, is_out_of_memory
@@ -41,6 +43,25 @@ class Epoch:
     val_acc1: float | None
 
 
+@dataclass
+class Steps:
+    """What the steps of one training share.
+
+    Attributes:
+        at: epoch and step.
+        optimizer: over all trainable tensors.
+        average: of these, where the recipe asks for it.
+        mix: Mixup and CutMix, where the recipe asks for them.
+        state: for a checkpoint.
+    """
+
+    at: Training
+    optimizer: torch.optim.Optimizer
+    average: MovingAverage | None
+    mix: Mixup | None
+    state: Callable[[], dict[str, Any]]
+
+
 class Trainer:
     """A session (see :class:`vpbench.interface.Session`) over one model and one data set.
 
@@ -51,13 +72,13 @@ class Trainer:
         normalise: from stored bytes to the network's input, on ``device``.
         device: where to compute.
         on_epoch: called after every epoch.
-        checkpoints: where the run goes on, and where it may be left; by default it begins at its beginning.
+        checkpoints: to resume from, and to write; by default none.
 
     Attributes:
         curve: every epoch of every phase so far.
         first_losses: of the first five steps of the first phase.
         selected_epoch: epoch (from 1) of the last phase whose parameters were kept.
-        batch_parts: parts that a training batch is gone through in, 1 unless memory was short.
+        batch_parts: micro-batches per training batch, 1 unless memory was short.
     """
 
     def __init__(
@@ -73,6 +94,8 @@ class Trainer:
         self._order = torch.Generator().manual_seed(spec.seed)
         self._checkpoints, self._in_training = checkpoints or Checkpoints(), False
         self._inputs = Inputs(model, data, spec, normalise, self._order)
+        if spec.recipe.drop_path:
+            model.backbone.set_drop_path(model.scope, spec.recipe.drop_path)
 
     def fit(self) -> None:
         """Run the method's own set-up and phases."""
@@ -86,53 +109,69 @@ class Trainer:
         if (done := self._checkpoints.replayed()) is not None:
             self._load(done)
             return
-        recipe, split = self.spec.recipe, self.data.train
-        trainable = self.model.trainable()
-        optimizer = make_optimizer(trainable, recipe)
-        steps = math.ceil(len(split) / recipe.batch_size)
-        mix = self._mixup()
+        trainable, mix = self.model.trainable(), self._mixup()
+        optimizer = make_optimizer(trainable, self.spec.recipe)
         at = self._begin(optimizer)
+        average = self._average([tensor for _, tensor in trainable], at)
         begun = len(self.curve) - at.epoch
-
-        def now() -> dict[str, Any]:
-            return {**self._state(begun), "optimizer": optimizer.state_dict(), "training": at.state()}
-
+        steps = Steps(
+            at, optimizer, average, mix,
+            lambda: {**self._state(begun), "optimizer": optimizer.state_dict(), "training": at.state()},
+        )  # fmt: skip
         self._in_training = True
-        while at.epoch < recipe.epochs:
-            self.model.train()
-            for inputs, labels in self._remaining_inputs(at):
-                rate = recipe.peak_lr * lr_factor(recipe, at.epoch * steps + at.step, steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                if mix is not None and len(labels) > 1 and isinstance(inputs, Tensor):
-                    # Mixup pairs the images of a batch, so an odd one leaves its last image out; a lone image stays as it is.
-                    inputs, labels = mix(inputs[: len(inputs) // 2 * 2], labels[: len(labels) // 2 * 2])
-                loss = self._backward(inputs, self._smoothed(labels), optimizer)
-                optimizer.step()
-                at.losses.append(loss)
-                if len(self.first_losses) < 5:
-                    self.first_losses.append(loss.item())
-                at.step += 1
-                self._checkpoints.may_pause(now)
-            self.model.method.epoch_ended(at.epoch, recipe.epochs)
-            rate = optimizer.param_groups[0]["lr"]
-            mean_loss = torch.stack(at.losses).mean().item()
-            if not math.isfinite(mean_loss):
-                raise DivergedError(
-                    f"the loss became {mean_loss} in epoch {at.epoch + 1} ({name}); the learning rate was {rate:g}."
-                )
-            accuracy = self.validate() if self.spec.selection == "best_val" else None
-            if accuracy is not None and (at.best is None or accuracy > at.best[0]):
-                at.best, self.selected_epoch = (accuracy, self.snapshot()), at.epoch + 1
-            self.curve.append(Epoch(name, at.epoch + 1, recipe.epochs, rate, mean_loss, accuracy))
-            self.on_epoch(self.curve[-1])
-            at.next_epoch()
+        while at.epoch < self.spec.recipe.epochs:
+            self._train_epoch(steps)
+            self._end_epoch(name, at, optimizer.param_groups[0]["lr"], average)
         if at.best is not None:
             self.restore(at.best[1])
         else:
-            self.selected_epoch = recipe.epochs
+            self.selected_epoch = self.spec.recipe.epochs
+            if average is not None:
+                average.apply()
         self._in_training = False
         self._checkpoints.ended(self._state(begun))
+
+    def _train_epoch(self, steps: Steps) -> None:
+        """The steps of an epoch that are left."""
+        recipe, at, optimizer = self.spec.recipe, steps.at, steps.optimizer
+        per_epoch = math.ceil(len(self.data.train) / recipe.batch_size)
+        self.model.train()
+        for inputs, labels in self._remaining_inputs(at):
+            factor = lr_factor(recipe, at.epoch * per_epoch + at.step, per_epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.peak_lr * factor * group["lr_scale"]
+            if steps.mix is not None and len(labels) > 1 and isinstance(inputs, Tensor):
+                # Mixup pairs the images of a batch, so an odd one leaves its last image out; a lone image stays as it is.
+                inputs, labels = steps.mix(inputs[: len(inputs) // 2 * 2], labels[: len(labels) // 2 * 2])
+            loss = self._backward(inputs, self._smoothed(labels), optimizer)
+            optimizer.step()
+            if steps.average is not None:
+                steps.average.update()
+            at.losses.append(loss)
+            if len(self.first_losses) < 5:
+                self.first_losses.append(loss.item())
+            at.step += 1
+            self._checkpoints.may_pause(steps.state)
+
+    def _end_epoch(self, name: str, at: Training, rate: float, average: MovingAverage | None) -> None:
+        """Checks the loss, validates where the best epoch counts, and records the epoch.
+
+        Raises:
+            DivergedError: when the mean loss is not finite.
+        """
+        self.model.method.epoch_ended(at.epoch, self.spec.recipe.epochs)
+        mean_loss = torch.stack(at.losses).mean().item()
+        if not math.isfinite(mean_loss):
+            raise DivergedError(f"the loss became {mean_loss} in epoch {at.epoch + 1} ({name}); the learning rate was {rate:g}.")
+        accuracy = None
+        if self.spec.selection == "best_val":
+            with nullcontext() if average is None else average.applied():
+                accuracy = self.validate()
+                if at.best is None or accuracy > at.best[0]:
+                    at.best, self.selected_epoch = (accuracy, self.snapshot()), at.epoch + 1
+        self.curve.append(Epoch(name, at.epoch + 1, self.spec.recipe.epochs, rate, mean_loss, accuracy))
+        self.on_epoch(self.curve[-1])
+        at.next_epoch()
 
     def validate(self) -> float:
         """See :meth:`vpbench.interface.Session.validate`."""
@@ -143,6 +182,11 @@ class Trainer:
         for batch in evaluation_batches(self.data.train, self.spec.recipe.batch_size, self.normalise):
             self._may_pause_between()
             yield batch
+
+    def features(self, split: str = "train") -> tuple[Tensor, Tensor]:
+        """See :meth:`vpbench.interface.Session.features`."""
+        cached = {"train": self.data.train, "val": self.data.val}[split]
+        return self._inputs.plain_features(cached), torch.from_numpy(np.asarray(cached.labels))
 
     def logits(self, images: Tensor) -> Tensor:
         """See :meth:`vpbench.interface.Session.logits`."""
@@ -168,7 +212,7 @@ class Trainer:
         """Predictions of the model on a split, in evaluation mode.
 
         Args:
-            features: of so many images, the first ones, keep what the head reads.
+            features: of so many images, the first ones, keep the features that the head reads.
         """
         labels, ranked, confidence = [], [], []
         kept: list[Tensor] = []
@@ -192,10 +236,10 @@ class Trainer:
             torch.cat(kept)[:features].numpy().astype(np.float16) if kept else None,
         )  # fmt: skip
 
-    # Leaving a run and going on with it
+    # Checkpoint and resume
 
     def _begin(self, optimizer: torch.optim.Optimizer) -> Training:
-        """A training that begins, or the one that the run was left in, with all that belongs to it."""
+        """A fresh training, or the one to resume, with its optimizer state."""
         state = self._checkpoints.under_way()
         if state is None:
             return Training()
@@ -203,8 +247,15 @@ class Trainer:
         optimizer.load_state_dict(state["optimizer"])
         return Training.of(state["training"], self.device)
 
+    def _average(self, tensors: list[Tensor], at: Training) -> MovingAverage | None:
+        if not self.spec.recipe.ema:
+            return None
+        average = MovingAverage(tensors, self.spec.recipe.ema, at.average)
+        at.average = average.values
+        return average
+
     def _remaining_inputs(self, at: Training) -> Iterator[Batch]:
-        """An epoch's batches, from the step on where it was left; the data's generator goes the whole way."""
+        """An epoch's batches from the step to resume at; the data's generator advances through the whole epoch."""
         if at.order is None:
             at.order = self._order.get_state()
         self._order.set_state(at.order)
@@ -225,22 +276,22 @@ class Trainer:
         self.curve += [Epoch(**epoch) for epoch in state["curve"]]
 
     def _may_pause_between(self) -> None:
-        """Between trainings; within one, only the steps are places to leave it at."""
+        """Between trainings; within one, a run can pause after a step only."""
         if not self._in_training:
             self._checkpoints.may_pause()
 
     def _precision(self) -> AbstractContextManager[object]:
         return autocast(self.spec.precision, self.device.type)
 
-    def _loss(self, inputs: Tensor | Frozen, targets: Tensor) -> Tensor:
+    def _loss(self, inputs: ModelInputs, targets: Tensor) -> Tensor:
         with self._precision():
             return self.model.training_loss(inputs, targets)[0]
 
-    def _backward(self, inputs: Tensor | Frozen, targets: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+    def _backward(self, inputs: ModelInputs, targets: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
         """The mean loss of a batch, its gradients in place.
 
-        Where memory is short the batch is gone through in more and more parts, from then on: the gradients add up to the same,
-        but for what a method draws at random.
+        Where memory is short the batch is split into more and more micro-batches, from then on: accumulated gradients are the
+        same, except for what a method draws at random.
 
         Raises:
             torch.OutOfMemoryError: when single images are too many, or the method needs a whole batch at once.
@@ -248,7 +299,7 @@ class Trainer:
         while True:
             optimizer.zero_grad(set_to_none=True)
             try:
-                return self._in_parts(inputs, targets)
+                return self._accumulated(inputs, targets)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.batch_parts >= len(inputs) or self.model.method.needs_whole_batches:
                     raise
@@ -256,9 +307,9 @@ class Trainer:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _in_parts(self, inputs: Tensor | Frozen, targets: Tensor) -> Tensor:
+    def _accumulated(self, inputs: ModelInputs, targets: Tensor) -> Tensor:
         total = torch.zeros((), device=targets.device)
-        parts: Sequence[Tensor | Frozen] = inputs.chunk(self.batch_parts)
+        parts: Sequence[ModelInputs] = inputs.chunk(self.batch_parts)
         for some, wanted in zip(parts, targets.chunk(self.batch_parts)):
             loss = self._loss(some, wanted) * (len(some) / len(inputs))
             loss.backward()

@@ -1,4 +1,4 @@
-"""What goes into the model in each step: images, or what its frozen blocks made of them once and for all."""
+"""What goes into the model in each step: images, or cached activations of the frozen prefix."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from torch import Tensor
 
 from vpbench.data.batches import Normaliser, evaluation_batches, training_batches
 from vpbench.data.cache import CachedData, CachedSplit
-from vpbench.models.prompted import Frozen, PromptedModel
+from vpbench.interface import Method
+from vpbench.models.prompted import CachedActivations, ImagesWithFeatures, PromptedModel
+from vpbench.models.prompted import Inputs as ModelInputs
 from vpbench.spec.precision import autocast
 from vpbench.spec.run_spec import RunSpec
 from vpbench.training.memory import in_pieces
 
 EVALUATION_BATCH = 256
-KEPT_AT_MOST = 1 << 30  # bytes of a split; a number and not the memory at hand, so that all machines decide alike
+CACHE_LIMIT = 1 << 30  # bytes of a split; a number and not the memory at hand, so that all machines decide alike
 
-Batch = tuple[Tensor | Frozen, Tensor]
+Batch = tuple[ModelInputs, Tensor]
 
 
 class Inputs:
     """Batches of one run.
 
-    What lies in front of a method's first block never changes in training. Where images are prepared without chance, it is
-    therefore computed once for a split and kept; the method then gets the very values that it would get from the images.
+    The frozen prefix, the blocks before a method's first one, never changes in training. With deterministic preprocessing its
+    activations are therefore computed once per split and cached; the method gets the very values that it would get from the
+    images. The same holds for features of the plain model, for methods that use them.
 
     Args:
         model: on the normaliser's device.
@@ -39,57 +42,83 @@ class Inputs:
         self, model: PromptedModel, data: CachedData, spec: RunSpec, normalise: Normaliser, order: torch.Generator
     ) -> None:
         self._model, self._data, self._spec, self._normalise, self._order = model, data, spec, normalise, order
-        self._kept: dict[int, Tensor] = {}
+        self._cached: dict[int, Tensor] = {}
+        self._features: dict[int, Tensor] = {}
 
     def training(self) -> Iterator[Batch]:
         """One epoch: every training image once, in random order; the last batch may be smaller."""
         split, size = self._data.train, self._spec.recipe.batch_size
-        if not self.keeps(split):
+        if self.caches_activations(split):
+            activations, labels = self._activations(split), self._labels(split)
+            for picked in torch.randperm(len(split), generator=self._order).to(labels.device).split(size):
+                yield CachedActivations(activations[picked]), labels[picked]
+        elif self._caches_features:
+            features, labels = self.plain_features(split), self._labels(split)
+            for picked in torch.randperm(len(split), generator=self._order).split(size):
+                images = self._normalise(split.take(picked.numpy()))
+                picked = picked.to(labels.device)
+                yield ImagesWithFeatures(images, features[picked].to(labels.device)), labels[picked]
+        else:
             yield from training_batches(
                 split, size, self._spec.preprocess, self._spec.backbone.image_size, self._normalise, self._order
             )
-            return
-        known, labels = self._known(split), self._labels(split)
-        for picked in torch.randperm(len(split), generator=self._order).to(labels.device).split(size):
-            yield Frozen(known[picked]), labels[picked]
 
     def evaluation(self, split: CachedSplit) -> Iterator[Batch]:
-        """All images of a split in their order, with nothing random."""
-        if not self.keeps(split):
+        """All images of a split in their order, without augmentation."""
+        if self.caches_activations(split):
+            activations, labels = self._activations(split), self._labels(split)
+            for values, truth in zip(activations.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH)):
+                yield CachedActivations(values), truth
+        elif self._caches_features and split is not self._data.test:
+            features = self.plain_features(split).split(EVALUATION_BATCH)
+            for (images, labels), known in zip(evaluation_batches(split, EVALUATION_BATCH, self._normalise), features):
+                yield ImagesWithFeatures(images, known.to(labels.device)), labels
+        else:
             yield from evaluation_batches(split, EVALUATION_BATCH, self._normalise)
-            return
-        known, labels = self._known(split), self._labels(split)
-        for values, truth in zip(known.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH)):
-            yield Frozen(values), truth
 
-    def keeps(self, split: CachedSplit) -> bool:
-        """Whether what the frozen blocks make of a split is computed once and kept.
+    def plain_features(self, split: CachedSplit) -> Tensor:
+        """Features of the plain model without augmentation, (n, feature_width), float32 on the CPU; computed once."""
+        if id(split) not in self._features:
+            with torch.no_grad(), autocast(self._spec.precision, self._normalise.device.type):
+                batches = evaluation_batches(split, EVALUATION_BATCH, self._normalise)
+                pieces = [piece for images, _ in batches for piece in in_pieces(self._model.plain_features, images)]
+                self._features[id(split)] = torch.cat([piece.float().cpu() for piece in pieces])
+        return self._features[id(split)]
 
-        Of the test split, which is looked at once or twice, only features are worth their memory.
+    def caches_activations(self, split: CachedSplit) -> bool:
+        """Whether activations of the frozen prefix are computed once for a split.
+
+        Of the test split, which is used once or twice, only features are worth their memory.
         """
         shape, first = self._model.backbone.shape, self._model.method.first_block
-        if first == 0 or self._images_change:
+        if first == 0 or self._is_augmented:
             return False
         features = first == shape.depth
         stage = shape.stage_of(first - 1)
         values = self._model.backbone.feature_width if features else (shape.prefix + stage.patches) * stage.width
-        kept = [self._data.train, self._data.val, *([self._data.test] if features else [])]
-        return any(split is each for each in kept) and 4 * values * len(split) <= KEPT_AT_MOST
+        cached = [self._data.train, self._data.val, *([self._data.test] if features else [])]
+        return any(split is each for each in cached) and 4 * values * len(split) <= CACHE_LIMIT
 
     @property
-    def _images_change(self) -> bool:
+    def _caches_features(self) -> bool:
+        """Whether features of the plain model are computed once: they are used, by a method that makes one forward pass."""
+        method = self._model.method
+        return method.uses_plain_features and type(method).predict is Method.predict and not self._is_augmented
+
+    @property
+    def _is_augmented(self) -> bool:
         preprocess, recipe = self._spec.preprocess, self._spec.recipe
         return preprocess.random_crop or preprocess.random_flip or recipe.mixup > 0 or recipe.cutmix > 0
 
-    def _known(self, split: CachedSplit) -> Tensor:
-        if id(split) not in self._kept:
-            # As many images at a time as without this, since rounding depends on the size of a matrix.
+    def _activations(self, split: CachedSplit) -> Tensor:
+        if id(split) not in self._cached:
+            # As many images at a time as without the cache, since rounding depends on the size of a matrix.
             size = self._spec.recipe.batch_size if split is self._data.train else EVALUATION_BATCH
             with autocast(self._spec.precision, self._normalise.device.type):
                 batches = evaluation_batches(split, size, self._normalise)
-                pieces = [piece for images, _ in batches for piece in in_pieces(self._model.frozen, images)]
-                self._kept[id(split)] = torch.cat([piece.values for piece in pieces])
-        return self._kept[id(split)]
+                pieces = [piece for images, _ in batches for piece in in_pieces(self._model.cache_activations, images)]
+                self._cached[id(split)] = torch.cat([piece.values for piece in pieces])
+        return self._cached[id(split)]
 
     def _labels(self, split: CachedSplit) -> Tensor:
         return self._normalise.to_device(torch.from_numpy(np.asarray(split.labels)))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
 
+from vpbench.core.errors import UsageError
 from vpbench.spec.recipe import Recipe
 
 
-def parameter_groups(trainable: list[tuple[str, nn.Parameter]], recipe: Recipe) -> list[dict[str, object]]:
-    """Every trainable tensor in exactly one of at most two groups, with and without weight decay.
+def parameter_groups(trainable: list[tuple[str, nn.Parameter]], recipe: Recipe) -> list[dict[str, Any]]:
+    """Every trainable tensor in exactly one group: by factor on the learning rate (``lr_scale``) and weight decay.
 
     Args:
         trainable: names (``own.…``, ``head.…``) and tensors, as of ``PromptedModel.trainable``.
-        recipe: its ``decay`` says which tensors decay.
+        recipe: its ``decay`` says which tensors decay, its ``groups`` which have a rate or a decay of their own.
     """
 
     def decays(name: str, parameter: nn.Parameter) -> bool:
@@ -23,18 +26,29 @@ def parameter_groups(trainable: list[tuple[str, nn.Parameter]], recipe: Recipe) 
             return parameter.ndim > 1
         return recipe.decay == "all" or not (name.startswith("head.") and name.endswith("bias"))
 
-    decayed = [parameter for name, parameter in trainable if decays(name, parameter)]
-    plain = [parameter for name, parameter in trainable if not decays(name, parameter)]
-    groups: list[dict[str, object]] = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+    def settings(name: str, parameter: nn.Parameter) -> tuple[float, float]:
+        own = next((group for group in recipe.groups if fnmatchcase(name, group.match)), None)
+        scale = 1.0 if own is None else own.lr_scale
+        if own is not None and own.weight_decay is not None:
+            return scale, own.weight_decay
+        return scale, recipe.weight_decay if decays(name, parameter) else 0.0
+
+    found: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, recipe.weight_decay): []}  # decayed ones first
+    for name, parameter in trainable:
+        found.setdefault(settings(name, parameter), []).append(parameter)
+    return [
+        {"params": parameters, "lr_scale": scale, "weight_decay": decay}
+        for (scale, decay), parameters in found.items()
+        if parameters
     ]
-    return [group for group in groups if group["params"]]
 
 
 def make_optimizer(trainable: list[tuple[str, nn.Parameter]], recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer over the trainable tensors."""
-    groups = parameter_groups(trainable, recipe)
+    groups: list[dict[str, Any]] = parameter_groups(trainable, recipe)
+    for group in recipe.groups:
+        if not any(fnmatchcase(name, group.match) for name, _ in trainable):
+            raise UsageError(f"recipe.groups: no trained tensor is called {group.match}; names begin with own., head., backbone.")
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.peak_lr)
     return torch.optim.SGD(groups, lr=recipe.peak_lr, momentum=recipe.momentum)

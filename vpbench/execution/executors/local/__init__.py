@@ -2,8 +2,8 @@
 
 A worker is a fresh Python process that gets jobs as lines of JSON (:mod:`~vpbench.execution.executors.local.serve`); it does
 one run after the other and keeps data sets open between them. Threads and GPU are set in its environment, before it imports
-torch. What kills a worker - a signal, the system's out-of-memory killer, a crash in a library - costs the run that it was doing, and
-nothing else.
+torch. What kills a worker - a signal, the system's out-of-memory killer, a crash in a library - costs the run that it was
+doing, and nothing else.
 """
 
 from vpbench.execution.executors.local.local_executor import Local

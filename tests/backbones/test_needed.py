@@ -1,4 +1,4 @@
-"""Blocks that leave out what nobody reads: the same values and gradients, and less work."""
+"""Blocks that skip outputs which nothing uses: the same values and gradients, and less work."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tiny_vits import VARIANTS, images, tiny_vit
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vpbench.backbones.frozen import FrozenLinear, freeze_linears, onednn_linear, part
-from vpbench.backbones.lean import has_lean_form
+from vpbench.backbones.frozen_linear import FrozenLinear, freeze_linears, onednn_linear, part
+from vpbench.backbones.needed import can_skip_tokens
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import Scope
@@ -66,7 +66,7 @@ def test_same_values_and_gradients(label: str, build: dict[str, Any], fused: boo
     model.backbone.use_fused_attention(fused)
     x = images(model.backbone.vit).double()  # type: ignore[union-attr]
     found = results(model, x)
-    model.backbone.lean = False
+    model.backbone.skip_unused = False
     expected = results(model, x)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -78,13 +78,13 @@ def test_in_single_precision(label: str) -> None:
     model = model_of(label, {}, torch.float32)
     x = images(model.backbone.vit)  # type: ignore[union-attr]
     found = results(model, x)
-    model.backbone.lean = False
+    model.backbone.skip_unused = False
     for name, value in results(model, x).items():
         assert (found[name] - value).abs().max() <= 1e-5 * max(1.0, float(value.abs().max())), name
 
 
-def operations(model: PromptedModel, lean: bool) -> int:
-    model.backbone.lean = lean
+def operations(model: PromptedModel, skipping: bool) -> int:
+    model.backbone.skip_unused = skipping
     model.backbone.use_fused_attention(False)  # versions of torch differ in whether they count the fused one
     model.requires_grad_(False)  # without gradients the counter stumbles over views of what requires them
     counter = FlopCounterMode(display=False)
@@ -111,33 +111,33 @@ def test_what_is_left_of_a_forward_pass() -> None:
         return 2 * (projections + mixing + images_ * (1 + 8) * width * width)
 
     embedding, head = 2 * images_ * patches * 3 * 64 * width, 2 * images_ * width * 5
-    assert operations(model, lean=True) == embedding + (depth - 1) * block() + last_block() + head
-    assert operations(model, lean=False) > operations(model, lean=True)
+    assert operations(model, skipping=True) == embedding + (depth - 1) * block() + last_block() + head
+    assert operations(model, skipping=False) > operations(model, skipping=True)
 
 
 @pytest.mark.parametrize("label", ["vpt-shallow", "viapt", "ivpt provp"])
-def test_prompts_that_are_read_are_computed(label: str) -> None:
+def test_prompts_that_are_used_are_computed(label: str) -> None:
     """Their last block alone is cheaper."""
     model = model_of(label, {})
-    whole, lean = operations(model, lean=False), operations(model, lean=True)
-    assert 0.55 * whole < lean < whole
+    whole, skipped = operations(model, skipping=False), operations(model, skipping=True)
+    assert 0.55 * whole < skipped < whole
 
 
 def test_whoever_watches_a_block_sees_all_of_it() -> None:
     adapter = ViTAdapter(tiny_vit())
     block = adapter.vit.blocks[0]
-    assert has_lean_form(block)
+    assert can_skip_tokens(block)
     handle = block.mlp.register_forward_hook(lambda *_: None)
-    assert not has_lean_form(block)
+    assert not can_skip_tokens(block)
     handle.remove()
     scope = Scope(adapter)
     scope.add_to_prompts(0, "norm1", nn.Parameter(torch.zeros(1, 48)))
-    assert not has_lean_form(block)
+    assert not can_skip_tokens(block)
     scope.undo()
     scope.replace(block.attn, "qkv", nn.Sequential(block.attn.qkv))
-    assert not has_lean_form(block)
+    assert not can_skip_tokens(block)
     scope.undo()
-    assert has_lean_form(block)
+    assert can_skip_tokens(block)
 
 
 # Frozen linear layers
@@ -181,15 +181,15 @@ def test_onednn_keeps_nothing_of_the_input(layer: Any) -> None:
     assert not kept
 
 
-def test_narrow_weights_are_made_once_and_are_autocasts(layer: Any) -> None:
+def test_cast_weights_are_kept_and_equal_autocasts(layer: Any) -> None:
     x = torch.randn(5, 24)
     plain = nn.Linear(24, 36).requires_grad_(False)
     plain.load_state_dict(layer.state_dict())
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer(x), plain(x))
-        first = layer._narrow(torch.bfloat16)[0]
+        first = layer._cast(torch.bfloat16)[0]
         layer(x)
-        assert layer._narrow(torch.bfloat16)[0] is first
+        assert layer._cast(torch.bfloat16)[0] is first
         with torch.no_grad():
             layer.weight.mul_(2)
             plain.weight.mul_(2)

@@ -1,4 +1,4 @@
-"""Linear layers whose weights never change: what can be prepared for them once instead of in every pass."""
+"""Linear layers whose weights never change: what can be precomputed for them once instead of in every pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class FrozenLinear(nn.Linear):
 
     - Under autocast the narrow copy of the weights is made once; autocast makes one in every pass, and keeps it for the
       backward pass.
-    - On a CPU whose default library is slow in float32 the product is left to oneDNN, forward and backward.
+    - On a CPU whose default library is slow in float32 the product is computed by oneDNN, forward and backward.
 
     It falls back to ``nn.Linear`` while a method trains its weight or bias.
 
@@ -37,26 +37,26 @@ class FrozenLinear(nn.Linear):
         device = x.device.type
         if not x.is_meta and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-            weight, bias = self._narrow(dtype)
+            weight, bias = self._cast(dtype)
             with torch.autocast(device, enabled=False):
                 return F.linear(x.to(dtype), weight[start:stop], None if bias is None else bias[start:stop])
         if self.kernel == "onednn" and x.dtype == torch.float32 and device == "cpu":
             weight, bias = self.weight[start:stop], None if bias is None else bias[start:stop]
             if not (x.requires_grad and torch.is_grad_enabled()):
                 return onednn_linear(x, weight, bias)
-            return _OneDNN.apply(x, weight, bias, self._turned(start, stop))
+            return _OneDNN.apply(x, weight, bias, self._transposed(start, stop))
         return _part(self, x, start, stop)
 
-    def _narrow(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    def _cast(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         weight, bias = self.weight.detach(), None if self.bias is None else self.bias.detach()
-        return self._prepared(("narrow", dtype), lambda: (weight.to(dtype), None if bias is None else bias.to(dtype)))
+        return self._prepared(("cast", dtype), lambda: (weight.to(dtype), None if bias is None else bias.to(dtype)))
 
-    def _turned(self, start: int, stop: int) -> Tensor:
+    def _transposed(self, start: int, stop: int) -> Tensor:
         """The transposed weight of some outputs, for the backward pass."""
-        return self._prepared(("turned", start, stop), lambda: self.weight.detach()[start:stop].T.contiguous())
+        return self._prepared(("transposed", start, stop), lambda: self.weight.detach()[start:stop].T.contiguous())
 
     def _prepared(self, name: tuple[Any, ...], make: Any) -> Any:
-        """What was made of the present weights, made anew when they changed."""
+        """What was computed from the present weights, computed again when they changed."""
         version = (self.weight.data_ptr(), self.weight._version, self.weight.device)
         kept: dict[Any, Any] = self.__dict__.setdefault("_kept", {})
         if kept.get("version") != version:
@@ -68,16 +68,16 @@ class FrozenLinear(nn.Linear):
 
 
 class _OneDNN(torch.autograd.Function):
-    """A frozen linear layer by oneDNN's matrix product; of its input nothing is kept."""
+    """A frozen linear layer by oneDNN's matrix product; nothing of its input is saved."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, turned: Tensor) -> Tensor:
-        ctx.turned = turned
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: Tensor) -> Tensor:
+        ctx.transposed = transposed
         return onednn_linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        return onednn_linear(gradient.contiguous(), ctx.turned, None), None, None, None
+        return onednn_linear(gradient.contiguous(), ctx.transposed, None), None, None, None
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
