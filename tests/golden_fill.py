@@ -19,7 +19,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from vpbench.backbones.vit import ViTAdapter
-from vpbench.interface import Method
+from vpbench.interface import Context, Method
 from vpbench.models.prompted import PromptedModel
 
 Config = Mapping[str, Any]
@@ -129,14 +129,43 @@ def check_logits(logits: Tensor, case: Mapping[str, Any], tolerance: float = 1e-
     torch.testing.assert_close(logits.detach().float(), expected, rtol=0, atol=tolerance * float(expected.abs().max()))
 
 
-def check_gradient(gradient: Tensor | None, expected: Mapping[str, Any], tolerance: float = 1e-4) -> None:
-    """Norm and first values of a gradient agree: ``tolerance`` is relative to the norm, for values to the gradient's scale."""
+def check_gradient(gradient: Tensor | None, expected: Mapping[str, Any], tolerance: float = 1e-4, floor: float = 0.0) -> None:
+    """Norm and first values of a gradient agree.
+
+    Args:
+        tolerance: relative to the norm; for single values, to the gradient's scale.
+        floor: least norm that the tolerance is relative to, for gradients that are zero up to rounding.
+    """
     if expected["grad_l2"] is None:
         assert gradient is None or not gradient.any()
         return
     assert gradient is not None
     assert list(gradient.shape) == expected["shape"]
-    assert float(gradient.double().norm()) == pytest.approx(expected["grad_l2"], rel=tolerance)
+    norm = max(expected["grad_l2"], floor)
+    assert float(gradient.double().norm()) == pytest.approx(expected["grad_l2"], abs=tolerance * norm)
     first = torch.tensor(expected["grad_first"])
-    scale = max(expected["grad_l2"] / math.sqrt(gradient.numel()), float(first.abs().max()))
+    scale = max(norm / math.sqrt(gradient.numel()), float(first.abs().max()))
     torch.testing.assert_close(gradient.flatten()[: len(first)].float(), first, rtol=tolerance, atol=tolerance * scale)
+
+
+def run_case(model: PromptedModel, config: Config, case: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Fill a method's tensors as a golden case says; logits, loss and every gradient are those of the released code.
+
+    Args:
+        model: in the mode of the case, with filled backbone and head, see :func:`golden_model`.
+        config: of the file.
+        case: with ``fills``, ``logits``, ``loss`` and ``params``.
+        tensors: the method's, by the names of the file.
+    """
+    with torch.no_grad():
+        for name, rule in case["fills"].items():
+            tensors[name].copy_(filled(name, rule["shape"], rule["scale"], rule["offset"], config))
+    logits = model(images(config))
+    check_logits(logits, case)
+    loss = model.method.loss(logits.float(), labels(config), Context(images(config), training=False))
+    assert loss.item() == pytest.approx(case["loss"], rel=1e-4)
+    loss.backward()
+    known = {**tensors, **{f"head.{name}": each for name, each in model.head.named_parameters()}}
+    largest = max((each["grad_l2"] or 0.0) for each in case["params"].values())
+    for name, expected in case["params"].items():
+        check_gradient(known[name].grad, expected, tolerance=1e-3, floor=1e-3 * largest)

@@ -9,7 +9,7 @@ import torch
 from tiny_vits import images, tiny_vit
 from torch import Tensor, nn
 
-from vpbench.backbones.attention import OpenAttention
+from vpbench.backbones.attention import OpenAttention, inner_attention
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import Scope
@@ -26,7 +26,7 @@ def double_adapter(**build: Any) -> tuple[ViTAdapter, Tensor]:
 def explicit_weights(adapter: ViTAdapter, block: int, x: Tensor) -> tuple[Tensor, Tensor]:
     """Attention weights (B, heads, T, T) and values of a block from its input, written out."""
     module = adapter.vit.blocks[block]
-    attention, (count, length, _) = module.attn, x.shape
+    attention, (count, length, _) = inner_attention(module), x.shape
     query, key, value = (
         part.reshape(count, length, 3, -1).transpose(1, 2) for part in attention.qkv(module.norm1(x)).chunk(3, dim=-1)
     )

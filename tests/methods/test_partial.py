@@ -1,6 +1,8 @@
-"""Partial-k: golden gradients, exact counts, and what else it must not train."""
+"""Linear probing, BitFit, Partial-k and full fine-tuning: golden gradients, exact counts, and what must not be trained."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -10,15 +12,22 @@ from golden_fill import check_gradient, check_logits, golden_model, images, labe
 from vpbench.backbones.family import adapter_for
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UsageError
+from vpbench.interface import Method
 from vpbench.measure.size import parameter_counts
+from vpbench.methods.bias import Bias
+from vpbench.methods.full import Full
+from vpbench.methods.linear import Linear
 from vpbench.methods.partial import Partial
 from vpbench.models.prompted import PromptedModel
 
 
-def test_golden() -> None:
+@pytest.mark.parametrize(
+    ("case", "method"), [("linear", Linear), ("bias", Bias), ("partial-1", Partial), ("full", Full)], ids=lambda each: str(each)
+)
+def test_golden(case: str, method: type[Method[Any]]) -> None:
     golden = load_golden("baselines/partial")
-    config, expected = golden["config"], golden["cases"]["partial-1"]
-    model = golden_model(config, Partial, {})
+    config, expected = golden["config"], golden["cases"][case]
+    model = golden_model(config, method, {})
     logits = model(images(config))
     check_logits(logits, expected)
     loss = torch.nn.functional.cross_entropy(logits, labels(config))
@@ -27,7 +36,7 @@ def test_golden() -> None:
     parameters = {**dict(model.backbone.vit.named_parameters()), **{f"head.{k}": v for k, v in model.head.named_parameters()}}
     assert {name for name, tensor in parameters.items() if tensor.requires_grad} == set(expected["params"])
     for name, gradient in expected["params"].items():
-        check_gradient(parameters[name].grad, gradient)
+        check_gradient(parameters[name].grad, gradient, floor=1e-3 * max(each["grad_l2"] for each in expected["params"].values()))
     assert parameter_counts(model)["params_trainable"] == expected["trainable_count"]
 
 
@@ -36,6 +45,15 @@ def test_counts_on_vit_b16(vit_b16: ViTAdapter) -> None:
         counts = parameter_counts(PromptedModel(vit_b16, Partial(Partial.Config(), vit_b16.shape, 100), 100))
     assert counts["params_method"] == counts["params_active"] == 7_087_872 + 1_536
     assert counts["params_trainable"] == 7_089_408 + 769 * 100
+
+
+@pytest.mark.parametrize(("method", "expected"), [(Full, 85_798_656), (Bias, 102_912)])
+def test_counts_of_more_on_vit_b16(method: type[Method[Any]], expected: int, vit_b16: ViTAdapter) -> None:
+    with torch.device("meta"):
+        model = PromptedModel(vit_b16, method(method.Config(), vit_b16.shape, 100), 100)
+    counts = parameter_counts(model)
+    model.scope.undo()
+    assert counts["params_method"] == counts["params_active"] == expected
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])

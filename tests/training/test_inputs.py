@@ -60,7 +60,7 @@ def test_a_shortcut_only(
     # Training images once, in three batches, validation and test images once; whatever the epochs.
     assert calls.count(0) == 3 + 1 + 1
     assert calls.count(DEPTH - 1) == 5 if first == DEPTH else calls.count(DEPTH - 1) > 3 * 4
-    monkeypatch.setattr("vpbench.training.inputs.KEPT_AT_MOST", 0)
+    monkeypatch.setattr("vpbench.training.inputs.CACHE_LIMIT", 0)
     long = make_trainer(label, **settings)
     calls = counted(long, monkeypatch)
     expected = numbers(long)
@@ -86,9 +86,9 @@ def test_what_is_kept(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
     assert features._inputs.caches_activations(train) and features._inputs.caches_activations(test)
     assert tokens._inputs.caches_activations(train) and not tokens._inputs.caches_activations(test)
     assert not nothing._inputs.caches_activations(train)
-    monkeypatch.setattr("vpbench.training.inputs.KEPT_AT_MOST", 4 * len(train) * 17 * 192)  # class token and 16 patches
+    monkeypatch.setattr("vpbench.training.inputs.CACHE_LIMIT", 4 * len(train) * 17 * 192)  # class token and 16 patches
     assert tokens._inputs.caches_activations(train)
-    monkeypatch.setattr("vpbench.training.inputs.KEPT_AT_MOST", 4 * len(train) * 17 * 192 - 1)
+    monkeypatch.setattr("vpbench.training.inputs.CACHE_LIMIT", 4 * len(train) * 17 * 192 - 1)
     assert not tokens._inputs.caches_activations(train)
 
 

@@ -25,6 +25,10 @@ Needed = Literal["all", "image", "class"]
 """Which tokens of a block's output are used: all, those of the image (prefix and patches), or the class token alone."""
 
 
+class RecipeDropPath(DropPath):
+    """Stochastic depth that a recipe asks for; that of timm's own model stays off."""
+
+
 class Backbone(nn.Module):
     """A frozen backbone whose sequence can be edited between its blocks.
 
@@ -206,12 +210,12 @@ class Backbone(nn.Module):
         for block in range(self.shape.depth):
             share = rate * block / max(1, self.shape.depth - 1)
             for name in ("drop_path1", "drop_path2"):
-                scope.replace(self.block_module(block), name, DropPath(share).eval())
+                scope.replace(self.block_module(block), name, RecipeDropPath(share).eval())
 
     def train_drop_path(self, mode: bool) -> None:
         """Switch stochastic depth on or off; everything else stays in evaluation mode."""
         for module in self.modules():
-            if isinstance(module, DropPath):
+            if isinstance(module, RecipeDropPath):
                 module.train(mode)
 
     def prompt_keys_values(self, scope: Scope, block: int, provide: Callable[[], tuple[Tensor, Tensor]]) -> None:
