@@ -31,7 +31,7 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "swin padded": lambda: SwinTransformer(**{**SWIN, "img_size": 40}),
 }
 IN_BLOCKS = [site for site in SITES if site not in ("patch_embed", "norm")]
-LINEAR = {"qkv", "proj", "fc1", "fc2"}
+LINEAR = ("qkv", "proj", "fc1", "fc2")
 AFFINE = [*LINEAR, "norm1", "norm2", "norm", "patch_embed"]
 sweep = pytest.mark.parametrize("name", BACKBONES)
 

@@ -4,36 +4,61 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import pytest
+import torch
 from command import rows, traces, vpbench
 
+KINDS = ("prompts", "low-rank", "adapter", "scale-shift", "bias", "pixels")
 
-def test_the_new_method_runs(tmp_path: Path, command: list[str], install: Callable[[str, str, str], None]) -> None:
-    done = vpbench("new", "method", "my_prompts", "--folder", tmp_path / "own")
-    files = [tmp_path / "own" / "methods" / "my_prompts.py", tmp_path / "own" / "tests" / "methods" / "test_my_prompts.py"]
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_method_runs(
+    kind: str, tmp_path: Path, command: list[str], install: Callable[[str, str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some forty lines, on public names alone; the contract of all methods holds, and its own test."""
+    done = vpbench("new", "method", "my_idea", "--kind", kind, "--folder", tmp_path / "own")
+    files = [tmp_path / "own" / "methods" / "my_idea.py", tmp_path / "own" / "tests" / "methods" / "test_my_idea.py"]
     assert (done.code, done.out.split()) == (0, [str(file) for file in files])
     method, test = (file.read_text() for file in files)
     for source in (method, test):
-        ast.parse(source)
         assert "NAME" not in source
         assert "TITLE" not in source
+    imported = [node for node in ast.walk(ast.parse(method)) if isinstance(node, ast.ImportFrom)]
+    public = {"__future__", "functools", "typing", "torch", "vpbench.interface"}
+    assert {node.module for node in imported} <= public
+    assert len(method.splitlines()) < 70
 
-    install("my_prompts", "MyPrompts", method)
-    assert "my_prompts" in vpbench("list", "methods").out
-    done = vpbench(*command, tmp_path / "runs", "--methods", "my_prompts", "--set", "my_prompts.prompt_length=4")
+    install("my_idea", "MyIdea", method)
+    assert "my_idea" in vpbench("list", "methods").out
+    done = vpbench(*command, tmp_path / "runs", "--methods", "my_idea")
     assert done.code == 0, done.err
     row = rows(tmp_path / "runs").iloc[0]
-    assert (row["status"], row["params_method"]) == ("ok", 4 * 192)
-    assert row["macs_fvcore"] > 0
+    assert row["status"] == "ok" and row["params_method"] > 0 and row["macs_fvcore"] > 0
 
     own_tests: dict[str, Callable[[], None]] = {}
     exec(compile(test, str(files[1]), "exec"), own_tests)  # type: ignore[arg-type]
-    found = [name for name in own_tests if name.startswith("test_")]
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "methods")
+    import test_contract as contract
+
+    images = torch.randn(4, 3, contract.SIZE, contract.SIZE, generator=torch.Generator().manual_seed(1))
+    promises = [
+        value for name, value in vars(contract).items() if name.startswith("test_") and "label" in signature(value).parameters
+    ]
+    arguments = {"label": "my_idea", "images": images, "decay": "all", "name": "swin"}
+    for check in promises:
+        check(**{name: arguments[name] for name in signature(check).parameters})
+    found = [value for name, value in own_tests.items() if name.startswith("test_")]
     assert len(found) == 2
-    for name in found:
-        own_tests[name]()
+    for check in found:
+        check()
+
+
+def test_an_unknown_kind(tmp_path: Path) -> None:
+    done = vpbench("new", "method", "mine", "--kind", "low_rank", "--folder", tmp_path)
+    assert done.code == 2 and "Did you mean 'low-rank'?" in done.err
 
 
 @pytest.mark.parametrize("name", ["vpt", "My_prompts", "my-prompts", "2prompts", "_mine", "class", "größe", "a/b"])
