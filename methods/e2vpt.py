@@ -170,7 +170,7 @@ class E2VPT(Method[E2VPTConfig]):
         return nn.Parameter(kv_prompts)
 
     def attach(self, scope: Scope) -> None:
-        """Puts each block's key-value prompts in front of its keys and values."""
+        """Adds each block's key-value prompts to its keys and values."""
         for block in range(self.shape.depth):
             scope.prompt_keys_values(block, partial(self._keys_values, block))
 
@@ -190,7 +190,7 @@ class E2VPT(Method[E2VPTConfig]):
         return tokens.with_prompts(prompts)
 
     def outputs_used(self, block: int) -> frozenset[Part]:
-        """Nothing: prompts are replaced before every block."""
+        """None: prompts are replaced before every block."""
         return NO_PARTS
 
     def _masks(self, block: int) -> tuple[Tensor, Tensor]:

@@ -81,8 +81,8 @@ class InsVPConfig(MethodConfig):
     )
     per_layer_specific: bool = option(
         False,
-        "generate the specific prompts anew for every block; in training their dropout then differs",
-        "released code: anew; the paper: once",
+        "generate the specific prompts again for every block; in training their dropout then differs",
+        "released code: again; the paper: once",
     )
     simam: bool = option(
         False, "weight the pixels by SimAM's attention first", "released code, on for CUB, Dogs and SVHN; not in the paper"
@@ -156,11 +156,11 @@ class InsVP(Method[InsVPConfig]):
             UsageError: when a width of the backbone and its image size allow no specific prompter.
         """
         config, shape, own = self.config, self.shape, self.own
-        colours, values = shape.channels, shape.channels * shape.patch_size**2
-        self.stage_sizes = [specific_sizes(shape.image_size, stage.width, colours) for stage in shape.stages]
+        in_channels, values = shape.channels, shape.channels * shape.patch_size**2
+        self.stage_sizes = [specific_sizes(shape.image_size, stage.width, in_channels) for stage in shape.stages]
         # Linear layers over the patches of a grid, written as convolutions: the same sums, the same initial values.
         own.patch = nn.Sequential(
-            nn.Conv2d(colours, config.patch_hidden, shape.patch_size, stride=shape.patch_size),
+            nn.Conv2d(in_channels, config.patch_hidden, shape.patch_size, stride=shape.patch_size),
             nn.ReLU(),
             nn.Conv2d(config.patch_hidden, values, 1),
             nn.PixelShuffle(shape.patch_size),
@@ -168,7 +168,7 @@ class InsVP(Method[InsVPConfig]):
         first, second = (self._kernel(size) for size in config.global_kernels)
         own.global_ = nn.ModuleList(
             _same_size(*sizes, config.dilation)
-            for sizes in ((colours, config.global_hidden, first), (config.global_hidden, colours, second))
+            for sizes in ((in_channels, config.global_hidden, first), (config.global_hidden, in_channels, second))
         )
         prompters = [self._specific_prompter(sizes) for sizes in self.stage_sizes]
         own.specific = prompters[0] if len(prompters) == 1 else nn.ModuleList(prompters)
@@ -176,11 +176,11 @@ class InsVP(Method[InsVPConfig]):
         own.common = per_block(shape, self._initial_common)
 
     def _specific_prompter(self, sizes: SpecificSizes) -> nn.ModuleList:
-        colours, length = self.shape.channels, self.config.prompt_length
+        in_channels, length = self.shape.channels, self.config.prompt_length
         wide = sizes.channels * length
         first, second, third = (self._kernel(size) for size in self.config.specific_kernels)
         return nn.ModuleList(
-            _same_size(*each) for each in ((colours, length, first), (length, wide, second), (wide, wide, third))
+            _same_size(*each) for each in ((in_channels, length, first), (length, wide, second), (wide, wide, third))
         )
 
     def _initial_common(self, stage: Stage, blocks: int) -> nn.Parameter:
@@ -217,7 +217,7 @@ class InsVP(Method[InsVPConfig]):
         return tokens.with_prompts(self.config.common_weight * common + self.config.specific_weight * specific)
 
     def outputs_used(self, block: int) -> frozenset[Part]:
-        """Nothing: prompts are replaced before every block."""
+        """None: prompts are replaced before every block."""
         return NO_PARTS
 
     def image_prompt(self, images: Tensor, training: bool) -> Tensor:
@@ -233,8 +233,8 @@ class InsVP(Method[InsVPConfig]):
     def patch_prompt(self, images: Tensor) -> Tensor:
         """G_l, (B, C, S, S): every patch by itself; 0 on pixels beyond the last whole patch."""
         prompt: Tensor = self.own.patch(images)
-        rest = images.shape[-1] - prompt.shape[-1]
-        return F.pad(prompt, (0, rest, 0, rest))
+        margin = images.shape[-1] - prompt.shape[-1]
+        return F.pad(prompt, (0, margin, 0, margin))
 
     def global_prompt(self, images: Tensor) -> Tensor:
         """G_g, (B, C, S, S): two convolutions over the whole image."""
@@ -308,8 +308,8 @@ def convolve(images: Tensor, convolution: nn.Conv2d) -> Tensor:
     up to about 11 pixels the direct form wins.
     """
     kernel, dilation = convolution.kernel_size[0], convolution.dilation[0]
-    counted = torch.jit.is_tracing()  # type: ignore[attr-defined]  # fvcore does, and knows convolutions
-    if images.device.type != "cpu" or kernel < 15 or counted:
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]  # fvcore does, and knows convolutions
+    if images.device.type != "cpu" or kernel < 15 or tracing:
         direct: Tensor = convolution(images)
         return direct
     side, reach = images.shape[-1], dilation * (kernel // 2)
@@ -319,7 +319,7 @@ def convolve(images: Tensor, convolution: nn.Conv2d) -> Tensor:
         spread = weight.new_zeros(*weight.shape[:2], 2 * reach + 1, 2 * reach + 1)
         spread[..., ::dilation, ::dilation] = weight
         weight = spread
-    # In double precision, since a Fourier transform spreads the rounding of the largest values over all of them.
+    # In double precision: a Fourier transform spreads the rounding error of the largest values over all of them.
     spectra = [torch.fft.rfft2(part.double(), s=(size, size)) for part in (images, weight)]
     maps = torch.fft.irfft2(torch.einsum("bihw,oihw->bohw", *spectra), s=(size, size)).to(images.dtype)
     maps = maps[..., reach : reach + side, reach : reach + side]

@@ -101,7 +101,7 @@ class IVPT(Method[IVPTConfig]):
     notes = (
         "No code was released; everything follows the equations, and what they leave open is an option marked as assumption.",
         "The paper's table prints 0.02 M for DA where (L-1) N^2 gives 0.04 M; its other figures confirm the formula.",
-        "Where the token width changes on the way (assumption): links start anew in every stage, and there is no reinforcement;"
+        "Where the token width changes on the way (assumption): links begin again in every stage, and there is no reinforcement;"
         " stage_border and staged_ar offer more. Structures provp and express then carry prompt outputs through the merging of"
         " patches.",
         "Connecting prompts is a re-parametrisation of VPT-deep: it changes the optimisation, not what can be expressed.",
@@ -167,7 +167,7 @@ class IVPT(Method[IVPTConfig]):
         return self.config.da and self.config.structure == "cdc" and self._links > 0
 
     def attach(self, scope: Scope) -> None:
-        """Watches the attention that ``topk`` reads; places the residual prompts of ``express``."""
+        """Observes the attention that ``topk`` uses; places the residual prompts of ``express``."""
         self._scope = scope
         if self.reinforces == "topk":
             if len(self.shape.stages) > 1:

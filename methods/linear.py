@@ -21,5 +21,5 @@ class Linear(Method[LinearConfig]):
 
     @property
     def first_block(self) -> int:
-        """Behind all blocks."""
+        """After all blocks."""
         return self.shape.depth

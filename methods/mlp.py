@@ -39,12 +39,12 @@ class MLP(Method[MLPConfig]):
 
     @property
     def first_block(self) -> int:
-        """Behind all blocks."""
+        """After all blocks."""
         return self.shape.depth
 
     @property
     def needs_whole_batches(self) -> bool:
-        """Batch norm looks at all images of a batch."""
+        """Batch norm uses all images of a batch."""
         return self.config.layers > 0
 
     def make_head(self, width: int, classes: int) -> nn.Module:

@@ -50,5 +50,5 @@ class Partial(Method[PartialConfig]):
         scope.train(scope.parameters("norm"))
 
     def outputs_used(self, block: int) -> frozenset[Part]:
-        """Nothing."""
+        """None."""
         return NO_PARTS

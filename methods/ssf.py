@@ -69,7 +69,7 @@ class SSF(Method[SSFConfig]):
         return NO_PARTS
 
     def merge(self, scope: Scope) -> None:
-        """Takes gamma and beta into the weights and biases in front of them."""
+        """Folds gamma and beta into the weights and biases before them."""
         for site, block, _ in self._sites():
             module: nn.Module = self.own.sites[_key(site, block)]
             scope.fold(site, block, scale=module.gamma, bias=module.beta)

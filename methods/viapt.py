@@ -141,8 +141,8 @@ class ViaPT(Method[ViaPTConfig]):
         "Only parts of the paper were at hand, and no final code is released: what is open is an option marked as assumption.",
         "m=0 is VPT-deep and m=D is VPT-shallow exactly only without instance prompts. With them block 0 differs; m=0 with"
         " first_fusion=pca ignores the generator and is VPT-deep.",
-        "Until the first training batch the basis is the first m coordinates, with mean 0. Training that goes on from a loaded"
-        " state starts it anew.",
+        "Until the first training batch the basis is the first m coordinates, with mean 0. Training from a loaded state"
+        " resets it.",
         "Where the token width changes on the way (assumption: the paper has no such backbone), prompt outputs are carried on as"
         " the merging of patches leaves them, partials=shared means by the blocks of a stage, m is at most the smallest width,"
         " and fresh_instance_per_layer is not offered: samples have the first width.",
@@ -232,7 +232,7 @@ class ViaPT(Method[ViaPTConfig]):
             nn.Flatten(),
             last,
         )
-        # Drawn on the CPU and kept, so that a prediction depends neither on the device nor on the order of images.
+        # Drawn on the CPU once, so that a prediction depends neither on the device nor on the order of images.
         rounds = config.rounds if config.eval_mode == "multi" else 1
         layers = shape.depth if config.fresh_instance_per_layer else 1
         draws = [seeded_normal(config.eval_seed + r, layers, config.n_instance, width) for r in range(rounds)]
@@ -282,7 +282,7 @@ class ViaPT(Method[ViaPTConfig]):
         self.calibrating = None
 
     def epoch_ended(self, epoch: int, epochs: int) -> None:
-        """Takes up the epoch's statistics as the new bases; mode running keeps them from ``pca_freeze_epoch`` on."""
+        """Makes the epoch's statistics the new bases; mode running keeps these from ``pca_freeze_epoch`` on."""
         if not self.projecting or not self.observing:
             return
         for index in self.projecting:
@@ -378,7 +378,7 @@ class ViaPT(Method[ViaPTConfig]):
         return F.dropout(x, self.config.dropout) if context.training and self.config.dropout else x
 
     def _basis(self, index: int, outputs: Tensor, context: Context) -> Basis:
-        """The basis for these outputs (B, n, D); in training, modes running and batch also take note of them."""
+        """The basis for these outputs (B, n, D); in training, modes running and batch also add them to their statistics."""
         connections = self._connections_of(index)
         if (context.training and self.observing) or self.calibrating == index:
             connections.observe(index, outputs)

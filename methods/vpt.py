@@ -45,7 +45,7 @@ class VPTConfig(MethodConfig):
     )
     dropout: float = option(
         0.1,
-        "on the prompts, element by element, anew for every image",
+        "on the prompts, element by element, sampled for every image",
         "KMnP/vpt: 0.1 in its deep runs, 0.0 in its shallow ones",
         ge=0,
         lt=1,
@@ -116,8 +116,8 @@ class VPT(Method[VPTConfig]):
             raise UnsupportedError(
                 "vpt.project makes prompts of one width, and this backbone has several: set deep=false, or no project."
             )
-        narrow = shape.resized(config.project)
-        self.own.prompts = uniform_prompts(narrow, len(blocks), config.prompt_length, config.project)
+        projected = shape.resized(config.project)
+        self.own.prompts = uniform_prompts(projected, len(blocks), config.prompt_length, config.project)
         self.own.projection = nn.Linear(config.project, shape.width_of(config.start))
         nn.init.kaiming_normal_(self.own.projection.weight, a=0, mode="fan_out")
 
@@ -133,7 +133,7 @@ class VPT(Method[VPTConfig]):
         return tokens.with_prompts(self._dropped(self._projected(block), tokens.batch_size, context.training))
 
     def outputs_used(self, block: int) -> frozenset[Part]:
-        """Shallow prompts travel on through the blocks; deep ones are replaced."""
+        """Shallow prompts pass through all blocks; deep ones are replaced."""
         return frozenset({"prompts"}) if not self.config.deep and block < self.shape.depth - 1 else NO_PARTS
 
     def _projected(self, block: int) -> Tensor:

@@ -186,7 +186,7 @@ def test_workers_that_are_asked_to_stop(command: list[str], tmp_path: Path) -> N
     out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
     assert "its worker was asked to stop. It goes on in another one." in " ".join(err.split())
-    assert err.count("goes on from its checkpoint") == 2
+    assert err.count("resumes from its checkpoint") == 2
     (run_id,) = rows(tmp_path / "inline")["run_id"]
     here, there = (Store(folder).read_row(run_id) for folder in (results, tmp_path / "inline"))
     assert here is not None

@@ -76,7 +76,7 @@ def test_requeue_preemption_and_cancel(request_for_grid: Request, inline: Path, 
     orders.write_text(f"hang {jobs[2].run_id}\n")
     wait(lambda: store.row_path(jobs[0].run_id).exists() and store.row_path(jobs[1].run_id).exists(), "both are done")
     for job in jobs[:2]:
-        assert "goes on from its checkpoint" in store.log_path(job.run_id).read_text()
+        assert "resumes from its checkpoint" in store.log_path(job.run_id).read_text()
     wait(lambda: list(store.claims.held()) == [jobs[2].run_id], "the third runs")
 
     assert list(get_executor("slurm", detach=True)(jobs[2:], store, heard)) == []

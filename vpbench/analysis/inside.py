@@ -1,4 +1,4 @@
-"""What goes on inside a trained model: its prompts, its attention, and the image parts that a decision rests on.
+"""Inside a trained model: its prompts, its attention, and the image regions that explain a decision.
 
 Everything is computed in float32 and evaluation mode, whatever precision the model was trained in.
 """
@@ -151,7 +151,7 @@ def _after_blocks(backbone: Backbone, look: Callable[[int, Tokens], None]) -> It
 
 @contextmanager
 def _instead(backbone: Backbone, run: Callable[[int, Tokens], Tokens]) -> Iterator[None]:
-    # Attributes of the object hide the class's; a subclass would have to know every family. Whoever looks sees everything.
+    # Attributes of the object hide the class's; a subclass would have to know every family. All outputs are computed.
     hidden = {"run_block": run, "skip_unused": False}
     vars(backbone).update(hidden)
     try:

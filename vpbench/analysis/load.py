@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,14 @@ def _tensors(row: Mapping[Any, Any], store: Store) -> dict[str, torch.Tensor]:
         raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}. Run it again with --save weights.") from error
 
 
+def _by_timms_names(tensors: dict[str, torch.Tensor], trained: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Files of earlier versions number the tensors that were trained in the backbone, ``backbone.0`` and so on."""
+    names = {f"backbone.{index}": f"backbone.{name}" for index, name in enumerate(trained)}
+    return {names.get(name, name): tensor for name, tensor in tensors.items()}
+
+
 def _restore(model: PromptedModel, tensors: dict[str, torch.Tensor], row: Mapping[Any, Any], store: Store) -> None:
+    tensors = _by_timms_names(tensors, model.scope.trained)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.own_tensors()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wanted != found:

@@ -1,4 +1,4 @@
-"""timm's attention written out, for what its own forward pass does not offer: more keys, fewer queries, one row of weights."""
+"""timm's attention written out, for what its forward pass does not offer: additional keys, fewer queries, weights of one row."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def class_logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, attention: Any) -> Tensor:
     """Values mixed by attention, (B, T, D), by the kernel that the attention is set to.
 
-    Without the fused kernel the weights are computed a second time in the backward pass instead of being kept: they are as
+    Without the fused kernel the weights are recomputed in the backward pass instead of being saved: they are as
     many as all other values of the block together, and cheap.
     """
     if attention.fused_attn:
@@ -137,8 +137,8 @@ def inner_attention(block: Any) -> Any:
 class ClassAttentionRow:
     """The class token's attention row per block, computed on demand.
 
-    Fused kernels return no weights, so what they follow from is kept for each block until it is read, and no full matrix is
-    formed.
+    Fused kernels return no weights, so the query and the keys are kept for each block until the row is read, and no full matrix
+    is formed.
 
     Args:
         recomputing: whether a block is being run a second time, inside the backward pass; such a run is not observed.

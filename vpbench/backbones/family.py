@@ -75,7 +75,7 @@ def timm_filter(model: nn.Module) -> Callable[[dict[str, Tensor], nn.Module], di
 
 
 def _swin_filter(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """timm's own, told by the classifier's name, as older versions expect it, that stages are counted in timm's way.
+    """timm's own filter. Older versions recognise timm's way of counting stages by the classifier's name, which is added.
 
     The official files merge patches at the end of a stage, timm at the beginning of the next.
     """

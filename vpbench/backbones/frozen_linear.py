@@ -14,8 +14,7 @@ Kernel = Literal["default", "onednn"]
 class FrozenLinear(nn.Linear):
     """The same function as ``nn.Linear``, for frozen weights.
 
-    - Under autocast the narrow copy of the weights is made once; autocast makes one in every pass, and keeps it for the
-      backward pass.
+    - Under autocast the weights are cast once; autocast casts them in every pass, and saves the copy for the backward pass.
     - On a CPU whose default library is slow in float32 the product is computed by oneDNN, forward and backward.
 
     It falls back to ``nn.Linear`` while a method trains its weight or bias.
@@ -49,22 +48,22 @@ class FrozenLinear(nn.Linear):
 
     def _cast(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         weight, bias = self.weight.detach(), None if self.bias is None else self.bias.detach()
-        return self._prepared(("cast", dtype), lambda: (weight.to(dtype), None if bias is None else bias.to(dtype)))
+        return self._cached(("cast", dtype), lambda: (weight.to(dtype), None if bias is None else bias.to(dtype)))
 
     def _transposed(self, start: int, stop: int) -> Tensor:
         """The transposed weight of some outputs, for the backward pass."""
-        return self._prepared(("transposed", start, stop), lambda: self.weight.detach()[start:stop].T.contiguous())
+        return self._cached(("transposed", start, stop), lambda: self.weight.detach()[start:stop].T.contiguous())
 
-    def _prepared(self, name: tuple[Any, ...], make: Any) -> Any:
+    def _cached(self, name: tuple[Any, ...], make: Any) -> Any:
         """What was computed from the present weights, computed again when they changed."""
         version = (self.weight.data_ptr(), self.weight._version, self.weight.device)
-        kept: dict[Any, Any] = self.__dict__.setdefault("_kept", {})
-        if kept.get("version") != version:
-            kept.clear()
-            kept["version"] = version
-        if name not in kept:
-            kept[name] = make()
-        return kept[name]
+        cache: dict[Any, Any] = self.__dict__.setdefault("_cache", {})
+        if cache.get("version") != version:
+            cache.clear()
+            cache["version"] = version
+        if name not in cache:
+            cache[name] = make()
+        return cache[name]
 
 
 class _OneDNN(torch.autograd.Function):

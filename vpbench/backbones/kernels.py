@@ -1,7 +1,7 @@
 """Which matrix product the frozen layers of a backbone use on a CPU in float32.
 
 torch multiplies float32 matrices by MKL, which on some AMD processors reaches half of what oneDNN does. Both agree to
-rounding. The choice is measured once for a machine and kept, so that all processes and all later runs on it agree bit by bit.
+rounding. The choice is measured once per machine and stored, so that all processes and all later runs on it agree bit by bit.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ KERNELS: tuple[Kernel, Kernel] = ("default", "onednn")
 def linear_kernel(width: int) -> Kernel:
     """The faster product for tokens of this width on this machine; ``VPBENCH_LINEAR`` (default or onednn) overrules it.
 
-    The choice is kept in ``kernels.json`` in ``VPBENCH_CACHE`` or the user's cache folder.
+    The choice is stored in ``kernels.json`` in ``VPBENCH_CACHE`` or the user's cache folder.
     """
     asked = os.environ.get("VPBENCH_LINEAR")
     if asked in ("default", "onednn"):
         return "onednn" if asked == "onednn" and _has_onednn() else "default"
     file = cache_root() / "kernels.json"
     name = f"{processor()}, torch {torch.__version__}, width {width}"
-    if name not in (kept := _read(file)):
+    if name not in (choices := _read(file)):
         with _alone(file):  # another process may have measured meanwhile, and what it found holds
-            if name not in (kept := _read(file)):
-                kept = {**kept, name: _measured(width)}
-                _write(file, kept)
-    return "onednn" if kept[name] == "onednn" else "default"
+            if name not in (choices := _read(file)):
+                choices = {**choices, name: _measured(width)}
+                _write(file, choices)
+    return "onednn" if choices[name] == "onednn" else "default"
 
 
 @contextmanager

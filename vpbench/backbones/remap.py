@@ -38,7 +38,7 @@ class Layout:
     dropped: tuple[str, ...] = ()
 
     def read(self, state: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """The encoder's tensors under their own names, and the names that nobody accounts for."""
+        """The encoder's tensors under their own names, and names that are not recognised."""
         rest = {name: tensor for name, tensor in state.items() if not name.startswith(self.dropped)}
         foreign = [name for name in rest if not name.startswith(self.encoder)]
         return {name.removeprefix(self.encoder): rest[name] for name in rest if name not in foreign}, foreign
@@ -113,7 +113,7 @@ def renamed(state: State, model: nn.Module, timm_filter: Callable[[State, nn.Mod
         timm_filter: timm's renaming and resampling for the model's family.
 
     Returns:
-        The tensors, without classifiers, and the names in the file that nobody accounts for.
+        The tensors, without classifiers, and names in the file that are not recognised.
     """
     layout = next((one for one in LAYOUTS if any(name.startswith(one.sign) for name in state)), Layout("timm", ""))
     encoder, foreign = layout.read(state)

@@ -36,7 +36,7 @@ class SwinAdapter(Backbone):
     counted through all stages. With N prompts in the sequence, a block
 
     - normalises and projects prompts and patch tokens alike (``qkv`` sees patch tokens in the order of the shifted map), and
-      puts the prompts in front of every window's tokens;
+      prepends the prompts to every window's tokens;
     - gives rows and columns of prompts no relative position bias and keeps them out of the shift mask;
     - averages what the windows made of a prompt, and adds attention and MLP to prompts as to patch tokens.
 
@@ -192,7 +192,7 @@ class SwinAdapter(Backbone):
         return patches.unflatten(1, (side, side))
 
     def _attention(self, index: int, x: Tensor, prompts: int) -> Tensor:
-        """Window attention of normalised tokens (B, N + M, D), prompts in front of every window."""
+        """Window attention of normalised tokens (B, N + M, D), prompts prepended to every window."""
         block = self._blocks[index]
         attention: WindowAttention = block.attn
         maps = _shifted_and_padded(block, self._on_grid(index, x[:, prompts:]))

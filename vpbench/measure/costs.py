@@ -295,7 +295,7 @@ def _synchronise(device: torch.device) -> None:
 
 @contextmanager
 def _failures(entry: Entry) -> Iterator[None]:
-    """What goes wrong with one method is told in its row, and the others go on."""
+    """A failure of one method is reported in its row; the others continue."""
     try:
         yield
     except UnsupportedError as error:

@@ -33,7 +33,7 @@ def count_operations(method: MethodSpec, backbone: BackboneSpec, classes: int) -
 
 @cache
 def _counted(method: str, backbone: str, classes: int) -> Mapping[str, int | None]:
-    """Of specifications as JSON. Kept, since seeds and data sets with as many classes share it, and it takes a second."""
+    """Of specifications as JSON. Cached: seeds and data sets with as many classes share it, and it takes a second."""
     specs = MethodSpec.model_validate_json(method), BackboneSpec.model_validate_json(backbone)
     return {
         **count_by_dispatch(build_empty(*specs, classes, "meta")),

@@ -1,9 +1,8 @@
-"""Leaving a run in the middle of its training, and going on with it later to the same numbers.
+"""Checkpoints: a run is paused in the middle of its training and resumed later, with the same numbers.
 
-A method's ``phases`` are a Python function, which nobody can enter in its middle. So it is called again from its beginning,
-and what it asks for is replayed: a training that had ended gives back at once the state that it had ended with, and the one
-that was under way goes on at its step. What a method does between trainings (validate, score, prune) it does again, from the
-same state and hence to the same result.
+A method's ``phases`` are a Python function, which cannot be entered in its middle. It is called again from the beginning, and
+its trainings are replayed: one that had ended returns its final state at once, and the one that was running resumes at its
+step. What a method does between trainings (validate, score, prune) is repeated from the same state, with the same result.
 """
 
 from __future__ import annotations
@@ -72,10 +71,10 @@ class Checkpoints:
     Args:
         store: its results folder keeps the file, until the run's row is written.
         run_id: of the run.
-        identity: what has to be the same for the run to go on, e.g. versions of the code.
+        identity: what has to be the same to resume, e.g. versions of the code.
         every_s: seconds between two checkpoints; None writes one only when the run is paused.
-        paused: whether the run is to be left as soon as possible.
-        note: hears in one sentence that a run goes on, or why it cannot.
+        paused: whether the run is to pause as soon as possible.
+        note: called with one sentence, that a run resumes or why it cannot.
     """
 
     def __init__(
@@ -93,18 +92,18 @@ class Checkpoints:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds spent on the run, all its attempts together as far as their results were kept."""
+        """Seconds spent on the run, all attempts together, as far as their checkpoints were written."""
         return self._before_s + time.monotonic() - self._began
 
     def replayed(self) -> State | None:
-        """The state after the training that begins now, if it had ended before the run was left."""
+        """The state after the training that begins now, if that had ended before the checkpoint."""
         if self._replayed == len(self._ended):
             return None
         self._replayed += 1
         return self._ended[self._replayed - 1]
 
     def under_way(self) -> State | None:
-        """The state in the middle of the training that begins now, if it had been left there."""
+        """The state in the middle of the training that begins now, if the checkpoint is from there."""
         return self._now
 
     def ended(self, state: State) -> None:
@@ -113,13 +112,13 @@ class Checkpoints:
         self._replayed, self._now = len(self._ended), None
 
     def may_pause(self, now: Callable[[], State] | None = None) -> None:
-        """Called where a run can be left: writes the checkpoint if it is time to.
+        """Called where a run can pause: writes a checkpoint if one is due.
 
         Args:
             now: gives the state of the training under way, if there is one.
 
         Raises:
-            Paused: after that, when the run is to be left.
+            Paused: after that, when the run is to pause.
         """
         pausing = self._paused()
         if pausing or (self._every_s is not None and time.monotonic() > self._written + self._every_s):
@@ -129,7 +128,7 @@ class Checkpoints:
             raise Paused
 
     def _write(self) -> None:
-        """A checkpoint that cannot be written (a full disk) costs time later, and not the run now."""
+        """A checkpoint that cannot be written (a full disk) costs time later, not the run."""
         self._written = time.monotonic()
         if self._store is None:
             return
@@ -158,15 +157,15 @@ class Checkpoints:
             if theirs.get(name) != ours:
                 self._note(f"{path} is of another {name} ({theirs.get(name)}, now {ours}); the run starts again.")
                 return None
-        self._note(f"run {self._run_id[:8]} goes on from its checkpoint, {found['elapsed_s']:.0f} s after its start.")
+        self._note(f"run {self._run_id[:8]} resumes from its checkpoint, {found['elapsed_s']:.0f} s after its start.")
         return found
 
 
 def state_of(model: PromptedModel, order: torch.Generator) -> State:
-    """Everything in a model and its method that training may change, and all random streams that training draws from.
+    """Everything in a model and its method that training may change, and the state of all random generators.
 
     Args:
-        order: the stream of the data.
+        order: the data's generator.
     """
     kind, words, *rest = np.random.get_state()
     return {
@@ -195,7 +194,7 @@ def load_state(model: PromptedModel, order: torch.Generator, state: State) -> No
 
 
 def _changing(model: PromptedModel) -> dict[str, Tensor]:
-    """The tensors that a row's weights are made of, and buffers that are not kept there, such as running sums."""
+    """The tensors that a row's weights are made of, and buffers that are not saved there, such as running sums."""
     return {
         **dict(model.own_tensors()),
         **{f"own.{name}": buffer for name, buffer in model.own.named_buffers()},

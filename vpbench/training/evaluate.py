@@ -17,7 +17,7 @@ class Scores:
         ranked: the five (or fewer) most probable class ids per image, best first, (n, min(5, classes)).
         confidence: probability of the first, (n,).
         classes: number of classes.
-        features: what the head reads of the first images, (m, D); None where nobody asked for it.
+        features: that the head reads, of the first images, (m, D); None unless asked for.
     """
 
     labels: npt.NDArray[np.int64]

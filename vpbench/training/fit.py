@@ -77,7 +77,7 @@ class Trainer:
     Attributes:
         curve: every epoch of every phase so far.
         first_losses: of the first five steps of the first phase.
-        selected_epoch: epoch (from 1) of the last phase whose parameters were kept.
+        selected_epoch: epoch (from 1) of the last phase whose parameters were selected.
         batch_parts: micro-batches per training batch, 1 unless memory was short.
     """
 
