@@ -170,7 +170,7 @@ def test_a_long_run_goes_on_where_it_was(tmp_path: Path, command: list[str], unm
     assert disturb([signal.SIGKILL], "--checkpoint-every", "0.2s")[0] == -signal.SIGKILL
     done = vpbench(*command, results, *long)
     assert done.code == 0, done.err
-    assert f"run {run_id[:8]} goes on from its checkpoint" in " ".join(done.err.split())
+    assert f"run {run_id[:8]} resumes from its checkpoint" in " ".join(done.err.split())
     assert not store.checkpoint_path(run_id).exists()
     found, expected = (Store(folder).read_row(run_id) for folder in (results, tmp_path / "undisturbed"))
     assert found is not None

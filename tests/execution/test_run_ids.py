@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from vpbench.planning.plan import Ground, Request, _normalised, _split_settings, seeds_of
+from vpbench.planning.plan import ResolvedRequest, _normalised, _split_settings, seeds_of
 from vpbench.planning.suites import suite_card
+from vpbench.spec.request import Request
 from vpbench.spec.run_spec import BackboneSpec
 
 CASES = json.loads((Path(__file__).parent / "data" / "run_ids.json").read_text())
@@ -40,7 +41,7 @@ def planned_ids(case: dict[str, Any]) -> dict[str, list[str]]:
     request = Request(methods=case["methods"], precision="fp32", device="cpu", **own, **case.get("request", {}))
     raw: Any = SimpleNamespace(digest="0123456789abcdef0123456789abcdef")
     options, overrides = _split_settings(request)
-    resolved = Ground(
+    resolved = ResolvedRequest(
         request, suite, suite.part_of or case["suite"], {}, {case["dataset"]: raw},
         _normalised(BACKBONES[suite.backbone], suite), suite.selection, "fp32", options, overrides,
     )  # fmt: skip

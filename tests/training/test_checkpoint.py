@@ -115,7 +115,7 @@ def test_the_same_numbers_wherever_it_is_left(label: str, tmp_path: Path) -> Non
         found, notes = left_at(run, Store(tmp_path / str(stops[0])), stops)
         check_equal(found, expected)
         assert len(notes) == len(stops)
-        assert all("goes on from its checkpoint" in note for note in notes)
+        assert all("resumes from its checkpoint" in note for note in notes)
 
 
 def test_written_now_and_then(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_written_now_and_then(tmp_path: Path) -> None:
         result(often)
     found, notes = left_at(run, store, [])
     check_equal(found, undisturbed(run)[0])
-    assert "goes on from its checkpoint" in notes[0]
+    assert "resumes from its checkpoint" in notes[0]
 
 
 def test_seconds_add_up(tmp_path: Path) -> None:

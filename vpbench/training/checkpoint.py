@@ -158,7 +158,7 @@ class Checkpoints:
             if theirs.get(name) != ours:
                 self._note(f"{path} is of another {name} ({theirs.get(name)}, now {ours}); the run starts again.")
                 return None
-        self._note(f"run {self._run_id[:8]} goes on from its checkpoint, {found['elapsed_s']:.0f} s after its start.")
+        self._note(f"run {self._run_id[:8]} resumes from its checkpoint, {found['elapsed_s']:.0f} s after its start.")
         return found
 
 
