@@ -70,16 +70,18 @@ def run_request(
     executor: Executor | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """:func:`run` with its arguments as models, for ``vpbench run``."""
-    from vpbench.analysis.noise import check_sigmas
     from vpbench.execution.callbacks import Callback
     from vpbench.execution.execute_plan import execute_plan
     from vpbench.execution.executor import make_executor
 
     store, callback, executor = Store(results), callback or Callback(), executor or make_executor(options)
-    sigmas = check_sigmas(options.noise) if options.noise else []
+    if options.noise:
+        from vpbench.analysis.noise import check_sigmas
+
+        check_sigmas(options.noise)  # a mistake in them is an error before anything is trained
     plan = plan_request(request, options, results, callback, executor)
     frame = execute_plan(plan, store, options, callback, executor)
-    for row, accuracies in noisy_accuracies(plan, store, frame, sigmas):
+    for row, accuracies in noisy_accuracies(plan, store, frame, options.noise) if options.noise else ():
         callback.tested_on_noise(row, accuracies)
     return frame
 
@@ -167,7 +169,7 @@ def noisy_accuracies(
 
     Args:
         rows: of the plan; those that are not ok are skipped.
-        sigmas: standard deviations, with pixels in 0 ... 1; none at all tests nothing.
+        sigmas: standard deviations, with pixels in 0 ... 1.
 
     Yields:
         a row, and what :func:`vpbench.analysis.noise.evaluate_noise` returns for it.
@@ -175,7 +177,7 @@ def noisy_accuracies(
     from vpbench.analysis.noise import evaluate_noise
 
     specs = {run.spec.run_id: run.spec for run in plan.runs}
-    for row in rows[rows["status"] == "ok"].to_dict("records") if sigmas else ():
+    for row in rows[rows["status"] == "ok"].to_dict("records"):
         spec = specs[row["run_id"]]
         data = plan.data[spec.data.dataset]
         yield row, evaluate_noise(row, store, sigmas, plan.request.device, data, spec.backbone)

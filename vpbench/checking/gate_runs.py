@@ -44,7 +44,13 @@ def plan_grid(suite: str, methods: Sequence[str], datasets: Sequence[str] | None
     card = suite_card(suite)
     if seeds is not None and (not seeds or min(seeds) < 0):
         raise UsageError("--seeds: name at least one, and none below 0, e.g. --seeds 42,44.")
-    request = Request(methods=tuple(methods), suite=suite, datasets=datasets and tuple(datasets), precision="fp32", device="cpu")
+    request = Request(
+        methods=tuple(methods),
+        suite=suite,
+        datasets=None if datasets is None else tuple(datasets),
+        precision="fp32",
+        device="cpu",
+    )
     with tempfile.TemporaryDirectory() as nowhere:
         plan = make_plan(request, Store(nowhere))
     own = seeds_of(card, len(card.seeds))
