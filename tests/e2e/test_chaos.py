@@ -14,14 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from command import CHECKOUT, leave, row_files, rows, small_disk, start, vpbench
 
 from vpbench.store.store import Store
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills processes by signals and finds them by psutil")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills processes by signals and finds them in /proc")
 
 # For the processes that vpbench starts: no measuring; a run lasts a moment, so that it can be hit; each row that is written
 # to the results folder (a Ray task has a folder of its own) is told to a file. Python imports ``sitecustomize`` when it starts.
@@ -112,11 +111,34 @@ def kill_a_worker(results: Path, parent: int) -> bool:
 
 def kill_the_parent(process: subprocess.Popen[str]) -> None:
     """Its workers end by themselves."""
-    children = psutil.Process(process.pid).children(recursive=True)
+    children = descendants(process.pid)
     process.kill()
     process.communicate()
-    _, alive = psutil.wait_procs(children, timeout=60)
-    assert alive == []
+    end = time.monotonic() + 60
+    while any((now := status(pid)) and now[1] == began for pid, (_, began) in children.items()):
+        assert time.monotonic() < end, children
+        time.sleep(0.1)
+
+
+def status(pid: int) -> tuple[int, str] | None:
+    """Parent of a process, and when it began in ticks since boot, which tells it from a later one of its number; None when it
+    has ended (a zombie has)."""
+    with suppress(OSError):
+        state, parent, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in "ZX" else (int(parent), fields[17])
+    return None
+
+
+def descendants(pid: int) -> dict[int, tuple[int, str]]:
+    """The living children of a process and theirs, by number."""
+    alive = {int(path.name): status(int(path.name)) for path in Path("/proc").iterdir() if path.name.isdigit()}
+    found: dict[int, tuple[int, str]] = {}
+    parents = {pid}
+    while parents:
+        children = {child: known for child, known in alive.items() if known is not None and known[0] in parents}
+        found.update(children)
+        parents = set(children)
+    return found
 
 
 def cut_a_cache_file(cache: Path, rng: random.Random) -> None:
@@ -162,7 +184,7 @@ def test_killed_parent_killed_worker_and_two_commands(command: list[str], tmp_pa
     here = vpbench(*command, results, *grid)  # while the second command goes on
     _, err = second.communicate(timeout=200)
     assert (here.code, second.returncode) == (0, 0), (here.err, err)
-    assert "It is repeated" in err
+    assert "It is retried" in err
     check(results, tmp_path / "undisturbed", written, total)
 
 

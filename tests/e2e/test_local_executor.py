@@ -185,7 +185,7 @@ def test_workers_that_are_asked_to_stop(command: list[str], tmp_path: Path) -> N
     os.kill(worker, signal.SIGTERM)
     out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
-    assert "its worker was asked to stop. It goes on in another one." in " ".join(err.split())
+    assert "its worker was asked to stop. It resumes in another one." in " ".join(err.split())
     assert err.count("resumes from its checkpoint") == 2
     (run_id,) = rows(tmp_path / "inline")["run_id"]
     here, there = (Store(folder).read_row(run_id) for folder in (results, tmp_path / "inline"))
@@ -240,7 +240,7 @@ def test_runs_are_done_again_one_after_the_other(results: Path, command: list[st
     """With a limit, the same command takes the oldest row each time."""
     words = [*command, results, "--methods", "linear,vpt", "--rerun", "all"]
     assert [run["status"] for run in json.loads(vpbench(*words, "--dry-run", "--json").out)] == ["again", "again"]
-    assert "2 runs, 0 stored, 0 missing, 2 to be done again." in vpbench(*words, "--dry-run").out
+    assert "2 runs, 0 stored, 0 missing, 2 to be repeated." in vpbench(*words, "--dry-run").out
     before = rows(results).set_index("method")["started_at"]
     for again in (1, 2):
         done = vpbench(*words, "--limit", 1)

@@ -9,15 +9,18 @@ import pytest
 import torch
 from command import traces, vpbench
 
-from vpbench.api import make_jobs, plan_runs
-from vpbench.planning.plan import Request
+from vpbench.execution.execute_plan import make_jobs
+from vpbench.planning.plan import plan_runs
+from vpbench.spec.request import Request
+from vpbench.spec.run_options import RunOptions
+from vpbench.store.store import Store
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_of_another_machine_is_planned_for(images: Path, tmp_path: Path) -> None:
     request = Request(methods=["linear"], data=str(images), image_size=40, epochs=1, device="cuda")
-    plan, store = plan_runs(request, tmp_path / "runs", ())
-    (job,) = make_jobs(plan, store, "cuda", ())
+    store, options = Store(tmp_path / "runs"), RunOptions(save=())
+    (job,) = make_jobs(plan_runs(request, options, store), store, options)
     assert job.device == "cuda"
 
 

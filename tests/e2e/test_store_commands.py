@@ -48,7 +48,7 @@ def test_to_another_machine_and_back(results: Path, tmp_path: Path) -> None:
     file, other = tmp_path / "vpt.parquet", tmp_path / "other"
     done = vpbench("export", "--to", file, "--results", results, "--method", "vpt")
     assert (done.code, done.err) == (0, "")
-    assert done.out == f"1 row in {file}. Elsewhere: vpbench import vpt.parquet\n"
+    assert done.out == f"1 row in {file}. To read it into another folder: vpbench import vpt.parquet\n"
     assert vpbench("import", file, "--results", other).out.startswith(f"{other}: 1 new row.")
     assert "1 new row, 1 the same here and there." in vpbench("import", results, "--results", other).out
     linear = pd.read_parquet(results).set_index("method").loc["linear", "run_id"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from command import rows, traces, vpbench
 
-from vpbench.cli.progress import GridProgress
+from vpbench.cli.progress import RunProgress
 from vpbench.store.schema import REPRODUCIBLE
 from vpbench.store.store import Store
 
@@ -56,8 +56,8 @@ def test_a_grid_is_stopped_and_continued(tuning: list[str], space: Path, tmp_pat
     assert not results.exists()
 
     with monkeypatch.context() as patch:  # Ctrl-C while the first trial ends
-        finished = GridProgress.finished
-        patch.setattr(GridProgress, "finished", lambda *told: (finished(*told), signal.raise_signal(signal.SIGINT)))
+        finished = RunProgress.finished
+        patch.setattr(RunProgress, "finished", lambda *words: (finished(*words), signal.raise_signal(signal.SIGINT)))
         stopped = vpbench(*words)
     assert stopped.code == 130, stopped.err
     assert "the same command continues" in stopped.err
@@ -65,7 +65,7 @@ def test_a_grid_is_stopped_and_continued(tuning: list[str], space: Path, tmp_pat
     assert len(rows(results)) == 1
     limited = vpbench(*words, "--limit", 2)
     assert (limited.code, len(rows(results))) == (0, 3)
-    assert "the same command goes on" in limited.err
+    assert "the same command continues" in limited.err
 
     (outcome,) = told(vpbench(*words, "--json"))
     table = rows(results).set_index("run_id")

@@ -17,22 +17,28 @@ import pytest
 import torch
 from PIL import Image
 
-from vpbench.api import execute_plan, make_jobs, plan_runs
 from vpbench.backbones.base import Wanted
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import DataError, StoreError, UsageError
 from vpbench.execution import execute as worker
+from vpbench.execution import run_job as job_runner
 from vpbench.execution.callbacks import Callback
+from vpbench.execution.execute_plan import execute_plan, make_jobs
 from vpbench.execution.executor import get_executor, processors
 from vpbench.execution.executors.inline import Inline
 from vpbench.execution.executors.local.local_executor import Local
-from vpbench.execution.expected_time import PastRuns, Work, longest_first, past_runs, spoken
-from vpbench.execution.job import Job, opened, row_since, run_job, stamp
+from vpbench.execution.expected_time import PastRuns, Work, format_duration, longest_first, past_runs
+from vpbench.execution.job import Job, row_since, row_version
+from vpbench.execution.opened_data import OpenedData
 from vpbench.interface import Tokens
-from vpbench.planning.plan import Plan, PlannedRun, Request
+from vpbench.planning.plan import Plan, PlannedRun, plan_runs
 from vpbench.planning.rerun import to_repeat
+from vpbench.spec.request import Request
+from vpbench.spec.run_options import RunOptions
 from vpbench.store.store import Store
 from vpbench.training.fit import Trainer
+
+BARE = RunOptions(save=())  # nothing beside the rows
 
 
 @pytest.fixture(autouse=True)
@@ -66,11 +72,15 @@ def planned(images: Path, store: Store, seeds: int = 1, methods: tuple[str, ...]
     request = Request(
         methods=methods, data=str(images), image_size=32, epochs=1, seeds=seeds, device="cpu", precision="fp32"
     )  # fmt: skip
-    return plan_runs(request, store.folder, ())[0]
+    return plan_runs(request, BARE, store)
 
 
 def jobs_of(images: Path, store: Store, **more: Any) -> list[Job]:
-    return make_jobs(planned(images, store, **more), store, "cpu", ())
+    return make_jobs(planned(images, store, **more), store, BARE)
+
+
+def run_job(job: Job, store: Store) -> dict[str, Any]:
+    return job_runner.run_job(job, store, OpenedData(), Callback())
 
 
 # A job
@@ -101,14 +111,27 @@ def test_a_job_refuses_other_images(images: Path, store: Store) -> None:
 
 
 def test_data_sets_stay_open(images: Path, store: Store) -> None:
+    """One process opens a data set once, another one opens it itself, and the oldest is dropped when there are too many."""
     first, second = jobs_of(images, store, seeds=2)
-    assert opened(first) is opened(second)
+    opened = OpenedData(at_most=1)
+    assert opened.get(first) is opened.get(second)
+    assert OpenedData().get(first) is not opened.get(first)
+    raw = opened.get(first)
+    elsewhere = first.model_copy(update={"data_root": "/another"})
+    assert opened.get(elsewhere) is not raw
+    assert opened.get(first) is not raw
+
+
+def test_data_that_the_plan_has_opened_is_not_opened_again(images: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned(images, store)
+    monkeypatch.setattr("vpbench.execution.opened_data.open_path", None)
+    assert len(execute_plan(plan, store, BARE)) == 1
 
 
 def test_threads(images: Path, store: Store) -> None:
     plan = planned(images, store)
     torch.set_num_threads(2)
-    (job,) = make_jobs(plan, store, "cpu", (), threads=1)
+    (job,) = make_jobs(plan, store, RunOptions(save=(), threads=1))
     assert run_job(job, store)["threads"] == 1
 
 
@@ -123,7 +146,7 @@ def test_checkpointed_blocks_change_no_number(images: Path, tmp_path: Path, monk
     monkeypatch.setattr(ViTAdapter, "run_needed", counted)
     for on in (False, True):
         store, blocks[0] = Store(tmp_path / str(on)), 0
-        (job,) = make_jobs(planned(images, store, methods=("vpt",)), store, "cpu", ("weights",), checkpoint_blocks=on)
+        (job,) = make_jobs(planned(images, store, methods=("vpt",)), store, RunOptions(save=("weights",), checkpoint_blocks=on))
         row = run_job(Job.model_validate_json(job.model_dump_json()), store)
         assert (row["status"], row["checkpoint_blocks"]) == ("ok", on)
         found.append((blocks[0], row, store.artefact_path(job.run_id, "weights.safetensors").read_bytes()))
@@ -142,7 +165,7 @@ def test_a_run_that_takes_too_long(images: Path, store: Store, monkeypatch: pyte
             time.sleep(0.01)
 
     monkeypatch.setattr(Trainer, "fit", endless)
-    (job,) = make_jobs(planned(images, store), store, "cpu", (), timeout_s=2)
+    (job,) = make_jobs(planned(images, store), store, RunOptions(save=(), timeout_s=2))
     row = run_job(job, store)
     assert row["status"] == "timeout"
     assert "in endless" in row["error"]
@@ -219,7 +242,7 @@ def test_a_run_that_another_command_does_comes_last_and_is_not_done_twice(images
     thread = threading.Thread(target=other_command)
     thread.start()
     entered.wait()
-    found = list(Inline()([first, second], store, notes))
+    found = list(Inline()([first, second], store, notes, OpenedData()))
     thread.join()
     assert [row["run_id"] for row in found] == [second.run_id, first.run_id]
     assert found[1]["recipe_source"] == "the other command"
@@ -233,7 +256,7 @@ def test_a_row_of_before_is_no_row_of_now(images: Path, store: Store) -> None:
     run_job(job, store)
     row = row_since(job, store)
     assert row is not None
-    again = job.model_copy(update={"replaces": stamp(row)})
+    again = job.model_copy(update={"replaces": row_version(row)})
     assert row_since(again, store) is None
 
 
@@ -247,14 +270,14 @@ def test_drained(images: Path, store: Store) -> None:
 
     callback = Interrupts()
     with pytest.raises(KeyboardInterrupt):
-        execute_plan(plan, store, "cpu", (), callback)
+        execute_plan(plan, store, BARE, callback)
     assert callback.finished_runs == [plan.runs[0].spec.run_id]
     assert "Ctrl-C again stops at once" in callback.notes[0]
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     assert list(store.claims.folder.iterdir()) == []
     again = planned(images, store, seeds=3)
     assert [run.spec.seed for run in again.missing] == [44, 82]
-    assert len(execute_plan(again, store, "cpu", (), limit=1)) == 2
+    assert len(execute_plan(again, store, RunOptions(save=(), limit=1))) == 2
     assert len(planned(images, store, seeds=3).missing) == 1
 
 
@@ -266,7 +289,7 @@ def test_interrupted_twice(images: Path, store: Store) -> None:
                 time.sleep(0.01)
 
     with pytest.raises(KeyboardInterrupt):
-        execute_plan(planned(images, store), store, "cpu", (), Interrupts())
+        execute_plan(planned(images, store), store, BARE, Interrupts())
     assert not list(store.folder.glob("*.parquet"))
 
 
@@ -289,9 +312,9 @@ def test_rerun(images: Path, store: Store) -> None:
     request = Request(
         methods=("linear",), data=str(images), image_size=32, epochs=1, seeds=3, device="cpu", precision="fp32"
     )  # fmt: skip
-    plan, _ = plan_runs(request, store.folder, (), "failed")
+    plan = plan_runs(request, RunOptions(save=(), rerun="failed"), store)
     assert [run.spec.run_id for run in plan.missing] == [ids[0]]
-    frame = execute_plan(plan, store, "cpu", ()).set_index("run_id")
+    frame = execute_plan(plan, store, BARE).set_index("run_id")
     assert frame["status"].tolist() == ["ok"] * 3
     assert frame.loc[ids[0], "started_at"] > rows[2]["started_at"]
     assert frame.loc[ids[2], "started_at"].to_pydatetime() <= rows[2]["started_at"]
@@ -336,8 +359,8 @@ def test_past_rows_of_a_store(images: Path, store: Store) -> None:
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (200_000, "2.3 days")]
 )
-def test_spoken(seconds: float, words: str) -> None:
-    assert spoken(seconds) == words
+def test_durations(seconds: float, words: str) -> None:
+    assert format_duration(seconds) == words
 
 
 # What executors refuse
@@ -389,13 +412,13 @@ def test_slots_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
-    def told(local: Local, jobs: int = 10) -> list[tuple[str, str]]:
+    def slots(local: Local, jobs: int = 10) -> list[tuple[str, str]]:
         return [(slot.name, slot.environment["CUDA_VISIBLE_DEVICES"]) for slot in local.slots("cuda", jobs)]
 
-    assert told(Local()) == [("gpu 0", "0"), ("gpu 1", "1"), ("gpu 2", "2")]
-    assert told(Local(gpus=[0, 2], per_gpu=2), jobs=3) == [("gpu 0", "0"), ("gpu 2", "2"), ("gpu 0", "0")]
+    assert slots(Local()) == [("gpu 0", "0"), ("gpu 1", "1"), ("gpu 2", "2")]
+    assert slots(Local(gpus=[0, 2], per_gpu=2), jobs=3) == [("gpu 0", "0"), ("gpu 2", "2"), ("gpu 0", "0")]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-5a,6")
-    assert told(Local(gpus=[1])) == [("gpu 1", "GPU-5a")]
+    assert slots(Local(gpus=[1])) == [("gpu 1", "GPU-5a")]
     with pytest.raises(UsageError, match="there is no GPU 3; torch sees 3, numbered from 0"):
         Local(gpus=[0, 3])
     with pytest.raises(UsageError, match="named twice"):

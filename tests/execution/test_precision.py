@@ -9,7 +9,7 @@ import torch
 
 from vpbench.core.errors import UsageError
 from vpbench.spec import precision as precision_module
-from vpbench.spec.precision import autocast, float32_products, resolve_precision
+from vpbench.spec.precision import autocast, float32_products, gpu_computes_bf16, resolve_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -21,8 +21,19 @@ def test_what_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
         assert resolve_precision("auto", CPU) == precision
     for here, able, precision in ((True, True, "bf16"), (True, False, "fp32"), (False, False, "bf16")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda here=here: here)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able: able)
+
+        def supported(including_emulation: bool = True, native: bool = able) -> bool:
+            return native or including_emulation
+
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
         assert resolve_precision("auto", CUDA) == precision
+
+
+@pytest.mark.parametrize(("capability", "native"), [((7, 5), False), ((8, 0), True)])
+def test_torch_without_the_argument(capability: tuple[int, int], native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert gpu_computes_bf16() == native
 
 
 def test_tf32_is_of_gpus() -> None:

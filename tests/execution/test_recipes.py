@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 from vpbench.core.cards import card_names, read_toml
 from vpbench.models.registry import method_class, method_registry, resolve_method
-from vpbench.planning.plan import DEFAULT_METHODS
 from vpbench.planning.suites import (
     DEFAULT_PRESET,
     RecipeCard,
@@ -26,6 +25,7 @@ from vpbench.planning.suites import (
     suite_names,
 )
 from vpbench.spec.recipe import Recipe
+from vpbench.spec.request import DEFAULT_METHODS
 
 HERE = Path(__file__).parent
 SUITES = [name for name in suite_names() if suite_card(name).part_of is None]

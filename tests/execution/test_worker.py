@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,16 @@ import torch
 from vpbench.core.errors import DivergedError, StoppedError, StoreError, UnsupportedError, WeightsError
 from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.execution import execute as worker
+from vpbench.execution.callbacks import Callback
+from vpbench.execution.job import Job
 from vpbench.models.registry import resolve_method
 from vpbench.planning.plan import PlannedRun
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.run_spec import BackboneSpec, DataSpec, Preprocess, RunSpec
 from vpbench.store.artefacts import ARTEFACTS
 from vpbench.store.store import Store
-from vpbench.training.fit import Trainer
+from vpbench.training.fit import Epoch, Trainer
 from vpbench.training.inputs import Batch, Inputs
-
-CPU = torch.device("cpu")
 
 
 def split(count: int, seed: int) -> CachedSplit:
@@ -35,12 +35,14 @@ BACKBONE = BackboneSpec(
 )
 
 
-def planned(label: str = "vpt", **more: Any) -> PlannedRun:
+def job(label: str = "vpt", save: Iterable[str] = (), **more: Any) -> Job:
     spec = RunSpec(
         method=resolve_method(label), backbone=BACKBONE, data=DataSpec(suite="custom", dataset="noise", digest="0"),
         preprocess=Preprocess(), recipe=Recipe(epochs=2, batch_size=4, lr=0.01), seed=42, **more,
     )  # fmt: skip
-    return PlannedRun(spec, "here", "custom")
+    return Job(
+        spec=spec, recipe_source="here", group="custom", classes=2, n_train=4, n_val=2, n_test=6, data_root="", save=tuple(save)
+    )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +67,12 @@ def test_the_test_split_is_evaluated_once(label: str, selection: str, store: Sto
         events.append("test" if part is DATA.test else "val")
         return evaluation(inputs, part)
 
+    class Epochs(Callback):
+        def epoch(self, run: PlannedRun, epoch: Epoch) -> None:
+            events.append("epoch")
+
     monkeypatch.setattr(Inputs, "evaluation", watched)
-    row = worker.execute(planned(label, selection=selection), DATA, store, CPU, ARTEFACTS, lambda _: events.append("epoch"))
+    row = worker.execute(job(label, ARTEFACTS, selection=selection), DATA, store, Epochs())
     assert row["status"] == "ok", row["error"]
     assert events.count("test") == 1
     assert "epoch" not in events[events.index("test") :]
@@ -85,7 +91,7 @@ def test_a_trial_never_sees_the_test_split(label: str, store: Store, monkeypatch
         return evaluate(inputs, part)
 
     monkeypatch.setattr(Inputs, "evaluation", watched)
-    row = worker.execute(planned(label, stage="search"), DATA, store, CPU, ARTEFACTS)
+    row = worker.execute(job(label, ARTEFACTS, stage="search"), DATA, store, Callback())
     assert row["status"] == "ok", row["error"]
     assert all(part is DATA.val for part in seen)
     assert row["val_acc1"] == 100 * row["val_correct"] / row["n_val"]
@@ -111,7 +117,7 @@ def test_errors_become_rows(error: Exception, status: str, text: str, store: Sto
         raise error
 
     monkeypatch.setattr(Trainer, "fit", fail)
-    returned = worker.execute(planned(), DATA, store, CPU, ["predictions"])
+    returned = worker.execute(job(save=["predictions"]), DATA, store, Callback())
     (row,) = store.load().to_dict("records")
     assert row["status"] == returned["status"] == status
     assert row["error"].strip().splitlines()[-1] == text
@@ -129,16 +135,16 @@ def test_errors_that_no_run_is_to_blame_for(error: BaseException, store: Store, 
 
     monkeypatch.setattr(Trainer, "fit", fail)
     with pytest.raises(type(error)):
-        worker.execute(planned(), DATA, store, CPU)
+        worker.execute(job(), DATA, store, Callback())
     assert list(store.folder.iterdir()) == []
 
 
 def test_nothing_but_the_row_unless_asked(store: Store) -> None:
-    row = worker.execute(planned("linear"), DATA, store, CPU)
+    row = worker.execute(job("linear"), DATA, store, Callback())
     assert [path.name for path in store.folder.iterdir()] == [f"{row['run_id']}.parquet"]
 
 
 def test_same_run_same_row(store: Store) -> None:
-    first, second = (worker.execute(planned("linear"), DATA, store, CPU) for _ in range(2))
+    first, second = (worker.execute(job("linear"), DATA, store, Callback()) for _ in range(2))
     different = {name for name in first if first[name] != second[name]}
     assert different <= {"started_at", "wall_s"}

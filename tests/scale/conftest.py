@@ -20,6 +20,7 @@ from tiny_grid import jobs_of
 
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.executor import get_executor
+from vpbench.execution.opened_data import OpenedData
 from vpbench.planning.plan import Request
 
 # Found by every process that Slurm and Ray start. When vpbench.execution.execute is imported it loses its measuring
@@ -115,7 +116,7 @@ def orders(quick: None) -> Iterator[Path]:
 def inline(quick: None, request_for_grid: Request, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of the grid, done in this process."""
     jobs, store = jobs_of(request_for_grid, tmp_path_factory.mktemp("inline") / "runs")
-    assert [row["status"] for row in get_executor("inline")(jobs, store, Callback())] == ["ok"] * 6
+    assert [row["status"] for row in get_executor("inline")(jobs, store, Callback(), OpenedData())] == ["ok"] * 6
     return store.folder
 
 
@@ -140,15 +141,15 @@ def slurm_cluster(quick: None) -> Iterator[None]:
     pytest.importorskip("submitit", reason="submitit is not installed (pip install 'vpbench[slurm]'); SLURM IS NOT TESTED")
     if missing := missing_programs():
         pytest.skip(f"not installed: {', '.join(missing)} (apt-get install slurm-wlm munge); SLURM IS NOT TESTED")
-    from vpbench.execution.executors.slurm import slurm_dispatch as grid
+    from vpbench.execution.executors.slurm import slurm_dispatch
 
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     try:
         with slurm(folder) as variables, pytest.MonkeyPatch.context() as patch:
             for name, value in variables.items():
                 patch.setenv(name, value)
-            patch.setattr(grid, "POLL_S", 0.5)
-            patch.setattr(grid, "GRACE_S", 1.0)
+            patch.setattr(slurm_dispatch, "POLL_S", 0.5)
+            patch.setattr(slurm_dispatch, "GRACE_S", 1.0)
             yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -9,6 +9,7 @@ import pytest
 from tiny_grid import Heard, check_same, jobs_of
 
 from vpbench.execution.executor import get_executor
+from vpbench.execution.opened_data import OpenedData
 from vpbench.planning.plan import Request
 
 pytestmark = [pytest.mark.scale, pytest.mark.slow]
@@ -30,7 +31,7 @@ def done(executor: str, request: Request, folder: Path, **options: Any) -> Path:
     """The folder, with every run of the request done in it, and done once."""
     jobs, store = jobs_of(request, folder)
     heard = Heard()
-    rows = list(get_executor(executor, **options)(jobs, store, heard))
+    rows = list(get_executor(executor, **options)(jobs, store, heard, OpenedData()))
     assert len(jobs) == RUNS
     assert sorted(row["run_id"] for row in rows) == sorted(heard.finished_runs) == sorted(job.run_id for job in jobs)
     assert {row["status"] for row in rows} == {"ok"}, [row["error"] for row in rows]

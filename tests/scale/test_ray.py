@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from tiny_grid import Heard, check_same, jobs_of, search
 
-from vpbench.cli.progress import GridProgress
+from vpbench.cli.progress import RunProgress
 from vpbench.core.errors import UsageError
 from vpbench.execution.executor import get_executor
+from vpbench.execution.opened_data import OpenedData
 from vpbench.planning.plan import Request
 from vpbench.store.store import Store
 
@@ -39,25 +40,26 @@ def test_same_rows_when_a_node_is_lost(
 
     losing = threading.Thread(target=lose_a_node, daemon=True)
     losing.start()
-    rows = list(get_executor("ray", address=ray_cluster.address)(jobs, store, heard))
+    rows = list(get_executor("ray", address=ray_cluster.address)(jobs, store, heard, OpenedData()))
     losing.join(10)
     assert sorted(row["run_id"] for row in rows) == sorted(job.run_id for job in jobs)
     assert sorted(heard.finished_runs) == sorted(heard.started_runs) == sorted(job.run_id for job in jobs)
-    assert any("is repeated" in note for note in heard.notes), heard.notes
+    assert any("is retried" in note for note in heard.notes), heard.notes
     assert not store.claims.held()
     check_same(store.folder, inline)
     assert store.load()["checkpoint_blocks"].all()
 
 
 def test_a_run_that_kills_its_worker(ray_cluster: Any, request_for_grid: Request, orders: Path, tmp_path: Path) -> None:
-    """It is repeated as often as asked for, and then its row says so; the others are done."""
+    """It is retried as often as asked for, and then its row says so; the others are done."""
     jobs, store = jobs_of(request_for_grid, tmp_path / "runs", count=2)
     orders.write_text(f"kill {jobs[0].run_id}\n")
     heard = Heard()
-    rows = {row["run_id"]: row for row in get_executor("ray", address=ray_cluster.address, retries=1)(jobs, store, heard)}
+    executor = get_executor("ray", address=ray_cluster.address, retries=1)
+    rows = {row["run_id"]: row for row in executor(jobs, store, heard, OpenedData())}
     assert {run: row["status"] for run, row in rows.items()} == {jobs[0].run_id: "failed", jobs[1].run_id: "ok"}
     assert "2 attempts" in rows[jobs[0].run_id]["error"].splitlines()[-1]
-    assert sum("is repeated" in note for note in heard.notes) == 1
+    assert sum("is retried" in note for note in heard.notes) == 1
     assert set(store.load()["status"]) == {"failed", "ok"}
 
 
@@ -91,7 +93,7 @@ def test_more_than_a_node_has(ray_cluster: Any, request_for_grid: Request, tmp_p
     jobs, store = jobs_of(request_for_grid, tmp_path / "runs", count=1)
     wide = [job.model_copy(update={"threads": 64}) for job in jobs]
     with pytest.raises(UsageError, match="64 CPU on one node"):
-        list(get_executor("ray", address=ray_cluster.address)(wide, store, Heard()))
+        list(get_executor("ray", address=ray_cluster.address)(wide, store, Heard(), OpenedData()))
     assert not Store(tmp_path / "runs").folder.exists() or not list((tmp_path / "runs").glob("*.parquet"))
 
 
@@ -103,14 +105,14 @@ def test_a_search_that_is_stopped(ray_cluster: Any, images: Path, tmp_path: Path
     pytest.importorskip("optuna", reason="Optuna is not installed (pip install 'vpbench[search]')")
     words = [*TPE, "--executor", "ray", "--executor-option", f"address={ray_cluster.address}"]
     with monkeypatch.context() as patch:
-        finished = GridProgress.finished
+        finished = RunProgress.finished
 
-        def interrupt(*told: Any) -> None:
-            patch.setattr(GridProgress, "finished", finished)
-            finished(*told)
+        def interrupt(*words: Any) -> None:
+            patch.setattr(RunProgress, "finished", finished)
+            finished(*words)
             signal.raise_signal(signal.SIGINT)
 
-        patch.setattr(GridProgress, "finished", interrupt)
+        patch.setattr(RunProgress, "finished", interrupt)
         stopped = search(images, tmp_path / "ray", *words)
     assert stopped.code == 130, stopped.err
     assert stopped.err.splitlines()[-1].startswith("vpbench: interrupted")

@@ -15,6 +15,7 @@ from tiny_grid import Heard, check_same, jobs_of, search, write_space
 
 from vpbench.core.errors import UsageError
 from vpbench.execution.executor import get_executor
+from vpbench.execution.opened_data import OpenedData
 from vpbench.planning.plan import Request
 from vpbench.store.store import Store
 
@@ -44,7 +45,7 @@ def test_same_rows(request_for_grid: Request, inline: Path, tmp_path: Path) -> N
     jobs, store = jobs_of(request_for_grid, tmp_path / "runs", count=4, checkpoint_blocks=True)
     heard = Heard()
     made = get_executor("slurm", partition=PARTITION, time="0:30:00", cpus=1, per_task=2)
-    rows = list(made(jobs, store, heard))
+    rows = list(made(jobs, store, heard, OpenedData()))
     assert sorted(row["run_id"] for row in rows) == sorted(job.run_id for job in jobs)
     assert sorted(heard.finished_runs) == sorted(heard.started_runs) == sorted(job.run_id for job in jobs)
     check_same(store.folder, inline, count=4)
@@ -61,7 +62,7 @@ def test_requeue_preemption_and_cancel(request_for_grid: Request, inline: Path, 
     orders.write_text("".join(f"hang {job.run_id}\n" for job in jobs))
     heard = Heard()
     made = get_executor("slurm", cpus=1, gres="gpu:0", workers=2, detach=True)
-    assert list(made(jobs, store, heard)) == []
+    assert list(made(jobs, store, heard, OpenedData())) == []
     (submission,) = submissions(store)
     assert f"Slurm job {submission.slurm_job}." in heard.notes[0]
     assert "vpbench status --collect" in heard.notes[1]
@@ -104,10 +105,10 @@ def test_a_run_that_kills_its_task(request_for_grid: Request, orders: Path, tmp_
     jobs, store = jobs_of(request_for_grid, tmp_path / "runs", count=1)
     orders.write_text(f"kill {jobs[0].run_id}\n")
     heard = Heard()
-    (row,) = get_executor("slurm", retries=1)(jobs, store, heard)
+    (row,) = get_executor("slurm", retries=1)(jobs, store, heard, OpenedData())
     assert row["status"] == "failed"
     assert "ended as FAILED" in row["error"]
-    assert sum("is repeated" in note for note in heard.notes) == 1
+    assert sum("is retried" in note for note in heard.notes) == 1
 
 
 def test_a_search_in_parts(images: Path, tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 from command import Outcome, vpbench
 
-from vpbench.api import make_jobs, plan_runs
 from vpbench.execution.callbacks import Callback
+from vpbench.execution.execute_plan import make_jobs
 from vpbench.execution.job import Job
-from vpbench.planning.plan import PlannedRun, Request
+from vpbench.planning.plan import PlannedRun, plan_runs
+from vpbench.spec.request import Request
+from vpbench.spec.run_options import RunOptions
 from vpbench.store.schema import REPRODUCIBLE
 from vpbench.store.store import Store
 
@@ -38,9 +40,10 @@ def jobs_of(
     request: Request, folder: Path, count: int | None = None, *, checkpoint_blocks: bool = False
 ) -> tuple[list[Job], Store]:
     """The missing runs of a request in a results folder, with all that can be saved."""
-    plan, store = plan_runs(request, folder, ())
-    save = ("features", "predictions", "curve", "weights")
-    return make_jobs(plan, store, "cpu", save, threads=1, checkpoint_blocks=checkpoint_blocks, limit=count), store
+    store, save = Store(folder), ("features", "predictions", "curve", "weights")
+    options = RunOptions(save=save, threads=1, checkpoint_blocks=checkpoint_blocks, limit=count)
+    plan = plan_runs(request, options.model_copy(update={"save": ()}), store)
+    return make_jobs(plan, store, options), store
 
 
 def check_same(folder: Path, inline: Path, count: int = 6) -> None:

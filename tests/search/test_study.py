@@ -131,8 +131,8 @@ def test_the_grid_is_run_whole() -> None:
 
 def test_validation_images_are_kept_from_trials() -> None:
     """Where the tested model is trained on them, too, as on VTAB-1k."""
-    ground = resolve(Request(methods=("linear",), datasets=("digits",), device="cpu"))
-    ground = replace(ground, suite=ground.suite.model_copy(update={"fit": "train+val"}))
-    trial, final = ground.at("search").data["digits"], ground.at("final").data["digits"]
+    resolved = resolve(Request(methods=("linear",), datasets=("digits",), device="cpu"))
+    resolved = replace(resolved, suite=resolved.suite.model_copy(update={"fit": "train+val"}))
+    trial, final = resolved.at("search").data["digits"], resolved.at("final").data["digits"]
     assert [len(trial.splits[name]) for name in ("train", "val", "test")] == [800, 200, 797]
     assert [len(final.splits[name]) for name in ("train", "val", "test")] == [1000, 0, 797]

@@ -12,7 +12,7 @@ from torch import Tensor
 from vpbench.core.errors import DivergedError
 from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.interface import Tokens
-from vpbench.planning.plan import DEFAULT_METHODS
+from vpbench.spec.request import DEFAULT_METHODS
 from vpbench.spec.run_spec import Preprocess
 from vpbench.training.fit import Trainer
 

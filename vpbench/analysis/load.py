@@ -23,7 +23,7 @@ from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path
 from vpbench.models.build import build_model
 from vpbench.models.prompted import PromptedModel
-from vpbench.planning.suites import CUSTOM_SUITE, as_protocol, suite_card
+from vpbench.planning.suites import CUSTOM_SUITE, apply_protocol, suite_card
 from vpbench.spec.run_spec import BackboneSpec, RunSpec
 from vpbench.store.artefacts import ARTEFACTS
 from vpbench.store.store import Store
@@ -130,7 +130,7 @@ def open_data(spec: RunSpec) -> RawData:
         raw, place = open_path(path), str(path)
     else:
         raw, place = open_dataset(dataset_card(name)), name
-    raw = as_protocol(raw, suite_card(suite), spec.stage)
+    raw = apply_protocol(raw, suite_card(suite), spec.stage)
     if raw.digest != spec.data.digest:
         raise DataError(f"{place} is not the data that the stored run saw (its digest differs); run it again on this data.")
     return raw

@@ -10,14 +10,15 @@ from pydantic import Field, model_validator
 
 from vpbench.core.cards import card_names, packaged_file, read_card
 from vpbench.core.errors import UsageError, WeightsError
+from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.hashing import file_sha256
 from vpbench.core.names import unknown
-from vpbench.spec.run_spec import BackboneSpec, Frozen
+from vpbench.spec.run_spec import BackboneSpec
 
 WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".tar")
 
 
-class BackboneCard(Frozen):
+class BackboneCard(FrozenModel):
     """A named backbone: an architecture, its weights, how its input is normalised, and what the classifier reads.
 
     The architecture is either ``timm`` (a model name, with ``arguments``) or ``vit`` (arguments of timm's

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from vpbench.api import execute_plan
 from vpbench.core.errors import UsageError
-from vpbench.planning.plan import Plan, Request, make_plan, seeds_of
+from vpbench.execution.execute_plan import execute_plan
+from vpbench.planning.plan import Plan, make_plan, seeds_of
 from vpbench.planning.suites import suite_card
+from vpbench.spec.request import Request
+from vpbench.spec.run_options import RunOptions
 from vpbench.store.store import Store
 
 if TYPE_CHECKING:
@@ -42,7 +44,13 @@ def plan_grid(suite: str, methods: Sequence[str], datasets: Sequence[str] | None
     card = suite_card(suite)
     if seeds is not None and (not seeds or min(seeds) < 0):
         raise UsageError("--seeds: name at least one, and none below 0, e.g. --seeds 42,44.")
-    request = Request(methods=tuple(methods), suite=suite, datasets=datasets, precision="fp32", device="cpu")
+    request = Request(
+        methods=tuple(methods),
+        suite=suite,
+        datasets=None if datasets is None else tuple(datasets),
+        precision="fp32",
+        device="cpu",
+    )
     with tempfile.TemporaryDirectory() as nowhere:
         plan = make_plan(request, Store(nowhere))
     own = seeds_of(card, len(card.seeds))
@@ -67,7 +75,8 @@ def run_grid(plan: Plan, callback: Callback | None = None, keep: Path | None = N
         # The faster matrix product is measured, and two processors of a kind may find different ones.
         plain = _environment("VPBENCH_LINEAR", "default")
         with _settings_of_the_gate(), fresh, plain:
-            return execute_plan(replace(plan, stored=frozenset()), Store(keep or Path(scratch) / "runs"), "cpu", (), callback)
+            store = Store(keep or Path(scratch) / "runs")
+            return execute_plan(replace(plan, stored=frozenset()), store, RunOptions(save=()), callback)
 
 
 @contextmanager

@@ -1,12 +1,14 @@
-"""The ``vpbench`` command: one module per verb, imported only when its verb is used."""
+"""The ``vpbench`` command: one module per verb. Libraries are imported when a verb is used."""
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from vpbench.cli.check import check
 from vpbench.cli.compact import compact
@@ -26,12 +28,41 @@ from vpbench.core.version import __version__
 
 INTERRUPTED = 130
 
+# By name, in the order of the help.
+COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run, "measure": measure, "tune": tune, "report": report, "check": check, "list": list_entries, "show": show,
+    "status": status, "logs": logs, "compact": compact, "export": export, "import": import_rows,
+}  # fmt: skip
+
 
 class InterruptError(Exception):
     """Ctrl-C, by a name of our own: typer would end the program without a word, or with one that depends on its version."""
 
 
+class LazyCommand(TyperCommand):
+    """A command whose options are built when it is used; the list of commands needs its name and its help alone."""
+
+    def __init__(self, name: str, function: Callable[..., None]) -> None:
+        super().__init__(name, help=inspect.getdoc(function), rich_markup_mode="rich")
+        self._function = function
+
+    def built(self) -> Any:
+        """The command with its options."""
+        own = typer.Typer(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich")
+        own.command(self.name)(self._function)
+        return typer.main.get_command(own)
+
+    def make_context(self, *words: Any, **more: Any) -> Any:
+        return self.built().make_context(*words, **more)
+
+
 class Commands(TyperGroup):
+    """All commands: those of :data:`COMMANDS`, and the groups ``data`` and ``new``."""
+
+    def __init__(self, *, commands: dict[str, Any], **more: Any) -> None:
+        lazy = {name: LazyCommand(name, function) for name, function in COMMANDS.items()}
+        super().__init__(commands={**lazy, **commands}, **more)
+
     def invoke(self, context: Any) -> Any:
         try:
             return super().invoke(context)
@@ -48,18 +79,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-app.command()(run)
-app.command()(measure)
-app.command()(tune)
-app.command()(report)
-app.command()(check)
-app.command("list")(list_entries)
-app.command()(show)
-app.command()(status)
-app.command()(logs)
-app.command()(compact)
-app.command()(export)
-app.command("import")(import_rows)
 app.add_typer(data_app, name="data")
 app.add_typer(new_app, name="new")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vpbench.cli.words import numbers, words
+from vpbench.spec.parsing import numbers, words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,9 +120,10 @@ def _run(
     keep: Path | None, update: bool,
 ) -> pd.DataFrame:  # fmt: skip
     from vpbench.checking.gate_runs import plan_grid, run_grid
-    from vpbench.cli.progress import GridProgress
-    from vpbench.planning.plan import DEFAULT_METHODS, seeds_of
+    from vpbench.cli.progress import RunProgress
+    from vpbench.planning.plan import seeds_of
     from vpbench.planning.suites import suite_card
+    from vpbench.spec.request import DEFAULT_METHODS
 
     if known is not None and not known.empty:  # in the baseline's order, as a cell's seed depends on it
         methods = list(dict.fromkeys([*known["method"], *(methods or ())]))
@@ -130,7 +131,7 @@ def _run(
     card = suite_card(suite)
     chosen = numbers("--seeds", seeds, "42,44") if seeds is not None else (seeds_of(card, len(card.seeds)) if update else None)
     plan = plan_grid(suite, methods or DEFAULT_METHODS, datasets, chosen)
-    with GridProgress(plan) as progress:
+    with RunProgress() as progress:
         return run_grid(plan, progress, keep)
 
 

@@ -89,7 +89,7 @@ def get(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be fetched and stop.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Fetch and unpack again whatever is there.")] = False,
 ) -> None:
-    """Fetch data sets, check and unpack them. An interrupted transfer goes on where it was when the command is repeated.
+    """Fetch data sets, check and unpack them. An interrupted transfer resumes when the command is repeated.
 
     Examples:
 

@@ -54,5 +54,5 @@ def export(
     if as_json:
         typer.echo(json.dumps({"file": str(to), "rows": len(table)}))
     else:
-        elsewhere = f" Elsewhere: vpbench import {to.name}" if to.suffix == ".parquet" else ""
-        typer.echo(f"{counted(len(table), 'row')} in {to}.{elsewhere}")
+        hint = f" To read it into another folder: vpbench import {to.name}" if to.suffix == ".parquet" else ""
+        typer.echo(f"{counted(len(table), 'row')} in {to}.{hint}")

@@ -49,9 +49,9 @@ def measure(
     """
     import json
 
-    from vpbench.cli.words import settings_of, words
     from vpbench.measure.cost_file import check_writable, write_costs
     from vpbench.measure.costs import CostRequest, Costs
+    from vpbench.spec.parsing import settings_of, words
 
     request = CostRequest(
         methods=words(methods) or [], backbone=backbone, image_size=image_size, classes=classes, batch=batch, repeat=repeat,

@@ -1,8 +1,9 @@
-"""Progress of a grid on the terminal: one bar for the grid, one for each run under way, one line per finished run."""
+"""Progress on the terminal: one bar for all runs, one for each run under way, one line per finished run."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -16,41 +17,50 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from vpbench.execution.callbacks import Callback
 from vpbench.planning.plan import Plan, PlannedRun
 from vpbench.training.fit import Epoch
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-class GridProgress:
-    """A callback (see ``vpbench.execution.executors.Callback``) that draws on stderr, so that stdout stays for results.
 
-    Args:
-        plan: what is asked for.
-        limit: at most so many of the missing runs are done.
+class RunProgress(Callback):
+    """A callback that draws on stderr, so that stdout stays free for results.
 
-    ``done`` is how many have finished.
+    Attributes:
+        done: how many runs of the present plan have finished.
+        left_over: how many of its missing runs are not to be done, because of ``limit``.
     """
 
-    def __init__(self, plan: Plan, limit: int | None = None) -> None:
+    def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("ETA"), TimeRemainingColumn(), console=self._console, transient=True,
-            disable=not self._console.is_terminal,  # a bar in a log is noise; its lines stay
+            disable=not self._console.is_terminal,  # no bars in a log, only its lines
         )  # fmt: skip
-        missing = len(plan.missing)
-        self._total, self.done = min(missing, missing if limit is None else limit), 0
-        self._grid = self._progress.add_task("all runs", total=self._total)
+        self.done = self.left_over = self._total = 0
+        self.limit: int | None = None
+        self._all = self._progress.add_task("all runs", total=None, visible=False)
         self._decoding = self._progress.add_task("", total=None, visible=False)
         self._runs: dict[str, TaskID] = {}
-        if stored := len(plan.runs) - missing:
-            self._console.print(f"{stored} of {len(plan.runs)} runs are stored already.", highlight=False)
 
-    def __enter__(self) -> GridProgress:
+    def __enter__(self) -> RunProgress:
         self._progress.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._progress.stop()
+
+    def planned(self, plan: Plan, limit: int | None) -> None:
+        missing = len(plan.missing)
+        self.done, self.limit = 0, limit
+        self._total = missing if limit is None else min(missing, limit)
+        self.left_over = missing - self._total
+        self._progress.reset(self._all, total=self._total, visible=True)
+        if stored := len(plan.runs) - missing:
+            self._console.print(f"{stored} of {len(plan.runs)} runs are stored already.", highlight=False)
 
     def preparing(self, dataset: str, done: int, total: int) -> None:
         self._progress.update(
@@ -68,7 +78,7 @@ class GridProgress:
 
     def finished(self, run: PlannedRun, row: dict[str, Any]) -> None:
         self.done += 1
-        self._progress.update(self._grid, completed=self.done)
+        self._progress.update(self._all, completed=self.done)
         if (bar := self._runs.pop(run.spec.run_id, None)) is not None:
             self._progress.remove_task(bar)
         if row["status"] != "ok":
@@ -86,3 +96,7 @@ class GridProgress:
 
     def note(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def tested_on_noise(self, row: dict[Hashable, Any], accuracies: pd.DataFrame) -> None:
+        found = ", ".join(f"{acc1:.1f} at {sigma:g}" for sigma, acc1 in zip(accuracies["sigma"], accuracies["acc1"]))
+        self.note(f"noise: {row['method']} on {row['dataset']}, seed {row['seed']}: {found}")

@@ -149,7 +149,7 @@ def _drawn(known: dict[str, Any]) -> Group:
     from rich.table import Table
 
     from vpbench.core.names import counted
-    from vpbench.execution.expected_time import spoken
+    from vpbench.execution.expected_time import format_duration
 
     rows, running = known["rows"], known["running"]
     counts = ", ".join(f"{count} {name}" for name, count in sorted(rows.items(), key=lambda item: (item[0] != "ok", item[0])))
@@ -162,12 +162,13 @@ def _drawn(known: dict[str, Any]) -> Group:
             seconds = _taken(run)
             table.add_row(
                 *(escape(str(run.get(name, "?"))) for name in ("label", "place", "host", "pid")),
-                "?" if seconds is None else spoken(seconds),
+                "?" if seconds is None else format_duration(seconds),
             )
         parts += ["", table]
     if known["left"]:
         time = known["seconds_left"]
-        parts += ["", f"{counted(known['left'], 'run')} left, " + ("time unknown" if time is None else f"about {spoken(time)}")]
+        when = "time unknown" if time is None else f"about {format_duration(time)}"
+        parts += ["", f"{counted(known['left'], 'run')} left, {when}"]
     elif not running:
         parts += ["", "Nothing is running."]
     if known["table"]:

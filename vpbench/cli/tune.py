@@ -2,67 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from vpbench.cli import options
-from vpbench.cli.words import settings_of, words
+from vpbench.cli import options as flags
 
 if TYPE_CHECKING:
     from vpbench.search.search_plan import Outcome, SearchPlan
+    from vpbench.spec.budget import Budget
+    from vpbench.spec.request import Request
+    from vpbench.spec.run_options import RunOptions
     from vpbench.store.store import Store
 
 FAILED = 1
 
 
+@flags.takes(
+    budget="vpbench.spec.budget.Budget",
+    request="vpbench.spec.request.Request",
+    options="vpbench.spec.run_options.RunOptions",
+    without=("request.seeds", "options.noise", "options.rerun"),
+)
 def tune(
-    methods: options.Methods = None,
-    space: Annotated[
-        str, typer.Option(help="What is searched: a name of 'vpbench list searches', or a file: my.toml.")
-    ] = "vpt-grid",
-    sampler: Annotated[str | None, typer.Option(help="grid (every point) or tpe (Optuna). Default: the space's.")] = None,
-    trials: Annotated[
-        int | None, typer.Option(metavar="N", help="Budget of tpe, for every method on every data set. Default: the space's.")
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(metavar="N", help="Trials that tpe chooses at a time, whatever the workers. Default: 8.")
-    ] = None,
-    prune: Annotated[
-        int | None,
-        typer.Option(metavar="EPOCHS", help="With tpe: begin each trial with so few epochs, and drop those below the median."),
-    ] = None,
-    sampler_seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of tpe. Default: 0.")] = None,
-    seeds: Annotated[
-        int | None, typer.Option(metavar="N", help="Final runs of each winner. Default: all seeds of the suite.")
-    ] = None,
-    suite: options.Suite = None,
-    data: options.Data = None,
-    data_root: options.DataRoot = None,
-    datasets: options.Datasets = None,
-    backbone: options.Backbone = None,
-    weights: options.Weights = None,
-    image_size: options.ImageSize = None,
-    epochs: options.Epochs = None,
-    settings: options.Settings = None,
-    precision: options.Precision = None,
-    selection: options.Selection = None,
-    save: options.Save = options.SAVE,
-    device: options.Device = "auto",
-    results: options.Results = options.RESULTS,
-    executor: options.ExecutorName = None,
-    workers: options.Workers = None,
-    gpus: options.Gpus = None,
-    per_gpu: options.PerGpu = None,
-    retries: options.Retries = None,
-    executor_options: options.ExecutorOptions = None,
-    threads: options.Threads = None,
-    checkpoint_blocks: options.CheckpointBlocks = False,
-    timeout: options.Timeout = None,
-    checkpoint_every: options.CheckpointEvery = options.CHECKPOINT_EVERY,
-    limit: options.Limit = None,
-    dry_run: options.DryRun = False,
-    as_json: options.AsJson = False,
+    budget: Budget,
+    request: Request,
+    options: RunOptions,
+    results: flags.Results = flags.RESULTS,
+    dry_run: flags.DryRun = False,
+    as_json: flags.AsJson = False,
 ) -> None:
     """Search settings on validation images, with the same budget for every method on every data set; then run what wins.
 
@@ -80,38 +48,20 @@ def tune(
     """
     import json
 
-    from vpbench.api import execute_search
-    from vpbench.cli.progress import GridProgress
-    from vpbench.planning.plan import DEFAULT_METHODS, Request
-    from vpbench.search.search_plan import Budget, UnfinishedError, plan_search
+    from vpbench import api
+    from vpbench.cli.progress import RunProgress
+    from vpbench.search.search_plan import UnfinishedError
     from vpbench.store.store import Store
 
-    chosen = words(methods)
-    request = Request(
-        methods=tuple(chosen) if chosen is not None else DEFAULT_METHODS, suite=suite, data=data, data_root=data_root,
-        datasets=words(datasets), backbone=backbone, weights=weights, image_size=image_size, epochs=epochs,
-        settings=settings_of(settings or []), precision=precision, selection=selection, device=device,
-    )  # fmt: skip
-    kept = options.artefacts(save)
-    runner = options.chosen_executor(executor, workers, gpus, per_gpu, retries, executor_options)
-    timeout_s, checkpoint_s = options.seconds("--timeout", timeout), options.seconds("--checkpoint-every", checkpoint_every)
-    budget = Budget(space, sampler, trials, batch, sampler_seed, prune, seeds)
-    plan, store = plan_search(request, budget), Store(results)
-    store.statuses()  # rows that only a later vpbench understands are told before anything is done
-    for name, raw in plan.trials.data.items():
-        if raw.note:
-            typer.echo(f"note on {name}: {raw.note}", err=True)
     if dry_run:
-        _show_plan(plan, store, device, data_root, as_json)
+        plan = api.plan_tuning(request, budget, options, results, RunProgress())
+        _show_plan(plan, Store(results), as_json)
         return
-    typer.echo(stated(plan), err=True)
     try:
-        outcomes = execute_search(
-            plan, store, device, kept, GridProgress, executor=runner, data_root=data_root, threads=threads,
-            checkpoint_blocks=checkpoint_blocks, timeout_s=timeout_s, checkpoint_s=checkpoint_s, limit=limit,
-        )  # fmt: skip
+        with RunProgress() as progress:
+            outcomes = api.tune(request, budget, options, results, progress)
     except UnfinishedError:
-        typer.echo("Not all trials are done yet; the same command goes on.", err=True)
+        typer.echo("Not all trials are done yet; the same command continues.", err=True)
         return
     if as_json:
         typer.echo(json.dumps([_as_data(outcome) for outcome in outcomes], indent=2))
@@ -122,48 +72,30 @@ def tune(
         raise typer.Exit(FAILED)
 
 
-def stated(plan: SearchPlan) -> str:
-    """The budget in two sentences."""
-    from vpbench.core.names import counted
-
-    budget = plan.budget
-    methods, sets = (list(dict.fromkeys(names)) for names in zip(*((study.method, study.dataset) for study in plan.studies)))
-    how = "its whole grid" if budget.sampler == "grid" else f"TPE, seed {budget.seed}, {budget.batch} at a time"
-    if budget.prune:
-        how += f", those below the median stopped after epoch {budget.prune}"
-    finals = counted(len(plan.seeds), "final run")
-    return (
-        f"Search {budget.space} ({how}): {budget.trials} trials for each method ({', '.join(methods)}) on each data set "
-        f"({', '.join(sets)}), chosen on validation images. Then {finals} of each winner."
-    )
-
-
-def _show_plan(plan: SearchPlan, store: Store, device: str, data_root: str | None, as_json: bool) -> None:
+def _show_plan(plan: SearchPlan, store: Store, as_json: bool) -> None:
     import json
 
     from rich.console import Console
     from rich.table import Table
 
-    from vpbench.execution.expected_time import Work, past_runs, spoken
-    from vpbench.execution.job import Job
+    from vpbench.execution.expected_time import Work, format_duration, past_runs
     from vpbench.search.search_plan import replayed
     from vpbench.search.study import winner
-    from vpbench.spec.device import resolve_device
+    from vpbench.spec.device import planned_device
 
-    past, place = past_runs(store), resolve_device(device).type
+    past, device = past_runs(store), planned_device(plan.trials.request.device).type
     rows: list[dict[str, Any]] = []
     for study in plan.studies:
         stored, trials = replayed(plan, study, store)
         best = None if trials is None else winner(trials)
         probe = plan.space.probes(study.method.partition(":")[0])[0]
-        raw = plan.trials.data[study.dataset]
-        job = Job.of(study.trial(probe, None), raw, data_root=data_root, device=place)
-        each = past.seconds(Work.of(job))
+        spec, raw = study.trial(probe, None).spec, plan.trials.data[study.dataset]
+        each = past.seconds(Work.of_run(spec, len(raw.splits["train"]), device))
         left = max(0, study.search.trials + len(plan.seeds) - len(stored))
         rows.append(
             {
                 "method": study.method, "dataset": study.dataset, "trials": study.search.trials, "finals": len(plan.seeds),
-                "stored": len(stored), "epochs": job.spec.recipe.epochs, "searched": ", ".join(study.search.searched),
+                "stored": len(stored), "epochs": spec.recipe.epochs, "searched": ", ".join(study.search.searched),
                 "winner": None if best is None else best.values, "expected_s": None if each is None else each * left,
             }
         )  # fmt: skip
@@ -179,8 +111,9 @@ def _show_plan(plan: SearchPlan, store: Store, device: str, data_root: str | Non
         table.add_row(*(str(row[name]) for name in columns[:-1]), "" if seconds is None else f"{seconds:.0f}")
     Console().print(table)
     known = [row["expected_s"] for row in rows if row["expected_s"] is not None]
-    cost = f"Expected, by past rows: {spoken(sum(known))} for {len(known)} of {len(rows)} searches, one run after the other. "
-    typer.echo(f"{stated(plan)} {cost if known else ''}Nothing was run.")
+    count = f"{len(known)} of {len(rows)} searches"
+    cost = f"Expected, by past rows: {format_duration(sum(known))} for {count}, one run after the other. " if known else ""
+    typer.echo(f"{plan.summary()} {cost}Nothing was run.")
 
 
 def _show(outcomes: list[Outcome]) -> None:

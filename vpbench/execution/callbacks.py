@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vpbench.planning.plan import PlannedRun
+    import pandas as pd
+
+    from vpbench.planning.plan import Plan, PlannedRun
     from vpbench.training.fit import Epoch
 
 
 class Callback:
     """Base class of callbacks; does nothing. Several runs may be under way at once."""
+
+    def planned(self, plan: Plan, limit: int | None) -> None:
+        """Called before the first run of a plan, of which at most ``limit`` missing runs are done; a search has several."""
 
     def preparing(self, dataset: str, done: int, total: int) -> None:
         """``done`` of ``total`` images of a data set are decoded."""
@@ -26,3 +32,6 @@ class Callback:
 
     def note(self, text: str) -> None:
         """One sentence for the user: a worker died and its run is retried, another command has some runs, ..."""
+
+    def tested_on_noise(self, row: dict[Hashable, Any], accuracies: pd.DataFrame) -> None:
+        """Called once per stored model that was tested on noisy images; see ``vpbench.analysis.noise.evaluate_noise``."""

@@ -8,10 +8,11 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,15 @@ import torch
 from vpbench.core.errors import DivergedError, StoppedError, StoreError, UnsupportedError, WeightsError
 from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData
+from vpbench.execution.callbacks import Callback
+from vpbench.execution.job import Job
 from vpbench.measure.operations import count_operations
 from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part, serialised
 from vpbench.measure.timing import measure_inference, measure_training
 from vpbench.models.build import build_model
 from vpbench.models.registry import method_class
-from vpbench.planning.plan import PlannedRun
-from vpbench.spec.device import describe
+from vpbench.spec.device import describe, resolve_device
 from vpbench.spec.precision import float32_products
-from vpbench.spec.run_spec import RunSpec
 from vpbench.store.artefacts import ARTEFACTS
 from vpbench.store.store import Store
 from vpbench.training.checkpoint import Checkpoints
@@ -41,44 +42,39 @@ FEATURE_IMAGES = 1000  # test images whose features are kept for t-SNE
 
 
 def execute(
-    run: PlannedRun, data: CachedData, store: Store, device: torch.device, save: Iterable[str] = (),
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None, timeout_s: float | None = None,
-    checkpoints: Checkpoints | None = None, *, checkpoint_blocks: bool = False,
+    job: Job, data: CachedData, store: Store, callback: Callback, checkpoints: Checkpoints | None = None
 ) -> dict[str, Any]:  # fmt: skip
     """Train, measure, test once, and store. What goes wrong in the run becomes a row with a status and the error.
 
-    A trial of a search is trained, scored on validation images and stored; nothing else.
+    A trial of a search is trained, scored on validation images and stored; nothing else. ``checkpoint_blocks`` recomputes the
+    backbone's blocks in the backward pass: less memory in training, and the same quality and size columns, so that it is no
+    part of the run's identity.
 
     Args:
-        run: what to do.
+        job: what to do, on which device and for how long at most.
         data: the decoded data set.
         store: receives the row, and before it the artefacts.
-        device: where to compute.
-        save: keys of :data:`ARTEFACTS` to leave beside the row.
-        on_epoch: progress.
-        timeout_s: seconds after which the run is given up, with the status ``timeout``.
-        checkpoints: where the run goes on and may be left; what it took before counts, for ``timeout_s`` as well.
-        checkpoint_blocks: compute the backbone's blocks again in the backward pass: less memory in training, and the same
-            quality and size columns, so that it is no part of the run's identity.
+        callback: its ``epoch`` is called after every epoch.
+        checkpoints: where the run resumes and may be paused; the time it took before counts, for ``timeout_s`` as well.
 
     Returns:
         the row as stored.
 
     Raises:
         StoreError: when the row cannot be written.
-        WeightsError: when the backbone cannot be loaded, which no method is to blame for.
-        Paused: when the run was left, for another process to go on with; there is no row then.
-        StoppedError: when a second SIGTERM came before it could be left; there is no row then either.
+        WeightsError: when the backbone cannot be loaded, whatever the method.
+        Paused: when the run was paused, for another process to resume; there is no row then.
+        StoppedError: when a second SIGTERM came before it could be paused; there is no row then either.
     """
-    started, checkpoints = datetime.now(UTC), checkpoints or Checkpoints()
-    sizes = {"classes": len(data.class_names), "n_train": len(data.train), "n_val": len(data.val), "n_test": len(data.test)}
+    started, checkpoints, device = datetime.now(UTC), checkpoints or Checkpoints(), resolve_device(job.device)
     row = {
-        **described(run, sizes), "started_at": started, "status": "ok", "error": "", "checkpoint_blocks": checkpoint_blocks
+        **known_columns(job), "started_at": started, "status": "ok", "error": "", "checkpoint_blocks": job.checkpoint_blocks
     }  # fmt: skip
     try:
-        left_s = None if timeout_s is None else max(0.001, timeout_s - checkpoints.elapsed_s)
-        with _time_limit(left_s, on_epoch) as after_epoch, float32_products(run.spec.precision):
-            row.update(_run(run.spec, data, store, device, set(save), after_epoch, checkpoints, checkpoint_blocks))
+        left_s = None if job.timeout_s is None else max(0.001, job.timeout_s - checkpoints.elapsed_s)
+        on_epoch = partial(callback.epoch, job.planned)
+        with _time_limit(left_s, on_epoch) as after_epoch, float32_products(job.spec.precision):
+            row.update(_run(job, data, store, device, after_epoch, checkpoints))
     except (StoreError, WeightsError, StoppedError):
         raise
     except DivergedError as error:
@@ -90,7 +86,7 @@ def execute(
     except MemoryError:
         row.update(status="oom", error="the machine has too little memory for this run: --checkpoint-blocks, or a smaller batch.")
     except _TimeUp:
-        row.update(status="timeout", error=f"{traceback.format_exc(limit=-6)}{timed_out(timeout_s)}")
+        row.update(status="timeout", error=f"{traceback.format_exc(limit=-6)}{timed_out(job.timeout_s)}")
     except Exception as error:
         row.update(status="oom" if is_out_of_memory(error) else "failed", error=traceback.format_exc(limit=-6))
     row.update(describe(device), wall_s=checkpoints.elapsed_s)
@@ -99,21 +95,19 @@ def execute(
 
 
 def store_failure(
-    run: PlannedRun, sizes: Mapping[str, int], store: Store, *, status: str, error: str, started_at: datetime,
-    environment: Mapping[str, Any],
+    job: Job, store: Store, *, status: str, error: str, started_at: datetime, environment: Mapping[str, Any]
 ) -> dict[str, Any]:  # fmt: skip
     """Write and return the row of a run whose process could not do so, because it died or hung.
 
     Args:
-        sizes: ``classes``, ``n_train``, ``n_val``, ``n_test``.
         status: ``failed``, ``oom`` or ``timeout``.
         error: what is known; its last line is what summaries show.
         started_at: of the last attempt, with a time zone.
         environment: columns of the machine, as far as they are known (see ``vpbench.spec.device.describe``).
     """
     row = {
-        **described(run, sizes), **environment, "started_at": started_at, "status": status, "error": error,
-        "wall_s": (datetime.now(UTC) - started_at).total_seconds(),
+        **known_columns(job), **environment, "checkpoint_blocks": job.checkpoint_blocks, "started_at": started_at,
+        "status": status, "error": error, "wall_s": (datetime.now(UTC) - started_at).total_seconds(),
     }  # fmt: skip
     store.write_row(row)
     return row
@@ -125,13 +119,13 @@ def timed_out(seconds: float | None) -> str:
 
 
 class _TimeUp(BaseException):
-    """Not an Exception, so that no method takes it for an error of its own."""
+    """Not an Exception, so that no method catches it as an error of its own."""
 
 
 @contextmanager
 def _time_limit(seconds: float | None, on_epoch: Callable[[Epoch], None]) -> Iterator[Callable[[Epoch], None]]:
     """Raises in the block when its time is up: at once where signals can do it (the main thread of a Unix process), and
-    after an epoch elsewhere. The block gets what to call after each epoch."""
+    after an epoch otherwise. Yields what to call after each epoch."""
     if seconds is None:
         yield on_epoch
         return
@@ -162,9 +156,9 @@ def _time_limit(seconds: float | None, on_epoch: Callable[[Epoch], None]) -> Ite
         signal.signal(signal.SIGALRM, before)
 
 
-def described(run: PlannedRun, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """What is known of a run before it happens. ``sizes`` are ``classes``, ``n_train``, ``n_val`` and ``n_test``."""
-    spec = run.spec
+def known_columns(job: Job) -> dict[str, Any]:
+    """The columns that are known of a run before it happens."""
+    spec = job.spec
     return {
         "run_id": spec.run_id,
         "group_id": spec.group_id,
@@ -181,13 +175,13 @@ def described(run: PlannedRun, sizes: Mapping[str, int]) -> dict[str, Any]:
         "image_size": spec.backbone.image_size,
         "suite": spec.data.suite,
         "dataset": spec.data.dataset,
-        "dataset_group": run.group,
+        "dataset_group": job.group,
         "data_digest": spec.data.digest,
         "preprocess": spec.preprocess.model_dump_json(),
-        **sizes,
+        **job.sizes,
         "seed": spec.seed,
         "recipe": spec.recipe.model_dump_json(),
-        "recipe_source": run.recipe_source,
+        "recipe_source": job.recipe_source,
         "optimizer": spec.recipe.optimizer,
         "lr": spec.recipe.peak_lr,
         "weight_decay": spec.recipe.weight_decay,
@@ -199,13 +193,13 @@ def described(run: PlannedRun, sizes: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _run(
-    spec: RunSpec, data: CachedData, store: Store, device: torch.device, save: set[str], on_epoch: Callable[[Epoch], None],
-    checkpoints: Checkpoints, checkpoint_blocks: bool,
+    job: Job, data: CachedData, store: Store, device: torch.device, on_epoch: Callable[[Epoch], None], checkpoints: Checkpoints
 ) -> dict[str, Any]:  # fmt: skip
+    spec = job.spec
     torch.manual_seed(spec.seed)
     model = build_model(spec.method, spec.backbone, len(data.class_names), device)
     model.backbone.use_fastest_kernels(device.type, spec.precision)
-    model.backbone.checkpoint_blocks(checkpoint_blocks)
+    model.backbone.checkpoint_blocks(job.checkpoint_blocks)
     normalise = Normaliser(spec.backbone.mean, spec.backbone.std, device)
     trainer = Trainer(model, data, spec, normalise, device, on_epoch, checkpoints)
     sizes = {**parameter_counts(model), "params_by_part": json.dumps(parameters_by_part(model))}
@@ -224,7 +218,7 @@ def _run(
     }
     if spec.stage == "search":
         return {**found, **_validated(trainer)}
-    scores = trainer.evaluate(data.test, FEATURE_IMAGES if "features" in save else 0)
+    scores = trainer.evaluate(data.test, FEATURE_IMAGES if "features" in job.save else 0)
     found.update(
         {
             "acc1": scores.acc1,
@@ -236,7 +230,7 @@ def _run(
         },
         **_validated(trainer),
     )
-    _save(spec.run_id, trainer, scores, store, save)
+    _save(job, trainer, scores, store)
     found.update(measure_training(model, spec.recipe, device, spec.precision))
     found.update(measure_inference(model, device, spec.precision))
     found.update(count_operations(spec.method, spec.backbone, len(data.class_names)))
@@ -250,7 +244,9 @@ def _validated(trainer: Trainer) -> dict[str, Any]:
     return {"val_acc1": scores.acc1, "val_correct": scores.correct}
 
 
-def _save(run_id: str, trainer: Trainer, scores: Scores, store: Store, save: set[str]) -> None:
+def _save(job: Job, trainer: Trainer, scores: Scores, store: Store) -> None:
+    run_id, save = job.run_id, job.save
+
     def write_npz(**arrays: Any) -> Callable[[Path], None]:
         def write(path: Path) -> None:
             with path.open("wb") as stream:

@@ -19,33 +19,56 @@ from vpbench.execution.callbacks import Callback
 
 if TYPE_CHECKING:
     from vpbench.execution.job import Job
+    from vpbench.execution.opened_data import OpenedData
+    from vpbench.spec.run_options import RunOptions
     from vpbench.store.store import Store
 
+WORKER_OPTIONS = ("workers", "gpus", "per_gpu", "retries")  # fields of RunOptions that are arguments of executors
 SAME_SIGTERM_S = 2.0  # a second one within this time is the first, passed on by another process
 
-STOPPED = "stopped by SIGTERM; finished runs are stored, and those under way go on from their checkpoints with the same command."
+STOPPED = "stopped by SIGTERM; finished runs are stored, and the same command resumes the others from their checkpoints."
 
 
 class Executor:
     """Base class of executors: runs jobs somewhere and yields their rows, in any order.
 
+    An executor is a module or package of ``vpbench.execution.executors``, or an entry point of the group
+    ``vpbench.executors``; its name is the name for ``--executor``, and the arguments of its class are its options.
+
     A row is in ``store`` when it is yielded. A run that ends badly is a row, too (status ``failed``, ``oom``, ``timeout``);
-    an error that no run is to blame for (a full disk, weights that cannot be read) is raised and ends the call.
+    an error that concerns all runs (a full disk, weights that cannot be read) is raised and ends the call.
     ``callback.started`` and ``callback.finished`` are called once per run. Closing the iterator, or an exception in it, stops
     whatever still runs.
 
     Attributes:
         draining: start nothing more; what runs may finish, and then the iterator ends.
-        pausing: as ``draining``, and what runs stops at its step, with a checkpoint where the executor can write one.
+        pausing: as ``draining``, and what runs stops after its current step, with a checkpoint where one can be written.
         is_remote: whether runs may be on other machines, whose devices are not known here.
     """
 
     draining = pausing = False
     is_remote = False
 
-    def __call__(self, jobs: Sequence[Job], store: Store, callback: Callback) -> Iterator[dict[str, Any]]:
-        """Run the jobs."""
+    def __call__(self, jobs: Sequence[Job], store: Store, callback: Callback, opened: OpenedData) -> Iterator[dict[str, Any]]:
+        """Run the jobs.
+
+        Args:
+            jobs: what to run.
+            store: receives the rows.
+            callback: is called as runs proceed; several may be under way at once.
+            opened: the data sets that this process has open, for runs in this process.
+        """
         raise NotImplementedError
+
+    def check_device(self, name: str) -> None:
+        """
+        Raises:
+            UsageError: when the device ``name`` (auto, cpu, cuda) cannot be had where the runs will be.
+        """
+        from vpbench.spec.device import resolve_device
+
+        if not self.is_remote:
+            resolve_device(name)
 
     def drain(self) -> None:
         """Set ``draining``. Called from a signal handler."""
@@ -75,6 +98,21 @@ def get_executor(name: str, **options: Any) -> Executor:
     return kind(**options)
 
 
+def make_executor(options: RunOptions) -> Executor:
+    """The executor that the options name; without a name, ``local`` if an option of worker processes is set, else ``inline``.
+
+    Raises:
+        UsageError: for an executor or an option that does not exist, or a value that does not fit.
+    """
+    given = {name: getattr(options, name) for name in WORKER_OPTIONS}
+    own = {name: value for name, value in given.items() if value is not None}
+    name = options.executor or ("local" if own else "inline")
+    if name == "inline" and own:
+        option = next(iter(own)).replace("_", "-")
+        raise UsageError(f"--{option} is nothing for --executor inline, which has no worker processes; say --executor local.")
+    return get_executor(name, **own, **options.executor_options)
+
+
 def check_whole(option: str, value: object, least: int) -> None:
     """
     Raises:
@@ -101,9 +139,9 @@ def about_claim(job: Job, place: str) -> dict[str, Any]:
 
 @contextmanager
 def stopped_by_signals(executor: Executor, callback: Callback) -> Iterator[None]:
-    """In the block, Ctrl-C lets what runs finish and starts nothing more, and SIGTERM leaves what runs at its step. The second
-    signal of a kind stops at once (KeyboardInterrupt, StoppedError); but one SIGTERM may arrive twice, from a scheduler and
-    passed on by a shell.
+    """In the block, Ctrl-C lets what runs finish and starts nothing more, and SIGTERM pauses what runs, with a checkpoint. The
+    second signal of a kind stops at once (KeyboardInterrupt, StoppedError); but one SIGTERM may arrive twice, from a scheduler
+    and passed on by a shell.
 
     Outside the main thread, where Python delivers no signals, the block is as any other.
     """
@@ -125,7 +163,7 @@ def stopped_by_signals(executor: Executor, callback: Callback) -> Iterator[None]
             callback.note("Interrupted: runs under way are finished, nothing more is started. Ctrl-C again stops at once.")
         else:
             executor.pause()
-            callback.note("Asked to stop (SIGTERM): runs under way are left at their step, nothing more is started.")
+            callback.note("Asked to stop (SIGTERM): runs under way write a checkpoint and stop, nothing more is started.")
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

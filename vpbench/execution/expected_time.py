@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vpbench.execution.job import Job
+    from vpbench.spec.run_spec import RunSpec
     from vpbench.store.store import Store
 
 COLUMNS = ["run_id", "status", "method", "dataset", "backbone", "device", "epochs", "n_train", "wall_s"]
@@ -26,16 +27,20 @@ class Work:
 
     @classmethod
     def of(cls, job: Job) -> Work:
-        spec = job.spec
-        images = max(1, spec.recipe.epochs * job.n_train)
-        return cls(job.device, spec.backbone.name, spec.method.label, spec.data.dataset, images)
+        return cls.of_run(job.spec, job.n_train, job.device)
+
+    @classmethod
+    def of_run(cls, spec: RunSpec, n_train: int, device: str) -> Work:
+        """For a run on ``n_train`` images that no job has been made for yet."""
+        images = max(1, spec.recipe.epochs * n_train)
+        return cls(device, spec.backbone.name, spec.method.label, spec.data.dataset, images)
 
 
 class PastRuns:
     """Seconds of finished runs, by how much they are like another one.
 
     Args:
-        rows: with :data:`COLUMNS`; those without the status ``ok`` tell nothing.
+        rows: with :data:`COLUMNS`; those without the status ``ok`` are ignored.
     """
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -74,12 +79,12 @@ def longest_first(jobs: Sequence[Job], past: PastRuns) -> list[Job]:
     works = [Work.of(job) for job in jobs]
     known = [past.seconds(work) for work in works]
     rates = [seconds / work.images for seconds, work in zip(known, works) if seconds is not None]
-    usual = median(rates) if rates else 1.0  # for runs that nothing is known of, among others
+    usual = median(rates) if rates else 1.0  # for runs without similar ones, among others
     costs = [usual * work.images if seconds is None else seconds for seconds, work in zip(known, works)]
     return [job for _, job in sorted(zip(costs, jobs), key=lambda pair: pair[0], reverse=True)]
 
 
-def spoken(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """``45 s``, ``12 min``, ``3.5 h`` or ``2.1 days``."""
     if seconds < 90:
         return f"{seconds:.0f} s"

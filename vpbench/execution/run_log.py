@@ -28,7 +28,7 @@ def run_log(store: Store, job: Job, place: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     except OSError:
-        log = os.open(os.devnull, os.O_WRONLY)  # a full disk will be heard of when the row is written
+        log = os.open(os.devnull, os.O_WRONLY)  # a full disk is an error when the row is written
     with suppress(OSError):
         os.write(log, head)
     for descriptor in (1, 2):

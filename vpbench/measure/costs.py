@@ -32,9 +32,9 @@ from vpbench.measure.timing import example_images, inference, training_step
 from vpbench.models.build import add_method, build_empty
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import method_class, method_registry, resolve_method
-from vpbench.planning.plan import DEFAULT_METHODS
 from vpbench.spec.device import describe, resolve_device
 from vpbench.spec.precision import float32_products, resolve_precision
+from vpbench.spec.request import DEFAULT_METHODS
 from vpbench.spec.run_spec import BackboneSpec, MethodSpec
 
 PLAIN = "(plain backbone)"

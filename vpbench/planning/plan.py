@@ -1,9 +1,9 @@
-"""From what the user asks for to the runs that are still missing."""
+"""From a request to its runs, and those of them that are still missing."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +15,11 @@ from vpbench.data.catalog import dataset_card
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path
 from vpbench.models.registry import method_class, resolve_method
+from vpbench.planning.rerun import to_repeat
 from vpbench.planning.suites import (
     CUSTOM_SUITE,
     SuiteCard,
-    as_protocol,
+    apply_protocol,
     method_options,
     recipe_entries,
     resolve_recipe,
@@ -26,33 +27,12 @@ from vpbench.planning.suites import (
 )
 from vpbench.spec.device import planned_device
 from vpbench.spec.precision import resolve_precision
+from vpbench.spec.request import DEFAULT_SUITE, Request
+from vpbench.spec.run_options import RunOptions
 from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, RunSpec, Search
+from vpbench.store.artefacts import artefact_files
 from vpbench.store.schema import SETTLED
 from vpbench.store.store import Store
-
-DEFAULT_METHODS = ("linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt")
-DEFAULT_SUITE = "mini"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a user can ask of ``vpbench run``; None means the suite's own value."""
-
-    methods: Sequence[str] = DEFAULT_METHODS
-    suite: str | None = None
-    data: str | None = None
-    data_root: str | None = None
-    datasets: Sequence[str] | None = None
-    backbone: str | None = None
-    weights: str | None = None
-    image_size: int | None = None
-    patch_size: int | None = None
-    epochs: int | None = None
-    seeds: int = 1
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    precision: str | None = None
-    selection: str | None = None
-    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -66,14 +46,19 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs of a request, in order, and those of them that the store already has.
+    """All runs of a request, in order, and those of them that need not be run.
 
-    ``data`` holds each data set once, opened but not decoded.
+    Attributes:
+        runs: all of them.
+        stored: ids of the runs whose rows count as they are.
+        data: each data set once, opened but not decoded.
+        request: what was asked for; where data lies and on which kind of device runs happen.
     """
 
     runs: list[PlannedRun]
     stored: frozenset[str]
     data: dict[str, RawData]
+    request: Request
 
     @property
     def missing(self) -> list[PlannedRun]:
@@ -81,8 +66,16 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What all runs of a request have in common, resolved; ``opened`` are the data sets as they came, ``data`` by protocol."""
+class ResolvedRequest:
+    """A request whose names are looked up: the suite's card, the backbone, and its data sets.
+
+    Attributes:
+        opened: the data sets as their sources have them.
+        data: the same with the training images that the suite's protocol uses.
+        options: of methods, by the method's name, as the user has set them.
+        overrides: fields of recipes that the user has set, by the method's name; under "" for all methods.
+        stage: of the runs; None for plain ones.
+    """
 
     request: Request
     suite: SuiteCard
@@ -97,9 +90,9 @@ class Ground:
     stage: Literal["search", "final"] | None = None
     _known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # looking a name up takes 10 ms
 
-    def at(self, stage: Literal["search", "final"]) -> Ground:
+    def at(self, stage: Literal["search", "final"]) -> ResolvedRequest:
         """The same for trials of a search, or for runs with what it has chosen."""
-        data = {name: as_protocol(raw, self.suite, stage) for name, raw in self.opened.items()}
+        data = {name: apply_protocol(raw, self.suite, stage) for name, raw in self.opened.items()}
         return replace(self, stage=stage, data=data)
 
     def runs(
@@ -141,7 +134,7 @@ class Ground:
 
 
 def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> Plan:
-    """Resolve and check everything before anything is computed.
+    """Resolve and check everything before anything is computed. Reads the store, and writes nothing.
 
     Args:
         request: what to run.
@@ -151,14 +144,25 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> 
     Raises:
         VpbenchError: for anything in the request that cannot work.
     """
-    ground = resolve(request)
-    seeds = seeds_of(ground.suite, request.seeds)
-    runs = [run for name in ground.data for label in dict.fromkeys(request.methods) for run in ground.runs(label, name, seeds)]
-    check_runs(runs, ground.data)
-    return Plan(runs, stored_runs(runs, store, artefacts), ground.data)
+    resolved = resolve(request)
+    seeds = seeds_of(resolved.suite, request.seeds)
+    methods = dict.fromkeys(request.methods)
+    runs = [run for name in resolved.data for label in methods for run in resolved.runs(label, name, seeds)]
+    check_runs(runs, resolved.data)
+    return Plan(runs, stored_runs(runs, store, artefacts), resolved.data, request)
 
 
-def resolve(request: Request) -> Ground:
+def plan_runs(request: Request, options: RunOptions, store: Store) -> Plan:
+    """The plan of a request with these options: stored runs that ``--rerun`` asks for are missing, too.
+
+    Raises:
+        VpbenchError: for anything in the request that cannot work.
+    """
+    plan = make_plan(request, store, artefact_files(options.artefacts))
+    return replace(plan, stored=plan.stored - to_repeat(options.rerun, store))
+
+
+def resolve(request: Request) -> ResolvedRequest:
     """Look up and open what a request names, methods excepted.
 
     Raises:
@@ -178,8 +182,8 @@ def resolve(request: Request) -> Ground:
     options, overrides = _split_settings(request)
     precision = resolve_precision(request.precision or suite.precision, planned_device(request.device))
     selection = _choice("selection", request.selection or suite.selection, ("last", "best_val"))
-    data = {name: as_protocol(raw, suite) for name, raw in opened.items()}
-    return Ground(request, suite, suite_name, opened, data, backbone, selection, precision, options, overrides)
+    data = {name: apply_protocol(raw, suite) for name, raw in opened.items()}
+    return ResolvedRequest(request, suite, suite_name, opened, data, backbone, selection, precision, options, overrides)
 
 
 def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> None:

@@ -1,4 +1,4 @@
-"""Which stored runs are to be done again."""
+"""Which stored runs are to be repeated."""
 
 from __future__ import annotations
 

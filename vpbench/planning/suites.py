@@ -8,11 +8,12 @@ from pydantic import Field, JsonValue, ValidationError
 
 from vpbench.core.cards import card_names, first_error, read_toml
 from vpbench.core.errors import UsageError
+from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.names import unknown
 from vpbench.data.protocols import with_all_for_training, with_few_shots
 from vpbench.data.raw import RawData
 from vpbench.spec.recipe import Recipe
-from vpbench.spec.run_spec import Frozen, Precision, Preprocess
+from vpbench.spec.run_spec import Precision, Preprocess
 
 CUSTOM_SUITE = "custom"  # the protocol for --data
 DEFAULT_PRESET = "default"  # what a recipe calls a method without a preset
@@ -21,7 +22,7 @@ DEFAULT_PRESET = "default"  # what a recipe calls a method without a preset
 PART_FIELDS = ("part_of", "title", "description", "datasets")
 
 
-class SuiteCard(Frozen):
+class SuiteCard(FrozenModel):
     """A suite: which data sets, and everything that is the same for all methods.
 
     ``training`` holds fields of :class:`Recipe`; a method's recipe may set others, and overrides these.
@@ -54,7 +55,7 @@ class SuiteCard(Frozen):
     source: str
 
 
-class RecipeEntry(Frozen):
+class RecipeEntry(FrozenModel):
     """Values for the runs that ``suite``, ``dataset`` and ``preset`` select (each one or several; None: all), and their source.
 
     The preset ``default`` is the method without a preset. A part of a suite goes by the name of the whole suite.
@@ -77,7 +78,7 @@ class RecipeEntry(Frozen):
         )
 
 
-class RecipeCard(Frozen):
+class RecipeCard(FrozenModel):
     """``benchmarks/recipes/<method>.toml``: entries from the general to the special; later ones win."""
 
     recipe: tuple[RecipeEntry, ...]
@@ -127,7 +128,7 @@ def _suite_values(name: str, heirs: tuple[str, ...] = ()) -> dict[str, Any]:
     return {**inherited, "base": None, **own, **tables}
 
 
-def as_protocol(raw: RawData, suite: SuiteCard, stage: str | None = None) -> RawData:
+def apply_protocol(raw: RawData, suite: SuiteCard, stage: str | None = None) -> RawData:
     """A data set with the training images that the suite's protocol uses; a trial never trains on those for validation."""
     if suite.shots:
         raw = with_few_shots(raw, suite.shots)

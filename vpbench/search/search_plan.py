@@ -10,51 +10,34 @@ from pydantic import ValidationError
 
 from vpbench.core.cards import first_error
 from vpbench.core.errors import UsageError, VpbenchError
-from vpbench.core.names import unknown
+from vpbench.core.names import counted, unknown
 from vpbench.models.build import build_empty
 from vpbench.models.registry import resolve_method
-from vpbench.planning.plan import Ground, Plan, PlannedRun, Request, check_runs, resolve, seeds_of, stored_runs
+from vpbench.planning.plan import Plan, PlannedRun, ResolvedRequest, check_runs, resolve, seeds_of, stored_runs
 from vpbench.search.space import Point, Space, read_space, split
 from vpbench.search.study import Row, Study, Trial, import_optuna, winner
+from vpbench.spec.budget import Budget
 from vpbench.spec.recipe import Recipe
+from vpbench.spec.request import Request
 from vpbench.spec.run_spec import Search
 from vpbench.store.store import Store
 
 SAMPLERS = ("grid", "tpe")
-DEFAULT_SPACE = "vpt-grid"
 DEFAULT_BATCH = 8
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What a user can ask of a search; None means the space's own value, or none.
+class SearchPlan:
+    """All searches of a request.
 
     Attributes:
-        space: name or file of the search space.
-        sampler: ``grid`` or ``tpe``.
-        trials: for every method on every data set.
-        batch: trials that TPE chooses at a time; more use more workers, fewer learn more from each other.
-        sampler_seed: of TPE.
-        prune: epochs of the short runs that decide which trials are run in full; None: all are.
-        seeds: final runs of each winner; None: as many as the suite has seeds.
+        trials, finals: the request, resolved for trials and for final runs.
+        seeds: of the final runs.
     """
 
-    space: str = DEFAULT_SPACE
-    sampler: str | None = None
-    trials: int | None = None
-    batch: int | None = None
-    sampler_seed: int | None = None
-    prune: int | None = None
-    seeds: int | None = None
-
-
-@dataclass(frozen=True)
-class SearchPlan:
-    """All searches of a request. ``trials`` and ``finals`` are the grounds of their runs, ``seeds`` those of the finals."""
-
     studies: list[Study]
-    trials: Ground
-    finals: Ground
+    trials: ResolvedRequest
+    finals: ResolvedRequest
     seeds: list[int]
     space: Space
 
@@ -62,6 +45,18 @@ class SearchPlan:
     def budget(self) -> Search:
         """What is the same for all methods and data sets."""
         return self.studies[0].search
+
+    def summary(self) -> str:
+        """The budget in two sentences, for people."""
+        budget = self.budget
+        methods, sets = (", ".join(dict.fromkeys(names)) for names in zip(*((own.method, own.dataset) for own in self.studies)))
+        how = "its whole grid" if budget.sampler == "grid" else f"TPE, seed {budget.seed}, {budget.batch} at a time"
+        if budget.prune:
+            how += f", those below the median stopped after epoch {budget.prune}"
+        return (
+            f"Search {budget.space} ({how}): {budget.trials} trials for each method ({methods}) on each data set ({sets}), "
+            f"chosen on validation images. Then {counted(len(self.seeds), 'final run')} of each winner."
+        )
 
     def runs_with(self, study: Study, values: Point) -> list[PlannedRun]:
         """The runs with what a search has chosen, one per seed."""
@@ -80,7 +75,7 @@ class Outcome:
 
 
 class UnfinishedError(Exception):
-    """Some runs of a round have no rows: they were left over on purpose, or are under way elsewhere."""
+    """Some runs of a round have no rows: they were left over by a limit, or another process works on them."""
 
 
 def plan_search(request: Request, budget: Budget) -> SearchPlan:
@@ -98,21 +93,21 @@ def plan_search(request: Request, budget: Budget) -> SearchPlan:
     searches = {label: _search(space, label, budget) for label in methods}
     _check_equal(space, searches)
     _check_free(space, request, methods)
-    ground = resolve(request)
-    trials, finals = ground.at("search"), ground.at("final")
-    seeds = seeds_of(ground.suite, budget.seeds or len(ground.suite.seeds))
-    studies = [_study(space, searches[label], label, name, trials, seeds[0]) for name in ground.data for label in methods]
+    resolved = resolve(request)
+    trials, finals = resolved.at("search"), resolved.at("final")
+    seeds = seeds_of(resolved.suite, budget.seeds or len(resolved.suite.seeds))
+    studies = [_study(space, searches[label], label, name, trials, seeds[0]) for name in resolved.data for label in methods]
     plan = SearchPlan(studies, trials, finals, seeds, space)
     _check(plan)
     return plan
 
 
-def play(studies: Sequence[Study], do: Callable[[list[PlannedRun]], Mapping[str, Row]]) -> list[list[Trial]]:
-    """All searches to their ends, round by round and in step, so that every round fills all workers.
+def play(studies: Sequence[Study], run_round: Callable[[list[PlannedRun]], Mapping[str, Row]]) -> list[list[Trial]]:
+    """Play all searches to their ends, one round of all of them at a time, so that every round fills all workers.
 
     Args:
         studies: the searches.
-        do: runs what has no row yet, and returns the rows by run id.
+        run_round: runs what has no row yet, and returns the rows by run id.
 
     Returns:
         the trials of each search.
@@ -121,7 +116,7 @@ def play(studies: Sequence[Study], do: Callable[[list[PlannedRun]], Mapping[str,
     asked = {place: next(search) for place, search in enumerate(searches)}
     ended: dict[int, list[Trial]] = {}
     while asked:
-        rows = do([run for runs in asked.values() for run in runs])
+        rows = run_round([run for runs in asked.values() for run in runs])
         waiting, asked = asked, {}
         for place in waiting:
             try:
@@ -131,10 +126,10 @@ def play(studies: Sequence[Study], do: Callable[[list[PlannedRun]], Mapping[str,
     return [ended[place] for place in range(len(searches))]
 
 
-def as_plan(runs: list[PlannedRun], ground: Ground, store: Store, artefacts: Sequence[str] = ()) -> Plan:
-    """Runs of a round as a plan; a run that two trials share is there once."""
+def round_plan(runs: list[PlannedRun], resolved: ResolvedRequest, store: Store, artefacts: Sequence[str] = ()) -> Plan:
+    """The plan of a round; a run that two trials share is in it once."""
     once = list({run.spec.run_id: run for run in runs}.values())
-    return Plan(once, stored_runs(once, store, artefacts), ground.data)
+    return Plan(once, stored_runs(once, store, artefacts), resolved.data, resolved.request)
 
 
 def replayed(plan: SearchPlan, study: Study, store: Store) -> tuple[set[str], list[Trial] | None]:
@@ -209,9 +204,9 @@ def _search(space: Space, label: str, budget: Budget) -> Search:
 def _check_equal(space: Space, searches: dict[str, Search]) -> None:
     sizes = {label: search.trials for label, search in searches.items()}
     if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{size} for {label}" for label, size in sizes.items())
+        counts = ", ".join(f"{size} for {label}" for label, size in sizes.items())
         raise UsageError(
-            f"search space {space.name}: the grid's points are {told}; every method gets the same budget: search them apart, "
+            f"search space {space.name}: the grid's points are {counts}; every method gets the same budget: search them apart, "
             "or say --sampler tpe --trials N."
         )
 
@@ -227,13 +222,13 @@ def _check_free(space: Space, request: Request, methods: list[str]) -> None:
             raise UsageError(f"--epochs {request.epochs}: the search space {space.name} searches it; leave one of the two out.")
 
 
-def _study(space: Space, search: Search, label: str, dataset: str, ground: Ground, seed: int) -> Study:
+def _study(space: Space, search: Search, label: str, dataset: str, resolved: ResolvedRequest, seed: int) -> Study:
     method = _name(label)
     fixed = space.settings(method)
 
     def trial(values: Point, epochs: int | None) -> PlannedRun:
         options, recipe = split({**fixed, **values})
-        (run,) = ground.runs(label, dataset, [seed], options, recipe, search)
+        (run,) = resolved.runs(label, dataset, [seed], options, recipe, search)
         return run if epochs is None else _shortened(run, epochs)
 
     points = space.grid(method) if search.sampler == "grid" else []

@@ -13,10 +13,10 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 
 from vpbench.core.cards import card_names, first_error, read_toml
 from vpbench.core.errors import UsageError
+from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.hashing import digest
 from vpbench.core.names import unknown
 from vpbench.models.registry import method_class, method_registry
-from vpbench.spec.run_spec import Frozen
 
 FOLDER = "searches"
 RECIPE = "recipe."  # how the names of a recipe's fields begin
@@ -24,7 +24,7 @@ RECIPE = "recipe."  # how the names of a recipe's fields begin
 Point = dict[str, Any]  # values of one trial by parameter
 
 
-class Range(Frozen):
+class Range(FrozenModel):
     """All numbers from ``low`` to ``high``: whole ones when both are whole numbers, evenly on a log scale with ``log``."""
 
     low: int | float
@@ -47,7 +47,7 @@ class Range(Frozen):
 Parameter = tuple[JsonValue, ...] | Range
 
 
-class SpaceCard(Frozen):
+class SpaceCard(FrozenModel):
     """A search space.
 
     Names are those of ``--set``: ``recipe.lr`` is a field of every method's recipe, ``vpt.recipe.lr`` of VPT's alone,
@@ -65,8 +65,8 @@ class SpaceCard(Frozen):
 
     @field_validator("parameters", mode="before")
     @classmethod
-    def _told_apart(cls, given: Any) -> Any:
-        """Each parameter by its own kind, so that a mistake in it is told in its own words."""
+    def _by_kind(cls, given: Any) -> Any:
+        """Each parameter by its own kind, so that the error names what is wrong with it."""
         if not isinstance(given, dict):
             return given
         return {name: _parameter(name, value) for name, value in given.items()}

@@ -1,7 +1,7 @@
 """The search for one method on one data set: which trials there are, and which of them wins.
 
 A search is a generator that yields the runs of its next round, gets their rows, and returns its trials in the end. It depends
-on nothing but the rows, so that the same command replays what is stored and goes on with what is missing, on any executor.
+on nothing but the rows, so that the same command replays what is stored and runs what is missing, on any executor.
 """
 
 from __future__ import annotations

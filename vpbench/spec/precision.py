@@ -31,7 +31,15 @@ def resolve_precision(wanted: str, device: torch.device) -> Precision:
         return chosen
     if device.type == "cpu":
         return "bf16" if cpu_computes_bf16() else "fp32"
-    return "bf16" if not torch.cuda.is_available() or torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if not torch.cuda.is_available() or gpu_computes_bf16() else "fp32"
+
+
+def gpu_computes_bf16() -> bool:
+    """Whether the GPU has bfloat16 arithmetic; one that emulates it, such as a T4, is slower in it than in fp32."""
+    try:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    except TypeError:  # of a torch without this argument
+        return torch.cuda.get_device_capability() >= (8, 0)
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager[Any]:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
+from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.hashing import digest
 from vpbench.core.names import counted
 from vpbench.spec.recipe import Recipe
 
 
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class MethodSpec(Frozen):
+class MethodSpec(FrozenModel):
     """A method with every option resolved."""
 
     name: str
@@ -32,7 +29,7 @@ class MethodSpec(Frozen):
         return f"{self.name}:{self.preset}" if self.preset else self.name
 
 
-class BackboneSpec(Frozen):
+class BackboneSpec(FrozenModel):
     """A backbone, the identity of its weights, and how its input is normalised.
 
     ``weights`` is ``"random"``, ``"embedded"``, ``"file"`` or ``"hub:<repository>"``; ``path`` says where the file lies
@@ -49,7 +46,7 @@ class BackboneSpec(Frozen):
     path: str | None = Field(None, repr=False)
 
 
-class Preprocess(Frozen):
+class Preprocess(FrozenModel):
     """How an image becomes the network's input, apart from mean and standard deviation.
 
     ``stretch`` resizes to S x S whatever the aspect. ``crop`` resizes the short side to S / crop_ratio; testing takes the
@@ -65,7 +62,7 @@ class Preprocess(Frozen):
     normalisation: Literal["weights", "imagenet", "none"] = "weights"
 
 
-class DataSpec(Frozen):
+class DataSpec(FrozenModel):
     """A data set and the digest of its images, labels and splits; ``path`` is no part of a run's identity."""
 
     suite: str
@@ -74,7 +71,7 @@ class DataSpec(Frozen):
     path: str | None = Field(None, repr=False)
 
 
-class Search(Frozen):
+class Search(FrozenModel):
     """The search that a run belongs to, and its budget: ``trials`` settings for every method on every data set.
 
     ``digest`` identifies the space's parameters, whose names are ``searched``. A grid has neither seed nor batches.
@@ -94,7 +91,7 @@ Precision = Literal["fp32", "tf32", "bf16"]
 """Full float32, float32 whose products a GPU computes in TF32, or autocast to bfloat16."""
 
 
-class RunSpec(Frozen):
+class RunSpec(FrozenModel):
     """One run: a method on a backbone, fitted to a data set with a recipe and a seed.
 
     A run of the stage ``search`` is a trial: scored on validation images, never tested. One of the stage ``final`` has the

@@ -8,10 +8,11 @@ from typing import Any
 from vpbench.core.errors import UsageError
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.executor import Executor, check_whole
-from vpbench.execution.executors.local.pool import LocalGrid
+from vpbench.execution.executors.local.pool import LocalDispatcher
 from vpbench.execution.executors.local.slots import Slot, check_gpus, cpu_slots, gpu_slots
 from vpbench.execution.expected_time import longest_first, past_runs
 from vpbench.execution.job import Job
+from vpbench.execution.opened_data import OpenedData
 from vpbench.store.store import Store
 
 
@@ -22,7 +23,7 @@ class Local(Executor):
         workers: processes, on CPUs; by default one per processor core, up to eight.
         gpus: indices of the GPUs to use, as torch counts them here; by default all.
         per_gpu: workers on each GPU.
-        retries: how often a run is repeated whose worker died.
+        retries: how often a run is retried whose worker died.
 
     Raises:
         UsageError: for a GPU that does not exist, or numbers that make no sense.
@@ -37,12 +38,12 @@ class Local(Executor):
         if gpus is not None:
             check_gpus(gpus)
 
-    def __call__(self, jobs: Sequence[Job], store: Store, callback: Callback) -> Iterator[dict[str, Any]]:
-        """Longest expected run first. Returns at once; workers start with the first row that is asked for."""
+    def __call__(self, jobs: Sequence[Job], store: Store, callback: Callback, opened: OpenedData) -> Iterator[dict[str, Any]]:
+        """Longest expected run first. Workers start when the first row is asked for, and open data themselves."""
         if not jobs:
             return iter(())
         slots = self.slots(jobs[0].device, len(jobs), jobs[0].threads)
-        return LocalGrid(self, slots, self.retries, longest_first(jobs, past_runs(store)), store, callback).run()
+        return LocalDispatcher(self, slots, self.retries, longest_first(jobs, past_runs(store)), store, callback).run()
 
     def slots(self, device: str, jobs: int, threads: int | None = None) -> list[Slot]:
         """Where workers run; no more than there are jobs.

@@ -16,13 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vpbench.execution.dispatch import GRACE_S, Task
+from vpbench.execution.dispatch import GRACE_S, QueuedJob
 from vpbench.execution.executors.local.slots import Slot
 
 IDLE_END_S = 2.0  # for a worker without work to end by itself
-LOOK_S = 0.3  # for a hung worker to write where it is
+LOOK_S = 0.3  # for a hung worker to write its stack
 
-# What workers say, in order; None when a worker's output has ended.
+# Messages of workers, in order; None when a worker's output has ended.
 Messages = queue.SimpleQueue[tuple["Worker", dict[str, Any] | None]]
 
 
@@ -31,16 +31,16 @@ class Worker:
 
     Attributes:
         ready: whether it has come up.
-        task: its run; None when it has none.
-        began: when it got the run, or when the run started.
-        environment: columns of its machine, once it has told them.
+        current: the job that it does; None when it is idle.
+        began: when it got the job, or when the run started.
+        environment: columns of its machine, once it has sent them.
         timed_out: whether it was killed because its run took too long.
     """
 
     def __init__(self, slot: Slot, results: Path, messages: Messages) -> None:
         self.slot = slot
         self.ready = self.timed_out = False
-        self.task: Task | None = None
+        self.current: QueuedJob | None = None
         self.began: datetime | None = None
         self.environment: dict[str, Any] = {}
         self._deadline = float("inf")
@@ -61,34 +61,34 @@ class Worker:
                 messages.put((self, json.loads(line)))
         messages.put((self, None))
 
-    def give(self, task: Task) -> None:
-        """Let it do a run."""
-        job = task.job if task.job.threads else task.job.model_copy(update={"threads": self.slot.threads})
-        self.task, self.timed_out = task, False
+    def assign(self, queued: QueuedJob) -> None:
+        """Let it do a job."""
+        job = queued.job if queued.job.threads else queued.job.model_copy(update={"threads": self.slot.threads})
+        self.current, self.timed_out = queued, False
         self.extend()
         assert self._process.stdin is not None
-        with suppress(OSError):  # a dead worker is heard of by the end of its output
+        with suppress(OSError):  # the end of its output shows that a worker is dead
             self._process.stdin.write(job.model_dump_json().encode() + b"\n")
             self._process.stdin.flush()
 
     def extend(self) -> None:
         """The run's time begins now: decoding images and starting are not part of it."""
         self.began = datetime.now(UTC)
-        limit = self.task and self.task.job.timeout_s
+        limit = self.current and self.current.job.timeout_s
         self._deadline = time.monotonic() + limit + GRACE_S if limit else float("inf")
 
     def kill_if_overdue(self) -> None:
-        if self.task is None or time.monotonic() <= self._deadline:
+        if self.current is None or time.monotonic() <= self._deadline:
             return
         self.timed_out, self._deadline = True, float("inf")
         if hasattr(signal, "SIGUSR1"):
             with suppress(OSError):
-                self._process.send_signal(signal.SIGUSR1)  # it writes to its log where it is
+                self._process.send_signal(signal.SIGUSR1)  # it writes its stack to its log
             time.sleep(LOOK_S)
         self._end()
 
-    def ask_to_leave(self) -> None:
-        """Its run, with a checkpoint; it says so."""
+    def pause(self) -> None:
+        """Ask it to pause its run, with a checkpoint; it answers with a message."""
         with suppress(OSError):
             self._process.terminate()
 
@@ -101,28 +101,28 @@ class Worker:
     def kill(self) -> None:
         """Whatever state it is in; an idle one that has been dismissed gets a moment to end by itself."""
         self.dismiss()
-        if self.task is None and self.ready:
+        if self.current is None and self.ready:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=IDLE_END_S)
         self._end()
         self._process.wait()
         self._errors.close()
 
-    def how_it_ended(self) -> str:
-        """The end of its process in words; waits for it."""
+    def exit_description(self) -> str:
+        """How its process ended; waits for the end."""
         code = self._process.wait()
         if code >= 0:
             return f"ended with exit code {code}"
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         return f"was killed ({name})" + (", perhaps because the machine ran out of memory" if name == "SIGKILL" else "")
 
-    def last_word(self) -> str:
-        """The last line that it wrote outside of a run's log."""
+    def last_line(self) -> str:
+        """The last line that it printed outside of a run's log."""
         with suppress(OSError, ValueError):
             self._errors.seek(0)
             if lines := self._errors.read().decode(errors="replace").strip().splitlines():
                 return lines[-1]
-        return "it said nothing"
+        return "it printed nothing"
 
     def _end(self) -> None:
         """Kill it and its children."""

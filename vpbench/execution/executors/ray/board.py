@@ -1,4 +1,4 @@
-"""Where Ray tasks ask whether to go on, and tell how they get on."""
+"""The actor through which Ray tasks and the command exchange messages."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 class Board:
-    """A Ray actor beside this process: tasks ask here whether to begin, and tell how they get on."""
+    """A Ray actor on the node of the command: tasks ask it whether to begin or to pause, and send it their progress."""
 
     def __init__(self) -> None:
-        self._said: list[tuple[str, str, Any]] = []
+        self._messages: list[tuple[str, str, Any]] = []
         self._begun: set[str] = set()
         self._closed = self._paused = False
 
@@ -18,16 +18,16 @@ class Board:
         if self._closed:
             return False
         self._begun.add(run_id)
-        self.tell(run_id, "begun", environment)
+        self.send(run_id, "begun", environment)
         return True
 
-    def tell(self, run_id: str, kind: str, content: Any = None) -> None:
-        self._said.append((run_id, kind, content))
+    def send(self, run_id: str, kind: str, content: Any = None) -> None:
+        self._messages.append((run_id, kind, content))
 
     def take(self) -> list[tuple[str, str, Any]]:
-        """What was told since the last call, in order."""
-        said, self._said = self._said, []
-        return said
+        """The messages since the last call, in order."""
+        messages, self._messages = self._messages, []
+        return messages
 
     def close(self) -> set[str]:
         """Let no task begin any more; the runs that have begun."""
@@ -35,7 +35,7 @@ class Board:
         return self._begun
 
     def pause(self) -> None:
-        """Let all tasks leave their runs."""
+        """Let all tasks pause their runs."""
         self._paused = True
 
     def paused(self) -> bool:

@@ -1,4 +1,4 @@
-"""One call of the executor ``ray``: the runs that Ray has, and what comes of them."""
+"""One call of the executor ``ray``: submitting tasks, and collecting their rows."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from vpbench.core import errors
 from vpbench.core.errors import StoreError, VpbenchError
 from vpbench.core.version import __version__
 from vpbench.execution.callbacks import Callback
-from vpbench.execution.dispatch import GRACE_S, TICK_S, Task, TaskGrid
+from vpbench.execution.dispatch import GRACE_S, TICK_S, QueueDispatcher, QueuedJob
 from vpbench.execution.executor import Executor, about_claim
 from vpbench.execution.executors.ray.board import Board
-from vpbench.execution.executors.ray.ray_task import do_job
+from vpbench.execution.executors.ray.ray_task import task_function
 from vpbench.execution.job import Job, row_since
 from vpbench.store.store import Store
 
-AHEAD = 2  # tasks that wait for a free place, so that no place waits for us
+AHEAD = 2  # tasks submitted beyond the free places, so that no place is idle
 
-# What Ray says of a task that did nothing wrong itself.
+# How Ray reports a task that was lost through no error of its own.
 LOSSES = (
     lost.WorkerCrashedError, lost.NodeDiedError, lost.ObjectLostError, lost.OutOfMemoryError, lost.LocalRayletDiedError,
 )  # fmt: skip
@@ -45,9 +45,9 @@ def places(needs: dict[str, float]) -> int:
 
 @dataclass
 class _Running:
-    """A task that Ray has, with the run's claim; ``began`` and ``environment`` are known once a worker has it."""
+    """A submitted task, with the run's claim; ``began`` and ``environment`` are known once a worker has begun it."""
 
-    task: Task
+    queued: QueuedJob
     claim: AbstractContextManager[bool]
     began: datetime | None = None
     deadline: float = float("inf")
@@ -56,17 +56,17 @@ class _Running:
 
     def extend(self) -> None:
         """The run's time begins now: decoding images and starting are not part of it."""
-        self.began, limit = datetime.now(UTC), self.task.job.timeout_s
+        self.began, limit = datetime.now(UTC), self.queued.job.timeout_s
         self.deadline = time.monotonic() + limit + GRACE_S if limit else float("inf")
 
 
-class RayGrid(TaskGrid):
-    """A grid on a cluster that this process is connected to.
+class RayDispatcher(QueueDispatcher):
+    """Runs on the cluster that this process is connected to.
 
     Args:
         needs: what one run takes of a node, in Ray's terms.
         workers: runs at a time; None for as many as there is room for.
-        others: see :class:`TaskGrid`.
+        others: see :class:`QueueDispatcher`.
     """
 
     def __init__(
@@ -76,21 +76,21 @@ class RayGrid(TaskGrid):
         super().__init__(executor, retries, jobs, store, callback)
         self._needs, self._workers = needs, workers
         self._running: dict[Any, _Running] = {}
-        self._stopped = self._told_pause = False
+        self._stopped = self._pause_sent = False
         # On our own node and no other one: if that is lost, so is this process. With soft=True Ray takes any node.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         lasting = {"max_restarts": -1, "max_task_retries": -1}
         self._board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here, **lasting).remote()
-        # Ray's own repetitions are off, so that they are counted, told, and end in a row.
-        self._do_job = ray.remote(max_retries=0, num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0))(do_job)
+        # Ray's own retries are off, so that ours are counted, noted, and end in a row.
+        self._do_job = ray.remote(max_retries=0, num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0))(task_function())
 
     def run(self) -> Iterator[dict[str, Any]]:
         try:
-            while self._running or (self.tasks and not self.executor.draining):
+            while self._running or (self.queue and not self.executor.draining):
                 yield from self._submit()
                 self._stop()
                 ended = self._wait()
-                self._hear()
+                self._receive()
                 self._cancel_overdue()
                 for reference in ended:
                     row = self._ended(reference)
@@ -107,37 +107,38 @@ class RayGrid(TaskGrid):
 
     def _submit(self) -> Iterator[dict[str, Any]]:
         """Give Ray as many tasks as it has room for; rows that another command has written meanwhile are finished."""
-        if not self.tasks or self.executor.draining:
+        if not self.queue or self.executor.draining:
             return
         room = places(self._needs) + AHEAD
         room = min(room, self._workers or room) - len(self._running)
-        for task in self.due()[: max(0, room)]:
-            self.tasks.remove(task)
-            claim = self.store.claims.claim(task.job.run_id, **about_claim(task.job, "ray"))
+        for queued in self.due()[: max(0, room)]:
+            self.queue.remove(queued)
+            job = queued.job
+            claim = self.store.claims.claim(job.run_id, **about_claim(job, "ray"))
             if not claim.__enter__():
                 claim.__exit__(None, None, None)
-                self.postpone(task)
+                self.postpone(queued)
                 continue
-            row = row_since(task.job, self.store)
+            row = row_since(job, self.store)
             if row is not None:
                 claim.__exit__(None, None, None)
-                yield self.finished(task.job, row)
+                yield self.finished(job, row)
                 continue
-            job = task.job if task.job.threads else task.job.model_copy(update={"threads": int(self._needs["CPU"])})
+            job = job if job.threads else job.model_copy(update={"threads": int(self._needs["CPU"])})
             checkpoint = self.store.read_checkpoint(job.run_id)
             reference = self._do_job.remote(job.model_dump_json(), self._board, __version__, checkpoint)
-            self._running[reference] = _Running(task, claim)
+            self._running[reference] = _Running(queued, claim)
 
     def _stop(self) -> None:
-        """Once: take back what no worker has begun. And once: let what runs be left at its step."""
+        """Once: cancel what no worker has begun. And once: let what runs be paused."""
         if self.executor.draining and not self._stopped:
             self._stopped = True
             begun = ray.get(self._board.close.remote())
             for reference, running in self._running.items():
-                if running.began is None and running.task.job.run_id not in begun:
+                if running.began is None and running.queued.job.run_id not in begun:
                     ray.cancel(reference)
-        if self.executor.pausing and not self._told_pause:
-            self._told_pause = True
+        if self.executor.pausing and not self._pause_sent:
+            self._pause_sent = True
             self._board.pause.remote()
 
     def _wait(self) -> list[Any]:
@@ -148,13 +149,13 @@ class RayGrid(TaskGrid):
         ended, _ = ray.wait(list(self._running), num_returns=1, timeout=TICK_S)
         return list(ended)
 
-    def _hear(self) -> None:
-        """What the tasks said since the last time."""
-        by_run = {running.task.job.run_id: running for running in self._running.values()}
+    def _receive(self) -> None:
+        """The messages of the tasks since the last time."""
+        by_run = {running.queued.job.run_id: running for running in self._running.values()}
         for run_id, kind, content in ray.get(self._board.take.remote()):
             if (running := by_run.get(run_id)) is None:
                 continue
-            job = running.task.job
+            job = running.queued.job
             if kind in ("begun", "preparing", "started"):
                 running.extend()
             if kind == "begun":
@@ -162,7 +163,7 @@ class RayGrid(TaskGrid):
             elif kind == "preparing":
                 self.callback.preparing(*content)
             elif kind == "started":
-                self.tell_started(job)
+                self.started(job)
             elif kind == "epoch":
                 self.callback.epoch(job.planned, content)
             elif kind == "note":
@@ -171,7 +172,7 @@ class RayGrid(TaskGrid):
                 self._keep(run_id, content)
 
     def _keep(self, run_id: str, checkpoint: bytes) -> None:
-        with suppress(StoreError):  # it costs time, should the run be lost
+        with suppress(StoreError):  # without it the run starts again, should it be lost
             self.store.write_checkpoint(run_id, checkpoint)
 
     def _cancel_overdue(self) -> None:
@@ -193,7 +194,7 @@ class RayGrid(TaskGrid):
         except lost.TaskCancelledError:
             return self._timed_out(running) if running.overdue else None
         except lost.RayError as error:  # of Ray or of the node, whatever the run
-            raise VpbenchError(f"Ray could not do {running.task.job.label}: {_last_line(error)}") from error
+            raise VpbenchError(f"Ray could not do {running.queued.job.label}: {_last_line(error)}") from error
         finally:
             running.claim.__exit__(None, None, None)
 
@@ -201,10 +202,10 @@ class RayGrid(TaskGrid):
         """What :func:`do_job` returned."""
         if "error" in result:
             raise getattr(errors, result["error"], VpbenchError)(result["text"])
-        job = running.task.job
+        job = running.queued.job
         for place, content in result.get("files", {}).items():
             if place.startswith("_logs/"):
-                with suppress(OSError):  # as where no cluster is between, a log that cannot be kept costs no run
+                with suppress(OSError):  # as on one machine, a log that cannot be written costs no run
                     _append(self.store.folder / place, content)
             else:
                 self.store.write_artefact(job.run_id, Path(place).name, partial(_write, content))
@@ -214,19 +215,19 @@ class RayGrid(TaskGrid):
         if "crashed" in result:
             return self._lost(running, "failed", result["crashed"].rstrip())
         if "row" not in result:
-            return None  # not begun, since no more is to be started
+            return None  # not begun, since the board was closed
         self.store.write_row(result["row"])
         return self.finished(job, result["row"])
 
     def _timed_out(self, running: _Running) -> dict[str, Any]:
         what = "the task did not react and was ended."
-        return self.given_up(running.task, "timeout", what, running.began, running.environment)
+        return self.give_up(running.queued, "timeout", what, running.began, running.environment)
 
     def _lost(self, running: _Running, status: str, what: str) -> dict[str, Any] | None:
-        """A run that came to no row: repeat it, or write its row here."""
-        if self.repeats(running.task, what):
+        """A run without a row: retry it, or write its row here."""
+        if self.retry(running.queued, what):
             return None
-        return self.given_up(running.task, status, what, running.began, running.environment)
+        return self.give_up(running.queued, status, what, running.began, running.environment)
 
 
 def _write(content: bytes, path: Path) -> None:
@@ -240,7 +241,7 @@ def _append(path: Path, content: bytes) -> None:
 
 
 def first_line(error: object) -> str:
-    """Of what Ray says, which may be many lines."""
+    """Of an error of Ray, which may have many lines."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -14,9 +14,10 @@ from ray.exceptions import RayError
 from vpbench.core.errors import UsageError, VpbenchError
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.executor import Executor, check_whole, processors
-from vpbench.execution.executors.ray.ray_dispatch import RayGrid, first_line, places
+from vpbench.execution.executors.ray.ray_dispatch import RayDispatcher, first_line, places
 from vpbench.execution.expected_time import longest_first, past_runs
 from vpbench.execution.job import Job
+from vpbench.execution.opened_data import OpenedData
 from vpbench.store.store import Store
 
 CONNECT_S = 5.0  # for an answer of the cluster's head
@@ -28,10 +29,10 @@ class RayExecutor(Executor):
 
     Args:
         address: ``HOST:PORT`` of a cluster's head, ``ray://HOST:PORT``, or ``auto`` for the cluster on this machine; by default
-            what RAY_ADDRESS says, or else a cluster of our own on this machine, which ends with the grid.
+            what RAY_ADDRESS says, or else a cluster started on this machine for the runs of this call.
         workers: runs at a time; by default as many as the cluster has room for.
         per_gpu: runs that share a GPU.
-        retries: how often a run is repeated whose worker or node died.
+        retries: how often a run is retried whose worker or node died.
 
     Raises:
         UsageError: when nothing answers at the address, or for numbers that make no sense.
@@ -50,8 +51,8 @@ class RayExecutor(Executor):
         if self.address is not None:
             _check_answers(self.address, self._said)
 
-    def __call__(self, jobs: Sequence[Job], store: Store, callback: Callback) -> Iterator[dict[str, Any]]:
-        """Longest expected run first. The cluster is connected to, or started, with the first row that is asked for."""
+    def __call__(self, jobs: Sequence[Job], store: Store, callback: Callback, opened: OpenedData) -> Iterator[dict[str, Any]]:
+        """Longest expected run first. The cluster is connected to, or started, when the first row is asked for."""
         return self._rows(longest_first(jobs, past_runs(store)), store, callback) if jobs else iter(())
 
     def _rows(self, jobs: Sequence[Job], store: Store, callback: Callback) -> Iterator[dict[str, Any]]:
@@ -62,7 +63,7 @@ class RayExecutor(Executor):
         try:
             if not places(needs):
                 raise UsageError(_no_room(needs, self.address))
-            yield from RayGrid(self, needs, self.workers, self.retries, jobs, store, callback).run()
+            yield from RayDispatcher(self, needs, self.workers, self.retries, jobs, store, callback).run()
         except RayError as error:
             raise VpbenchError(f"the Ray cluster was lost: {first_line(error)} Finished runs are stored; start again.") from error
         finally:

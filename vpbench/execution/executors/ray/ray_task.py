@@ -1,4 +1,4 @@
-"""What Ray does on a node."""
+"""What Ray runs on a node."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from ray.exceptions import RayError
 from vpbench.core.errors import VpbenchError
 from vpbench.core.version import __version__
 from vpbench.execution.callbacks import Callback
-from vpbench.execution.job import Job, run_job
+from vpbench.execution.job import Job
+from vpbench.execution.opened_data import OpenedData
+from vpbench.execution.run_job import run_job
 from vpbench.execution.run_log import run_log
 from vpbench.planning.plan import PlannedRun
 from vpbench.spec.device import describe, resolve_device
@@ -26,33 +29,33 @@ from vpbench.store.store import Store
 from vpbench.training.checkpoint import Paused
 from vpbench.training.fit import Epoch
 
-ASK_S = 1.0  # between two questions of a task whether to leave its run
-TELL_S = 0.5  # between two words on the decoding of images
+ASK_S = 1.0  # between two questions of a task whether to pause its run
+PROGRESS_S = 0.5  # between two messages on the decoding of images
 
 
-class _Teller(Callback):
-    """A task's callback, which tells the board."""
+class _BoardCallback(Callback):
+    """A callback that sends messages to the board."""
 
     def __init__(self, board: Any, run_id: str) -> None:
-        self._board, self._run_id, self._told = board, run_id, 0.0
+        self._board, self._run_id, self._sent = board, run_id, 0.0
         self._asked, self._paused = time.monotonic(), False
 
     def preparing(self, dataset: str, done: int, total: int) -> None:
-        if done == total or time.monotonic() - self._told > TELL_S:
-            self._told = time.monotonic()
-            self._board.tell.remote(self._run_id, "preparing", (dataset, done, total))
+        if done == total or time.monotonic() - self._sent > PROGRESS_S:
+            self._sent = time.monotonic()
+            self._board.send.remote(self._run_id, "preparing", (dataset, done, total))
 
     def started(self, run: PlannedRun) -> None:
-        self._board.tell.remote(self._run_id, "started")
+        self._board.send.remote(self._run_id, "started")
 
     def epoch(self, run: PlannedRun, epoch: Epoch) -> None:
-        self._board.tell.remote(self._run_id, "epoch", epoch)
+        self._board.send.remote(self._run_id, "epoch", epoch)
 
     def note(self, text: str) -> None:
-        self._board.tell.remote(self._run_id, "note", text)
+        self._board.send.remote(self._run_id, "note", text)
 
     def paused(self) -> bool:
-        """Whether the command wants the run to be left; asks it now and then."""
+        """Whether the command wants the run to pause; asks now and then."""
         if time.monotonic() > self._asked + ASK_S:
             self._asked = time.monotonic()
             with suppress(RayError):  # no answer, no pause
@@ -61,7 +64,7 @@ class _Teller(Callback):
 
 
 class _NodeStore(Store):
-    """A folder of the node; the command gets a run's checkpoints at once, since the node may be lost."""
+    """A folder of the node; checkpoints are sent to the command at once, since the node may be lost."""
 
     def __init__(self, folder: str, board: Any) -> None:
         super().__init__(folder)
@@ -69,22 +72,33 @@ class _NodeStore(Store):
 
     def write_checkpoint(self, run_id: str, content: bytes) -> None:
         super().write_checkpoint(run_id, content)
-        self._board.tell.remote(run_id, "checkpoint", content)
+        self._board.send.remote(run_id, "checkpoint", content)
 
 
-def do_job(text: str, board: Any, version: str, checkpoint: bytes | None) -> dict[str, Any]:
+def task_function() -> Callable[..., dict[str, Any]]:
+    """:func:`do_job` as Ray is to run it: a worker process unpickles it once, and keeps its open data sets between tasks."""
+    opened = OpenedData()
+
+    def do(text: str, board: Any, version: str, checkpoint: bytes | None) -> dict[str, Any]:
+        return do_job(text, board, version, checkpoint, opened)
+
+    return do
+
+
+def do_job(text: str, board: Any, version: str, checkpoint: bytes | None, opened: OpenedData) -> dict[str, Any]:
     """The Ray task: do a job on a node, in a temporary folder.
 
     Args:
         text: the job as JSON.
         board: handle of the :class:`Board`.
         version: of the vpbench that asks.
-        checkpoint: of the run, where it was left before.
+        checkpoint: of the run, when it was paused or lost before.
+        opened: the data sets of this worker process.
 
     Returns:
         ``row`` and ``files`` (contents by path in the results folder); or ``error`` (a class of ``vpbench.core.errors``) and
-        ``text`` for what no run is to blame for; or ``crashed`` (a traceback) and ``files``; or ``paused`` (the checkpoint); or
-        nothing, when it is too late.
+        ``text`` for an error that concerns all runs; or ``crashed`` (a traceback) and ``files``; or ``paused`` (the
+        checkpoint); or nothing, when the board is closed.
     """
     job, host = Job.model_validate_json(text), socket.gethostname()
     if __version__ != version:
@@ -99,9 +113,9 @@ def do_job(text: str, board: Any, version: str, checkpoint: bytes | None) -> dic
                 return {}
             if checkpoint is not None:
                 Store(folder).write_checkpoint(job.run_id, checkpoint)
-            teller = _Teller(board, job.run_id)
+            callback = _BoardCallback(board, job.run_id)
             with run_log(store, job, f"ray, {host}"):
-                result["row"] = run_job(job, store, teller, teller.paused)
+                result["row"] = run_job(job, store, opened, callback, callback.paused)
         except Paused:
             return {"paused": store.read_checkpoint(job.run_id)}
         except VpbenchError as error:

@@ -25,7 +25,7 @@ class Collected:
     Attributes:
         finished: have a row, whatever its status.
         running, pending: are in a task that runs or waits.
-        lost: were in a task that ended without their row; they have one now, which says so.
+        lost: were in a task that ended without their row; they have one now, with Slurm's state.
     """
 
     finished: int = 0
@@ -35,7 +35,7 @@ class Collected:
 
 
 def collect(store: Store) -> Collected:
-    """Look after submitted runs: those that came to no row get one with what Slurm says, and what is complete is forgotten.
+    """Check submitted runs: those that were lost get a row with Slurm's state, and notes on complete jobs are removed.
 
     Rows of runs that went well are in the folder already; tasks write them there themselves.
 
@@ -72,7 +72,7 @@ def lost(submission: Submission, index: int, job: Job, state: str, store: Store)
     printed = last_lines(output)
     how = "before the run had a row" if printed else f"and left no output in {output}"
     return store_failure(
-        job.planned, job.sizes, store, status=STATUSES.get(state, "failed"), started_at=datetime.now(UTC),
+        job, store, status=STATUSES.get(state, "failed"), started_at=datetime.now(UTC),
         error="\n".join([*printed, f"Slurm job {submission.name(index)} ended as {state} {how}."]),
-        environment={"device": job.device, "checkpoint_blocks": job.checkpoint_blocks},
+        environment={"device": job.device},
     )  # fmt: skip

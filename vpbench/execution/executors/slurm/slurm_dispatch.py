@@ -14,7 +14,7 @@ from vpbench.core import errors
 from vpbench.core.errors import UsageError, VpbenchError
 from vpbench.core.names import counted
 from vpbench.execution.callbacks import Callback
-from vpbench.execution.dispatch import Grid
+from vpbench.execution.dispatch import Dispatcher
 from vpbench.execution.executor import Executor
 from vpbench.execution.executors.slurm.collect import lost
 from vpbench.execution.executors.slurm.commands import cancel, last_state, queue
@@ -25,15 +25,15 @@ from vpbench.store.store import Store
 POLL_S = 5.0  # between two questions to the controller, which serves all users of a cluster
 GRACE_S = 5.0  # for a row to appear in a shared folder after its task has ended
 
-# Where a task that was lost in one of these states is submitted again; what somebody cancelled stays cancelled.
-REPEATED = ("FAILED", "NODE_FAIL", "BOOT_FAIL", "UNKNOWN")
+# A task that was lost in one of these states is submitted again; a cancelled one stays cancelled.
+RETRIED = ("FAILED", "NODE_FAIL", "BOOT_FAIL", "UNKNOWN")
 
 
-class SlurmGrid(Grid):
-    """A grid whose runs are submitted once, and then looked after until each has a row.
+class SlurmDispatcher(Dispatcher):
+    """Submits runs once, and polls the queue until each has a row.
 
     Args:
-        executor: says when what waits in the queue is to be taken back.
+        executor: its ``draining`` says when what waits in the queue is to be cancelled.
         submit: puts runs into the queue; all of them, or none.
         retries: how often a run is submitted again whose task died.
     """
@@ -49,10 +49,10 @@ class SlurmGrid(Grid):
         self._gone: dict[str, float] = {}
         self._theirs: list[Submission] = []
         self._ours: list[Submission] = []
-        self._stopped = self._told_silent = False
+        self._stopped = self._noted_silence = False
 
     def run(self, jobs: Sequence[Job], detach: bool) -> Iterator[dict[str, Any]]:
-        """Rows as they come; none with ``detach``, which submits and leaves."""
+        """Rows as they come; none with ``detach``, which only submits."""
         self._waiting = {job.run_id: job for job in jobs}
         self._theirs = self._alive(submissions(self.store))
         queued = {job.run_id for submission in self._theirs for group in submission.tasks for job in group}
@@ -92,9 +92,9 @@ class SlurmGrid(Grid):
         """One look at the queue: rows that are there, and runs whose task has ended without one."""
         try:
             states = queue(_numbers([*self._theirs, *self._ours]))
-        except UsageError as error:  # a controller that is restarted comes back, and the tasks go on meanwhile
-            if not self._told_silent:
-                self._told_silent = True
+        except UsageError as error:  # a controller that is restarted comes back, and the tasks run meanwhile
+            if not self._noted_silence:
+                self._noted_silence = True
                 self.callback.note(f"{error} Still waiting.")
             return
         for submission in [*self._theirs, *self._ours]:
@@ -109,14 +109,14 @@ class SlurmGrid(Grid):
     def _row(self, submission: Submission, index: int, job: Job, state: str | None) -> dict[str, Any] | None:
         """A run's row, if there is one by now; ``state`` is that of its task in the queue."""
         if state in ("PENDING", "REQUEUED"):
-            if self._stopped:  # of another command's Slurm job, which goes on without us
+            if self._stopped:  # of another command's Slurm job, which runs without us
                 del self._waiting[job.run_id]
             return None
         row = row_since(job, self.store)
         if row is None and state is None:
             return self._ended(submission, index, job)
         if row is None and state == "RUNNING" and (self.store.claims.folder / f"{job.run_id}.json").exists():
-            self.tell_started(job)
+            self.started(job)
         return row
 
     def _ended(self, submission: Submission, index: int, job: Job) -> dict[str, Any] | None:
@@ -132,9 +132,9 @@ class SlurmGrid(Grid):
             del self._waiting[job.run_id]
             return None
         state = last_state(name)
-        if state in REPEATED and self._tries[job.run_id] < self._retries:
+        if state in RETRIED and self._tries[job.run_id] < self._retries:
             self._tries[job.run_id] += 1
-            self.callback.note(f"{job.label}: Slurm job {name} ended as {state}. It is repeated.")
+            self.callback.note(f"{job.label}: Slurm job {name} ended as {state}. It is retried.")
             self._ours += self._submit([job], self.store)
             return None
         return lost(submission, index, job, state, self.store)
@@ -148,11 +148,11 @@ class SlurmGrid(Grid):
         ][-1]
 
     def _raise_error(self, submission: Submission, index: int) -> None:
-        """An error that no run is to blame for ends the grid."""
+        """An error that concerns all runs ends the call."""
         found = submission.handle(index, self.store)
         if not found.paths.result_pickle.exists():
             return
-        with suppress(UncompletedJobError):  # a crash: it is in the task's output
+        with suppress(UncompletedJobError):  # a crash, whose traceback is in the task's output
             result = found.result()
             if "error" in result:
                 raise getattr(errors, result["error"], VpbenchError)(result["text"])

@@ -13,10 +13,11 @@ from vpbench.core.errors import StoreError, UsageError
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.executor import Executor, check_whole
 from vpbench.execution.executors.slurm.commands import cancel, check_accepted, largest_array, minutes, one_line, usual_minutes
-from vpbench.execution.executors.slurm.slurm_dispatch import SlurmGrid
-from vpbench.execution.executors.slurm.slurm_task import Task
+from vpbench.execution.executors.slurm.slurm_dispatch import SlurmDispatcher
+from vpbench.execution.executors.slurm.slurm_task import SlurmTask
 from vpbench.execution.executors.slurm.submission import Submission, files
 from vpbench.execution.job import Job
+from vpbench.execution.opened_data import OpenedData
 from vpbench.store.store import Store
 
 TIMEOUTS = 1000  # requeues of a task whose time is up: each does the runs that have no row yet
@@ -30,10 +31,10 @@ class SlurmExecutor(Executor):
         time: limit of a task, as for ``sbatch`` (minutes, ``HH:MM:SS``, ``D-HH`` ...); by default the partition's. A task whose
             time is up is requeued, and does the runs that have no row yet.
         cpus: of a task; by default ``--threads``, or 1.
-        workers: tasks at a time; by default as many as the cluster gives.
+        workers: tasks at a time; by default as many as the cluster allows.
         per_task: runs that one task does, one after the other.
         retries: how often a run is submitted again whose task died.
-        detach: submit and leave; ``vpbench status --collect`` brings in what is lost.
+        detach: submit and do not wait; ``vpbench status --collect`` writes the rows of runs that were lost.
 
     Raises:
         UsageError: when there is no Slurm, when it refuses such a task, or for numbers that make no sense.
@@ -56,10 +57,10 @@ class SlurmExecutor(Executor):
         check_accepted({"partition": self.partition, "account": self.account, "gres": self.gres, "time": self.minutes,
                         "cpus-per-task": self.cpus})  # fmt: skip
 
-    def __call__(self, jobs: Sequence[Job], store: Store, callback: Callback) -> Iterator[dict[str, Any]]:
-        """Submits with the first row that is asked for. Runs that are in the queue already are waited for."""
-        grid = SlurmGrid(self, self.submit, self.retries, store, callback)
-        return grid.run(jobs, self.detach) if jobs else iter(())
+    def __call__(self, jobs: Sequence[Job], store: Store, callback: Callback, opened: OpenedData) -> Iterator[dict[str, Any]]:
+        """Submits when the first row is asked for. Runs that are in the queue already are waited for."""
+        dispatcher = SlurmDispatcher(self, self.submit, self.retries, store, callback)
+        return dispatcher.run(jobs, self.detach) if jobs else iter(())
 
     def submit(self, jobs: Sequence[Job], store: Store) -> list[Submission]:
         """Put runs into the queue; all of them, or none.
@@ -96,5 +97,5 @@ class SlurmExecutor(Executor):
         )  # fmt: skip
         folder = store.folder.absolute()
         with executor.batch():
-            tasks = [executor.submit(Task(group, folder)) for group in groups]
+            tasks = [executor.submit(SlurmTask(group, folder)) for group in groups]
         return Submission(tasks[0].job_id.partition("_")[0], groups, "_" in tasks[0].job_id)

@@ -14,41 +14,38 @@ from submitit.core.utils import DelayedSubmission
 
 from vpbench.core.errors import VpbenchError
 from vpbench.execution.callbacks import Callback
-from vpbench.execution.executor import about_claim
-from vpbench.execution.job import Job, prepare_data, row_since, run_prepared
+from vpbench.execution.job import Job, row_since
+from vpbench.execution.opened_data import OpenedData
+from vpbench.execution.run_job import run_unclaimed_job
 from vpbench.execution.run_log import run_log
 from vpbench.store.store import Store
 from vpbench.training.checkpoint import Paused
 
 
-class Task:
-    """Jobs, one after the other. Those that have a row since they were planned are skipped, so that a
-    task which was requeued goes on where it was."""
+class SlurmTask:
+    """Jobs, one after the other. Those that have a row since they were planned are skipped, so that a requeued task resumes."""
 
     def __init__(self, jobs: Sequence[Job], folder: Path) -> None:
         self.jobs = [job.model_dump_json() for job in jobs]
         self.folder = str(folder)
 
     def __call__(self) -> dict[str, str]:
-        """Nothing, or ``error`` (a class of ``vpbench.core.errors``) and ``text`` for what no run is to blame for."""
-        store, place = Store(self.folder), f"slurm, {socket.gethostname()}"
+        """Nothing, or ``error`` (a class of ``vpbench.core.errors``) and ``text`` for an error that concerns all runs."""
+        store, place, opened = Store(self.folder), f"slurm, {socket.gethostname()}", OpenedData()
         try:
             for text in self.jobs:
                 job = Job.model_validate_json(text)
                 if row_since(job, store) is None:
-                    self._do(job, store, place)
+                    self._do(job, store, place, opened)
         except VpbenchError as error:
             return {"error": type(error).__name__, "text": f"{error} (On node {socket.gethostname()}.)"}
         return {}
 
-    def _do(self, job: Job, store: Store, place: str) -> None:
-        with run_log(store, job, place), _Leaving() as leaving:
+    def _do(self, job: Job, store: Store, place: str, opened: OpenedData) -> None:
+        with run_log(store, job, place), _PauseOnSignal() as signals:
             with suppress(Paused):
-                data = prepare_data(job, store, Callback())
-                with store.claims.claim(job.run_id, **about_claim(job, place)) as ours:
-                    if ours and row_since(job, store) is None:
-                        run_prepared(job, data, store, _Printing(), leaving.asked)
-            leaving.end()
+                run_unclaimed_job(job, store, place, opened, _Printing(), signals.received)
+            signals.end()
 
     def checkpoint(self) -> DelayedSubmission:
         """Called by submitit when the task is preempted or its time is up, before it is requeued."""
@@ -62,12 +59,12 @@ class _Printing(Callback):
         sys.stderr.write(f"{text}\n")
 
 
-class _Leaving:
-    """In the block, the signals that submitit takes ask for the run to be left at its step. What submitit would have done
-    comes after that: the preemption signal puts the task back into the queue; at SIGTERM, which Slurm sends before it kills,
+class _PauseOnSignal:
+    """In the block, the signals that submitit handles pause the run, with a checkpoint. What submitit would have done comes
+    after that: the preemption signal puts the task back into the queue; at SIGTERM, which Slurm sends before it kills,
     submitit does nothing, and the task ends here."""
 
-    def __enter__(self) -> _Leaving:
+    def __enter__(self) -> _PauseOnSignal:
         self._signal: int | None = None
         known = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
         self._theirs: dict[int, Callable[[int, Any], Any]] = {
@@ -80,7 +77,7 @@ class _Leaving:
     def _ask(self, number: int, _: object) -> None:
         self._signal = number
 
-    def asked(self) -> bool:
+    def received(self) -> bool:
         return self._signal is not None
 
     def end(self) -> None:

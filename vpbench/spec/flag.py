@@ -1,0 +1,67 @@
+"""How the command line and the Python interface take a field of a pydantic model, declared beside the field itself."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Flag:
+    """An option of the command line, as metadata of a field: ``Annotated[int, Flag(kind=int, metavar="N")]``.
+
+    Its help text is the field's description. An option that is left out leaves the field its default.
+
+    Attributes:
+        name: of the option; None: the field's name with dashes.
+        kind: what one value is read as: str, int or bool.
+        metavar: what stands for the value in the help; None: its kind.
+        parse: from what was given (a list of it where ``repeatable``) to the field's value; None: as it is.
+        shown: the default as a user would write it, shown in the help; None: the description says what the default is.
+        least: smallest number that is allowed.
+        repeatable: whether the option may be given several times.
+    """
+
+    name: str | None = None
+    kind: type = str
+    metavar: str | None = None
+    parse: Callable[[Any], Any] | None = None
+    shown: Any = None
+    least: int | None = None
+    repeatable: bool = False
+
+
+def flags_of(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, Flag]]:
+    """The fields of a model that are options of the command line."""
+    for name, field in model.model_fields.items():
+        for flag in field.metadata:
+            if isinstance(flag, Flag):
+                yield name, field, flag
+
+
+def keywords_of(*models: type[BaseModel]) -> Callable[[Function], Function]:
+    """A decorator for a function with ``**fields``: signature and docstring list the fields of the models instead."""
+
+    def document(function: Function) -> Function:
+        signature = inspect.signature(function)
+        own = [given for given in signature.parameters.values() if given.kind is not inspect.Parameter.VAR_KEYWORD]
+        fields = {
+            name: field for model in models for name, field in model.model_fields.items() if name not in signature.parameters
+        }
+        keywords = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.get_default(call_default_factory=True))
+            for name, field in fields.items()
+        ]
+        lines = [f"    {name}: {field.description}" for name, field in fields.items()]
+        function.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Keyword arguments:", *lines])
+        setattr(function, "__signature__", signature.replace(parameters=[*own, *keywords]))  # noqa: B010 - mypy knows none
+        return function
+
+    return document

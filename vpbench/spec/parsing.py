@@ -1,0 +1,86 @@
+"""From one word on the command line to a value: lists with commas, settings, times. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from vpbench.core.errors import UsageError
+
+
+def words(text: str | None) -> list[str] | None:
+    """``"vpt, insvp"`` to its words; None stays None."""
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
+
+
+def numbers(option: str, text: str | None, example: str) -> list[int] | None:
+    """``"42,44"`` to its numbers; None stays None.
+
+    Raises:
+        UsageError: for anything else; it names ``option`` and shows the ``example``.
+    """
+    try:
+        return None if text is None else [int(word) for word in words(text) or []]
+    except ValueError:
+        raise UsageError(f"{option} {text}: write whole numbers with commas, e.g. {option} {example}.") from None
+
+
+def sigmas_of(text: str) -> list[float]:
+    """The standard deviations of ``--noise``.
+
+    Raises:
+        UsageError: for anything but numbers.
+    """
+    try:
+        return [float(word) for word in words(text) or []]
+    except ValueError:
+        raise UsageError(f"--noise {text}: write numbers with commas, e.g. --noise 0,0.1,0.2.") from None
+
+
+def settings_of(given: list[str]) -> dict[str, Any]:
+    """``["vpt.prompt_length=50"]`` to a mapping; values are read as JSON where they are JSON, else as text.
+
+    Raises:
+        UsageError: for a text without a name or without ``=``.
+    """
+    return _assignments(given, "--set", "METHOD.OPTION=VALUE", "vpt.prompt_length=50")
+
+
+def executor_options_of(given: list[str]) -> dict[str, Any]:
+    """``["partition=gpu"]`` to a mapping, as :func:`settings_of`."""
+    return _assignments(given, "--executor-option", "NAME=VALUE", "partition=gpu")
+
+
+def _assignments(given: list[str], option: str, form: str, example: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{option} {text}: write {form}, e.g. {option} {example}.")
+        found[name] = value_of(value)
+    return found
+
+
+def value_of(text: str) -> Any:
+    """A value as JSON where it is JSON, with Python's spelling allowed; else as text."""
+    import json
+
+    try:
+        return json.loads(text.replace("True", "true").replace("False", "false").replace("None", "null"))
+    except json.JSONDecodeError:
+        return text
+
+
+def seconds(option: str, text: str | None) -> float | None:
+    """``90``, ``90s``, ``30m``, ``2h`` or ``1d`` in seconds; None for ``never`` and for nothing.
+
+    Raises:
+        UsageError: for anything else; it names ``option``.
+    """
+    if text is None or text == "never":
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    value = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0
+    if not value:
+        raise UsageError(f"{option} {text}: write a time such as 90s, 30m, 2h or 1d, or never.")
+    return value

@@ -1,0 +1,69 @@
+"""What a user asks for: which methods on which data, backbone and protocol. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from vpbench.core.frozen_model import FrozenModel
+from vpbench.spec.flag import Flag
+from vpbench.spec.parsing import settings_of, words
+
+DEFAULT_METHODS = ("linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt")
+DEFAULT_SUITE = "mini"
+
+
+class Request(FrozenModel):
+    """What to run; None means the suite's own value. How and where is :class:`vpbench.spec.run_options.RunOptions`.
+
+    ``device`` is here because it decides the precision that ``auto`` means, which is part of a run's identity.
+    """
+
+    methods: Annotated[tuple[str, ...], Flag(parse=words)] = Field(
+        default=DEFAULT_METHODS, description="Methods, with commas: insvp,vpt:shallow. Default: all six."
+    )
+    suite: Annotated[str | None, Flag()] = Field(
+        default=None, description="Data sets and protocol. Default: mini, which is built in."
+    )
+    data: Annotated[str | None, Flag(metavar="PATH")] = Field(
+        default=None, description="Your own images: an ImageFolder tree or a parquet file."
+    )
+    data_root: Annotated[str | None, Flag(metavar="FOLDER")] = Field(
+        default=None, description="Where published data sets lie. Default: VPBENCH_DATA."
+    )
+    datasets: Annotated[tuple[str, ...] | None, Flag(parse=words)] = Field(
+        default=None, description="Only these data sets of the suite, with commas."
+    )
+    backbone: Annotated[str | None, Flag()] = Field(
+        default=None, description="A name of 'vpbench list backbones', or any ViT or Swin of timm."
+    )
+    weights: Annotated[str | None, Flag(metavar="FILE_OR_FOLDER")] = Field(
+        default=None, description="Weights of the backbone; 'random' for none."
+    )
+    image_size: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
+        default=None, description="Pixels; position embeddings are resampled."
+    )
+    patch_size: int | None = Field(default=None, description="Pixels; patch embeddings are resampled.")
+    epochs: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
+        default=None, description="Epochs of every training."
+    )
+    seeds: Annotated[int, Flag(kind=int, metavar="N", shown=1)] = Field(default=1, description="How many of the suite's seeds.")
+    settings: Annotated[dict[str, Any], Flag(name="--set", metavar="METHOD.OPTION=VALUE", parse=settings_of, repeatable=True)] = (
+        Field(default_factory=dict, description="An option; recipe.lr=0.1 for the recipe. Repeatable.")
+    )
+    precision: Annotated[str | None, Flag()] = Field(default=None, description="fp32, tf32 (GPUs), bf16 or auto.")
+    selection: Annotated[str | None, Flag()] = Field(default=None, description="Epoch that counts: last or best_val.")
+    device: Annotated[str, Flag(shown="auto")] = Field(default="auto", description="auto, cpu or cuda.")
+
+    @field_validator("methods", "datasets", mode="before")
+    @classmethod
+    def _separated(cls, given: Any) -> Any:
+        """A text with commas is a list of names."""
+        return words(given) if isinstance(given, str) else given
+
+    @field_validator("data", "data_root", "weights", mode="before")
+    @classmethod
+    def _as_text(cls, given: Any) -> Any:
+        return (str(given) if isinstance(given, Path) else given) or None

@@ -1,0 +1,107 @@
+"""How and where runs happen, declared once for the command line and the Python interface. Imports no torch.
+
+Nothing here is part of a run's identity: a stored row counts whatever the options are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from vpbench.core.errors import UsageError
+from vpbench.core.frozen_model import FrozenModel
+from vpbench.spec.flag import Flag
+from vpbench.spec.parsing import executor_options_of, numbers, seconds, sigmas_of, words
+from vpbench.store.artefacts import artefact_files
+
+
+def _kinds(text: str) -> list[str]:
+    return [] if text == "none" else words(text) or []
+
+
+class JobOptions(FrozenModel):
+    """How one run is done, wherever it is done."""
+
+    save: Annotated[tuple[str, ...], Flag(parse=_kinds, shown="features,predictions,curve")] = Field(
+        default=("features", "predictions", "curve"),
+        description="What to keep beside each tested row: features, predictions, curve, weights, or none.",
+    )
+    threads: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
+        default=None, description="Threads of each process on a CPU."
+    )
+    checkpoint_blocks: Annotated[bool, Flag(kind=bool)] = Field(
+        default=False, description="Less memory in training, longer steps, the same numbers."
+    )
+    timeout_s: Annotated[float | None, Flag(name="--timeout", metavar="TIME", parse=partial(seconds, "--timeout"))] = Field(
+        default=None, description="Give up a run after 90s, 30m, 2h or 1d. Default: never."
+    )
+    checkpoint_s: Annotated[
+        float | None,
+        Flag(name="--checkpoint-every", metavar="TIME", parse=partial(seconds, "--checkpoint-every"), shown="10m"),
+    ] = Field(default=600.0, description="How often a run writes a checkpoint, from which it resumes if it is killed; or never.")
+
+    @field_validator("save", mode="before")
+    @classmethod
+    def _artefacts(cls, given: str | Iterable[str]) -> tuple[str, ...]:
+        kinds = tuple(_kinds(given) if isinstance(given, str) else given)
+        artefact_files(kinds)
+        return kinds
+
+
+class RunOptions(JobOptions):
+    """How and where the runs of a request happen, and which of them.
+
+    ``workers``, ``gpus``, ``per_gpu``, ``retries`` and ``executor_options`` are arguments of the executor's class.
+    """
+
+    noise: Annotated[tuple[float, ...] | None, Flag(metavar="0,0.1,...", parse=sigmas_of)] = Field(
+        default=None, description="Test the models on images with such noise too, trained before or now; keeps weights."
+    )
+    executor: Annotated[str | None, Flag()] = Field(
+        default=None, description="Where runs happen: inline (this process), local, ray or slurm."
+    )
+    workers: Annotated[int | None, Flag(kind=int, metavar="N")] = Field(
+        default=None, description="Runs at a time: worker processes on the CPUs (local)."
+    )
+    gpus: Annotated[tuple[int, ...] | None, Flag(metavar="0,2", parse=partial(numbers, "--gpus", example="0,2"))] = Field(
+        default=None, description="GPUs to use (local). Default: all."
+    )
+    per_gpu: Annotated[int | None, Flag(kind=int, metavar="N")] = Field(
+        default=None, description="Runs that share a GPU (local, ray)."
+    )
+    retries: Annotated[int | None, Flag(kind=int, metavar="N")] = Field(
+        default=None, description="How often to retry a run whose worker died. Default: 1; ray: 3."
+    )
+    executor_options: Annotated[
+        dict[str, Any], Flag(name="--executor-option", metavar="NAME=VALUE", parse=executor_options_of, repeatable=True)
+    ] = Field(default_factory=dict, description="E.g. partition=gpu for slurm: docs/scale.md. Repeatable.")
+    rerun: Annotated[str | None, Flag()] = Field(
+        default=None, description="Repeat stored runs: failed, stale (by other versions of vpbench or torch) or all."
+    )
+    limit: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
+        default=None, description="Do no more than so many of the missing runs."
+    )
+
+    @field_validator("noise", mode="before")
+    @classmethod
+    def _has_sigmas(cls, given: Any) -> Any:
+        if given is None:
+            return None
+        sigmas = tuple(sigmas_of(given) if isinstance(given, str) else given)
+        if not sigmas:
+            raise UsageError("--noise names no standard deviation; for example --noise 0,0.1,0.2.")
+        return sigmas
+
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """What each run leaves beside its row: what is asked for, and the weights if noise is to be tested on them."""
+        return tuple(dict.fromkeys([*self.save, "weights"])) if self.noise else self.save
+
+    @property
+    def of_a_job(self) -> JobOptions:
+        """The options that a single run has."""
+        values = {name: getattr(self, name) for name in JobOptions.model_fields}
+        return JobOptions(**{**values, "save": self.artefacts})
