@@ -156,7 +156,7 @@ def test_killed_while_writing(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path; from vpbench.store.store import Store\n"
         "def die(path): path.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)\n"
-        "store = Store(sys.argv[1]); store._write_whole(store.row_path('a'), die)"
+        "store = Store(sys.argv[1]); store._write_atomically(store.row_path('a'), die)"
     )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False)

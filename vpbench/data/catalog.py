@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from vpbench.core.cards import card_names, read_card
@@ -45,7 +43,6 @@ class DatasetCard(Strict):
     n_val: int = Field(ge=0, description="held out of train with a fixed seed where the source has no validation images")
     n_test: int = Field(ge=1)
     image_size: str = Field(description="pixels before preprocessing, e.g. 64x64, or 'varies'")
-    metric: Literal["acc1", "mean_per_class"] = Field("acc1", description="column of a run that tables show")
     licence: str
     origin: str = Field(description="where images and labels come from, with a reference")
     revision: str = Field("", description="version of the source, e.g. tfds cifar100 3.0.2")

@@ -23,7 +23,7 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError
-from vpbench.core.files import write_whole
+from vpbench.core.files import write_atomically
 from vpbench.core.version import __version__
 from vpbench.store.row_file import as_table, decode_row
 from vpbench.store.schema import SCHEMA, SCHEMA_VERSION, is_newer, migrated, version_of
@@ -282,4 +282,4 @@ def _read_copy(path: Path, files: dict[str, str], wanted: list[str] | None) -> l
 def _write_copy(path: Path, rows: pa.Table) -> None:
     copy = rows.replace_schema_metadata({"layout": _LAYOUT})
     with suppress(OSError):  # a folder that cannot be written is read without a copy
-        write_whole(path, lambda partial: feather.write_feather(copy, str(partial), compression="zstd"))
+        write_atomically(path, lambda partial: feather.write_feather(copy, str(partial), compression="zstd"))

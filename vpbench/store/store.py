@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError
-from vpbench.core.files import write_whole
+from vpbench.core.files import write_atomically
 from vpbench.core.names import unknown
 from vpbench.store.claims import Claims
 from vpbench.store.reading import COMPACTED, Rows, compacted_files, read_rows
@@ -92,7 +92,7 @@ class Store:
         except (pa.ArrowException, OverflowError) as error:
             raise StoreError(f"run {row.get('run_id')}: a value does not fit its column: {error}") from error
         path = self.row_path(row["run_id"])
-        self._write_whole(path, lambda partial: partial.write_bytes(content))
+        self._write_atomically(path, lambda partial: partial.write_bytes(content))
         with suppress(OSError):
             self.checkpoint_path(row["run_id"]).unlink()
         return path
@@ -107,7 +107,7 @@ class Store:
         def write(partial: Path) -> None:
             partial.write_bytes(content)
 
-        self._write_whole(self.checkpoint_path(run_id), write)
+        self._write_atomically(self.checkpoint_path(run_id), write)
 
     def read_checkpoint(self, run_id: str) -> bytes | None:
         """What :meth:`write_checkpoint` has kept; None when there is nothing."""
@@ -130,18 +130,18 @@ class Store:
         number = max((int(text) for text in numbers if text.isdecimal()), default=0) + 1
         path = self.folder / f"{COMPACTED}{number:06}-{secrets.token_hex(4)}.parquet"
         table = rows.sort_by("run_id").replace_schema_metadata(SCHEMA.metadata)
-        self._write_whole(path, lambda partial: pq.write_table(table, partial, compression="zstd", row_group_size=ROW_GROUP))
+        self._write_atomically(path, lambda partial: pq.write_table(table, partial, compression="zstd", row_group_size=ROW_GROUP))
         return path
 
     def write_artefact(self, run_id: str, name: str, write: Callable[[Path], None]) -> Path:
         """Let ``write`` fill a temporary file, then give it its name."""
         path = self.artefact_path(run_id, name)
-        self._write_whole(path, write)
+        self._write_atomically(path, write)
         return path
 
-    def _write_whole(self, path: Path, write: Callable[[Path], object]) -> None:
+    def _write_atomically(self, path: Path, write: Callable[[Path], object]) -> None:
         try:
-            write_whole(path, write)
+            write_atomically(path, write)
         except OSError as error:
             raise StoreError(
                 f"{path} cannot be written: {error.strerror or error}. Free space or choose --results FOLDER."
