@@ -233,7 +233,7 @@ def test_list_that_is_no_text(tmp_path: Path) -> None:
     card = small_card("vtab.kitti")
     folder = write_task(card, tmp_path / "vtab.kitti")
     (folder / "test.txt").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(DataError, match=r"test\.txt is no text file"):
+    with pytest.raises(DataError, match=r"test\.txt is not a text file"):
         open_dataset(card, tmp_path)
 
 

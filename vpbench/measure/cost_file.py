@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
 
 
 def check_writable(path: Path) -> None:
-    """Fail before anything is measured.
+    """Tests whether the file can be written, before anything is measured.
 
     Raises:
         UsageError: for another ending than .parquet.

@@ -1,4 +1,4 @@
-"""Rows in one file, for other programs and other machines."""
+"""Export of rows to one parquet or CSV file."""
 
 from __future__ import annotations
 
