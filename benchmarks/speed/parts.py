@@ -15,7 +15,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-import steps  # beside this file; it sets how threads wait before torch is imported
+import steps  # steps.py sets the wait policy of threads before torch is imported
 import timm
 import torch
 from torch.profiler import profile
