@@ -313,7 +313,10 @@ def convolve(images: Tensor, convolution: nn.Conv2d) -> Tensor:
         direct: Tensor = convolution(images)
         return direct
     side, reach = images.shape[-1], dilation * (kernel // 2)
-    size = _fourier_size(side + reach)  # what wraps around falls on the border that is cut off
+    from scipy.fft import next_fast_len  # imported here, because only this path needs it
+
+    # A product of 2, 3 and 5; what wraps around falls on the border that is cut off.
+    size = next_fast_len(side + reach, real=True)
     weight = convolution.weight.flip(-2, -1)
     if dilation > 1:
         spread = weight.new_zeros(*weight.shape[:2], 2 * reach + 1, 2 * reach + 1)
@@ -324,19 +327,6 @@ def convolve(images: Tensor, convolution: nn.Conv2d) -> Tensor:
     maps = torch.fft.irfft2(torch.einsum("bihw,oihw->bohw", *spectra), s=(size, size)).to(images.dtype)
     maps = maps[..., reach : reach + side, reach : reach + side]
     return maps if convolution.bias is None else maps + convolution.bias.view(-1, 1, 1)
-
-
-def _fourier_size(least: int) -> int:
-    """The next size whose transform is fast: a product of 2, 3 and 5."""
-    size = least
-    while True:
-        rest = size
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return size
-        size += 1
 
 
 def _same_size(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Conv2d:

@@ -67,7 +67,7 @@ def read_images(path: Path) -> Tensor:
 
 
 def random_view(image: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """One random crop (30 to 100 % of the area) with jittered colours, at the teacher's size and at ``SOURCE_SIZE``."""
+    """One random crop (30 to 100 % of the area) with color jitter, at the teacher's size and at ``SOURCE_SIZE``."""
     side = SOURCE_SIZE * math.sqrt(random.uniform(0.3, 1.0))
     ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)) / 2)
     height, width = (min(SOURCE_SIZE, max(16, round(length))) for length in (side / ratio, side * ratio))

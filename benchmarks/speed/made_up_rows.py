@@ -1,7 +1,7 @@
-"""Stores of made-up runs for measuring reports: plausible rows of methods with variants on 24 data sets, 1 % of them failures.
+"""Stores of synthetic runs for timing reports: plausible rows of methods with variants on 24 data sets, 1 % of them failures.
 
-A store is filled with a file per run as ``vpbench run`` leaves it, with plain parquet files such as another program or an earlier
-version may have left, or with one file, as ``vpbench compact`` does.
+A store has a row file per run as written by ``vpbench run``, plain parquet files as written by another program or an
+earlier version, or one file as written by ``vpbench compact``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def make_rows(count: int, seeds: int) -> list[dict[str, Any]]:
-    """Rows of as many specifications as are needed, each with ``seeds`` seeds."""
+    """``count`` rows of different specifications with ``seeds`` seeds each."""
     rows: list[dict[str, Any]] = []
     while len(rows) < count:
         place = len(rows) // seeds
@@ -72,7 +72,7 @@ def _row(place: int, method: str, dataset: str, seed: int, config: dict[str, Any
 
 
 def fill(folder: Path, rows: Iterable[dict[str, Any]], kind: Kind) -> Store:
-    """A store with the rows, on disk as ``kind`` says."""
+    """Writes the rows to a store of the given kind."""
     store, rows = Store(folder), list(rows)
     folder.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS} for row in rows], schema=SCHEMA)
@@ -89,6 +89,6 @@ def fill(folder: Path, rows: Iterable[dict[str, Any]], kind: Kind) -> Store:
 
 
 def say(text: str) -> None:
-    """A line of the result, at once."""
+    """Prints a line without buffering."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()

@@ -1,11 +1,11 @@
-"""How much of a grid's time is not spent in the model: loading, planning, batches, logging, storing.
+"""Overhead of a grid: time outside the model, in loading, planning, batches, logging and storing.
 
     python benchmarks/speed/overhead.py [--methods linear,vpt] [--epochs 12] [--threads 1] [--out FILE.json]
 
-Runs the suite `mini` in this process, into an empty results folder and with an empty image cache, and stops the time of every
-outermost call of the model, of its backward pass and of the optimizer. What measuring takes (latency, throughput, memory,
-operations) is shown apart: it runs the model as well, for as long as it is told to. The clock starts before vpbench and torch
-are imported.
+Runs the suite `mini` in this process, with an empty results folder and an empty image cache, and times every outermost
+call of the model, of its backward pass and of the optimizer. The time of measurements (latency, throughput, memory,
+operations) is reported separately, because they run the model for a fixed time. The clock starts before vpbench and
+torch are imported.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ START = time.perf_counter()
 
 
 class Clock:
-    """Seconds by what they were spent on; a call inside another one counts for the outer one."""
+    """Seconds by kind of call; a nested call is counted for the outer one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._inside = False
 
     def timed(self, owner: Any, name: str, kind: str) -> None:
-        """From now on, count calls of ``owner.name``."""
+        """Times all further calls of ``owner.name``."""
         call: Callable[..., Any] = getattr(owner, name)
 
         @wraps(call)
@@ -76,10 +76,10 @@ def main() -> None:
         frame = vpbench.run(asked.methods, "mini", epochs=asked.epochs, threads=asked.threads, results=Path(folder, "runs"))
     whole = time.perf_counter() - START
     model, measuring = clock.seconds["model"], clock.seconds["measuring"]
-    rest = whole - model - measuring
+    overhead = whole - model - measuring
     outcome = {
-        "runs": len(frame), "seconds": whole, "model": model, "measuring": measuring, "imports": imported, "rest": rest,
-        "rest_share": rest / whole, "rest_share_without_measuring": rest / (whole - measuring),
+        "runs": len(frame), "seconds": whole, "model": model, "measuring": measuring, "imports": imported, "rest": overhead,
+        "rest_share": overhead / whole, "rest_share_without_measuring": overhead / (whole - measuring),
     }  # fmt: skip
     text = json.dumps(outcome, indent=2)
     sys.stdout.write(text + "\n")

@@ -1,8 +1,8 @@
-"""How long a page over many runs takes: ``python benchmarks/speed/page_rows.py [--rows 10000] [--seeds 5] [--kinds KIND ...]``.
+"""Time of a page over many runs: ``python benchmarks/speed/page_rows.py [--rows 10000] [--seeds 5] [--kinds KIND ...]``.
 
-Fills stores with made-up rows and learning curves for one run in ten, and writes their pages, each in a process of its own, start
-of Python included. With a file per run the first page, with all its figures, reads every file; the next one reads the copy of the
-rows that the first one leaves behind.
+Fills stores with synthetic rows and learning curves for one run in ten and writes their pages, each in its own process,
+including the start of Python. With a file per run the first page reads every file; the next one reads the cached copy
+of the rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CURVE = "phase,epoch,epochs,lr,train_loss,val_acc1\n" + "".join(f"train,{at},10
 
 
 def write_page(results: Path, page: Path, *options: str) -> str:
-    """Wall and processor seconds of a page."""
+    """Wall and CPU seconds of a page."""
     command = [sys.executable, "-m", "vpbench", "report", "--results", str(results), "--html", str(page), *options]
     wall, used = time.perf_counter(), _children()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

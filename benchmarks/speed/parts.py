@@ -1,10 +1,10 @@
-"""Where the time of a training step goes, beside one forward pass of the plain frozen backbone.
+"""Profile of a training step, compared with a forward pass of the plain frozen backbone.
 
     python benchmarks/speed/parts.py [--case vpt-10] [--rounds 5] [--batch 8] [--threads 2]
 
-Steps and plain forward passes take turns under torch's profiler; what is shown are the medians of each kind of operation, in
-milliseconds and as a share of the plain forward pass. For matrix products the rate is shown too: where it is the same in both,
-a step can only become cheaper by multiplying less.
+Steps and plain forward passes alternate under torch's profiler; the table has medians per kind of operation, in
+milliseconds and as a fraction of the plain forward pass, and the rate of matrix products: if it is equal in both, only
+fewer operations make a step faster.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-import steps  # beside this file; it sets how threads wait before torch is imported
+import steps  # steps.py sets the wait policy of threads before torch is imported
 import timm
 import torch
 from torch.profiler import profile

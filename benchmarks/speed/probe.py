@@ -1,10 +1,10 @@
-"""Linear probing for 100 epochs, all in, against one forward pass over its images by the plain frozen backbone.
+"""Total time of linear probing for 100 epochs, relative to one forward pass of the plain frozen backbone over its images.
 
     python benchmarks/speed/probe.py [--method linear] [--images 1000] [--epochs 100] [--threads 2] [--set partial.blocks=1]
 
-The images are random and decoded already. Both are measured in one process, the plain model's passes half before and half
-after the training, so that a machine that gets busier changes both. Methods whose first blocks are frozen (`linear`, `mlp`,
-`partial`, `vpt` with `start`) profit from what is computed once; the others do not.
+Images are random and in memory. Both are measured in one process, half of the plain passes before and half after
+training, so that a change of load affects both. Methods with a frozen prefix (`linear`, `mlp`, `partial`, `vpt` with
+`start`) use cached activations; the others do not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or waiting threads would count as processor time
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or waiting threads would count as CPU time
 
 import numpy as np
 import timm
@@ -35,7 +35,7 @@ BATCH = 64
 
 
 def seconds(call: Callable[[], object]) -> tuple[float, float]:
-    """Wall and processor seconds of a call."""
+    """Wall and CPU seconds of a call."""
     wall, processor = time.perf_counter(), time.process_time()
     call()
     return time.perf_counter() - wall, time.process_time() - processor

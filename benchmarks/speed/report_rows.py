@@ -1,8 +1,8 @@
-"""How long a table over many runs takes: ``python benchmarks/speed/report_rows.py [--rows 10000] [--kinds KIND ...]``.
+"""Time of a table over many runs: ``python benchmarks/speed/report_rows.py [--rows 10000] [--kinds KIND ...]``.
 
-Fills stores with made-up rows and times ``vpbench report`` in a process of its own, start of Python included. With a file per run
-it is timed *cold*, when no file has been read by vpbench, and *warm*, from the copy of the rows that the first report leaves
-behind. The files were written just before, so that in both cases the disk's cache holds them.
+Fills stores with synthetic rows and times ``vpbench report`` in its own process, including the start of Python. With a
+file per run it is timed *cold*, without a cached copy of the rows, and *warm*, with the one that the first report has
+written. In both cases the files are in the disk cache.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TABLE = ("run_id", "status", "method", "backbone", "suite", "dataset", "seed", "
 
 
 def report(folder: Path, *options: str) -> float:
-    """Seconds that a report takes in a process of its own."""
+    """Seconds of a report in its own process."""
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "vpbench", "report", "--results", str(folder), *options], check=True, stdout=subprocess.DEVNULL

@@ -1,11 +1,11 @@
-"""What a training step and a prediction of each method cost, as ratios to one forward pass of the plain frozen backbone.
+"""Time of a training step and of inference of each method, relative to one forward pass of the plain frozen backbone.
 
     python benchmarks/speed/steps.py [--rounds 5] [--batch 8] [--threads 2] [--only vpt-10,insvp] [--out FILE.md]
 
-Every round runs the plain timm model and every case once, in a new order, and a ratio is taken within a round, so that a
-machine that gets busier or slower changes all of them alike. Wall time and the time of the process on its processors are both
-shown; where other work shares the cores, the second is the one to trust. Saved memory is what autograd keeps for the
-backward pass, per image: parameters and what is prepared from frozen weights once are not counted.
+Every round runs the plain timm model and every case once, in random order, and ratios are taken within a round, so that
+a change of load affects all alike. Wall time and CPU time are reported; use the second if other processes share the
+cores. Saved memory is what autograd keeps for the backward pass, per image, without parameters and tensors derived from
+frozen weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or waiting threads would count as processor time
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or waiting threads would count as CPU time
 
 import timm
 import torch
@@ -79,7 +79,7 @@ CASES = [
 
 
 class Running:
-    """A case, ready to be run."""
+    """A case with its model and optimizer."""
 
     def __init__(self, case: Case, backbone: str, device: str) -> None:
         torch.manual_seed(0)
@@ -139,7 +139,7 @@ class Running:
 
 
 def timed(call: Callable[[], None], device: str) -> tuple[float, float]:
-    """Wall seconds and processor seconds of a call."""
+    """Wall and CPU seconds of a call."""
     if device == "cuda":
         torch.cuda.synchronize()
     wall, processor = time.perf_counter(), time.process_time()
@@ -175,7 +175,7 @@ def measure(cases: list[Case], asked: argparse.Namespace) -> list[list[str]]:
     for round_ in range(asked.rounds):
         for name in random.Random(round_).sample(list(running), len(running)):
             each = running[name]
-            # The plain model right before and right after: what the machine does to it, it does to the case.
+            # The plain model directly before and after, under the same load as the case.
             before = timed(forward, device)
             step, infer = timed(lambda each=each: each.step(images), device), timed(lambda each=each: each.infer(images), device)
             after = timed(forward, device)

@@ -1,10 +1,10 @@
-"""How much faster two worker processes finish a grid than one, on the CPUs of this machine.
+"""Speed-up of a grid by two worker processes instead of one, on the CPUs of this machine.
 
     python benchmarks/speed/two_workers.py [--pairs 3] [--out FILE.json]
 
-Runs the same grid with one worker of one thread and with two of them, each in an empty results folder, in turns (1, 2, 2,
-1, ...) so that a machine that gets warmer or busier favours neither. The image cache is filled before the clock starts. Time
-is from the command's start to its end, so that the start of the processes counts. Needs two cores that do nothing else.
+Runs the same grid with one worker of one thread and with two of them, each in an empty results folder, alternating
+(1, 2, 2, 1, ...) so that a change of load favours neither. The image cache is filled before. Time is that of the whole command,
+including the start of processes. Needs two idle cores.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GRID = ["run", "--methods", "linear,vpt,e2vpt,insvp", "--seeds", "3", "--device"
 
 
 def seconds(workers: int, results: Path, more: list[str]) -> float:
-    """Wall time of the grid with so many workers of one thread each."""
+    """Wall time of the grid with a number of workers of one thread each."""
     words = [sys.executable, "-m", "vpbench", *GRID, "--workers", str(workers), "--threads", "1", "--results", str(results)]
     start = time.perf_counter()
     subprocess.run([*words, *more], check=True, stdout=subprocess.DEVNULL)

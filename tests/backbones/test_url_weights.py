@@ -16,7 +16,7 @@ from vpbench.backbones.named import resolve_backbone
 from vpbench.backbones.weights import load_backbone
 from vpbench.core import cards
 from vpbench.core.errors import WeightsError
-from vpbench.data.download import Patience
+from vpbench.data.download import RetryPolicy
 
 CARD = """
 title = "MoCo, small"
@@ -54,7 +54,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("VPBENCH_WEIGHTS", raising=False)
     patient = fetch_module.fetch
     monkeypatch.setattr(
-        fetch_module, "fetch", lambda *given, **more: patient(*given, **{**more, "patience": Patience(attempts=2, pause=0.01)})
+        fetch_module, "fetch", lambda *given, **more: patient(*given, **{**more, "retries": RetryPolicy(attempts=2, pause=0.01)})
     )
     return tmp_path / "cache" / "weights"
 

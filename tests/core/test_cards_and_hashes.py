@@ -74,7 +74,7 @@ def test_bad_card(old: str, new: str, words: str, folder: Path) -> None:
 
 def test_card_that_is_no_text(folder: Path) -> None:
     (folder / "bad.toml").write_bytes(b"\xff\xfe\0")
-    with pytest.raises(UsageError, match=r"bad\.toml is no TOML"):
+    with pytest.raises(UsageError, match=r"bad\.toml is not valid TOML"):
         read_card("backbones", "bad", BackboneCard, "backbone")
 
 

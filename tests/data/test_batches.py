@@ -122,7 +122,7 @@ def test_no_images_no_batches() -> None:
 
 
 def test_wrong_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="prepared for an input of 8 pixels, not 16"):
+    with pytest.raises(ValueError, match="cached for an input of 8 pixels, not 16"):
         next(training_batches(numbered(4), 4, PLAIN, 16, AS_IS, generator()))
 
 

@@ -348,7 +348,7 @@ def test_convert_refuses(tmp_path: Path) -> None:
         convert("vtab.svhn", "original", tmp_path, tmp_path)
     with pytest.raises(UsageError, match="'web' is no source"):
         convert("vtab.svhn", "web", None, tmp_path)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"say where the original files of dSprites location .* are"):
+    with pytest.raises(UsageError, match=r"give the original files of dSprites location.*: --path"):
         convert("vtab.dsprites-location", "original", None, tmp_path)
     with pytest.raises(DataError, match="nowhere does not exist"):
         convert("vtab.dsprites-location", "original", tmp_path / "nowhere", tmp_path)
@@ -419,9 +419,9 @@ def test_svhn_from_tfds(tfds: Any, tmp_path: Path) -> None:
     assert raw.splits["test"].labels.tolist() == [(number + 3) % 10 for number in range(30)]
     assert np.array_equal(np.asarray(raw.splits["val"].image(5)), train(1895)["image"])
     assert np.array_equal(np.asarray(raw.splits["test"].image(29)), test(29)["image"])
-    told = json.loads((folder / "provenance.json").read_text())
-    assert told["source"] == "tfds svhn_cropped 3.1.0"
-    assert told["splits"] == {"train": "train[0:800]", "val": "train[1890:2090]", "test": "test[0:30]"}
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["source"] == "tfds svhn_cropped 3.1.0"
+    assert provenance["splits"] == {"train": "train[0:800]", "val": "train[1890:2090]", "test": "test[0:30]"}
     with pytest.raises(DataError, match=r"svhn_cropped/3\.1\.0 in .* gives 30 test images, SVHN .* has 26032"):
         convert("vtab.svhn", "tfds", tmp_path / "tfds", tmp_path / "other")
     assert not (tmp_path / "other").exists()

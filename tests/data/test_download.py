@@ -23,11 +23,11 @@ from published_set import SOURCE, card, lay_out, members, offered, packed
 from vpbench.core.errors import DataError, UsageError
 from vpbench.data import sources
 from vpbench.data.catalog import Download
-from vpbench.data.download import GoneError, Patience, check_room, fetch
+from vpbench.data.download import GoneError, RetryPolicy, check_room, fetch
 from vpbench.data.get import get_dataset
 from vpbench.data.unpack import KINDS, UnsafeError, unpack
 
-QUICK = Patience(timeout=5, attempts=3, pause=0.001)
+QUICK = RetryPolicy(timeout=5, attempts=3, pause=0.001)
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 
 
@@ -78,7 +78,7 @@ def test_a_file_comes_whole(server: FileServer, tmp_path: Path) -> None:
     fetch(
         offered(server.put("a.bin", CONTENT), CONTENT),
         tmp_path / "a.bin",
-        patience=QUICK,
+        retries=QUICK,
         on_step=lambda *step: steps.append(step),
     )
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
@@ -96,7 +96,7 @@ def test_a_cut_connection_goes_on_where_it_was(server: FileServer, tmp_path: Pat
     if checksum == "none":  # what says that the rest belongs to the same file is then the server's ETag
         wanted = Download(url=wanted.url)
     server.faults = [-1_000_000, -500_000, None]
-    fetch(wanted, tmp_path / "a.bin", patience=QUICK)
+    fetch(wanted, tmp_path / "a.bin", retries=QUICK)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert [exchange.range for exchange in server.exchanges] == [None, "bytes=1000000-", "bytes=1500000-"]
     assert [exchange.status for exchange in server.exchanges] == [200, 206, 206]
@@ -108,11 +108,11 @@ def test_a_later_call_goes_on_where_the_first_gave_up(server: FileServer, tmp_pa
     wanted = offered(server.put("a.bin", CONTENT), CONTENT)
     server.faults = [-1_000_000, 503, 503, 503]
     with pytest.raises(DataError) as caught:
-        fetch(wanted, tmp_path / "a.bin", patience=QUICK)
+        fetch(wanted, tmp_path / "a.bin", retries=QUICK)
     one_line(caught, wanted.url, "503", "tried 3 times", "1.0 MB are kept", "a.bin.part", "the same command continues")
     assert (tmp_path / "a.bin.part").read_bytes() == CONTENT[:1_000_000]
     assert not (tmp_path / "a.bin").exists()
-    fetch(wanted, tmp_path / "a.bin", patience=QUICK)
+    fetch(wanted, tmp_path / "a.bin", retries=QUICK)
     assert server.exchanges[-1].range == "bytes=1000000-"
     assert server.exchanges[-1].sent == 2_000_000
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
@@ -123,11 +123,11 @@ def test_a_file_that_only_lacks_its_name_is_not_asked_for_again(server: FileServ
     wanted = offered(server.put("a.bin", CONTENT), CONTENT)
     server.faults = [-2_999_999, 503, 503, 503]
     with pytest.raises(DataError):
-        fetch(wanted, tmp_path / "a.bin", patience=QUICK)
+        fetch(wanted, tmp_path / "a.bin", retries=QUICK)
     with (tmp_path / "a.bin.part").open("ab") as stream:
         stream.write(CONTENT[-1:])
     asked = len(server.exchanges)
-    fetch(wanted, tmp_path / "a.bin", patience=QUICK)
+    fetch(wanted, tmp_path / "a.bin", retries=QUICK)
     assert len(server.exchanges) == asked
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
@@ -135,7 +135,7 @@ def test_a_file_that_only_lacks_its_name_is_not_asked_for_again(server: FileServ
 def test_a_server_without_parts_starts_again(server: FileServer, tmp_path: Path) -> None:
     server.ranges = False
     server.faults = [-1_000_000, None]
-    fetch(offered(server.put("a.bin", CONTENT), CONTENT), tmp_path / "a.bin", patience=QUICK)
+    fetch(offered(server.put("a.bin", CONTENT), CONTENT), tmp_path / "a.bin", retries=QUICK)
     assert [exchange.sent for exchange in server.exchanges] == [1_000_000, 3_000_000]
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
@@ -145,7 +145,7 @@ def test_a_server_without_parts_that_always_cuts_is_given_up(server: FileServer,
     server.ranges = False
     server.faults = [-1000] * 20
     with pytest.raises(DataError) as caught:
-        fetch(offered(server.put("a.bin", CONTENT), CONTENT), tmp_path / "a.bin", patience=QUICK)
+        fetch(offered(server.put("a.bin", CONTENT), CONTENT), tmp_path / "a.bin", retries=QUICK)
     one_line(caught, "the connection ended after 1000 of 3000000 bytes")
     assert len(server.exchanges) == 3
 
@@ -157,10 +157,10 @@ def test_a_file_that_changes_between_requests_is_fetched_from_its_start(server: 
     wanted = Download(url=server.put("a.bin", CONTENT))
     server.faults = [-1_000_000, 500, 500, 500]
     with pytest.raises(DataError):
-        fetch(wanted, tmp_path / "a.bin", patience=QUICK)
+        fetch(wanted, tmp_path / "a.bin", retries=QUICK)
     server.put("a.bin", other)
     server.heed_if_range = honest
-    fetch(wanted, tmp_path / "a.bin", patience=QUICK)
+    fetch(wanted, tmp_path / "a.bin", retries=QUICK)
     assert (tmp_path / "a.bin").read_bytes() == other
     statuses = [exchange.status for exchange in server.exchanges[4:]]
     assert statuses == ([200] if honest else [206, 200])
@@ -170,7 +170,7 @@ def test_a_part_that_nothing_vouches_for_is_not_kept(server: FileServer, tmp_pat
     """No ETag and no checksum: the rest could be of another file."""
     server.validators = False
     server.faults = [-1_000_000, None]
-    fetch(Download(url=server.put("a.bin", CONTENT)), tmp_path / "a.bin", patience=QUICK)
+    fetch(Download(url=server.put("a.bin", CONTENT)), tmp_path / "a.bin", retries=QUICK)
     assert [exchange.range for exchange in server.exchanges] == [None, None]
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
@@ -179,9 +179,9 @@ def test_a_part_that_is_longer_than_the_file(server: FileServer, tmp_path: Path)
     wanted = Download(url=server.put("a.bin", CONTENT))
     server.faults = [-1_000_000, 500, 500, 500]
     with pytest.raises(DataError):
-        fetch(wanted, tmp_path / "a.bin", patience=QUICK)
+        fetch(wanted, tmp_path / "a.bin", retries=QUICK)
     (tmp_path / "a.bin.part").write_bytes(CONTENT + b"more")
-    fetch(wanted, tmp_path / "a.bin", patience=QUICK)
+    fetch(wanted, tmp_path / "a.bin", retries=QUICK)
     assert [exchange.status for exchange in server.exchanges[4:]] == [416, 200]
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
@@ -189,7 +189,7 @@ def test_a_part_that_is_longer_than_the_file(server: FileServer, tmp_path: Path)
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_a_passing_fault_is_waited_for(server: FileServer, tmp_path: Path, status: int) -> None:
     server.faults = [status, status, None]
-    fetch(offered(server.put("a.bin", CONTENT), CONTENT), tmp_path / "a.bin", patience=QUICK)
+    fetch(offered(server.put("a.bin", CONTENT), CONTENT), tmp_path / "a.bin", retries=QUICK)
     assert [exchange.status for exchange in server.exchanges] == [status, status, 200]
 
 
@@ -198,7 +198,7 @@ def test_a_refusal_is_not_repeated(server: FileServer, tmp_path: Path, status: i
     server.faults = [status]
     wanted = offered(server.put("a.bin", CONTENT), CONTENT)
     with pytest.raises(GoneError) as caught:
-        fetch(wanted, tmp_path / "a.bin", patience=QUICK)
+        fetch(wanted, tmp_path / "a.bin", retries=QUICK)
     one_line(caught, wanted.url, str(status))
     assert len(server.exchanges) == 1
     assert names(tmp_path) == []
@@ -208,7 +208,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
     with serving() as server:
         wanted = offered(server.put("a.bin", CONTENT), CONTENT)
     with pytest.raises(DataError) as caught:
-        fetch(wanted, tmp_path / "a.bin", patience=QUICK)
+        fetch(wanted, tmp_path / "a.bin", retries=QUICK)
     one_line(caught, wanted.url, "refused", "tried 3 times", "try again later")
 
 
@@ -217,7 +217,7 @@ def test_the_proxy_of_the_surroundings_is_used(server: FileServer, tmp_path: Pat
     monkeypatch.setenv("http_proxy", server.url)
     monkeypatch.setenv("no_proxy", "")
     server.files["http://pictures.invalid/a.bin"] = CONTENT
-    fetch(offered("http://pictures.invalid/a.bin", CONTENT), tmp_path / "a.bin", patience=QUICK)
+    fetch(offered("http://pictures.invalid/a.bin", CONTENT), tmp_path / "a.bin", retries=QUICK)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
@@ -227,7 +227,7 @@ def test_a_silent_server_is_given_up(server: FileServer, tmp_path: Path) -> None
         fetch(
             offered(server.put("a.bin", CONTENT), CONTENT),
             tmp_path / "a.bin",
-            patience=Patience(timeout=0.2, attempts=2, pause=0),
+            retries=RetryPolicy(timeout=0.2, attempts=2, pause=0),
         )
     one_line(caught, "does not answer in time")
     assert (tmp_path / "a.bin.part").stat().st_size >= 1000
@@ -237,22 +237,22 @@ def test_a_silent_server_is_given_up(server: FileServer, tmp_path: Path) -> None
 def test_a_wrong_checksum(server: FileServer, tmp_path: Path, kind: str) -> None:
     wanted = Download(**{"url": server.put("a.bin", CONTENT), kind: "0" * 32})
     with pytest.raises(DataError) as caught:
-        fetch(wanted, tmp_path / "a.bin", patience=QUICK)
+        fetch(wanted, tmp_path / "a.bin", retries=QUICK)
     one_line(caught, wanted.url, hashlib.new(kind, CONTENT).hexdigest(), "0" * 32, "it was removed")
     assert names(tmp_path) == []
 
 
 def test_a_wrong_size_is_seen_before_anything_is_fetched(server: FileServer, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        fetch(offered(server.put("a.bin", CONTENT), CONTENT, size=77), tmp_path / "a.bin", patience=QUICK)
+        fetch(offered(server.put("a.bin", CONTENT), CONTENT, size=77), tmp_path / "a.bin", retries=QUICK)
     one_line(caught, "3000000 bytes", "the card says 77")
     assert names(tmp_path) == []
 
 
 def test_a_server_that_does_not_say_how_long_the_file_is(server: FileServer, tmp_path: Path) -> None:
     server.length = False
-    fetch(offered(server.put("a.bin", CONTENT), CONTENT), tmp_path / "a.bin", patience=QUICK)
-    fetch(Download(url=server.put("b.bin", CONTENT)), tmp_path / "b.bin", patience=QUICK)
+    fetch(offered(server.put("a.bin", CONTENT), CONTENT), tmp_path / "a.bin", retries=QUICK)
+    fetch(Download(url=server.put("b.bin", CONTENT)), tmp_path / "b.bin", retries=QUICK)
     assert names(tmp_path) == ["a.bin", "b.bin"]
     assert (tmp_path / "b.bin").read_bytes() == CONTENT
 
@@ -260,21 +260,21 @@ def test_a_server_that_does_not_say_how_long_the_file_is(server: FileServer, tmp
 def test_a_local_address(tmp_path: Path) -> None:
     origin = tmp_path / "with space.bin"
     origin.write_bytes(CONTENT)
-    fetch(offered(origin.as_uri(), CONTENT), tmp_path / "a.bin", patience=QUICK)
+    fetch(offered(origin.as_uri(), CONTENT), tmp_path / "a.bin", retries=QUICK)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     with pytest.raises(GoneError, match=r"nowhere\.bin cannot be read \(No such file"):
-        fetch(Download(url=(tmp_path / "nowhere.bin").as_uri()), tmp_path / "b.bin", patience=QUICK)
+        fetch(Download(url=(tmp_path / "nowhere.bin").as_uri()), tmp_path / "b.bin", retries=QUICK)
 
 
 @pytest.mark.parametrize("url", ["ftp://host/a.bin", "a.bin", "/etc/passwd", "data:,x"])
 def test_other_addresses(tmp_path: Path, url: str) -> None:
     with pytest.raises(UsageError, match="http, https, file"):
-        fetch(Download(url=url), tmp_path / "a.bin", patience=QUICK)
+        fetch(Download(url=url), tmp_path / "a.bin", retries=QUICK)
 
 
 def test_no_room_is_seen_before_anything_is_fetched(server: FileServer, disk: Path) -> None:
     with pytest.raises(DataError) as caught:
-        fetch(Download(url=server.put("a.bin", CONTENT)), disk / "a.bin", patience=QUICK)
+        fetch(Download(url=server.put("a.bin", CONTENT)), disk / "a.bin", retries=QUICK)
     one_line(caught, "a.bin needs 3.0 MB", "are free", "--data-root")
     assert not (disk / "a.bin.part").exists()
     with pytest.raises(DataError, match="Pictures needs"):
@@ -289,13 +289,13 @@ def test_a_disk_that_fills_up_keeps_what_came(server: FileServer, disk: Path) ->
     filler = disk / "filler"
     filler.write_bytes(bytes(400_000))
     with pytest.raises(DataError) as caught:
-        fetch(wanted, disk / "a.bin", patience=QUICK)
+        fetch(wanted, disk / "a.bin", retries=QUICK)
     one_line(caught, "the disk is full", "a.bin.part", "are kept", "the same command continues")
     kept = (disk / "a.bin.part").stat().st_size
     assert 300_000 < kept < 700_000
     filler.unlink()
     server.length = True
-    fetch(wanted, disk / "a.bin", patience=QUICK)
+    fetch(wanted, disk / "a.bin", retries=QUICK)
     assert server.exchanges[-1].range == f"bytes={kept}-"
     assert (disk / "a.bin").read_bytes() == content
     assert names(disk) == ["a.bin"]
@@ -332,7 +332,7 @@ def test_a_truncated_archive(tmp_path: Path, kind: str, share: float) -> None:
         archive.write_bytes(whole.rstrip(b"\0"))
     with pytest.raises(DataError) as caught:
         unpack(archive, tmp_path)
-    one_line(caught, str(archive), "broken or cut short", "--force")
+    one_line(caught, str(archive), "damaged or truncated", "--force")
     assert names(tmp_path) == [archive.name]
 
 
@@ -352,7 +352,7 @@ def test_a_byte_that_changed(tmp_path: Path, kind: str) -> None:
     content = bytearray(packed(kind, {"noise.bin": CONTENT[:50_000]}))
     content[25_000] ^= 0xFF
     (tmp_path / f"a{kind}").write_bytes(content)
-    with pytest.raises(DataError, match="broken or cut short"):
+    with pytest.raises(DataError, match="damaged or truncated"):
         unpack(tmp_path / f"a{kind}", tmp_path)
     assert names(tmp_path) == [f"a{kind}"]
 
@@ -467,7 +467,7 @@ def test_an_archive_of_an_unknown_kind(tmp_path: Path) -> None:
 
 
 def get(root: Path, *downloads: Download, **more: Any) -> str:
-    return get_dataset("pictures", card(*downloads), root, patience=QUICK, **more).status
+    return get_dataset("pictures", card(*downloads), root, retries=QUICK, **more).status
 
 
 @pytest.mark.usefixtures("source")
@@ -545,7 +545,7 @@ def test_failures_leave_no_folder(server: FileServer, tmp_path: Path) -> None:
     with pytest.raises(GoneError):
         get(tmp_path / "root", offered(f"{server.url}/nowhere.zip", b"x"))
     assert not (tmp_path / "root" / "pictures").exists()
-    with pytest.raises(DataError, match=r"^Pictures cannot be fetched by a program\. Ask at"):
+    with pytest.raises(DataError, match=r"^Pictures cannot be downloaded automatically\. Ask at"):
         get(tmp_path / "root")
 
 
@@ -584,4 +584,4 @@ def test_a_root_that_is_a_file(server: FileServer, tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["../a.zip", "/tmp/a.zip", ".."])
 def test_a_card_cannot_write_outside_of_the_folder(tmp_path: Path, file: str) -> None:
     with pytest.raises(UsageError, match="no path below the data set's folder"):
-        get_dataset("pictures", card(Download(url="http://host/a.zip", file=file), folders=("p",)), tmp_path, patience=QUICK)
+        get_dataset("pictures", card(Download(url="http://host/a.zip", file=file), folders=("p",)), tmp_path, retries=QUICK)

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from miniatures import cars, cifar, content, cub, dogs, dtd, encoded, flowers, food101, gtsrb, nabirds, picture, svhn, told
+from miniatures import cars, cifar, content, cub, decoded, dogs, dtd, encoded, flowers, food101, gtsrb, nabirds, picture, svhn
 from PIL import Image
 
 from vpbench.core.errors import DataError
@@ -159,9 +159,9 @@ def test_reader_split_cache_and_a_training_step(tmp_path: Path, name: str) -> No
     mini = MINIATURES[name]
     raw = opened(mini, mini.written(tmp_path))
     for split, members in raw.splits.items():
-        made_of = "train" if split == "val" and told(members.image(0))[1] == "train" else split
+        made_of = "train" if split == "val" and decoded(members.image(0))[1] == "train" else split
         for index in range(len(members)):
-            assert told(members.image(index)) == (members.labels[index], made_of)
+            assert decoded(members.image(index)) == (members.labels[index], made_of)
     assert len({raw.splits[split].short_name(index) for split in raw.splits for index in range(len(raw.splits[split]))}) == sum(
         map(len, raw.splits.values())
     )
@@ -232,7 +232,7 @@ def test_a_class_that_val_lacks_does_not_shift_the_others(tmp_path: Path) -> Non
     nabirds.write_json(tmp_path / "nabirds", made)
     raw = open_dataset(MINIATURES["nabirds, lists"].card.model_copy(update={"n_val": 2}), tmp_path)
     assert raw.splits["val"].labels.tolist() == [1, 2]
-    assert [told(raw.splits["val"].image(index))[0] for index in (0, 1)] == [1, 2]
+    assert [decoded(raw.splits["val"].image(index))[0] for index in (0, 1)] == [1, 2]
     assert raw.note == "Not in val: Common Eider (Immature/Eclipse male)."
 
 
@@ -350,7 +350,7 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     ),
     "cub: id twice": ("cub", change("images.txt", lambda text: text + "1 x.jpg\n"), r"images\.txt: id 1 is there twice"),
     "cub: half a line": ("cub", change("images.txt", lambda text: text + "22\n"), r"images\.txt: '22' is not an id and a value"),
-    "cub: no text": ("cub", replace("images.txt", b"\xff\xfe\x00\x01"), r"images\.txt is no text file"),
+    "cub: no text": ("cub", replace("images.txt", b"\xff\xfe\x00\x01"), r"images\.txt is not a text file"),
     "cub: no list": ("cub", remove("images.txt"), r"images\.txt is missing; the copy of the data set is incomplete"),
     "cub: no training": (
         "cub",
@@ -364,8 +364,8 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     ),
     "lists: overlap": ("cub, lists", add_test_image_to_train, r"is in the train list and in the test list \(and 1 more\)"),
     "lists: one missing": ("cub, lists", remove("val.json"), r"val\.json is missing beside the other lists"),
-    "lists: no JSON": ("dogs, lists", halve("test.json"), r"test\.json is no JSON"),
-    "lists: no text": ("dogs, lists", replace("test.json", b"\xff\xfe\x00"), r"test\.json is no JSON"),
+    "lists: no JSON": ("dogs, lists", halve("test.json"), r"test\.json is not valid JSON"),
+    "lists: no text": ("dogs, lists", replace("test.json", b"\xff\xfe\x00"), r"test\.json is not valid JSON"),
     "lists: no mapping": ("dogs, lists", replace("val.json", "[1]"), r"val\.json must hold .* not a list"),
     "lists: strange id": (
         "nabirds, lists",
@@ -399,7 +399,7 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
         "image_00003.jpg is in the train list and in the",
     ),
     "flowers: image without label": ("flowers", lambda folder: flower_mats(folder, test=22), "image 22 of test has no label"),
-    "flowers: half a .mat": ("flowers", halve("setid.mat"), r"setid\.mat is no readable \.mat file"),
+    "flowers: half a .mat": ("flowers", halve("setid.mat"), r"setid\.mat is not a readable \.mat file"),
     "flowers: no .mat": ("flowers", remove("setid.mat"), r"setid\.mat is missing"),
     "flowers: another .mat": (
         "flowers",
@@ -412,14 +412,14 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
         lambda folder: dogs.write_mat(folder / "test_list.mat", ["n02085620-Chihuahua/n02085620_1.jpg"], [1]),
         "is in the train list and in the test list",
     ),
-    "dogs: half a .mat": ("dogs", halve("train_list.mat"), r"train_list\.mat is no readable \.mat file"),
+    "dogs: half a .mat": ("dogs", halve("train_list.mat"), r"train_list\.mat is not a readable \.mat file"),
     "dogs: no lists": ("dogs", remove("train_list.mat"), r"train_list\.mat is missing"),
     "cars: label out of range": (
         "cars",
         lambda folder: cars.write_mat(folder / "devkit/cars_train_annos.mat", [("00001.jpg", 4)]),
         r"cars_train/00001\.jpg has label 4; it must be 1 to 3",
     ),
-    "cars: half a .mat": ("cars", halve("devkit/cars_meta.mat"), r"cars_meta\.mat is no readable \.mat file"),
+    "cars: half a .mat": ("cars", halve("devkit/cars_meta.mat"), r"cars_meta\.mat is not a readable \.mat file"),
     "cars: no labelled test": ("cars", remove("devkit/cars_test*"), r"cars_test_annos_withlabels\.mat is missing"),
     "cars: unlabelled test": (
         "cars",
@@ -432,7 +432,7 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
         r"images/banded/banded_0001\.jpg is in the train list and in the test list",
     ),
     "dtd: no CLASS/IMAGE": ("dtd", change("labels/val1.txt", lambda text: text + "x.jpg\n"), "'x.jpg' is not CLASS/IMAGE"),
-    "dtd: no text": ("dtd", replace("labels/val1.txt", b"\x89PNG\r\n\xff"), r"val1\.txt is no text file"),
+    "dtd: no text": ("dtd", replace("labels/val1.txt", b"\x89PNG\r\n\xff"), r"val1\.txt is not a text file"),
     "food101: strange class": (
         "food101",
         change("meta/test.txt", lambda text: text + "\nwaffles/1\n"),
@@ -474,7 +474,7 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
         lambda folder: svhn_mat(folder, [1, 2]),
         "test has class '0', of which training has",
     ),
-    "svhn: half a .mat": ("svhn", halve("train_32x32.mat"), r"train_32x32\.mat is no readable \.mat file"),
+    "svhn: half a .mat": ("svhn", halve("train_32x32.mat"), r"train_32x32\.mat is not a readable \.mat file"),
     "svhn: no .mat": ("svhn", remove("test_32x32.mat"), r"test_32x32\.mat is missing"),
     "cifar10: label out of range": (
         "cifar10",
@@ -484,9 +484,9 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "cifar10: too few labels": ("cifar10", lambda folder: batch(folder, labels=[0, 1]), "has 3 images and 2 labels"),
     "cifar10: labels of text": ("cifar10", lambda folder: batch(folder, labels=["a", "b", "c"]), "a list of whole numbers"),
     "cifar10: other rows": ("cifar10", lambda folder: batch(folder, data=np.zeros((3, 5), np.uint8)), "rows of 3,072 bytes"),
-    "cifar10: half a pickle": ("cifar10", halve("data_batch_3"), "data_batch_3 is no whole pickle"),
-    "cifar10: empty file": ("cifar10", replace("data_batch_2", b""), "data_batch_2 is no whole pickle"),
-    "cifar10: no pickle": ("cifar10", replace("batches.meta", b"\x89PNG\r\n"), r"batches\.meta is no whole pickle"),
+    "cifar10: half a pickle": ("cifar10", halve("data_batch_3"), "data_batch_3 is not a complete pickle"),
+    "cifar10: empty file": ("cifar10", replace("data_batch_2", b""), "data_batch_2 is not a complete pickle"),
+    "cifar10: no pickle": ("cifar10", replace("batches.meta", b"\x89PNG\r\n"), r"batches\.meta is not a complete pickle"),
     "cifar10: a list": ("cifar10", replace("test_batch", pickle.dumps([1], 2)), "holds a list, not CIFAR's dictionary"),
     "cifar10: no names": ("cifar10", replace("batches.meta", pickle.dumps({"a": 1}, 2)), "'label_names' must be a list"),
     "cifar10: no batch": ("cifar10", remove("data_batch_4"), "data_batch_4 is missing"),

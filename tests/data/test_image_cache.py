@@ -1,4 +1,4 @@
-"""The image cache: right pixels, and whole or not there."""
+"""The image cache: correct pixels, and complete or absent."""
 
 from __future__ import annotations
 

@@ -261,7 +261,7 @@ def test_permission_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "bmp"])
 def test_truncated_images_are_errors(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even where another library told Pillow to make do with them."""
+    """Even if another library has set LOAD_TRUNCATED_IMAGES."""
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     content = encoded(0, (64, 64), kind)
     assert decode(content, "whole").size == (64, 64)

@@ -57,7 +57,7 @@ def test_cards_say_what_was_published() -> None:
     for name in NAMES:
         card = dataset_card(name)
         found[card.group][name.removeprefix("vtab.")] = (card.classes, card.n_test)
-        assert (card.source, card.n_train, card.n_val, card.metric) == ("vtab", 800, 200, "acc1")
+        assert (card.source, card.n_train, card.n_val) == ("vtab", 800, 200)
         assert card.folders[0] == name
         assert card.folders[1].startswith("vtab-1k/")
         assert card.revision.startswith("tfds ")
@@ -233,7 +233,7 @@ def test_list_that_is_no_text(tmp_path: Path) -> None:
     card = small_card("vtab.kitti")
     folder = write_task(card, tmp_path / "vtab.kitti")
     (folder / "test.txt").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(DataError, match=r"test\.txt is no text file"):
+    with pytest.raises(DataError, match=r"test\.txt is not a text file"):
         open_dataset(card, tmp_path)
 
 

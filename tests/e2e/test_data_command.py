@@ -191,7 +191,7 @@ def test_verify_of_what_is_not_there(cards: Path) -> None:
         ("get pictures --suite mini", 2, ["--suite mini", "exclude each other"]),
         ("get --suite custom", 2, ["'custom'", "no data sets of its own"]),
         ("doctor --suite minni", 2, ["Did you mean 'mini'?"]),
-        ("get by-hand", 3, ["Pictures cannot be fetched by a program", "Ask at https://pictures.invalid/."]),
+        ("get by-hand", 3, ["Pictures cannot be downloaded automatically", "Ask at https://pictures.invalid/."]),
         ("get by-hand --dry-run", 3, ["Ask at https://pictures.invalid/."]),
         ("get pictures --data-root {file}", 3, ["{file}", "--data-root"]),
     ],
@@ -227,7 +227,7 @@ def test_a_file_that_changed(cards: Path, server: FileServer, tmp_path: Path) ->
 def test_one_set_that_fails_does_not_keep_others(cards: Path) -> None:
     done = vpbench("data", "get", "by-hand", "pictures")
     assert done.code == 3
-    assert "vpbench: by-hand: Pictures cannot be fetched by a program." in done.err
+    assert "vpbench: by-hand: Pictures cannot be downloaded automatically." in done.err
     assert "1 of 1 ready" in done.out
 
 

@@ -245,6 +245,23 @@ def test_the_cheap_form_of_a_large_convolution_is_equal(kernel: int, dilation: i
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("side", [20, 64, 224, 256, 384, 448, 518])
+def test_transforms_have_the_next_size_that_is_a_product_of_2_3_and_5(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another size would change the last digits of stored runs."""
+    sizes = []
+    transform = torch.fft.rfft2
+
+    def recording(values: Tensor, s: tuple[int, int]) -> Tensor:
+        sizes.append(s)
+        return transform(values, s=s)
+
+    monkeypatch.setattr(torch.fft, "rfft2", recording)
+    convolve(torch.zeros(1, 1, side, side), nn.Conv2d(1, 1, 25, padding=12))
+    smooth = sorted(2**i * 3**j * 5**k for i in range(11) for j in range(7) for k in range(5))
+    expected = next(size for size in smooth if size >= side + 12)
+    assert set(sizes) == {(expected, expected)}
+
+
 def entering(model: Any, batch: Tensor) -> list[Tokens]:
     """The sequences that enter the blocks."""
     seen: list[Tokens] = []

@@ -57,7 +57,7 @@ def test_through_one_file(kind: str, tmp_path: Path) -> None:
             ["a", "[2.0, 1.0]", ""],
             ["b", "", "é, x"],
         ]
-        with pytest.raises(StoreError, match="is no parquet file"):
+        with pytest.raises(StoreError, match="is not a parquet file"):
             open_source(path)
         return
     here = Store(tmp_path / "here")
@@ -131,10 +131,10 @@ def test_a_run_under_way_is_left_alone(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(b"no"), "is not a readable result"),
         (
             lambda path: write_export(fill(path.parent / "x", make_row("a")).read(["run_id"]).table, path),
-            "no result.*status None",
+            "not a result.*status None",
         ),
-        (lambda path: write_export(_named(path, "../../a"), path), r"no result.*'\.\./\.\./a'"),
-        (lambda path: write_export(_named(path, "compacted-1"), path), "no result.*'compacted-1'"),
+        (lambda path: write_export(_named(path, "../../a"), path), r"not a result.*'\.\./\.\./a'"),
+        (lambda path: write_export(_named(path, "compacted-1"), path), "not a result.*'compacted-1'"),
     ],
 )
 def test_no_source(make, text: str, tmp_path: Path) -> None:

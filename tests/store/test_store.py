@@ -1,4 +1,4 @@
-"""The results folder: rows whole or not at all, read in any mix of ages."""
+"""The results folder: atomic writes, and rows of all versions."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_numpy_values_are_taken(column: str, value: Any, tmp_path: Path) -> None
     assert store.load()[column].iloc[0] == value
 
 
-# --- whole or not at all
+# --- atomic writes
 
 
 def broken_writer(error: BaseException) -> Callable[[Path], None]:
@@ -152,11 +152,11 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_killed_while_writing(tmp_path: Path) -> None:
-    """What a killed process leaves is not a row."""
+    """A partial file of a killed process is not a row."""
     code = (
         "import os, signal, sys; from pathlib import Path; from vpbench.store.store import Store\n"
         "def die(path): path.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)\n"
-        "store = Store(sys.argv[1]); store._write_whole(store.row_path('a'), die)"
+        "store = Store(sys.argv[1]); store._write_atomically(store.row_path('a'), die)"
     )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False)

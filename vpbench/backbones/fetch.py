@@ -8,13 +8,13 @@ from vpbench.backbones.named import BackboneCard, backbone_card, backbone_names
 from vpbench.core.cache_folder import cache_root
 from vpbench.core.errors import DataError, WeightsError
 from vpbench.data.catalog import Download
-from vpbench.data.download import Patience, checksums, fetch
+from vpbench.data.download import RetryPolicy, checksums, fetch
 from vpbench.spec.run_spec import BackboneSpec
 
 WAY_OUT = "Give a file or folder with --weights, or ask for --weights random on purpose."
 
 
-def fetched(spec: BackboneSpec, patience: Patience | None = None) -> Path:
+def fetched(spec: BackboneSpec, retries: RetryPolicy | None = None) -> Path:
     """The weight file of a specification without a path: from a cache on this machine, or fetched into it.
 
     Raises:
@@ -22,7 +22,7 @@ def fetched(spec: BackboneSpec, patience: Patience | None = None) -> Path:
     """
     kind, _, place = spec.weights.partition(":")
     if kind == "url" and spec.name in backbone_names():
-        return _from_url(spec.name, backbone_card(spec.name), place, patience)
+        return _from_url(spec.name, backbone_card(spec.name), place, retries)
     return _from_hub(spec.name, place)
 
 
@@ -38,14 +38,14 @@ def _from_hub(name: str, place: str) -> Path:
         raise WeightsError(f"weights of {name} cannot be fetched from the hub ({repository}): {reason} {WAY_OUT}") from error
 
 
-def _from_url(name: str, card: BackboneCard, url: str, patience: Patience | None) -> Path:
+def _from_url(name: str, card: BackboneCard, url: str, retries: RetryPolicy | None) -> Path:
     """The file below ``VPBENCH_CACHE`` (or the user's cache folder); it has its name only once it is whole and checked."""
     target = cache_root() / "weights" / url.rsplit("/", 1)[-1]
     if not target.exists():
         unchecked = target.with_name(f"{target.name}.unchecked")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            fetch(Download.model_validate({"url": url, "sha256": card.sha256}), unchecked, patience=patience)
+            fetch(Download.model_validate({"url": url, "sha256": card.sha256}), unchecked, retries=retries)
         except OSError as error:
             raise WeightsError(
                 f"{target.parent} cannot be written ({error.strerror or error}): set VPBENCH_CACHE to another folder."

@@ -21,7 +21,7 @@ from torch.nn.utils import skip_init
 
 from vpbench.backbones.frozen_linear import FrozenLinear, Kernel, onednn_linear
 from vpbench.core.cache_folder import cache_root
-from vpbench.core.files import write_whole
+from vpbench.core.files import write_atomically
 from vpbench.core.processor import processor
 
 WORTH_IT = 1.1  # times as fast over a whole block, at least, so that noise decides nothing
@@ -111,4 +111,4 @@ def _write(file: Path, choices: dict[str, str]) -> None:
     """Whole or not at all; a folder that cannot be written costs a measurement each time, and nothing else."""
     text = json.dumps(choices, indent=1, sort_keys=True)
     with suppress(OSError):
-        write_whole(file, lambda path: path.write_text(text))
+        write_atomically(file, lambda path: path.write_text(text))

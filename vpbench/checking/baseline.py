@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError, UsageError
-from vpbench.core.files import write_whole
+from vpbench.core.files import write_atomically
 from vpbench.store.schema import COLUMNS, SCHEMA, SCHEMA_VERSION
 from vpbench.store.store import Store
 
@@ -75,7 +75,7 @@ def write_baseline(frame: pd.DataFrame, path: Path) -> None:
     ordered = frame.sort_values([*CELL, "seed"], kind="stable")[list(COLUMNS)]
     table = pa.Table.from_pandas(ordered, schema=SCHEMA, preserve_index=False).replace_schema_metadata(SCHEMA.metadata)
     try:
-        write_whole(path, lambda partial: pq.write_table(table, partial))
+        write_atomically(path, lambda partial: pq.write_table(table, partial))
     except OSError as error:
         raise StoreError(f"the baseline {path} cannot be written: {error.strerror or error}.") from error
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from vpbench.checking.findings import Comparison, Finding
 from vpbench.core.errors import StoreError
-from vpbench.core.files import write_whole
+from vpbench.core.files import write_atomically
 from vpbench.core.names import counted
 
 HEADER = ("method", "data set", "column", "baseline", "now", "allowed")
@@ -130,7 +130,7 @@ def write_text(text: str, path: Path) -> None:
         StoreError: when it cannot be written.
     """
     try:
-        write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}.") from error
 

@@ -296,7 +296,7 @@ def _dry_run(name: str, card: Any, root: Path, force: bool) -> None:
         return
     for step in plan_steps(card, root):
         size = decimal(step.download.size) if step.download.size else "size not known"
-        if step.whole and not force:
+        if step.complete and not force:
             state = f"there already, {decimal(step.done)}"
         else:
             state = size if force or not step.done else f"{size}, {decimal(step.done)} of it are there"

@@ -1,1 +1,1 @@
-"""What everything else stands on: errors, names, hashes, files."""
+"""Errors, names, hashes, atomic writes, cards and the plug-in registry; imports nothing else of vpbench."""

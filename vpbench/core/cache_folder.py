@@ -1,4 +1,4 @@
-"""Folders of the user that vpbench keeps files in."""
+"""Location of the cache."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ import platformdirs
 
 
 def cache_root() -> Path:
-    """``VPBENCH_CACHE``, or else the user's cache folder."""
+    """``VPBENCH_CACHE``, by default the user's cache folder."""
     chosen = os.environ.get("VPBENCH_CACHE")
     return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("vpbench")

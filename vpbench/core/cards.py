@@ -21,10 +21,15 @@ def card_names(folder: str) -> list[str]:
 
 
 def read_card(folder: str, name: str, kind: type[Card], word: str) -> Card:
-    """The card ``name``, validated.
+    """Reads and validates a card.
+
+    Args:
+        folder: below ``benchmarks/``, e.g. ``"datasets"``.
+        kind: the pydantic model of the card.
+        word: what a card of this folder is called in messages, e.g. ``"dataset"``.
 
     Raises:
-        UsageError: for an unknown name (with a suggestion) or a card that does not fit its kind.
+        UsageError: for an unknown name (with a suggestion) or a card that fails validation.
     """
     if name not in card_names(folder):
         raise unknown(word, name, card_names(folder), f"(vpbench list {folder})")
@@ -35,15 +40,15 @@ def read_card(folder: str, name: str, kind: type[Card], word: str) -> Card:
 
 
 def read_toml(folder: str, name: str) -> dict[str, Any]:
-    """A card's content, unchecked.
+    """The content of a card, not validated.
 
     Raises:
-        UsageError: when it is no TOML.
+        UsageError: when it is not valid TOML.
     """
     try:
         return tomllib.loads((_folder(folder) / f"{name}.toml").read_text(encoding="utf-8"))
     except ValueError as error:  # of the syntax, or of the encoding
-        raise UsageError(f"benchmarks/{folder}/{name}.toml is no TOML: {error}") from error
+        raise UsageError(f"benchmarks/{folder}/{name}.toml is not valid TOML: {error}") from error
 
 
 def packaged_file(folder: str, name: str) -> Path:
@@ -52,11 +57,11 @@ def packaged_file(folder: str, name: str) -> Path:
 
 
 def first_error(error: ValidationError) -> str:
-    """The first complaint of pydantic in one line: where, what, and the value given."""
-    complaint = error.errors()[0]
-    where = ".".join(str(part) for part in complaint["loc"]) or "it"
-    text = complaint["msg"].removeprefix("Value error, ")
-    given = complaint.get("input")
+    """The first of pydantic's errors in one line: field, message and input value."""
+    details = error.errors()[0]
+    where = ".".join(str(part) for part in details["loc"]) or "it"
+    text = details["msg"].removeprefix("Value error, ")
+    given = details.get("input")
     return f"{where}: {text}" + (f" (given: {given!r})" if isinstance(given, str | int | float | bool | list) else "")
 
 

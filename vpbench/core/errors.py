@@ -1,10 +1,10 @@
-"""The errors that a user can cause. Each carries one line that names the thing, the value and the way out."""
+"""Errors caused by user input or the environment. Each message is one line: what is wrong, the value, and how to fix it."""
 
 from __future__ import annotations
 
 
 class VpbenchError(Exception):
-    """A mistake in the input or the surroundings, not in vpbench. The command line prints it without a traceback."""
+    """Base class: an error in the input or the environment, not a bug. The command line prints it without a traceback."""
 
     exit_code = 2
 
@@ -14,25 +14,25 @@ class UsageError(VpbenchError):
 
 
 class DataError(VpbenchError):
-    """A data set that is missing, broken or unusable as it is."""
+    """A data set that is missing, damaged or unusable."""
 
     exit_code = 3
 
 
 class MissingDataError(DataError):
-    """A data set whose folder is not there."""
+    """A data set whose folder does not exist."""
 
 
 class WrongCountsError(DataError):
-    """A data set with another number of classes or images than its card says."""
+    """The number of classes or images differs from the card."""
 
 
 class WrongSplitsError(DataError):
-    """A data set with the right counts and another split list than its card says."""
+    """The counts match the card, the hash of the split list does not."""
 
 
 class WeightsError(VpbenchError):
-    """Weights that are missing, broken or belong to another architecture."""
+    """Weights that are missing, damaged or of another architecture."""
 
     exit_code = 4
 
@@ -44,18 +44,18 @@ class StoreError(VpbenchError):
 
 
 class UnsupportedError(VpbenchError):
-    """A method that cannot work on this backbone; recorded as the status ``unsupported``."""
+    """A method that does not support this backbone; recorded as status ``unsupported``."""
 
     exit_code = 6
 
 
 class DivergedError(VpbenchError):
-    """The loss became NaN or infinite; recorded as the status ``diverged``."""
+    """The loss became NaN or infinite; recorded as status ``diverged``."""
 
     exit_code = 1
 
 
 class StoppedError(VpbenchError):
-    """SIGTERM, by which a machine or a scheduler asks for the end; the exit code is a shell's for that signal."""
+    """SIGTERM was received, e.g. from a scheduler that preempts the job; the exit code is 128 + 15, as in a shell."""
 
     exit_code = 143

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then give it its name; folders on the way are made.
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under a temporary name beside ``path``, fsync it, and rename it to ``path``.
+
+    Readers see the old file or the new one, never a part of it. Missing parent folders are created.
+
+    Args:
+        write: called with the temporary path, which has the suffix of ``path``.
 
     Raises:
-        OSError: when the file cannot be written there; what was at ``path`` is untouched.
+        OSError: when the file cannot be written; what was at ``path`` is untouched.
     """
-    # The suffix stays: some writers choose their format by it.
+    # The suffix stays, because some writers choose their format by it.
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,5 +28,5 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(stream.fileno())
         partial.replace(path)
     finally:
-        with suppress(OSError):  # a folder that cannot be written cannot be tidied either
+        with suppress(OSError):  # where the folder cannot be written, there is nothing to remove
             partial.unlink()

@@ -1,4 +1,4 @@
-"""Words in messages: a suggestion for an unknown name, and numbers of things."""
+"""Parts of messages: suggestions for unknown names, and counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from vpbench.core.errors import UsageError
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UsageError:
-    """The error for a ``kind`` (say, "method") called ``name`` that is not among ``known``."""
+    """The error for an unknown name, with the closest known name as a suggestion.
+
+    Args:
+        kind: what the name stands for, e.g. ``"method"``.
+        name: the unknown name.
+        known: all valid names.
+        hint: added at the end.
+    """
     options = sorted(known)
     close = get_close_matches(name, options, n=1, cutoff=0.5)
     guess = f" Did you mean '{close[0]}'?" if close else ""

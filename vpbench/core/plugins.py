@@ -1,6 +1,6 @@
-"""Plug-ins found by name: every module of a package, and every entry point of a group.
+"""Registry of plug-ins with lazy import: the modules of a package and the entry points of a group.
 
-A plug-in is one file. Its file name is its registered name, so that names can be listed without importing anything.
+A plug-in is one file, registered under its file name, so that names are listed without importing anything.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """The plug-ins of one kind.
+    """All plug-ins of one kind, by name.
 
     Args:
-        kind: what one entry is called in messages, e.g. ``"method"``.
+        kind: name of an entry in messages, e.g. ``"method"``.
         package: the package whose modules are entries, e.g. ``"vpbench.methods"``.
-        pick: takes the entry out of an imported module, or checks an object that an entry point gave.
-        group: entry-point group for entries of other distributions, or None.
+        pick: selects the entry in an imported module, or validates the object that an entry point loads.
+        group: entry-point group through which other distributions add entries, or None.
     """
 
     def __init__(self, kind: str, package: str, pick: Callable[[str, Any], T], group: str | None = None) -> None:
@@ -48,10 +48,10 @@ class Registry(Generic[T]):
         return name in self._modules() or name in self._entry_points()
 
     def names(self) -> list[str]:
-        """All names, sorted; imports none of the entries.
+        """All names, sorted. Imports no entry.
 
         Raises:
-            UsageError: when an entry point takes a name that vpbench itself or another distribution uses.
+            UsageError: when an entry point has the name of another entry.
         """
         modules, points = self._modules(), self._entry_points()
         for name in sorted(modules & points.keys()):
@@ -72,7 +72,7 @@ class Registry(Generic[T]):
         """The entry called ``name``.
 
         Raises:
-            UsageError: for an unknown name, with a suggestion, or an entry that cannot be imported.
+            UsageError: for an unknown name (with a suggestion) or an entry that cannot be imported.
         """
         if name not in self.names():
             raise unknown(self.kind, name, self.names())
@@ -89,12 +89,12 @@ class Registry(Generic[T]):
 
 
 def _is_part(module: str, package: str) -> bool:
-    """Whether ``module`` is ``package``, or lies in it."""
+    """Whether ``module`` is ``package`` or one of its submodules."""
     return module == package or module.startswith(package + ".")
 
 
 def subclass_in(base: type[T]) -> Callable[[str, Any], type[T]]:
-    """A ``pick`` for :class:`Registry`: the one subclass of ``base`` that a module defines, or the class given."""
+    """A ``pick`` for :class:`Registry`: the one subclass of ``base`` in a module, or the class of an entry point."""
 
     def pick(name: str, found: Any) -> type[T]:
         if isinstance(found, ModuleType):

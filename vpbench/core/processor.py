@@ -1,4 +1,4 @@
-"""What this machine's processor is called."""
+"""Name of this machine's processor."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 def processor() -> str:
     """Model, family and vector instructions, ``AMD EPYC, family 25, model 17, AVX512``.
 
-    On a virtual machine processors of several generations may have one model name, and differ in speed and in the order in
-    which they add.
+    On virtual machines the model name alone does not identify a processor: several generations share it and differ in speed
+    and in the order of summation.
     """
     import torch
 

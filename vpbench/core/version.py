@@ -1,3 +1,3 @@
-"""The version of vpbench, which rows, caches and weight files record."""
+"""The version of vpbench, recorded in rows, caches and weight files."""
 
 __version__ = "0.1.0"

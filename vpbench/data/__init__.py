@@ -1,1 +1,1 @@
-"""From a data set's card or a user's own files to batches on the device: catalog, sources, cache, batches."""
+"""Data sets: cards, sources, downloads, the image cache, and batches on the device."""

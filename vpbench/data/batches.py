@@ -1,4 +1,4 @@
-"""Batches on the device. Pixels travel as uint8 and become floats there, in a fresh tensor each time."""
+"""Batches on the device. Images are transferred as uint8 and normalised on the device, into a new tensor."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Normaliser:
-    """Turns pixels into the network's input: (pixel / 255 - mean) / std, per colour channel.
+    """Normalises uint8 images: (pixel / 255 - mean) / std per channel.
 
     Args:
-        mean: of red, green and blue, for pixels in 0 ... 1.
-        std: the same.
-        device: where the input is wanted.
+        mean: per channel (RGB), for pixels in 0 ... 1.
+        std: per channel.
+        device: of the normalised images.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device | str = "cpu") -> None:
@@ -30,13 +30,13 @@ class Normaliser:
         self._scale = 1 / (torch.tensor(std, dtype=torch.float32, device=self.device).view(3, 1, 1) * 255)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """uint8 (batch, height, width, 3) -> float32 (batch, 3, height, width) on the device. ``pixels`` stays as it is."""
+        """uint8 (batch, height, width, 3) -> float32 (batch, 3, height, width) on the device. ``pixels`` is not modified."""
         moved = self.to_device(torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()))
         images = moved.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         return images.sub_(self._shift).mul_(self._scale)
 
     def to_device(self, tensor: Tensor) -> Tensor:
-        """The tensor on the device; for a GPU through pinned memory, so that computing goes on meanwhile."""
+        """Copies a tensor to the device; to a GPU asynchronously from pinned memory."""
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor.to(self.device)
 
 
@@ -48,22 +48,22 @@ def training_batches(
     normalise: Normaliser,
     generator: torch.Generator,
 ) -> Iterator[Batch]:
-    """One epoch: every image once, shuffled, cropped and flipped as ``preprocess`` asks; the last batch may be smaller.
+    """One epoch: every image once, shuffled, with random crop and flip if ``preprocess`` has them; the last batch may be smaller.
 
     Args:
-        image_size: side of the network's input, for which the split must have been prepared.
-        generator: on the CPU. Its state alone decides order, crops and flips.
+        image_size: side of the network's input; that of the split's cache.
+        generator: on the CPU; the only source of randomness for order, crops and flips.
 
     Yields:
         images float32 (batch, 3, image_size, image_size) and labels int64 (batch,), on the device.
     """
     if split.image_size != image_size:
-        raise ValueError(f"images were prepared for an input of {split.image_size} pixels, not {image_size}.")
+        raise ValueError(f"images were cached for an input of {split.image_size} pixels, not {image_size}.")
     order = torch.randperm(len(split), generator=generator).numpy()
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        places = torch.rand(len(chosen), 2, generator=generator, dtype=torch.float64).numpy() if split.has_margin else None
-        images = normalise(split.take(chosen, places))
+        offsets = torch.rand(len(chosen), 2, generator=generator, dtype=torch.float64).numpy() if split.has_margin else None
+        images = normalise(split.take(chosen, offsets))
         if preprocess.random_flip:
             flipped = torch.rand(len(chosen), generator=generator) < 0.5
             images = torch.where(normalise.to_device(flipped).view(-1, 1, 1, 1), images.flip(-1), images)
@@ -71,7 +71,7 @@ def training_batches(
 
 
 def evaluation_batches(split: CachedSplit, batch_size: int, normalise: Normaliser) -> Iterator[Batch]:
-    """All images in their order and with nothing random; a margin for random crops is cut off on all sides.
+    """All images in order, with deterministic preprocessing: images with a margin for random crops are centre-cropped.
 
     Yields:
         images float32 (batch, 3, image_size, image_size) and labels int64 (batch,), on the device.

@@ -1,7 +1,7 @@
-"""Images decoded and resized once, kept as uint8 files that later runs map into memory.
+"""The image cache: images are decoded and resized once, written as uint8 and memory-mapped by later runs.
 
-A cache is a folder named after what its pixels depend on. It is built under another name and renamed when it is whole,
-so that a reader finds all of it or nothing, also when several processes build it at the same time.
+A cache is a folder whose name is a hash of everything its pixels depend on. It is built under a temporary name and renamed
+when it is complete, so that readers never see a partial cache, even if several processes build it at the same time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vpbench.core.hashing import digest
 from vpbench.data.raw import Labels, RawData, RawSplit
 from vpbench.spec.run_spec import Preprocess
 
-# Rises when the same images would be resized to other pixels or written in another layout.
+# Incremented when resized pixels or the file layout change.
 VERSION = 2
 SCRATCH = ".building-"
 
@@ -69,12 +69,12 @@ class CachedSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: NDArray[np.int64], places: NDArray[np.float64] | None = None) -> Pixels:
-        """Some images as a new array, uint8 of shape (len(indices), image_size, image_size, 3).
+    def take(self, indices: NDArray[np.int64], offsets: NDArray[np.float64] | None = None) -> Pixels:
+        """Selected images as a new array, uint8 of shape (len(indices), image_size, image_size, 3).
 
         Args:
-            places: where to cut out images that have a margin, in 0 ... 1 of the room from the top and from the left,
-                shape (len(indices), 2), 1 excluded; None for the centre.
+            offsets: top and left offset of each crop as a fraction of the margin, in [0, 1), shape (len(indices), 2); None for
+                a centre crop. Used only if images have a margin.
         """
         side = self.image_size
         if not self.has_margin:
@@ -82,10 +82,10 @@ class CachedSplit:
         crops = np.empty((len(indices), side, side, 3), np.uint8)
         for position, index in enumerate(indices.tolist()):
             image = self.images[index]
-            if places is None:
+            if offsets is None:
                 crops[position] = _centre(image, side)
             else:
-                top, left = (int(place * (room - side + 1)) for place, room in zip(places[position], image.shape))
+                top, left = (int(offset * (length - side + 1)) for offset, length in zip(offsets[position], image.shape))
                 crops[position] = image[top : top + side, left : left + side]
         return crops
 
@@ -112,14 +112,14 @@ def prepare(
     folder: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> CachedData:
-    """All images resized for an input of ``image_size`` pixels, from the cache or, the first time, from their source.
+    """Loads all splits from the cache; decodes and resizes them first where they are not cached.
 
-    Each split has a cache of its own, so that tasks and protocols with the same test images share them. With random crops,
-    training images keep what lies outside the crop; all others are ``image_size`` square.
+    Each split has its own cache, so that protocols with the same test images share it. With random crops, training images are
+    cached uncropped, with a margin; all other images are ``image_size`` x ``image_size``.
 
     Args:
-        folder: where caches lie; by default ``VPBENCH_CACHE``, or else the user's cache folder.
-        on_progress: called with (images done, images in all) while caches are built.
+        folder: of all caches; by default ``VPBENCH_CACHE`` or the user's cache folder.
+        on_progress: called with (images done, total) while caches are built.
 
     Raises:
         DataError: for an image that cannot be decoded, or a cache that cannot be written.
@@ -140,8 +140,8 @@ def prepare(
 def resized(image: Image.Image, preprocess: Preprocess, image_size: int, *, keep_margin: bool = False) -> Pixels:
     """An RGB image as uint8 (height, width, 3) for an input of ``image_size`` pixels.
 
-    ``stretch`` gives a square whatever the aspect. ``crop`` makes the short side image_size / crop_ratio and cuts out the
-    centre, unless ``keep_margin`` leaves the cutting to the batches.
+    ``stretch`` resizes to a square and ignores the aspect ratio. ``crop`` resizes the short side to image_size / crop_ratio and
+    takes a centre crop, unless ``keep_margin`` leaves cropping to the batches.
     """
     if preprocess.resize == "stretch":
         return _scaled(image, (image_size, image_size), preprocess)
@@ -154,8 +154,8 @@ def resized(image: Image.Image, preprocess: Preprocess, image_size: int, *, keep
 
 
 def _scaled(image: Image.Image, size: tuple[int, int], preprocess: Preprocess) -> Pixels:
-    """``size`` is (width, height). Pillow always smooths when it shrinks an image; TensorFlow's ``tf.image.resize``, with
-    which VPT prepares VTAB, does not, and neither does torch's ``interpolate`` with half-pixel centres."""
+    """Resizes to ``size``, (width, height). Pillow always antialiases; ``tf.image.resize``, which VPT uses for VTAB, does not,
+    nor does torch's ``interpolate`` (half-pixel centres)."""
     if preprocess.antialias:
         return np.asarray(image.resize(size, Image.Resampling[preprocess.interpolation.upper()]))
     import torch
@@ -173,7 +173,7 @@ def _centre(pixels: Pixels, side: int) -> Pixels:
 
 @dataclass
 class Progress:
-    """How many of ``total`` images are decoded."""
+    """Counts decoded images and reports them."""
 
     total: int
     report: OnProgress | None
@@ -187,7 +187,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class SplitCache:
-    """The cached images of one split, in ``folder``, whether they are there yet or not."""
+    """The cache of one split; ``folder`` need not exist yet."""
 
     folder: Path
     split: RawSplit
@@ -197,7 +197,7 @@ class SplitCache:
 
     @classmethod
     def of(cls, root: Path, split: RawSplit, preprocess: Preprocess, image_size: int, training: bool) -> SplitCache:
-        """Its folder is named after all that changes a cached pixel. Flips and normalisation happen later, on the device."""
+        """The folder's name is a hash of what cached pixels depend on; flips and normalisation are applied on the device."""
         crops = preprocess.resize == "crop"
         keep_margin = training and crops and preprocess.random_crop
         fields = {"resize", "interpolation", "antialias"} | ({"crop_ratio"} if crops else set())
@@ -205,7 +205,7 @@ class SplitCache:
         return cls(root / digest(key), split, preprocess, image_size, keep_margin)
 
     def images(self, progress: Progress) -> Pixels | RaggedImages:
-        """The images, decoded first where they are not in the cache."""
+        """The images; builds the cache if it is missing."""
         for attempt in range(3):  # more than one build only when other processes replace a broken cache at the same moment
             if attempt:
                 self._build(progress)
@@ -216,7 +216,7 @@ class SplitCache:
         )
 
     def load(self) -> Pixels | RaggedImages | None:
-        """What is in the folder, or None when it is not there or not whole."""
+        """The cached images, or None if the cache is missing or incomplete."""
         try:
             expected = json.loads((self.folder / "complete.json").read_text())["bytes"]
             if any((self.folder / name).stat().st_size != size for name, size in expected.items()):
@@ -228,7 +228,7 @@ class SplitCache:
         return flat.reshape(len(sizes), *sizes[0], 3) if (sizes == sizes[0]).all() else RaggedImages(flat, sizes)
 
     def _build(self, progress: Progress) -> None:
-        """Builds the cache beside its place and moves it there. Whatever happens, nothing half-done is left."""
+        """Builds the cache in a temporary folder and renames it; no partial cache is left behind on errors."""
         root = self.folder.parent
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -246,8 +246,8 @@ class SplitCache:
             ) from error
 
     def _write(self, new: Path, progress: Progress) -> None:
-        """``pixels.bin``, all pixels one after the other, and ``sizes.npy``, (n, 2) heights and widths; at last
-        ``complete.json`` with every file's size, by which a truncated file is found out."""
+        """Writes ``pixels.bin`` (all images, flat), ``sizes.npy`` ((n, 2): height, width) and, last, ``complete.json`` with the
+        size of each file, by which truncated files are detected."""
         sizes = []
         with _synced(new / "pixels.bin") as stream:
             for pixels in self._resized_all():
@@ -261,18 +261,18 @@ class SplitCache:
             stream.write(json.dumps(summary, indent=1).encode())
 
     def _resized_all(self) -> Iterator[Pixels]:
-        """All images in order. Pillow decodes and resizes outside Python's lock, so threads are enough."""
+        """All images in order. Pillow releases the GIL, so threads suffice."""
 
         def one(index: int) -> Pixels:
             return resized(self.split.image(index), self.preprocess, self.image_size, keep_margin=self.keep_margin)
 
         with ThreadPoolExecutor() as pool:
-            for start in range(0, len(self.split), 256):  # map() takes all of its input at once, and would fill the memory
+            for start in range(0, len(self.split), 256):  # map() submits all of its input at once, which would fill the memory
                 yield from pool.map(one, range(start, min(start + 256, len(self.split))))
 
 
 def _sweep(root: Path) -> None:
-    """Removes what killed processes left: builds begun more than a day ago."""
+    """Removes builds of killed processes, older than a day."""
     for left in root.glob(f"{SCRATCH}*"):
         with suppress(FileNotFoundError):  # another process may remove it, too
             if time.time() - left.stat().st_mtime > 24 * 3600:
@@ -281,19 +281,19 @@ def _sweep(root: Path) -> None:
 
 @contextmanager
 def _synced(path: Path) -> Iterator[BinaryIO]:
-    """A new file that is on the disk when the block ends, so that a power cut cannot leave a name without content."""
+    """Opens a new file and fsyncs it at the end, so that a power failure cannot leave an empty file."""
     with path.open("wb") as stream:
         yield stream
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def _move(new: Path, folder: Path, is_whole: Callable[[], bool]) -> None:
-    """Puts a finished cache in its place, unless another process was faster. A broken one there makes way."""
+def _move(new: Path, folder: Path, is_complete: Callable[[], bool]) -> None:
+    """Renames a finished cache, unless another process was faster; replaces an incomplete one."""
     try:
         new.replace(folder)
     except OSError:
-        if is_whole():
+        if is_complete():
             return
         with suppress(FileNotFoundError):  # another process may have moved it away already
             folder.replace(new.parent / "broken")

@@ -1,8 +1,6 @@
-"""The data sets that vpbench knows by name. Each is one TOML file in ``benchmarks/datasets``, its card."""
+"""Cards of data sets: one TOML file each in ``benchmarks/datasets``."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -16,45 +14,44 @@ class Strict(BaseModel):
 
 
 class Download(Strict):
-    """A file that ``vpbench data get`` can fetch."""
+    """A file that ``vpbench data get`` downloads."""
 
     url: str
-    file: str = Field("", description="path below the data set's folder to write to; default: the end of the address")
+    file: str = Field("", description="path below the data set's folder; default: last part of the URL")
     md5: str | None = Field(None, description="as published by the source")
     sha256: str | None = None
     size: int | None = Field(None, ge=1, description="bytes")
-    unpack: bool = Field(False, description="an archive, to be unpacked below the data set's folder")
+    unpack: bool = Field(False, description="whether the file is an archive to unpack below the data set's folder")
 
     @property
     def path(self) -> str:
-        """Where it goes, below the data set's folder."""
+        """Path below the data set's folder."""
         return self.file or self.url.rsplit("/", 1)[-1]
 
 
 class DatasetCard(Strict):
-    """What a reader and the engine need to know before any image is opened. The file's name is the data set's id."""
+    """A data set: what readers and the engine need before any image is opened. The file's name is the data set's id."""
 
-    title: str = Field(description="what to print in tables")
-    description: str = Field(description="what is seen and what is asked, one or two sentences")
-    group: str = Field(description="group that means are taken over, e.g. VTAB's natural, specialized, structured")
+    title: str = Field(description="name in tables")
+    description: str = Field(description="images and classes, one or two sentences")
+    group: str = Field(description="group that scores are averaged over, e.g. VTAB's natural, specialized, structured")
     source: str = Field(description="module of vpbench.data.sources that reads the images")
     options: dict[str, JsonValue] = Field(default_factory=dict, description="keyword arguments of that module's read()")
-    folders: tuple[str, ...] = Field((), description="names below the data root, the first that exists is read; none: built in")
+    folders: tuple[str, ...] = Field((), description="names below the data root, the first that exists is used; none: built in")
     classes: int = Field(ge=2)
     n_train: int = Field(ge=1)
     n_val: int = Field(ge=0, description="held out of train with a fixed seed where the source has no validation images")
     n_test: int = Field(ge=1)
     image_size: str = Field(description="pixels before preprocessing, e.g. 64x64, or 'varies'")
-    metric: Literal["acc1", "mean_per_class"] = Field("acc1", description="column of a run that tables show")
     licence: str
     origin: str = Field(description="where images and labels come from, with a reference")
     revision: str = Field("", description="version of the source, e.g. tfds cifar100 3.0.2")
     split_sha256: str | None = Field(
-        None, description="of the split list, see vpbench.data.protocols.split_sha256; None where nobody has verified one yet"
+        None, description="of the split list, see vpbench.data.protocols.split_sha256; None if not verified yet"
     )
     downloads: tuple[Download, ...] = ()
-    how_to_get: str = Field("", description="one or two sentences for a person, with the address")
-    coarse: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="coarse class: its classes, by name")
+    how_to_get: str = Field("", description="instructions for manual download, one or two sentences with the URL")
+    coarse: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="coarse class: names of its classes")
 
 
 def dataset_names() -> list[str]:
@@ -66,6 +63,6 @@ def dataset_card(name: str) -> DatasetCard:
     """The card called ``name``.
 
     Raises:
-        UsageError: for an unknown name, with a suggestion, or a card that is not valid.
+        UsageError: for an unknown name (with a suggestion) or a card that fails validation.
     """
     return read_card(FOLDER, name, DatasetCard, "dataset")

@@ -1,4 +1,4 @@
-"""Which data sets are on this machine, whether they are whole, and what to do about those that are not."""
+"""Checks which data sets are on this machine and complete, and how to get or repair the others."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from vpbench.data.sources import counts, open_dataset, read_dataset
 
 Status = Literal["built in", "ready", "incomplete", "wrong size", "wrong splits", "missing"]
 
-# Unreadable images that are named; the others are counted.
+# Unreadable images that are listed; the others are only counted.
 NAMED = 10
 
 
 @dataclass(frozen=True)
 class Finding:
-    """How a data set stands.
+    """State of a data set.
 
     Attributes:
         name: the data set's id.
-        folder: where it is read, or where it would go; none for a set that is built in.
-        detail: what is wrong and what to do, or what there is.
+        folder: where it is, or where it would be written; None if it is built in.
+        detail: what is wrong and how to fix it, or the numbers of classes and images.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Finding:
 
 
 def examine(name: str, card: DatasetCard, root: Path) -> Finding:
-    """Opens a data set as ``vpbench run`` does: lists and file sizes are read, no image is decoded."""
+    """Opens a data set as ``vpbench run`` does: reads lists and file sizes, decodes no image."""
     if not card.folders:
         return Finding(name, "built in", None, "nothing to get")
     folder = find_or_first(card, root)
@@ -62,7 +62,7 @@ def examine(name: str, card: DatasetCard, root: Path) -> Finding:
 
 
 def find_or_first(card: DatasetCard, root: Path) -> Path:
-    """The data set's folder, or where it would go."""
+    """The data set's folder, or where it would be written."""
     return find_folder(card, root) or root / card.folders[0]
 
 
@@ -71,12 +71,12 @@ class Verification:
     """A data set compared with its card.
 
     Attributes:
-        counts: classes and images per split, by the card's names; empty when the data set cannot be opened.
+        counts: classes and images per split, by the card's field names; empty if the data set cannot be opened.
         split_sha256: of the split list that was found.
-        expected_sha256: of the card; None where nobody has verified one yet.
-        decoded: images that were decoded; None when that was not asked for.
-        unreadable: of those, the ones that are no images: one line each.
-        problems: all that is wrong, in plain sentences; empty when the data set is what its card says.
+        expected_sha256: of the card; None if not verified yet.
+        decoded: number of images decoded; None if not requested.
+        unreadable: an error message for each image that cannot be decoded.
+        problems: all differences from the card, as sentences; empty if there are none.
     """
 
     name: str
@@ -93,11 +93,11 @@ class Verification:
 def verify(
     name: str, card: DatasetCard, root: Path, *, images: bool = False, on_progress: Callable[[int, int], None] | None = None
 ) -> Verification:
-    """Compare a data set with its card.
+    """Compares a data set with its card.
 
     Args:
-        images: decode every image, too.
-        on_progress: called with (images decoded, images in all).
+        images: whether to decode every image.
+        on_progress: called with (images decoded, total).
     """
     folder = find_or_first(card, root) if card.folders else None
     try:
@@ -123,10 +123,10 @@ def _total(raw: RawData) -> int:
 
 
 def _unreadable(raw: RawData, on_progress: Callable[[int, int], None] | None) -> list[str]:
-    """What is wrong with each image that cannot be decoded. Pillow decodes outside Python's lock, so threads are enough."""
+    """Error messages of images that cannot be decoded. Pillow releases the GIL, so threads suffice."""
     bad, done, total = [], 0, _total(raw)
     with ThreadPoolExecutor() as pool:
-        for chunk in _chunks(raw):  # map() takes all of its input at once, and would fill the memory
+        for chunk in _chunks(raw):  # map() submits all of its input at once, which would fill the memory
             for problem in pool.map(_problem, *zip(*chunk)):
                 done += 1
                 if problem:

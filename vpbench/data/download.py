@@ -1,4 +1,4 @@
-"""One file from an address to the disk: resumed where it was cut, and checked before it gets its name."""
+"""Download of one file: resumable, and verified before it is renamed to its final name."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from vpbench.data.catalog import Download
 SCHEMES = ("http", "https", "file")
 BLOCK = 1 << 18
 
-# Answers after which the same request may succeed; all others will not change by asking again.
-PASSING = (408, 425, 429, 500, 502, 503, 504)
+# HTTP statuses after which a retry may succeed.
+RETRYABLE = (408, 425, 429, 500, 502, 503, 504)
 
-# What is being done, bytes done, bytes in all where they are known.
+# Called with a description of the step, bytes done, and total bytes or None if unknown.
 OnStep = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long to wait for a server.
+class RetryPolicy:
+    """Timeouts and retries of a download.
 
     Attributes:
-        timeout: seconds without an answer or a byte.
-        attempts: how many in a row may bring nothing new.
-        pause: seconds before the second attempt; it doubles from one to the next.
+        timeout: seconds without a response or a byte.
+        attempts: maximum number of consecutive attempts without progress.
+        pause: seconds before the first retry; doubles with every retry (exponential backoff).
     """
 
     timeout: float = 30.0
@@ -51,42 +51,47 @@ class Patience:
     pause: float = 1.0
 
 
-class CutError(Exception):
-    """A transfer that did not come to its end and may be tried again."""
+class InterruptedTransferError(Exception):
+    """A transfer ended early and may be retried."""
 
 
-class StaleError(CutError):
-    """What is on the disk is no beginning of what the server has now."""
+class StaleError(InterruptedTransferError):
+    """The partial file on disk belongs to another version of the file."""
 
 
 class GoneError(DataError):
-    """An address at which the file is not, or not for us."""
+    """The file does not exist at its URL, or access is denied."""
 
 
 @dataclass(frozen=True)
-class Note:
-    """What lies beside a partial file: where it comes from, and which version of the file it is a part of."""
+class ResumeInfo:
+    """Stored beside a partial file: URL and version of the file that it is a part of.
+
+    Attributes:
+        validator: ETag or modification time; None if the server sends none.
+        total: bytes of the whole file, or None if unknown.
+    """
 
     url: str
     validator: str | None = None
     total: int | None = None
 
     @classmethod
-    def read(cls, path: Path) -> Note | None:
+    def read(cls, path: Path) -> ResumeInfo | None:
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):  # none there, or cut off by a full disk
+        except (OSError, ValueError, TypeError):  # missing, or truncated by a full disk
             return None
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """An open file at its source.
 
     Attributes:
-        stream: its bytes from ``start`` on.
-        total: bytes of the whole file, or None where the server does not say.
-        validator: changes when the file does; None where the server gives no such sign.
+        stream: bytes from ``start`` on.
+        total: bytes of the whole file, or None if unknown.
+        validator: ETag or modification time, which changes with the file; None if the server sends none.
     """
 
     stream: Any
@@ -96,138 +101,138 @@ class Answer:
 
 
 def fetch(
-    download: Download, target: Path, *, patience: Patience | None = None, on_step: OnStep | None = None, afresh: bool = False
+    download: Download, target: Path, *, retries: RetryPolicy | None = None, on_step: OnStep | None = None, restart: bool = False
 ) -> None:
-    """Bring a file to ``target``, whose folder exists.
+    """Downloads a file to ``target``, whose folder must exist.
 
-    Bytes go to ``target.part`` and stay there when the transfer is cut, so that the next call asks for the rest only. When
-    the file has changed at its source, or the server cannot send a part, it starts again from the first byte.
+    Bytes are written to ``target.part`` and kept if the transfer is interrupted; the next call resumes from there. If the file
+    has changed at its source, or the server does not support ranges, the download restarts.
 
     Args:
-        afresh: forget what is in ``target.part``.
+        restart: whether to discard ``target.part``.
 
     Raises:
-        UsageError: for an address that is not http, https or file.
-        GoneError: when the file is not at its address.
-        DataError: when the server fails, the disk is full, or size or checksum are not those of the card.
+        UsageError: for a URL that is not http, https or file.
+        GoneError: when the file does not exist at its URL.
+        DataError: when the server fails, the disk is full, or size or checksum differ from the card.
     """
     if urlsplit(download.url).scheme not in SCHEMES:
         raise UsageError(f"{download.url}: files are fetched from {', '.join(SCHEMES)} addresses only; correct the card.")
-    patience = patience or Patience()
+    retries = retries or RetryPolicy()
     part = Partial(download, target, on_step or (lambda *_: None))
     with part.writing():
-        if afresh:
+        if restart:
             part.drop()
-        _receive(part, patience)
+        _receive(part, retries)
         part.finish()
 
 
-def _receive(part: Partial, patience: Patience) -> None:
-    """Go on until all bytes are there. Attempts count anew whenever one got farther than all before."""
+def _receive(part: Partial, retries: RetryPolicy) -> None:
+    """Retries until the file is complete. The count of attempts is reset by progress."""
     failures, farthest = 0, part.size
-    while not part.whole:
+    while not part.complete:
         try:
-            part.receive(patience.timeout)
-        except CutError as cut:
+            part.receive(retries.timeout)
+        except InterruptedTransferError as interruption:
             failures = 0 if part.size > farthest else failures
             farthest, failures = max(farthest, part.size), failures + 1
-            if failures >= patience.attempts:
+            if failures >= retries.attempts:
                 kept = f" {decimal(part.size)} are kept in {part.path}; the same command continues." if part.size else ""
                 raise DataError(
-                    f"{part.download.url} cannot be fetched ({cut}), tried {failures} times; try again later.{kept}"
-                ) from cut
-            time.sleep(patience.pause * 2 ** (failures - 1))
+                    f"{part.download.url} cannot be fetched ({interruption}), tried {failures} times; try again later.{kept}"
+                ) from interruption
+            time.sleep(retries.pause * 2 ** (failures - 1))
 
 
 class Partial:
-    """A file that is on its way: ``target.part`` and, beside it, a note of what it is a part of."""
+    """A partial download: ``target.part`` and, beside it, its :class:`ResumeInfo`."""
 
     def __init__(self, download: Download, target: Path, on_step: OnStep) -> None:
         self.download, self.target, self._on_step = download, target, on_step
         self.path = target.with_name(f"{target.name}.part")
-        self._note_path = target.with_name(f"{target.name}.part.json")
-        self.whole = False
+        self._info_path = target.with_name(f"{target.name}.part.json")
+        self.complete = False
 
     @property
     def size(self) -> int:
-        """Bytes that are on the disk."""
+        """Bytes on disk."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def drop(self) -> None:
         self.path.unlink(missing_ok=True)
-        self._note_path.unlink(missing_ok=True)
+        self._info_path.unlink(missing_ok=True)
 
     def receive(self, timeout: float) -> None:
-        """One request. Raises CutError when it did not bring the file to its end."""
-        have, note = self._resumable()
-        if note and have and have == (self.download.size or note.total):
-            self.whole = True
+        """One request. Raises InterruptedTransferError if the file is not complete afterwards."""
+        have, info = self._resumable()
+        if info and have and have == (self.download.size or info.total):
+            self.complete = True
             return
         try:
-            self._go_on(have, note, timeout)
+            self._resume(have, info, timeout)
         except StaleError:
             self.drop()
             raise
 
-    def _go_on(self, have: int, note: Note | None, timeout: float) -> None:
-        with _opened(self.download.url, have, note.validator if note else None, timeout) as answer:
-            if self.download.size and answer.total not in (None, self.download.size):
+    def _resume(self, have: int, info: ResumeInfo | None, timeout: float) -> None:
+        with _opened(self.download.url, have, info.validator if info else None, timeout) as response:
+            if self.download.size and response.total not in (None, self.download.size):
                 raise DataError(
-                    f"{self.download.url} has {answer.total} bytes, the card says {self.download.size}; "
+                    f"{self.download.url} has {response.total} bytes, the card says {self.download.size}; "
                     "the file has changed at its source."
                 )
-            same = note and (have, note.validator, note.total or answer.total) == (answer.start, answer.validator, answer.total)
-            if answer.start and not same:
+            found = (response.start, response.validator, response.total)
+            same = info and (have, info.validator, info.total or response.total) == found
+            if response.start and not same:
                 raise StaleError("the file changed while it was fetched")
-            if not answer.start:
-                self._begin(Note(self.download.url, answer.validator, answer.total))
-            self._append(answer)
+            if not response.start:
+                self._begin(ResumeInfo(self.download.url, response.validator, response.total))
+            self._append(response)
 
-    def _resumable(self) -> tuple[int, Note | None]:
-        """Bytes to keep and their note; none where nothing would tell whether the rest belongs to the same file."""
-        note = Note.read(self._note_path)
-        known = note and note.url == self.download.url and (note.validator or self.download.sha256 or self.download.md5)
-        return (self.size, note) if known else (0, None)
+    def _resumable(self) -> tuple[int, ResumeInfo | None]:
+        """Bytes to keep and their info; (0, None) if the version of the partial file cannot be verified."""
+        info = ResumeInfo.read(self._info_path)
+        known = info and info.url == self.download.url and (info.validator or self.download.sha256 or self.download.md5)
+        return (self.size, info) if known else (0, None)
 
-    def _begin(self, note: Note) -> None:
+    def _begin(self, info: ResumeInfo) -> None:
         self.drop()
-        self._note_path.write_text(json.dumps(asdict(note)), encoding="utf-8")
+        self._info_path.write_text(json.dumps(asdict(info)), encoding="utf-8")
 
-    def _append(self, answer: Answer) -> None:
-        total, done = self.download.size or answer.total, answer.start
+    def _append(self, response: Response) -> None:
+        total, done = self.download.size or response.total, response.start
         if total is not None:
             check_room(self.target.parent, total - done, self.target.name)
         with self.path.open("ab", buffering=0) as stream:
-            while block := _block(answer, BLOCK if answer.total is None else min(BLOCK, answer.total - done)):
+            while block := _block(response, BLOCK if response.total is None else min(BLOCK, response.total - done)):
                 _write(stream, block)
                 done += len(block)
                 self._on_step(f"fetching {self.target.name}", done, total)
             os.fsync(stream.fileno())
         if total is not None and done < total:
-            raise CutError(f"the connection ended after {done} of {total} bytes")
-        self.whole = True
+            raise InterruptedTransferError(f"the connection ended after {done} of {total} bytes")
+        self.complete = True
 
     def finish(self) -> None:
-        """Compare with the card and give the file its name."""
+        """Verifies size and checksum and renames the file."""
         if wrong := mismatch(self.download, self.path, self._on_step):
             self.drop()
             raise DataError(
-                f"{self.download.url}: the file that came has {wrong}; it was removed. Try again; "
+                f"{self.download.url}: the downloaded file has {wrong}; it was removed. Try again; "
                 "if that does not help, the file has changed at its source."
             )
         self.path.replace(self.target)
-        self._note_path.unlink(missing_ok=True)
+        self._info_path.unlink(missing_ok=True)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Turns what the disk says into one line."""
+        """Converts OSError to DataError."""
         try:
             yield
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DataError(
-                    f"the disk is full: {self.path} has got {decimal(self.size)}, which are kept; "
-                    "make room, and the same command continues."
+                    f"the disk is full: {decimal(self.size)} are kept in {self.path}; make room, and the same command continues."
                 ) from error
             raise DataError(
                 f"{error.filename or self.path} cannot be written ({error.strerror or error}); choose another --data-root."
@@ -235,7 +240,7 @@ class Partial:
 
 
 def mismatch(download: Download, file: Path, on_step: OnStep | None = None) -> str:
-    """How a file differs from what the card says of it, with both values; empty when it does not."""
+    """How a file's size or checksum differs from the card, with both values; empty if it does not."""
     size = file.stat().st_size
     if download.size is not None and size != download.size:
         return f"{size} bytes, the card says {download.size}"
@@ -245,7 +250,7 @@ def mismatch(download: Download, file: Path, on_step: OnStep | None = None) -> s
 
 
 def checksums(file: Path, kinds: tuple[str, ...], on_step: OnStep | None = None) -> dict[str, str]:
-    """Hashes of a file, as hexadecimal digits, by ``kinds`` such as sha256."""
+    """Hexadecimal hashes of a file, by ``kinds`` such as ``sha256``."""
     hashes = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
     done, total = 0, file.stat().st_size
     with file.open("rb") as stream:
@@ -259,7 +264,7 @@ def checksums(file: Path, kinds: tuple[str, ...], on_step: OnStep | None = None)
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:
-    """Raises DataError when ``needed`` bytes do not fit on the disk of ``folder`` (or of the nearest folder above it)."""
+    """Raises DataError when ``needed`` bytes do not fit on the disk of ``folder`` (or of its nearest existing parent)."""
     place = next(above for above in (folder, *folder.parents) if above.exists())
     free = shutil.disk_usage(place).free
     if needed > free:
@@ -269,41 +274,40 @@ def check_room(folder: Path, needed: int, what: str) -> None:
         )
 
 
-def _block(answer: Answer, most: int) -> bytes:
-    """Bytes that have arrived, ``most`` at most; none at the end. Nothing is asked of a server that has sent all."""
+def _block(response: Response, most: int) -> bytes:
+    """Reads up to ``most`` bytes; empty at the end. Does not read from a server that has sent everything."""
     try:
-        block: bytes = answer.stream.read1(most) if most > 0 else b""
+        block: bytes = response.stream.read1(most) if most > 0 else b""
     except (OSError, http.client.HTTPException) as error:
-        raise CutError(_reason(error)) from error
+        raise InterruptedTransferError(_reason(error)) from error
     return block
 
 
 def _write(stream: Any, block: bytes) -> None:
-    """All of ``block``: an unbuffered file takes as much as fits, and complains about the rest only when asked again."""
-    rest = memoryview(block)
-    while rest:
-        rest = rest[stream.write(rest) :]
+    """Writes all of ``block``: an unbuffered write may be partial on a full disk, and only the next one raises."""
+    unwritten = memoryview(block)
+    while unwritten:
+        unwritten = unwritten[stream.write(unwritten) :]
 
 
 @contextmanager
-def _opened(url: str, start: int, validator: str | None, timeout: float) -> Iterator[Answer]:
-    """The file at ``url`` from byte ``start`` on, or from 0 where it is no longer the same or the server sends no parts."""
+def _opened(url: str, start: int, validator: str | None, timeout: float) -> Iterator[Response]:
+    """The file at ``url`` from byte ``start`` on, or from 0 if it has changed or the server does not support ranges."""
     if urlsplit(url).scheme == "file":
         with _open_file(url) as stream:
             state = os.fstat(stream.fileno())
             version = f"{state.st_mtime_ns}-{state.st_size}"
             begin = start if version == validator else 0
             stream.seek(begin)
-            yield Answer(stream, begin, state.st_size, version)
+            yield Response(stream, begin, state.st_size, version)
         return
-    response = _request(url, start, validator, timeout)
-    with response:
+    with _request(url, start, validator, timeout) as reply:
         # Content-Encoding is left alone: many servers call a .tar.gz file a gzip encoding of a .tar file and send it as it is.
-        length = response.headers.get("Content-Length")
+        length = reply.headers.get("Content-Length")
         begin, total = 0, int(length) if length and length.isdecimal() else None
-        if response.status == 206:
-            begin, total = _range(response.headers.get("Content-Range", ""), url)
-        yield Answer(response, begin, total, _validator(response.headers))
+        if reply.status == 206:
+            begin, total = _range(reply.headers.get("Content-Range", ""), url)
+        yield Response(reply, begin, total, _validator(reply.headers))
 
 
 def _open_file(url: str) -> BinaryIO:
@@ -329,19 +333,19 @@ def _request(url: str, start: int, validator: str | None, timeout: float) -> Any
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise DataError(f"{url}: the server's certificate is not valid ({reason.verify_message}).") from error
-        raise CutError(_reason(reason)) from error
+        raise InterruptedTransferError(_reason(reason)) from error
 
 
 def _explain(url: str, error: urllib.error.HTTPError, start: int) -> NoReturn:
     if error.code == 416 and start:
-        raise StaleError("the file at the source is shorter than what came of it") from error
-    if error.code in PASSING:
-        raise CutError(f"the server answers {error.code} {error.reason}") from error
+        raise StaleError("the file at the source is shorter than the partial file") from error
+    if error.code in RETRYABLE:
+        raise InterruptedTransferError(f"the server answers {error.code} {error.reason}") from error
     raise GoneError(f"{url} cannot be fetched: the server answers {error.code} {error.reason}.") from error
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Proxies and redirects as usual, but no way from http to a local file or ftp."""
+    """Proxies and redirects as usual, but no redirect from http to a local file or ftp."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler, urllib.request.UnknownHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
@@ -352,7 +356,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _range(text: str, url: str) -> tuple[int, int | None]:
-    """First byte and whole size out of ``bytes 100-199/200``."""
+    """First byte and total size from ``bytes 100-199/200``."""
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", text.strip())
     if not found:
         raise DataError(f"{url}: the server sends a part of the file without saying which (Content-Range: '{text}').")
@@ -360,7 +364,7 @@ def _range(text: str, url: str) -> tuple[int, int | None]:
 
 
 def _validator(headers: Any) -> str | None:
-    """A weak ETag promises no equal bytes, so that it is of no use here."""
+    """The ETag, or else the modification time. A weak ETag does not guarantee equal bytes and is ignored."""
     etag: str | None = headers.get("ETag")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")
 

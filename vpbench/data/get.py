@@ -1,4 +1,4 @@
-"""What ``vpbench data get`` does for one data set: fetch its files, check them, unpack them, look at the result."""
+"""``vpbench data get`` for one data set: download, verify, unpack, check the result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from vpbench.core.errors import DataError, UsageError
 from vpbench.data.catalog import DatasetCard, Download
 from vpbench.data.doctor import Finding, examine, find_or_first
-from vpbench.data.download import GoneError, OnStep, Patience, check_room, checksums, fetch, mismatch
+from vpbench.data.download import GoneError, OnStep, RetryPolicy, check_room, checksums, fetch, mismatch
 from vpbench.data.unpack import sweep, unpack
 
 
@@ -21,26 +21,26 @@ class Step:
     """One file of a data set.
 
     Attributes:
-        target: where it goes.
-        done: bytes of it that are on the disk.
-        whole: whether it has its name already.
+        target: path of the file.
+        done: bytes on disk, complete or partial.
+        complete: whether the download is complete.
     """
 
     download: Download
     target: Path
     done: int
-    whole: bool
+    complete: bool
 
 
 def plan_steps(card: DatasetCard, root: Path) -> list[Step]:
-    """The files of a data set and how much of each is on the disk; looks at names and sizes only.
+    """The files of a data set and how much of each is on disk; reads names and sizes only.
 
     Raises:
-        DataError: when there is nothing to fetch; says how a person gets the data.
-        UsageError: for a card that cannot be right.
+        DataError: when nothing can be downloaded; the message has the manual instructions.
+        UsageError: for an invalid card.
     """
     if not card.downloads:
-        raise DataError(f"{card.title} cannot be fetched by a program. {card.how_to_get}".rstrip())
+        raise DataError(f"{card.title} cannot be downloaded automatically. {card.how_to_get}".rstrip())
     if not card.folders:
         raise UsageError(f"the card of {card.title} has downloads and no folder for them; add folders to it.")
     folder = find_or_first(card, root)
@@ -53,8 +53,8 @@ def _step(download: Download, folder: Path) -> Step:
         raise UsageError(f"{download.url}: file = '{download.path}' is no path below the data set's folder; correct the card.")
     target = folder / path
     part = target.with_name(f"{target.name}.part")
-    whole = target.is_file()
-    return Step(download, target, (target if whole else part).stat().st_size if whole or part.is_file() else 0, whole)
+    complete = target.is_file()
+    return Step(download, target, (target if complete else part).stat().st_size if complete or part.is_file() else 0, complete)
 
 
 def get_dataset(
@@ -63,53 +63,53 @@ def get_dataset(
     root: Path,
     *,
     force: bool = False,
-    patience: Patience | None = None,
+    retries: RetryPolicy | None = None,
     on_step: OnStep | None = None,
 ) -> Finding:
-    """Bring a data set to its folder below ``root``. What is there already and right is not fetched again.
+    """Downloads a data set to its folder below ``root``. Files that are complete and correct are not downloaded again.
 
     Args:
         name: the data set's id.
-        force: fetch and unpack again whatever is there.
+        force: whether to download and unpack again.
 
     Returns:
-        what :func:`vpbench.data.doctor.examine` finds afterwards.
+        the result of :func:`vpbench.data.doctor.examine` afterwards.
 
     Raises:
-        DataError: when it cannot be had; says why, and what a person can do.
+        DataError: when the download fails; the message has the reason and the manual instructions.
     """
     if not force and (found := examine(name, card, root)).ready:
         return found
     steps = plan_steps(card, root)
     folder = find_or_first(card, root)
     missing = sum(
-        step.download.size - (0 if force else step.done) for step in steps if step.download.size and (force or not step.whole)
+        step.download.size - (0 if force else step.done) for step in steps if step.download.size and (force or not step.complete)
     )
     check_room(folder, missing, card.title)
     with _working_in(folder):
         sweep(folder)
         for step in steps:
             try:
-                _bring(step, folder, force, patience, on_step)
+                _download(step, folder, force, retries, on_step)
             except GoneError as error:
                 raise GoneError(f"{error} {card.how_to_get}".rstrip()) from error
     return examine(name, card, root)
 
 
-def _bring(step: Step, folder: Path, force: bool, patience: Patience | None, on_step: OnStep | None) -> None:
+def _download(step: Step, folder: Path, force: bool, retries: RetryPolicy | None, on_step: OnStep | None) -> None:
     target = step.target
-    if step.whole and not force:
+    if step.complete and not force:
         if wrong := mismatch(step.download, target, on_step):
             raise DataError(f"{target} has {wrong}; remove it, or fetch it again with --force.")
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
-        fetch(step.download, target, patience=patience, on_step=on_step, afresh=force)
+        fetch(step.download, target, retries=retries, on_step=on_step, restart=force)
     if step.download.unpack:
         _unpack_once(target, folder, force, on_step)
 
 
 def _unpack_once(archive: Path, folder: Path, force: bool, on_step: OnStep | None) -> None:
-    """Unpacks unless a marker beside the archive says that this very archive was, and all it has at its top is there."""
+    """Unpacks, unless the marker beside the archive has its checksum and all its top-level files exist."""
     marker = archive.with_name(f"{archive.name}.unpacked")
     checksum = checksums(archive, ("sha256",), on_step)["sha256"]
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -123,7 +123,7 @@ def _unpack_once(archive: Path, folder: Path, force: bool, on_step: OnStep | Non
 
 @contextmanager
 def _working_in(folder: Path) -> Iterator[None]:
-    """The folder, for this process alone; one that was made for nothing is removed."""
+    """Creates and locks the folder; removes it if it was new and stays empty."""
     try:
         new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def _working_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Two processes would append to the same partial file. Where the system cannot lock, nobody is kept out."""
+    """Locks the folder, because two processes would append to the same partial file; no lock where flock is missing."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""Where data sets lie on this machine: one folder per data set below a data root."""
+"""Folders of data sets: one per data set below the data root."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vpbench.data.catalog import DatasetCard
 
 
 def data_root(given: str | Path | None = None) -> Path:
-    """``given``, or ``VPBENCH_DATA``, or the user's data folder."""
+    """``given``, else ``VPBENCH_DATA``, else the user's data folder."""
     chosen = given or os.environ.get("VPBENCH_DATA")
     return Path(chosen).expanduser() if chosen else platformdirs.user_data_path("vpbench") / "datasets"
 
 
 def find_folder(card: DatasetCard, root: Path) -> Path | None:
-    """The data set's folder below ``root``, or None when none of its names is there."""
+    """The data set's folder below ``root``, or None if there is none."""
     return next((root / name for name in card.folders if (root / name).is_dir()), None)
 
 
@@ -26,7 +26,7 @@ def dataset_folder(card: DatasetCard, root: Path) -> Path:
     """The data set's folder below ``root``.
 
     Raises:
-        MissingDataError: when it is not there; says how to get it.
+        MissingDataError: when it does not exist; the message has the instructions of the card.
     """
     found = find_folder(card, root)
     if found is None:

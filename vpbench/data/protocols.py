@@ -1,4 +1,4 @@
-"""What a protocol does with a data set's own splits. All draws are seeded, so that every machine has the same splits."""
+"""Splits that a protocol derives from those of a data set. All draws have fixed seeds, so that splits are the same everywhere."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ SEED = 0
 
 
 def with_validation(raw: RawData, count: int) -> RawData:
-    """``count`` training images become validation images, every class in about its share."""
+    """Stratified hold-out: ``count`` training images become validation images."""
     train = raw.splits["train"]
-    kept, held = hold_out_exactly(train.labels, count, SEED)
-    return raw.with_splits(train=PartialSplit([train], kept), val=PartialSplit([train], held))
+    kept, held_out = hold_out_exactly(train.labels, count, SEED)
+    return raw.with_splits(train=PartialSplit([train], kept), val=PartialSplit([train], held_out))
 
 
 def with_all_for_training(raw: RawData) -> RawData:
-    """Train and validation images together are trained on; nothing is left to validate with (VTAB-1k's last step)."""
+    """Training on train and validation images; the validation split is empty (VTAB-1k's final run)."""
     train, val = raw.splits["train"], raw.splits["val"]
     both = PartialSplit([train, val], np.arange(len(train) + len(val)))
     return raw.with_splits(train=both, val=PartialSplit([val], np.empty(0, np.int64)))
 
 
 def with_few_shots(raw: RawData, shots: int) -> RawData:
-    """``shots`` training images of every class; validation and test images stay."""
+    """``shots`` training images of every class; validation and test splits are unchanged."""
     train = raw.splits["train"]
     return raw.with_splits(train=PartialSplit([train], few_per_class(train.labels, shots, SEED)))
 

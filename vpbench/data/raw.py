@@ -1,4 +1,4 @@
-"""Images as they come from their source, before any resizing: what every module of ``vpbench.data.sources`` returns."""
+"""Images before preprocessing, as returned by the modules of ``vpbench.data.sources``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RawSplit(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What messages call image ``index``: a file, or a row of a file."""
+        """Name of image ``index`` in messages: a file, or a row of a file."""
 
     def short_name(self, index: int) -> str:
         """The image's name in split lists, the same on every machine: its path below the data set's folder, or its number."""
@@ -44,8 +44,7 @@ class RawSplit(ABC):
         """The bytes of image ``index``: its encoded file, or its pixels."""
 
     def identity(self, index: int) -> str:
-        """What tells image ``index`` from any other, the same on every machine: a hash of its content unless a source knows
-        a cheaper sign."""
+        """Identifier of image ``index``, the same on every machine: a hash of its content, unless a source has a cheaper one."""
         return hashlib.sha256(self.content(index)).hexdigest()
 
     @cached_property
@@ -55,20 +54,20 @@ class RawSplit(ABC):
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the images and their order, without labels."""
+        """Hash of the images in their order, without labels."""
         return digest(self.identities)
 
     def image(self, index: int) -> Image.Image:
-        """Image ``index`` in RGB. Raises DataError, with its name, when it cannot be decoded."""
+        """Image ``index`` in RGB. Raises DataError with its name if it cannot be decoded."""
         return decode(self.content(index), self.name(index))
 
 
 class PartialSplit(RawSplit):
-    """Some images of other splits, one after the other: a validation part, a few per class, train and val together.
+    """A subset of the concatenation of other splits, e.g. a validation part, k images per class, or train and val together.
 
     Args:
         sources: the splits.
-        chosen: place of each image in their concatenation, shape (n,).
+        chosen: index of each image in the concatenation, shape (n,).
     """
 
     def __init__(self, sources: Sequence[RawSplit], chosen: NDArray[np.int64]) -> None:
@@ -103,7 +102,7 @@ class PartialSplit(RawSplit):
 
 
 class PixelSplit(RawSplit):
-    """Images held as pixels, uint8 of shape (n, height, width) or (n, height, width, 3); ``origin`` names them in messages."""
+    """Images in memory, uint8 of shape (n, height, width) or (n, height, width, 3); ``origin`` names them in messages."""
 
     def __init__(self, pixels: NDArray[np.uint8], labels: Labels, origin: str) -> None:
         super().__init__(labels)
@@ -122,14 +121,14 @@ class PixelSplit(RawSplit):
 
 @dataclass(frozen=True)
 class RawData:
-    """A data set with its three splits.
+    """A data set: class names and three splits.
 
     Attributes:
         class_names: name of class id 0, 1, ...
         splits: ``train``, ``val`` and ``test``; ``val`` may be empty.
-        digest: hash of images, labels and split membership, independent of where the files lie.
-        note: what was decided for the user or looks odd (a split that was made, a class that validation lacks), in plain
-            sentences; empty when there is nothing to say.
+        digest: hash of images, labels and split membership, independent of file locations.
+        note: automatic choices and oddities (a split that was drawn, a class missing in validation), as sentences; may be
+            empty.
     """
 
     class_names: tuple[str, ...]
@@ -139,7 +138,7 @@ class RawData:
 
     @classmethod
     def of(cls, class_names: Sequence[str], splits: dict[str, RawSplit], notes: Sequence[str] = ()) -> RawData:
-        """Takes the identity of every image, and notes images that training shares with another split."""
+        """Computes the digest from the identity of every image, and notes images that train shares with another split."""
         members = {split: [splits[split].identities, splits[split].labels.tolist()] for split in SPLITS}
         shared = {split: len(set(splits["train"].identities) & set(splits[split].identities)) for split in ("val", "test")}
         repeats = [f"Images in both train and {split}: {count}." for split, count in shared.items() if count]
@@ -153,12 +152,12 @@ class RawData:
 def decode(content: bytes, name: str) -> Image.Image:
     """The RGB image in an encoded file.
 
-    An alpha channel is dropped, a palette looked up, 16-bit grey scaled to 8 bits; EXIF rotation is ignored, as in torchvision.
+    Alpha channels are dropped, palettes converted, 16-bit grey scaled to 8 bits; EXIF rotation is ignored, as in torchvision.
 
     Raises:
-        DataError: for anything that is not a whole image; ``name`` says which.
+        DataError: for a damaged image or another kind of file; ``name`` is in the message.
     """
-    # Another library in this process may have told Pillow to fill truncated images with grey.
+    # Another library in this process may have set this, so that Pillow fills truncated images with grey.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with Image.open(io.BytesIO(content)) as image:

@@ -1,4 +1,4 @@
-"""Seeded splits that keep the share of every class."""
+"""Seeded stratified splits."""
 
 from __future__ import annotations
 
@@ -9,27 +9,24 @@ Indices = NDArray[np.int64]
 
 
 def stratified_order(labels: NDArray[np.int64], seed: int) -> Indices:
-    """A shuffled order of all images, any beginning of which has every class in about its share.
-
-    Cutting it gives stratified splits of exact sizes.
-    """
+    """A shuffled order of all images, every prefix of which is stratified: cut it for stratified splits of exact sizes."""
     rank, count = _ranks(labels, seed)
     return np.lexsort((labels, (rank + 0.5) / count))
 
 
 def hold_out(labels: NDArray[np.int64], share: float, seed: int) -> tuple[Indices, Indices]:
-    """Indices that stay and indices held out, both ascending.
+    """Indices kept and indices held out, both ascending.
 
-    Of every class ``share`` of its images is held out, rounded, but at least one; and one image at least stays,
-    so that a class with a single image keeps it.
+    Of every class the fraction ``share`` is held out, rounded, at least one image; and at least one is kept, so that a class
+    with a single image keeps it.
     """
     rank, count = _ranks(labels, seed)
-    held = rank < np.minimum(np.maximum(np.rint(share * count), 1), count - 1)
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    held_out = rank < np.minimum(np.maximum(np.rint(share * count), 1), count - 1)
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 def hold_out_exactly(labels: NDArray[np.int64], count: int, seed: int) -> tuple[Indices, Indices]:
-    """Like :func:`hold_out`, but ``count`` images in all, every class in about its share."""
+    """Like :func:`hold_out`, with ``count`` images held out in total."""
     order = stratified_order(labels, seed)
     return np.sort(order[count:]), np.sort(order[:count])
 
@@ -41,8 +38,8 @@ def few_per_class(labels: NDArray[np.int64], shots: int, seed: int) -> Indices:
 
 
 def _ranks(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Each image's place in a shuffle of its class, and the size of its class."""
-    # RandomState's numbers are frozen for good, those of numpy's newer generators are not.
+    """Each image's rank in a shuffle of its class, and the size of its class."""
+    # The stream of RandomState is frozen; those of numpy's newer generators may change between versions.
     shuffled = np.random.RandomState(seed).permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)

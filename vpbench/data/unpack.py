@@ -1,4 +1,4 @@
-"""Archives of data sets: unpacked beside their place and moved in when all of it is there."""
+"""Safe extraction of archives: into a temporary folder, moved to its place when complete."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vpbench.data.download import BLOCK, OnStep
 
 SCRATCH = ".unpacking-"
 
-# How the bytes of a tar archive are compressed, by the end of its name.
+# Decompression of tar archives by suffix.
 TARS: dict[str, Callable[[Any], Any]] = {
     ".tar": lambda stream: stream,
     ".tar.gz": lambda stream: gzip.GzipFile(fileobj=stream),
@@ -39,19 +39,19 @@ BROKEN = (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZip
 
 
 class UnsafeError(DataError):
-    """An archive that would write outside of its folder or fill the disk."""
+    """An archive with members outside its folder, links out of it, devices, or more bytes than fit on the disk."""
 
 
 def unpack(archive: Path, folder: Path, on_step: OnStep | None = None) -> list[str]:
-    """Put what is in an archive below ``folder``, all or nothing; files of the same name make way.
+    """Extracts an archive below ``folder``: all of it, or nothing on errors. Files of the same name are replaced.
 
     Returns:
-        names of the files and folders that the archive has at its top.
+        names of the top-level files and folders of the archive.
 
     Raises:
         UnsafeError: for a member with an absolute path, with ``..``, a link out of the folder, a device, or more bytes than
             are free on the disk.
-        DataError: for an archive of an unknown kind, one that is broken or cut short, or a disk that is full.
+        DataError: for an archive of an unknown kind, a damaged or truncated one, or a full disk.
     """
     kind = next((kind for kind in KINDS if archive.name.lower().endswith(kind)), None)
     if kind is None:
@@ -82,23 +82,23 @@ def unpack(archive: Path, folder: Path, on_step: OnStep | None = None) -> list[s
             raise DataError(
                 f"the disk is full: {archive} does not fit unpacked into {folder}; make room and try again."
             ) from error
-        if error.errno is None:  # what bz2 and gzip say of content, not what the system says of a file
+        if error.errno is None:  # raised by bz2 and gzip for damaged content, not by the system
             raise _broken(archive, error) from error
         raise DataError(f"{error.filename or archive} cannot be unpacked ({error.strerror or error}).") from error
 
 
 def sweep(folder: Path) -> None:
-    """Removes what a killed process has left half-unpacked. For the only process that works in ``folder``."""
+    """Removes partial extractions of killed processes. The caller must hold the lock on ``folder``."""
     for left in folder.glob(f"{SCRATCH}*"):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def _broken(archive: Path, error: Exception) -> DataError:
-    return DataError(f"{archive} is broken or cut short ({error or type(error).__name__}); get it again with --force.")
+    return DataError(f"{archive} is damaged or truncated ({error or type(error).__name__}); get it again with --force.")
 
 
 class _Report:
-    """Says how much of the archive is done."""
+    """Reports progress by the position in the archive."""
 
     def __init__(self, archive: Path, stream: BinaryIO, on_step: OnStep | None) -> None:
         self._name, self._total, self._stream, self._on_step = archive.name, archive.stat().st_size, stream, on_step
@@ -129,10 +129,10 @@ def _unzip(stream: BinaryIO, place: Path, report: _Report) -> None:
 
 
 def _untar(stream: Any, place: Path, report: _Report) -> None:
-    """Members are checked and written one after the other, for a compressed archive is read only once."""
+    """Checks and writes members in one pass, because a compressed archive is read only once."""
     watched = _LastRead(stream)
     if not hasattr(tarfile, "data_filter"):
-        raise DataError("tar archives are unpacked safely from Python 3.11.4 on; take a newer Python, or unpack it yourself.")
+        raise DataError("tar archives are unpacked safely by Python 3.11.4 or later; use a newer Python, or unpack it yourself.")
     room, size, links = shutil.disk_usage(place).free, 0, set[str]()
     with tarfile.open(fileobj=watched, mode="r:") as opened:  # type: ignore[call-overload]
         for member in opened:
@@ -146,15 +146,15 @@ def _untar(stream: Any, place: Path, report: _Report) -> None:
             except tarfile.FilterError as error:
                 raise UnsafeError(f"{error}.") from error
             report()
-        # An archive that was cut between two members reads like a whole one, but for the block of zeros at its end.
+        # An archive truncated between two members lacks only the block of zeros at its end.
         if len(watched.last) != tarfile.BLOCKSIZE or any(watched.last):
             raise tarfile.ReadError("its end is missing")
-        while stream.read(BLOCK):  # the checksum of the compression comes last
+        while stream.read(BLOCK):  # reads to the end, where the checksum of the compression is
             pass
 
 
 class _LastRead:
-    """A stream that remembers the bytes it gave last."""
+    """A stream that keeps the last bytes read."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self.last = stream, b""
@@ -172,10 +172,10 @@ def _check_name(name: str) -> None:
 
 
 def _check_member(member: tarfile.TarInfo, links: set[str]) -> None:
-    """Beside tarfile's own filter, which makes absolute names relative without a word.
+    """Checks in addition to tarfile's data filter, which silently makes absolute names relative.
 
     Args:
-        links: symbolic links among the members before this one; nothing may be written through them.
+        links: symbolic links among earlier members; nothing may be written through them.
     """
     _check_name(member.name)
     if any(str(above) in links for above in PurePosixPath(_plain(member.name)).parents):
@@ -191,7 +191,7 @@ def _check_member(member: tarfile.TarInfo, links: set[str]) -> None:
 
 
 def _plain(name: str) -> str:
-    """``a/b`` for ``./a//c/../b``."""
+    """Normalised path: ``a/b`` for ``./a//c/../b``."""
     return os.path.normpath(name)
 
 
@@ -203,7 +203,7 @@ def _check_size(size: int, room: int) -> None:
 
 
 def _move_in(place: Path, folder: Path) -> None:
-    """Moves all that is in ``place`` to ``folder``, into folders that are there already."""
+    """Moves the content of ``place`` to ``folder``, merging into existing folders."""
     for item in sorted(place.iterdir()):
         target = folder / item.name
         if item.is_dir() and not item.is_symlink() and target.is_dir():

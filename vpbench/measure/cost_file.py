@@ -6,7 +6,6 @@ These are no runs, and a results folder is no place for them: ``pandas.read_parq
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError, UsageError
+from vpbench.core.files import write_atomically
 from vpbench.store import schema
 
 COSTS_VERSION = 1
@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
 
 
 def check_writable(path: Path) -> None:
-    """Fail before anything is measured.
+    """Tests whether the file can be written, before anything is measured.
 
     Raises:
         UsageError: for another ending than .parquet.
@@ -66,17 +66,13 @@ def check_writable(path: Path) -> None:
 
 
 def write_costs(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write the rows at once; an older file stays until the new one is whole.
+    """Write the rows to one file, atomically.
 
     Raises:
         StoreError: when the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
     try:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), partial)
-        partial.replace(path)
+        write_atomically(path, lambda partial: pq.write_table(table, partial))
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}. Choose another --output FILE.") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()

@@ -16,7 +16,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
         UsageError: when the file cannot be written there.
     """
     try:
-        files.write_whole(path, write)
+        files.write_atomically(path, write)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}. Choose another place with --out.") from error
     return path

@@ -1,1 +1,1 @@
-"""The results folder: one parquet file per run."""
+"""The results store: one parquet file per run."""

@@ -1,4 +1,4 @@
-"""What a run can leave beside its row. Imports no pandas."""
+"""Artefacts: files that a run can write beside its row. Imports no pandas."""
 
 from __future__ import annotations
 

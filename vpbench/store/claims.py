@@ -1,6 +1,6 @@
-"""Who is working on which run: a lock per run that the operating system drops when its process ends, however it ends.
+"""Claims: a file lock per run, which the operating system releases when the process ends, however it ends.
 
-``FOLDER/_claims/<run_id>.lock`` is there while a process works on the run. ``<run_id>.json`` beside it says who.
+``FOLDER/_claims/<run_id>.lock`` exists while a process works on the run; ``<run_id>.json`` beside it identifies the process.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from filelock import FileLock, Timeout
 
 from vpbench.core.errors import StoreError
 
-GRID, DATA, STORE = "grid-", "data-", "store-"  # how the names of locks begin that are for no run
-COMPACTING = f"{STORE}compacting"  # held by the one process that may write or remove files of many rows
-PATIENCE = 0.3  # seconds; 'vpbench status' holds a lock for a moment when it looks whether it is held
+GRID, DATA, STORE = "grid-", "data-", "store-"  # prefixes of locks that are not for runs
+COMPACTING = f"{STORE}compacting"  # held by the process that may write or remove compacted files
+ACQUIRE_TIMEOUT = 0.3  # seconds; 'vpbench status' holds a lock for a moment when it tests whether it is held
 
 
 class Claims:
@@ -35,18 +35,18 @@ class Claims:
 
     @contextmanager
     def claim(self, run_id: str, **about: Any) -> Iterator[bool]:
-        """Whether the run is ours while the block runs; False when another process has it.
+        """Context manager: yields True and holds the run's lock, or False if another process holds it.
 
         Args:
-            about: what :meth:`held` tells others.
+            about: JSON-able information, returned by :meth:`held` in other processes.
 
         Raises:
-            StoreError: when the lock's file cannot be made.
+            StoreError: when the lock file cannot be created.
         """
         lock, note = self._lock(run_id), self.folder / f"{run_id}.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=PATIENCE)
+            lock.acquire(timeout=ACQUIRE_TIMEOUT)
         except Timeout:
             yield False
             return
@@ -55,18 +55,18 @@ class Claims:
                 f"{self.folder} cannot be written: {error.strerror or error}. Free space or choose --results FOLDER."
             ) from error
         try:
-            with suppress(OSError):  # the note is for people; without it the claim holds as well
+            with suppress(OSError):  # informational; the claim is valid without it
                 note.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), **about}))
             yield True
         finally:
-            for path in (note, Path(lock.lock_file)):  # while the lock is held, so that nobody else's is removed
+            for path in (note, Path(lock.lock_file)):  # while the lock is held, so that no other process's file is removed
                 with suppress(OSError):
                     path.unlink()
             lock.release()
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        """Let one process after the other into the block. Where no lock can be had, all of them enter."""
+        """Context manager: a mutex between processes. Without any exclusion where locks cannot be created."""
         lock = self._lock(name)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -83,18 +83,21 @@ class Claims:
 
     @contextmanager
     def grid(self, runs: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
-        """Tell others, while the block runs, of all runs that a command is going to do: by their ids, what their time depends on
-        (``vpbench.execution.expected_time.Work``)."""
+        """Context manager: publishes all runs that a command is going to execute.
+
+        Args:
+            runs: by run id, what the time of a run depends on (``vpbench.execution.expected_time.Work``).
+        """
         name = f"{GRID}{socket.gethostname()}-{os.getpid()}"
         with self.claim(name, since=datetime.now(UTC).isoformat(), runs=runs):
             yield
 
     def grids(self) -> list[dict[str, Any]]:
-        """What :meth:`grid` tells of the commands at work."""
+        """The published runs of all active commands, see :meth:`grid`."""
         return [about for name, about in self._all_held().items() if name.startswith(GRID)]
 
     def held(self) -> dict[str, dict[str, Any]]:
-        """The runs that some process works on now, by run id, with what it says about itself."""
+        """All claimed runs, by run id, with the information given to :meth:`claim`."""
         return {name: about for name, about in self._all_held().items() if not name.startswith((GRID, DATA, STORE))}
 
     def _all_held(self) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""Merging the small files of a results folder, while others read it and write to it.
+"""Compaction: merges the small files of a results folder, while other processes read it and write to it.
 
-The rows are written to one new file, which gets its name when it is whole and on disk; only then what it was made from is
-removed. A process that dies in between leaves some rows in two places, where reading takes one of them.
+All rows are written atomically to one new file; only then the merged files are removed. If the process dies in between, some
+rows are stored twice, and reading takes one of them.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from vpbench.store.store import Store
 
 @dataclass(frozen=True)
 class Compaction:
-    """What :func:`compact` did.
+    """Result of :func:`compact`.
 
     Attributes:
-        path: the new file; None when there was nothing to merge.
-        rows: in it.
-        merged: how many files it replaces.
-        left: how many of them are still there, since their runs are being done again at this moment.
-        broken: files that are no readable results, and why; left where they are.
+        path: the new file; None if there was nothing to merge.
+        rows: number of rows in it.
+        merged: number of files that it replaces.
+        left: number of them that were not removed, because their runs are being executed again.
+        broken: unreadable files and the reason; left in place.
     """
 
     path: Path | None = None
@@ -42,15 +42,15 @@ class Compaction:
 
 
 def compact(store: Store) -> Compaction:
-    """Put all rows of a results folder into one file. What lies beside the rows stays where it is.
+    """Merges all rows of a results folder into one file. Artefacts stay in place.
 
     Raises:
-        StoreError: when another process does the same, a later vpbench wrote rows here, or the folder cannot be written.
+        StoreError: when another process is compacting, a later vpbench wrote rows here, or the folder cannot be written.
     """
     with only_one(store):
-        for rest in store.folder.glob(f".{COMPACTED}*.partial.parquet"):  # of a process that was killed
-            rest.unlink(missing_ok=True)
-        rows = read_rows(store.folder, use_copy=False)  # a damaged copy must not get into what replaces the files
+        for partial in store.folder.glob(f".{COMPACTED}*.partial.parquet"):  # of a killed process
+            partial.unlink(missing_ok=True)
+        rows = read_rows(store.folder, use_copy=False)  # a damaged copy must not get into the new file
         rows.refuse_newer(store.folder)
         merged = _to_merge(rows)
         if not merged:
@@ -65,23 +65,23 @@ def compact(store: Store) -> Compaction:
 
 @contextmanager
 def only_one(store: Store) -> Iterator[None]:
-    """Keep other processes from writing files of many rows while the block runs.
+    """Context manager: excludes other processes from writing compacted files.
 
     Raises:
-        StoreError: when another one does.
+        StoreError: when another process is writing one.
     """
     with store.claims.claim(COMPACTING) as ours:
         if not ours:
             raise StoreError(
-                f"{store.folder}: another command is compacting it or importing into it; give this one again when that has ended."
+                f"{store.folder}: another command is compacting it or importing into it; try again when it has finished."
             )
         yield
 
 
 def _to_merge(rows: Rows) -> list[str]:
-    """Runs' own files and compacted ones; none when they are one file of this version already.
+    """Names of row files and compacted files; empty if that is one file of this version already.
 
-    A file of another name was put there by somebody who knows it by that name.
+    Files with other names were put there by users and are left alone.
     """
     broken, runs = {path.name for path, _ in rows.broken}, set(rows.table["run_id"].to_pylist())
     files = [name for name in rows.files if name not in broken and (name.startswith(COMPACTED) or name[:-8] in runs)]
@@ -90,9 +90,9 @@ def _to_merge(rows: Rows) -> list[str]:
 
 
 def _remove(store: Store, name: str, stamp: str) -> bool:
-    """Whether a merged file is gone; one whose run is under way, or that has been written again since, stays."""
+    """Removes a merged file and returns whether it did: not if its run is active or the file has changed since."""
     path = store.folder / name
-    if name.startswith(COMPACTED):  # nobody else writes those
+    if name.startswith(COMPACTED):  # no other process writes those
         path.unlink(missing_ok=True)
         return True
     with store.claims.claim(path.stem) as ours:
@@ -103,8 +103,8 @@ def _remove(store: Store, name: str, stamp: str) -> bool:
 
 
 def _sync(folder: Path) -> None:
-    """Have the new file's name on disk before the old ones are removed, in case the power fails."""
-    with suppress(OSError):  # not every file system can
+    """Fsyncs the folder, so that the new file's name is on disk before the old files are removed."""
+    with suppress(OSError):  # not supported by every file system
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

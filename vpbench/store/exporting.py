@@ -1,17 +1,16 @@
-"""Rows in one file, for other programs and other machines."""
+"""Export of rows to one parquet or CSV file."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError, UsageError
+from vpbench.core.files import write_atomically
 from vpbench.store.schema import SCHEMA
 from vpbench.store.store import as_frame
 
@@ -30,7 +29,7 @@ WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {".parquet": _parquet, ".
 
 
 def writer_for(path: Path) -> Callable[[pa.Table, Path], None]:
-    """What writes a file of this name.
+    """The writer for the suffix of ``path``.
 
     Raises:
         UsageError: for a name that ends neither with .parquet nor with .csv.
@@ -41,21 +40,14 @@ def writer_for(path: Path) -> Callable[[pa.Table, Path], None]:
 
 
 def write_export(rows: pa.Table, path: Path) -> None:
-    """Write rows to one file at once: an old one stays until the new one is whole.
+    """Write rows to one file, atomically.
 
     Raises:
         StoreError: when it cannot be written.
         UsageError: for a name that ends neither with .parquet nor with .csv.
     """
-    write, partial = writer_for(path), path.with_name(f".{path.name}.{os.getpid()}.partial")
+    write = writer_for(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(rows, partial)
-        with partial.open("rb") as stream:
-            os.fsync(stream.fileno())
-        partial.replace(path)
+        write_atomically(path, lambda partial: write(rows, partial))
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}. Choose another --to.") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()

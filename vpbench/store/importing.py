@@ -1,4 +1,4 @@
-"""Rows of other machines: results folders, and files that ``vpbench export`` wrote."""
+"""Import of rows from results folders and from files of ``vpbench export``."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from vpbench.store.reading import COMPACTED, read_file
 from vpbench.store.schema import QUALITY, SCHEMA, SETTLED
 from vpbench.store.store import Store
 
-_RESULT = ("status", *QUALITY)  # what has to agree where two rows are the same run
+_RESULT = ("status", *QUALITY)  # columns that must agree between two rows of the same run
 _ABOUT = ("run_id", "method", "dataset", "seed")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where rows come from.
+    """A results folder or file to import from.
 
     Attributes:
         path: of the folder or file.
-        rows: as this version has them.
-        broken: files of the folder that are no readable results, and why.
+        rows: migrated to this version of the schema.
+        broken: unreadable files of the folder and the reason.
     """
 
     path: Path
@@ -39,21 +39,21 @@ class Source:
 
     @property
     def store(self) -> Store | None:
-        """The results folder, which has more than rows; None for a file."""
+        """The results folder, with artefacts and logs; None for a file."""
         return Store(self.path) if self.path.is_dir() else None
 
 
 @dataclass
 class Merge:
-    """What an import does.
+    """Plan of an import.
 
     Attributes:
-        new: runs that the store does not have, with the source that each comes from.
-        better: the same for runs that went wrong in the store (failed, oom, timeout) and went well in the source.
-        replaced: the same for conflicts that the source wins.
-        same: how many rows tell nothing new.
-        conflicts: runs with other numbers here and there; ``run_id``, ``method``, ``dataset``, ``seed``, ``source`` and
-            ``differ``: the two values of each differing column.
+        new: source of each run that is not in the store, by run id.
+        better: source of each run that failed in the store (failed, oom, timeout) and not in the source.
+        replaced: source of each conflict that is replaced.
+        same: number of rows that are in the store already.
+        conflicts: runs with different numbers in store and source: ``run_id``, ``method``, ``dataset``, ``seed``, ``source`` and
+            ``differ``, the two values of each differing column.
     """
 
     new: dict[str, Source] = field(default_factory=dict)
@@ -67,12 +67,12 @@ def open_source(path: Path) -> Source:
     """Rows of a results folder or of a parquet file.
 
     Raises:
-        StoreError: when there is nothing to read, a later vpbench wrote it, or its rows are no results.
+        StoreError: when it does not exist, a later vpbench wrote it, or its rows are not results.
     """
     if not path.exists():
         raise StoreError(f"{path} does not exist: give a results folder, or a parquet file of 'vpbench export'.")
     if path.is_file() and path.suffix != ".parquet":
-        raise StoreError(f"{path} is no parquet file; write one there with: vpbench export --to rows.parquet")
+        raise StoreError(f"{path} is not a parquet file; write one with: vpbench export --to rows.parquet")
     found = Store(path).read() if path.is_dir() else read_file(path)
     if path.is_file() and found.broken:
         raise StoreError(f"{path} is not a readable result: {found.broken[0][1]}.")
@@ -82,22 +82,22 @@ def open_source(path: Path) -> Source:
     rows = found.table.select(SCHEMA.names)
     for run_id, status in zip(rows["run_id"].to_pylist(), rows["status"].to_pylist(), strict=True):
         if not status or not _is_plain(run_id):
-            raise StoreError(f"{path} has a row that is no result of vpbench: run_id {run_id!r}, status {status!r}.")
+            raise StoreError(f"{path} has a row that is not a result of vpbench: run_id {run_id!r}, status {status!r}.")
     return Source(path, rows, found.broken)
 
 
 def _is_plain(run_id: str | None) -> bool:
-    """Whether an id that somebody else made is a file's name, and one that no other file has."""
+    """Whether an id from another store is a valid file name that collides with no other kind of file."""
     if not run_id:
         return False
     return Path(run_id).name == run_id and not run_id.startswith((".", COMPACTED))
 
 
 def plan_merge(store: Store, sources: Iterable[Source], *, replace: bool = False) -> Merge:
-    """Compare the sources with the store, and each with those before it. Nothing is written.
+    """Compares the sources with the store, and each with those before it. Writes nothing.
 
     Args:
-        replace: whether a source wins its conflicts.
+        replace: whether the row of the source replaces that of the store in conflicts.
     """
     merge = Merge()
     known = {row["run_id"]: row for row in store.read_columns([*_ABOUT, *_RESULT])}
@@ -130,14 +130,14 @@ def _differing(mine: dict[str, Any], row: dict[str, Any]) -> dict[str, list[Any]
 
 
 def _number(value: Any) -> Any:
-    return None if value != value else value  # NaN is like nothing at all
+    return None if value != value else value  # NaN compares like null
 
 
 def write_merge(store: Store, merge: Merge) -> list[str]:
-    """Do what was planned: new rows get there all at once, the others one after the other.
+    """Executes the plan: new rows are written as one file, the others one by one.
 
     Returns:
-        the runs of ``better`` and ``replaced`` that were left as they are, since another command works on them.
+        the runs of ``better`` and ``replaced`` that were skipped, because another command works on them.
 
     Raises:
         StoreError: when the folder cannot be written, or another process compacts it.
@@ -161,14 +161,14 @@ def write_merge(store: Store, merge: Merge) -> list[str]:
 
 
 def _rows_of(wanted: dict[str, Source]) -> Sequence[pa.Table]:
-    """The rows of these runs, from the source that each comes from."""
+    """The rows of these runs, one table per source."""
     sources = {id(source): source for source in wanted.values()}
     runs = {key: [run_id for run_id, source in wanted.items() if id(source) == key] for key in sources}
     return [source.rows.filter(pc.is_in(source.rows["run_id"], pa.array(runs[key]))) for key, source in sources.items()]
 
 
 def _copy_files(store: Store, run_id: str, source: Source) -> None:
-    """What a run left beside its row; before the row, which says that the run is complete."""
+    """Copies artefacts and log of a run; before its row, because a stored row means that the run is complete."""
     if source.store is None:
         return
     for old in store.artefact_path(run_id, "").glob("*"):
@@ -176,7 +176,7 @@ def _copy_files(store: Store, run_id: str, source: Source) -> None:
     for path in sorted(source.store.artefact_path(run_id, "").glob("*")):
         if path.is_file() and not path.name.startswith("."):
             store.write_artefact(run_id, path.name, partial(_copy, path))
-    with suppress(OSError):  # a log that cannot be kept costs no row
+    with suppress(OSError):  # a log that cannot be copied is not an error
         store.log_path(run_id).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.store.log_path(run_id), store.log_path(run_id))
 

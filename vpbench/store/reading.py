@@ -1,9 +1,9 @@
-"""Reading all rows of a results folder, whatever its size, while others write to it and compact it.
+"""Reads all rows of a results folder, of any size, while other processes write to it and compact it.
 
-A file that ``vpbench compact`` wrote holds many rows and is read at once. A run's own file is read by the row in it
-(``vpbench.store.row_file``) in a tenth of a millisecond; one of another version or of another program takes a millisecond or two.
-So a folder with many of them keeps a copy of their rows: ``FOLDER/_cache/rows.arrow`` holds each with the stamp of the file it
-came from, and files that are new or changed are read again. The copy may be deleted at any time.
+A compacted file has many rows. A row file is read by its embedded JSON (``vpbench.store.row_file``) in a tenth of a millisecond;
+one of another version or program takes a millisecond or two. A folder with many of them therefore has a cache of their rows:
+``FOLDER/_cache/rows.arrow`` has each row with the stamp of its file; files that are new or have changed are read again. It may
+be deleted at any time.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError
-from vpbench.core.files import write_whole
+from vpbench.core.files import write_atomically
 from vpbench.core.version import __version__
 from vpbench.store.row_file import as_table, decode_row
 from vpbench.store.schema import SCHEMA, SCHEMA_VERSION, is_newer, migrated, version_of
 
-COMPACTED = "compacted-"  # how the names of files of many rows begin
-WORTH_A_COPY = 200  # small files; fewer are read in a fraction of a second
+COMPACTED = "compacted-"  # prefix of the names of compacted files
+WORTH_A_COPY = 200  # row files; fewer are read in a fraction of a second
 WORTH_A_NEW_COPY = 100  # of them not in the copy
 
 _LAYOUT = f"2 {SCHEMA_VERSION} {pa.__version__} {SCHEMA.names}".encode()
@@ -44,11 +44,11 @@ class Rows:
     """The rows of a results folder.
 
     Attributes:
-        table: one row per run, in the order of ``run_id``; first the schema's columns, then what it does not know.
-        broken: files that are no readable results, and why.
-        versions: how many rows each version of the schema wrote.
-        files: what was read, from file name to stamp.
-        origins: name of the file that each row comes from.
+        table: one row per run, sorted by ``run_id``; columns of the schema, then unknown ones.
+        broken: unreadable files and the reason.
+        versions: number of rows by version of the schema.
+        files: stamp of every file read, by name.
+        origins: file name of each row.
     """
 
     table: pa.Table
@@ -58,13 +58,13 @@ class Rows:
     origins: pa.ChunkedArray
 
     def refuse_newer(self, place: Path) -> None:
-        """Fail for rows of a schema that this vpbench does not know.
+        """Rejects rows of a later version of the schema.
 
         Args:
-            place: where they are, for the message.
+            place: folder or file, for the message.
 
         Raises:
-            StoreError: in one line.
+            StoreError: if there are any.
         """
         if newer := max((int(version) for version in self.versions if is_newer(version)), default=0):
             raise StoreError(
@@ -74,39 +74,39 @@ class Rows:
 
 
 class _GoneError(Exception):
-    """A file that was there when the folder was listed has been compacted since."""
+    """A file has been compacted since the folder was listed."""
 
 
 def read_rows(folder: Path, columns: Sequence[str] | None = None, *, use_copy: bool = True) -> Rows:
     """All rows of a folder, which need not exist.
 
     Args:
-        columns: the only ones to read; None for all.
-        use_copy: whether to look into, and to leave, a copy of the small files' rows.
+        columns: to read; None for all.
+        use_copy: whether to read and write the cached copy of row files.
     """
     while True:
         files = list_files(folder)
-        with suppress(_GoneError):  # then its rows are in another file by now
+        with suppress(_GoneError):  # its rows are in another file by now
             return _read_files(folder, files, columns, use_copy)
 
 
 def read_file(path: Path) -> Rows:
-    """All rows of one file, wherever it lies."""
+    """All rows of one file in any folder."""
     return _read_files(path.parent, {path.name: stamp_of(path)}, None, use_copy=False)
 
 
 def list_files(folder: Path) -> dict[str, str]:
-    """Name of every result file, with a stamp that changes when the file does."""
+    """Names of all result files, with stamps that change with the file."""
     return {name: stamp_of(folder / name) for name in _all_names(folder)}
 
 
 def compacted_files(folder: Path) -> list[Path]:
-    """The files of many rows, the newest first."""
+    """Compacted files, newest first."""
     return [folder / name for name in reversed(_compacted(_all_names(folder)))]
 
 
 def _all_names(folder: Path) -> list[str]:
-    """Names of all result files. While a folder is compacted one listing might miss a row in both places; so they are two."""
+    """Names of all result files. During compaction a single listing may miss a row in both places, so it is repeated."""
     names = _names(folder)
     while _compacted(again := _names(folder)) != _compacted(names):
         names = again
@@ -114,10 +114,10 @@ def _all_names(folder: Path) -> list[str]:
 
 
 def stamp_of(path: Path) -> str:
-    """Size, time of change and number of a file; empty when there is none."""
+    """Size, modification time and inode of a file; empty if it does not exist."""
     try:
         state = path.stat()
-    except OSError:  # deleted since, or a link to nothing
+    except OSError:  # deleted since, or a dangling link
         return ""
     return f"{state.st_size} {state.st_mtime_ns} {state.st_ino}"
 
@@ -128,7 +128,7 @@ def _names(folder: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except NotADirectoryError as error:
-        raise StoreError(f"{folder} is a file, and a results folder is needed: --results FOLDER.") from error
+        raise StoreError(f"{folder} is a file, not a results folder: --results FOLDER.") from error
     except OSError as error:
         raise StoreError(f"{folder} cannot be read: {error.strerror or error}.") from error
 
@@ -157,12 +157,12 @@ def _read_files(folder: Path, files: dict[str, str], columns: Sequence[str] | No
 
 
 def _selected(table: pa.Table, wanted: list[str] | None) -> pa.Table:
-    """The wanted columns, as far as they are there, and where the rows come from."""
+    """The wanted columns that exist, and the origin of the rows."""
     return table if wanted is None else table.select([name for name in table.column_names if name in {*wanted, *_ORIGIN}])
 
 
 def _tables(folder: Path, files: dict[str, str], wanted: list[str] | None, broken: Broken) -> list[pa.Table]:
-    """The rows of all readable files, each with its file's name, stamp and version; a table per kind of file."""
+    """The rows of all readable files, with name, stamp and version of the file; one table per file schema."""
     quick: list[dict[str, Any]] = []
     quick_origins: list[_Origin] = []
     kinds: dict[pa.Schema, list[tuple[_Origin, pa.Table]]] = {}
@@ -189,7 +189,7 @@ def _tables(folder: Path, files: dict[str, str], wanted: list[str] | None, broke
 def _migrated_together(
     folder: Path, members: list[tuple[_Origin, pa.Table]], wanted: list[str] | None, broken: Broken
 ) -> list[pa.Table]:
-    """The rows of files with the same columns, as rows of this version: in one table, unless a file does not fit."""
+    """The rows of files with the same columns, migrated to this version, in one table unless a file cannot be migrated."""
     origins, tables = [origin for origin, _ in members], [rows for _, rows in members]
     try:
         table = migrated(pa.concat_tables(tables), wanted)
@@ -202,10 +202,10 @@ def _migrated_together(
 
 
 def _with_origins(table: pa.Table, origins: list[_Origin], counts: list[int]) -> pa.Table:
-    """A table of several files' rows with what is known of the files.
+    """Appends the columns of origin to the rows of several files.
 
     Args:
-        counts: how many rows each file has, in the order of the table.
+        counts: number of rows per file, in the order of the table.
     """
     for column, values in zip(_ORIGIN, zip(*origins, strict=True), strict=True):
         table = table.append_column(column, pa.array(np.repeat(np.array(values, dtype=object), counts), pa.string()))
@@ -213,10 +213,10 @@ def _with_origins(table: pa.Table, origins: list[_Origin], counts: list[int]) ->
 
 
 def _note_broken(path: Path, error: Exception, broken: Broken) -> None:
-    """Remember a file that cannot be read.
+    """Records an unreadable file.
 
     Raises:
-        _GoneError: when it is not there any more.
+        _GoneError: if it does not exist any more.
     """
     if not os.path.lexists(path):
         raise _GoneError from error
@@ -224,15 +224,15 @@ def _note_broken(path: Path, error: Exception, broken: Broken) -> None:
 
 
 def _joined(tables: list[pa.Table]) -> pa.Table:
-    """One table in one piece; in as many pieces as there were files, everything that is done with it takes far longer."""
+    """One table in one chunk; with a chunk per file all operations are far slower."""
     return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
 
 
 def _newest(table: pa.Table) -> pa.Table:
-    """One row per run, in the order of ``run_id``.
+    """One row per run, sorted by ``run_id``.
 
-    Where several files have a run, its own file is the newest: a compacted file was made from it before it was written again.
-    Compacted files are numbered. What has any other name was put there by hand.
+    If several files have a run, its row file is the newest, because it was written again after compaction; then compacted files
+    by number, then files with other names, which users put there.
     """
     own = pc.equal(table[_FILE], pc.binary_join_element_wise(table["run_id"], ".parquet", ""))
     compacted = pc.starts_with(table[_FILE], COMPACTED)
@@ -244,11 +244,11 @@ def _newest(table: pa.Table) -> pa.Table:
     return table if np.array_equal(newest, np.arange(len(table))) else table.take(newest)
 
 
-# The copy of the small files' rows
+# The cached copy of row files
 
 
 def _through_copy(folder: Path, files: dict[str, str], wanted: list[str] | None, broken: Broken) -> list[pa.Table]:
-    """Tables of all files, most of them from the copy, which is renewed when many files are not in it."""
+    """Tables of all files, most of them from the copy, which is rewritten if many files are not in it."""
     path = folder / "_cache" / "rows.arrow"
     copies = _read_copy(path, files, wanted)
     names = {name for copy in copies for name in copy[_FILE].to_pylist()}
@@ -264,7 +264,7 @@ def _through_copy(folder: Path, files: dict[str, str], wanted: list[str] | None,
 
 
 def _read_copy(path: Path, files: dict[str, str], wanted: list[str] | None) -> list[pa.Table]:
-    """The rows of the copy whose files are as they were; no table when there is no copy, or one that another version wrote."""
+    """The rows of the copy whose files have not changed; empty if there is no copy of this version."""
     try:
         with pa.memory_map(str(path)) as source:
             schema = pa.ipc.open_file(source).schema
@@ -281,5 +281,5 @@ def _read_copy(path: Path, files: dict[str, str], wanted: list[str] | None) -> l
 
 def _write_copy(path: Path, rows: pa.Table) -> None:
     copy = rows.replace_schema_metadata({"layout": _LAYOUT})
-    with suppress(OSError):  # a folder that cannot be written is read without a copy
-        write_whole(path, lambda partial: feather.write_feather(copy, str(partial), compression="zstd"))
+    with suppress(OSError):  # a read-only folder is read without a copy
+        write_atomically(path, lambda partial: feather.write_feather(copy, str(partial), compression="zstd"))

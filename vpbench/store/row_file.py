@@ -1,12 +1,12 @@
-"""The file of one run: parquet for everybody, with the row once more in a form that is read ten times as fast.
+"""The file of one run: parquet, with the row embedded a second time as JSON, which is read ten times as fast.
 
 A parquet file describes every column, so that opening and reading one of 90 columns takes a millisecond or two, and ten thousand
 of them take twenty seconds. Therefore such a file is
 
     columns | the row as JSON | "vpbench-row", schema version, bytes of JSON, CRC-32 of all but this line | footer of parquet
 
-Readers of parquet go by the offsets in the footer and pass over the JSON, which lies where others have their indices. A program
-that writes the file anew leaves it out, so that it never says anything else than the columns.
+Parquet readers follow the offsets in the footer and skip the JSON, which is where other files have indices. A program that
+rewrites the file drops it, so that it never differs from the columns.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _LINE_SIZE = len(_LINE % (0, 0, 0))
 _OURS = re.compile(rb"vpbench-row %03d (\d{8}) ([0-9a-f]{8})\n" % SCHEMA_VERSION)
 _MAGIC = b"PAR1"
 _TAIL = 8  # bytes at the end of every parquet file: the footer's size in four, and the magic word
-# Without the columns' descriptions, which are twice as long as everything else together; the files of many rows have them.
+# Without column descriptions, which are twice as long as the rest of the file; compacted files have them.
 _BARE = pa.schema([field.remove_metadata() for field in SCHEMA], metadata=SCHEMA.metadata)
-# JSON knows no times: they are the integers here that they are in memory.
+# JSON has no timestamps: they are stored as integers.
 _AS_JSON = pa.schema([field.with_type(pa.int64()) if pa.types.is_timestamp(field.type) else field for field in SCHEMA])
 
 
@@ -51,7 +51,7 @@ def encode_row(row: pa.Table) -> bytes:
 
 
 def decode_row(content: bytes) -> dict[str, Any] | None:
-    """The row in a file, for :func:`as_table`; None when this version has put none there, or the file is damaged."""
+    """The row in a file, for :func:`as_table`; None if this version has not written one, or the file is damaged."""
     line = _footer(content) - _LINE_SIZE
     found = _OURS.match(content, max(line, 0))
     if found is None or not content.endswith(_MAGIC):
@@ -66,7 +66,7 @@ def as_table(rows: Iterable[dict[str, Any]], columns: Collection[str] | None = N
     """Rows of :func:`decode_row` as a table of the schema.
 
     Args:
-        columns: the only ones to take; None for all.
+        columns: to include; None for all.
     """
     names = [name for name in SCHEMA.names if columns is None or name in columns]
     table = pa.Table.from_pylist(list(rows), schema=pa.schema([_AS_JSON.field(name) for name in names]))
@@ -74,7 +74,7 @@ def as_table(rows: Iterable[dict[str, Any]], columns: Collection[str] | None = N
 
 
 def _footer(content: bytes) -> int:
-    """Where parquet's footer begins."""
+    """Offset of the parquet footer."""
     return len(content) - _TAIL - int.from_bytes(content[-_TAIL : -len(_MAGIC)], "little")
 
 

@@ -1,4 +1,4 @@
-"""Columns of a run's row. The version rises when a column is added or changes its meaning."""
+"""Columns of a run's row. The version is incremented when a column is added or its meaning changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 SCHEMA_VERSION = 4
 
 STATUSES = ("ok", "diverged", "oom", "failed", "timeout", "unsupported")
-# A repetition would end the same way, so runs with these are not done again.
+# Statuses that a repetition would not change; such runs are not repeated.
 SETTLED = ("ok", "diverged", "unsupported")
 
 _IDENTITY = {
@@ -19,13 +19,13 @@ _IDENTITY = {
     "error": (pa.string(), "what went wrong, empty when ok"),
     "started_at": (pa.timestamp("ms", tz="UTC"), "when the run began"),
     "wall_s": (pa.float64(), "seconds from start to row, measuring included"),
-    "stage": (pa.string(), "search: a trial, never tested; final: with what a search has chosen; null: a run of its own"),
+    "stage": (pa.string(), "search: a trial, never tested; final: with the settings selected by a search; null: an ordinary run"),
     "search": (pa.string(), "the search's space, sampler and budget of trials per method and data set, JSON; null without"),
     "spec": (pa.string(), "the whole specification, JSON"),
 }
 _METHOD = {
     "method": (pa.string(), "name, with its preset behind a colon"),
-    "method_version": (pa.int64(), "rises when a method's numbers change"),
+    "method_version": (pa.int64(), "incremented when a method's numbers change"),
     "method_config": (pa.string(), "all options, JSON"),
     "fidelity": (pa.string(), "paper, released-code, both-differ or approximate"),
 }
@@ -66,11 +66,11 @@ _QUALITY = {
     "acc1": (pa.float64(), "top-1 accuracy on the test split, percent"),
     "acc5": (pa.float64(), "top-5 accuracy on the test split, percent; null below six classes"),
     "mean_per_class": (pa.float64(), "mean of the classes' top-1 accuracies, percent"),
-    "correct": (pa.int64(), "test images whose first guess is right"),
-    "correct5": (pa.int64(), "test images whose first five guesses hold the right one"),
+    "correct": (pa.int64(), "test images whose top-1 prediction is right"),
+    "correct5": (pa.int64(), "test images whose top-5 predictions contain the label"),
     "total": (pa.int64(), "test images"),
     "val_acc1": (pa.float64(), "top-1 accuracy on the validation split, percent"),
-    "val_correct": (pa.int64(), "validation images whose first guess is right"),
+    "val_correct": (pa.int64(), "validation images whose top-1 prediction is right"),
 }
 _SIZE = {
     "params_trainable": (pa.int64(), "trained parameters, head included"),
@@ -82,20 +82,20 @@ _SIZE = {
     "bytes_saved": (pa.int64(), "size of the method's and the head's tensors as a file"),
 }
 _COST = {
-    "flops_forward": (pa.int64(), "floating-point operations per image (2 per multiply-add), every token through every block"),
-    "flops_inference": (pa.int64(), "of what a prediction computes: merged, and without what nobody reads"),
+    "flops_forward": (pa.int64(), "floating-point operations per image (2 per multiply-add), all tokens through all blocks"),
+    "flops_inference": (pa.int64(), "of inference as executed: merged, and without outputs that nothing reads"),
     "macs_forward": (pa.int64(), "multiply-adds of flops_forward, half of it"),
-    "flops_train_step": (pa.int64(), "as flops_forward, for forward and backward of a training step, nothing computed twice"),
+    "flops_train_step": (pa.int64(), "as flops_forward, for forward and backward of a training step, without recomputation"),
     "macs_fvcore": (pa.int64(), "multiply-adds per image as fvcore counts them"),
     "latency_ms_p10": (pa.float64(), "inference of one image, milliseconds, 10th percentile"),
     "latency_ms_p50": (pa.float64(), "the same, median"),
     "latency_ms_p90": (pa.float64(), "the same, 90th percentile"),
-    "latency_unmerged_ms_p50": (pa.float64(), "median as trained, before the method turns into its cheaper form, if it has one"),
+    "latency_unmerged_ms_p50": (pa.float64(), "median before merging, if the method can be merged"),
     "throughput": (pa.float64(), "images per second in inference"),
     "throughput_batch": (pa.int64(), "batch size of throughput"),
     "train_step_ms": (pa.float64(), "median time of a training step, milliseconds"),
     "train_images_per_s": (pa.float64(), "images per second in training, of such steps"),
-    "mem_kind": (pa.string(), "what the two peaks are of: allocator (CUDA's), or process (libraries and weights included)"),
+    "mem_kind": (pa.string(), "kind of the two peaks: allocator (CUDA), or process (libraries and weights included)"),
     "mem_train_peak": (pa.int64(), "peak memory in training, bytes: device allocator, or process on a CPU"),
     "mem_infer_peak": (pa.int64(), "peak memory in inference, bytes"),
     "energy_train_j": (pa.float64(), "energy of the whole GPU per image in training, joules, by NVML where it is installed"),
@@ -112,9 +112,9 @@ _ENVIRONMENT = {
     "device": (pa.string(), "cpu or cuda"),
     "device_name": (pa.string(), "model of the processor or GPU"),
     "threads": (pa.int64(), "threads of torch on a CPU"),
-    "batch_parts": (pa.int64(), "parts that a training batch was gone through in; more than 1 where memory was short"),
+    "batch_parts": (pa.int64(), "micro-batches per training batch (gradient accumulation); more than 1 where memory was short"),
     "linear_kernel": (pa.string(), "matrix product of the frozen layers in fp32 on a CPU: torch's default, or onednn"),
-    "checkpoint_blocks": (pa.bool_(), "whether blocks were computed again in the backward pass, for less memory in training"),
+    "checkpoint_blocks": (pa.bool_(), "gradient checkpointing: whether blocks were recomputed in the backward pass"),
 }
 
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
@@ -123,8 +123,8 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 
 QUALITY = tuple(_QUALITY)
 
-# What is the same wherever and whenever a run is done on the same kind of device with the same number of threads: all columns
-# but those of time and memory, and those that name the machine.
+# Columns that are equal in repetitions on the same kind of device with the same number of threads: all but those of time, memory
+# and machine.
 REPRODUCIBLE = tuple(
     name
     for group in (_IDENTITY, _METHOD, _BACKBONE, _DATA, _TRAINING, _QUALITY, _SIZE)
@@ -139,24 +139,24 @@ SCHEMA = pa.schema(
 
 
 def version_of(metadata: Mapping[bytes, bytes] | None) -> str:
-    """The version that a file with these metadata was written with; ``unknown`` for a file that says none."""
+    """The version that a file with these metadata was written with; ``unknown`` if there is none."""
     return (metadata or {}).get(b"vpbench_schema", b"unknown").decode(errors="replace")
 
 
 def is_newer(version: str) -> bool:
-    """Whether only a later vpbench knows what rows of this version mean."""
+    """Whether a version of the schema is later than this one."""
     return version.isdecimal() and int(version) > SCHEMA_VERSION
 
 
 def migrated(table: pa.Table, columns: Collection[str] | None = None) -> pa.Table:
-    """Rows of any version as rows of this one: the schema's columns in their order and types, then what it does not know.
+    """Migrates rows of any version to this one: the schema's columns in order and type, then unknown ones.
 
     Args:
         table: with ``run_id``.
-        columns: those that were read; None for all.
+        columns: that were read; None for all.
 
     Raises:
-        ArrowInvalid: when there is no ``run_id``, or a value that does not fit its column.
+        ArrowInvalid: when there is no ``run_id``, or a value does not fit its column.
     """
     if "run_id" not in table.column_names:
         raise pa.ArrowInvalid("it has no run_id column")
@@ -169,7 +169,7 @@ def migrated(table: pa.Table, columns: Collection[str] | None = None) -> pa.Tabl
 
 
 def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
-    """A column in its type; empty when the version of the table did not have it yet."""
+    """A column in its type; nulls if the version of the table does not have it."""
     if field.name not in table.column_names:
         return pa.nulls(len(table), field.type)
     values = table[field.name]

@@ -1,9 +1,9 @@
-"""Reading and writing the results folder.
+"""Reads and writes the results folder.
 
-``FOLDER/<run_id>.parquet`` holds one row each, ``FOLDER/compacted-*.parquet`` those that ``vpbench compact`` put together; where
-both have a run, its own file counts. A run's own file is written or removed only by who holds the run's claim. What a run leaves
-beside its row lies in ``FOLDER/_artefacts/<run_id>/`` and is never a parquet file, so that ``pandas.read_parquet(FOLDER)`` and
-its relatives see rows only.
+``FOLDER/<run_id>.parquet`` is a row file with one row, ``FOLDER/compacted-*.parquet`` a compacted file with many; if both have a
+run, the row file wins. A row file is written or removed only by the process that holds the run's claim. Artefacts are in
+``FOLDER/_artefacts/<run_id>/`` and are never parquet files, so that ``pandas.read_parquet(FOLDER)`` and similar readers see rows
+only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError
-from vpbench.core.files import write_whole
+from vpbench.core.files import write_atomically
 from vpbench.core.names import unknown
 from vpbench.store.claims import Claims
 from vpbench.store.reading import COMPACTED, Rows, compacted_files, read_rows
@@ -30,7 +30,7 @@ from vpbench.store.row_file import encode_row
 from vpbench.store.schema import COLUMNS, SCHEMA, SCHEMA_VERSION, migrated
 
 DEFAULT_FOLDER = Path("results/runs")
-ROW_GROUP = 5000  # rows of a compacted file that are read together when one of them is asked for
+ROW_GROUP = 5000  # rows of a compacted file that are read to get one of them
 
 
 class Store:
@@ -43,25 +43,25 @@ class Store:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.claims = Claims(self.folder / "_claims")
-        self._compacted_ids: dict[str, set[str]] = {}  # by file name; such a file never changes
+        self._compacted_ids: dict[str, set[str]] = {}  # by file name; compacted files never change
 
     def row_path(self, run_id: str) -> Path:
         return self.folder / f"{run_id}.parquet"
 
     def artefact_path(self, run_id: str, name: str) -> Path:
-        """Where a run's ``features.npz``, ``predictions.npz``, ``curve.csv`` or ``weights.safetensors`` lies."""
+        """Path of an artefact: ``features.npz``, ``predictions.npz``, ``curve.csv`` or ``weights.safetensors``."""
         return self.folder / "_artefacts" / run_id / name
 
     def log_path(self, run_id: str) -> Path:
-        """Where what a run's process printed lies, when it was not this process."""
+        """Path of the log of a run that was executed in another process."""
         return self.folder / "_logs" / f"{run_id}.log"
 
     def checkpoint_path(self, run_id: str) -> Path:
-        """Where the state of an unfinished run lies (``vpbench.training.checkpoint``); gone when its row is written."""
+        """Path of an unfinished run's checkpoint (``vpbench.training.checkpoint``); removed when its row is written."""
         return self.folder / "_checkpoints" / f"{run_id}.pt"
 
     def check_writable(self) -> None:
-        """Fail before any work is done.
+        """Tests whether the folder is writable, before any work is done.
 
         Raises:
             StoreError: when no file can be written to the folder.
@@ -76,7 +76,7 @@ class Store:
             ) from error
 
     def write_row(self, row: dict[str, Any]) -> Path:
-        """Write one run's row at once: it is there whole, or not at all.
+        """Writes the row of a run atomically and removes its checkpoint.
 
         Raises:
             StoreError: for an unknown column, a value of the wrong type, or a folder that cannot be written.
@@ -84,7 +84,7 @@ class Store:
         if surplus := sorted(set(row) - COLUMNS.keys()):
             raise StoreError(f"unknown columns {', '.join(surplus)}: the schema (version {SCHEMA_VERSION}) does not have them.")
         integers = {name: value for name, value in row.items() if pa.types.is_integer(COLUMNS[name][0])}
-        # pyarrow would cut a fraction off.
+        # pyarrow would truncate floats.
         if real := [name for name, value in integers.items() if isinstance(value, Real) and not isinstance(value, Integral)]:
             raise StoreError(f"run {row.get('run_id')}: a value does not fit its column: {', '.join(real)} must be integers.")
         try:
@@ -92,36 +92,36 @@ class Store:
         except (pa.ArrowException, OverflowError) as error:
             raise StoreError(f"run {row.get('run_id')}: a value does not fit its column: {error}") from error
         path = self.row_path(row["run_id"])
-        self._write_whole(path, lambda partial: partial.write_bytes(content))
+        self._write_atomically(path, lambda partial: partial.write_bytes(content))
         with suppress(OSError):
             self.checkpoint_path(row["run_id"]).unlink()
         return path
 
     def write_checkpoint(self, run_id: str, content: bytes) -> None:
-        """Keep the state of a run that is under way, in place of an earlier one.
+        """Writes the checkpoint of an unfinished run atomically.
 
         Raises:
-            StoreError: when it cannot be written; the earlier one is still there then.
+            StoreError: when it cannot be written; an earlier checkpoint is kept.
         """
 
         def write(partial: Path) -> None:
             partial.write_bytes(content)
 
-        self._write_whole(self.checkpoint_path(run_id), write)
+        self._write_atomically(self.checkpoint_path(run_id), write)
 
     def read_checkpoint(self, run_id: str) -> bytes | None:
-        """What :meth:`write_checkpoint` has kept; None when there is nothing."""
+        """The checkpoint of a run; None if there is none."""
         try:
             return self.checkpoint_path(run_id).read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise StoreError(
-                f"{self.checkpoint_path(run_id)} cannot be read: {error.strerror or error}. Remove it to start its run again."
+                f"{self.checkpoint_path(run_id)} cannot be read: {error.strerror or error}. Remove it to restart the run."
             ) from error
 
     def write_compacted(self, rows: pa.Table) -> Path:
-        """Write many rows as one file, at once, ordered by run; to be done by who holds the claim :data:`COMPACTING` only.
+        """Writes a compacted file atomically, sorted by run id. The caller must hold the claim :data:`COMPACTING`.
 
         Args:
             rows: of this version of the schema, one per run.
@@ -130,28 +130,28 @@ class Store:
         number = max((int(text) for text in numbers if text.isdecimal()), default=0) + 1
         path = self.folder / f"{COMPACTED}{number:06}-{secrets.token_hex(4)}.parquet"
         table = rows.sort_by("run_id").replace_schema_metadata(SCHEMA.metadata)
-        self._write_whole(path, lambda partial: pq.write_table(table, partial, compression="zstd", row_group_size=ROW_GROUP))
+        self._write_atomically(path, lambda partial: pq.write_table(table, partial, compression="zstd", row_group_size=ROW_GROUP))
         return path
 
     def write_artefact(self, run_id: str, name: str, write: Callable[[Path], None]) -> Path:
-        """Let ``write`` fill a temporary file, then give it its name."""
+        """Writes an artefact atomically; ``write`` is called with a temporary path."""
         path = self.artefact_path(run_id, name)
-        self._write_whole(path, write)
+        self._write_atomically(path, write)
         return path
 
-    def _write_whole(self, path: Path, write: Callable[[Path], object]) -> None:
+    def _write_atomically(self, path: Path, write: Callable[[Path], object]) -> None:
         try:
-            write_whole(path, write)
+            write_atomically(path, write)
         except OSError as error:
             raise StoreError(
                 f"{path} cannot be written: {error.strerror or error}. Free space or choose --results FOLDER."
             ) from error
 
     def statuses(self) -> dict[str, str]:
-        """Status of every stored run, by run id; broken files are left out, so that their runs are repeated.
+        """Status of every stored run, by run id; unreadable files are left out, so that their runs are repeated.
 
         Raises:
-            StoreError: when a later version of vpbench wrote rows here, which may mean something else by a run's id.
+            StoreError: when a later vpbench wrote rows here, whose run ids may have another meaning.
         """
         rows = self.read(["run_id", "status"])
         rows.refuse_newer(self.folder)
@@ -159,7 +159,7 @@ class Store:
         return {run_id: status for run_id, status in pairs if status is not None}
 
     def read_row(self, run_id: str) -> dict[str, Any] | None:
-        """One run's row; None when there is none or its file is broken."""
+        """The row of a run; None if there is none or its file is unreadable."""
         while True:
             with suppress(pa.ArrowException, OSError):
                 rows = migrated(pq.ParquetFile(self.row_path(run_id)).read()).to_pylist()
@@ -167,7 +167,7 @@ class Store:
                     return row
             try:
                 return self._compacted_row(run_id)
-            except FileNotFoundError:  # compacted again at this moment
+            except FileNotFoundError:  # compacted again meanwhile
                 continue
 
     def _compacted_row(self, run_id: str) -> dict[str, Any] | None:
@@ -181,18 +181,18 @@ class Store:
         return None
 
     def read_columns(self, columns: list[str]) -> list[dict[str, Any]]:
-        """Some columns of every readable row; None where a file lacks a column."""
+        """Some columns of every readable row; None if a file lacks a column."""
         table = self.read(columns).table
         lists = [table[name].to_pylist() if name in table.column_names else [None] * len(table) for name in columns]
         return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
 
     def load(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """One row per run, in the order of ``run_id``; columns that an older file lacks are empty.
+        """One row per run, sorted by ``run_id``; columns that an older file lacks are null.
 
-        A file that cannot be read is left out with a warning that names it.
+        Unreadable files are left out with a warning.
 
         Args:
-            columns: the only ones to read, which is quicker; None for all.
+            columns: to read, faster than all; None for all.
 
         Raises:
             UsageError: for a column that neither the schema nor a row has.
@@ -206,11 +206,11 @@ class Store:
         return as_frame(rows.table)[list(columns or rows.table.column_names)]
 
     def read(self, columns: Sequence[str] | None = None) -> Rows:
-        """All rows as a table, with what is worth knowing of their files."""
+        """All rows as a table, with information on their files."""
         return read_rows(self.folder, columns)
 
 
 def as_frame(table: pa.Table) -> pd.DataFrame:
-    """Rows for pandas, with its nullable integers: a run without a count must not turn the others' into floats."""
+    """Rows as a DataFrame with nullable integers, so that a missing count does not make a column float."""
     frame: pd.DataFrame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     return frame

@@ -1,6 +1,6 @@
 """Data sets of a few images in the exact formats of the published ones, one module per source.
 
-Every image has one colour that tells its class, its split and its number, so that a test can see what was read.
+Every image has one RGB value that encodes its class, split and number, so that a test can decode what was read.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ GREEN = {"train": 40, "val": 120, "test": 200}
 
 
 def picture(kind: int, split: str, number: int, size: tuple[int, int] = (20, 16)) -> NDArray[np.uint8]:
-    """One colour, uint8 of shape (height, width, 3): red tells the class (up to 5), green the split, blue the number."""
-    colour = (20 + 40 * kind, GREEN[split], (20 * number) % 256)
-    return np.full((size[1], size[0], 3), colour, np.uint8)
+    """Constant image, uint8 (height, width, 3): red encodes the class (up to 5), green the split, blue the number."""
+    rgb = (20 + 40 * kind, GREEN[split], (20 * number) % 256)
+    return np.full((size[1], size[0], 3), rgb, np.uint8)
 
 
-def told(image: Image.Image) -> tuple[int, str]:
+def decoded(image: Image.Image) -> tuple[int, str]:
     """Class and split that a picture tells, also after JPEG."""
     red, green, _ = np.asarray(image).reshape(-1, 3).mean(axis=0)
     return round((red - 20) / 40), min(GREEN, key=lambda split: abs(GREEN[split] - green))

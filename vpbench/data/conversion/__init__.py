@@ -1,4 +1,4 @@
-"""Writes data sets in the layout that the benchmark reads, once, from what is harder to read."""
+"""Converters: write data sets from TFDS or original files in the layout that the benchmark reads."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def convert(
         source: ``tfds``, TensorFlow Datasets (needs ``vpbench[tfds]``); ``original``, the files as their authors publish them.
         path: TFDS's data folder (None: TFDS's own), or the original file or folder.
         root: the data root.
-        force: replace a folder that is there.
-        on_progress: called with (images written, images in all).
+        force: whether to replace an existing folder.
+        on_progress: called with (images written, total).
 
     Returns:
         The folder written.
 
     Raises:
-        UsageError: for an id that does not exist or cannot be converted, or without TFDS.
-        DataError: when the input is missing or broken, or the target is there. Nothing is left half-written.
+        UsageError: for an id that does not exist or cannot be converted, or if TFDS is not installed.
+        DataError: when the input is missing or damaged, or the target exists. No partial output is left.
     """
     card = dataset_card(dataset)
     if source not in ("tfds", "original"):
@@ -61,7 +61,7 @@ def convert(
     if source == "tfds":
         return tfds.convert_tfds(dataset, card, target, path, force=force, on_progress=on_progress)
     if path is None:
-        raise UsageError(f"say where the original files of {card.title} are: --path FILE or FOLDER.")
+        raise UsageError(f"give the original files of {card.title}: --path FILE or FOLDER.")
     if not path.exists():
         raise DataError(f"{path} does not exist; give the original files of {card.title}.")
     if dataset in dsprites.TASKS:

@@ -1,4 +1,4 @@
-"""Our own split lists for data whose original files have another order than TFDS gives them."""
+"""Seeded split lists for data whose original files have another order than in TFDS."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ NOTE = "Own seeded split of VTAB-1k's sizes, not TFDS's order: not comparable to
 
 
 def drawn(size: int, counts: dict[str, int]) -> dict[str, NDArray[np.int64]]:
-    """Disjoint images of each split out of ``size``, ascending, so that a file can be read from front to back.
+    """Disjoint indices below ``size`` for each split, ascending, so that a file can be read sequentially.
 
-    Labels play no part: two tasks on the same images get the same split.
+    Not stratified: two tasks on the same images get the same split.
     """
-    # RandomState's numbers are frozen for good, those of numpy's newer generators are not.
+    # The stream of RandomState is frozen; those of numpy's newer generators may change between versions.
     order = np.random.RandomState(SEED).permutation(size)
     ends = np.cumsum(list(counts.values()))
     return {split: np.sort(order[end - counts[split] : end]) for split, end in zip(counts, ends)}

@@ -1,7 +1,7 @@
-"""dSprites' two tasks out of its original file, github.com/google-deepmind/dsprites-dataset (Apache-2.0).
+"""dSprites' two tasks from its original file, github.com/google-deepmind/dsprites-dataset (Apache-2.0).
 
 ``dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz`` holds ``imgs``, uint8 of shape (737280, 64, 64) with values 0 and 1, and
-``latents_classes``, integers of shape (737280, 6): colour, shape, scale, orientation, x and y position.
+``latents_classes``, integers of shape (737280, 6): color, shape, scale, orientation, x and y position.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def convert_dsprites(
 
     Args:
         path: the .npz file, or the folder with it.
-        images: how many it must hold.
+        images: expected number.
 
     Raises:
-        DataError: when it is missing, cut off, or something else.
+        DataError: when it is missing, truncated or invalid.
     """
     refuse_existing(target, force)
     file = path / FILE if path.is_dir() else path
@@ -77,13 +77,13 @@ def _examples(file: Path, split: dict[str, NDArray[np.int64]], classes: NDArray[
 
 
 def stream_rows(file: Path, key: str, shape: tuple[int, ...]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """The rows of a uint8 array in an .npz file, one after the other: 3 GB of pixels are never in memory together.
+    """The rows of a uint8 array in an .npz file, one after the other: so that 3 GB of pixels are never in memory at once.
 
     Args:
-        shape: what the array must have.
+        shape: expected shape of the array.
 
     Raises:
-        DataError: when the file is cut off or the array is another.
+        DataError: when the file is truncated or the array differs.
     """
     with _readable(file), zipfile.ZipFile(file) as archive, archive.open(f"{key}.npy") as stream:
         version = np.lib.format.read_magic(stream)
@@ -101,7 +101,7 @@ def stream_rows(file: Path, key: str, shape: tuple[int, ...]) -> Iterator[tuple[
 
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    """Turns what a broken archive causes into one line."""
+    """Converts errors of a damaged archive to DataError."""
     try:
         yield
     except KeyError as error:

@@ -1,8 +1,8 @@
-"""From annotations to VTAB's classes, for the tasks whose labels are computed.
+"""VTAB's labels computed from annotations.
 
 Source: X. Zhai et al., "A Large-scale Study of Representation Learning with the Visual Task Adaptation Benchmark", 2019, and its
-code, github.com/google-research/task_adaptation (data/clevr.py, kitti.py, dsprites.py, smallnorb.py). A value outside of what a
-rule covers gives a class outside 0 ... C-1, which the writer of lists refuses.
+code, github.com/google-research/task_adaptation (data/clevr.py, kitti.py, dsprites.py, smallnorb.py). A value outside the
+range of a rule maps to a class outside 0 ... C-1, which the writer of lists rejects.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DSPRITES_STEPS = {"label_x_position": 32, "label_orientation": 40}
 
 
 def bin_of(value: float, thresholds: Sequence[float]) -> int:
-    """Place of the last threshold below ``value``: a value on a threshold is in the bin that ends there. -1 below all."""
+    """Index of the last threshold below ``value``: a value on a threshold is in the bin that ends there. -1 below all."""
     return bisect_left(thresholds, value) - 1
 
 

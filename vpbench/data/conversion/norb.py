@@ -1,7 +1,7 @@
-"""SmallNORB's two tasks out of its original files, cs.nyu.edu/~ylclab/data/norb-v1.0-small.
+"""SmallNORB's two tasks from its original files, cs.nyu.edu/~ylclab/data/norb-v1.0-small.
 
 Each of the two parts, training and testing, has a ``dat`` file with 24,300 stereo pairs, uint8 (24300, 2, 96, 96), and an
-``info`` file, int32 (24300, 4): instance, elevation, azimuth, lighting. The format is that of NORB's page: a number that tells
+``info`` file, int32 (24300, 4): instance, elevation, azimuth, lighting. The format is that of NORB's page: a magic number for
 the type, the number of dimensions, then at least three sizes, all little-endian int32, and the values, last dimension fastest.
 """
 
@@ -45,14 +45,14 @@ def convert_norb(
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Path:
-    """Writes a task's images and lists to ``target``: the left images; validation and test images are of the testing part.
+    """Writes a task's images and lists to ``target``: the left images; validation and test images are from the testing part.
 
     Args:
         folder: with the files, ``.mat`` or ``.mat.gz``.
-        images: how many pairs each part must hold, ``side`` pixels square.
+        images: expected number of pairs in each part, ``side`` pixels square.
 
     Raises:
-        DataError: when a file is missing, cut off, or something else.
+        DataError: when a file is missing, truncated or invalid.
     """
     refuse_existing(target, force)
     files = {(part, kind): _find(folder, name.format(kind)) for part, name in PARTS.items() for kind in ("dat", "info")}
@@ -82,7 +82,7 @@ def stream_matrix(file: Path, kind: Any, shape: tuple[int, ...]) -> Iterator[tup
         kind: type of its values, uint8 or int32; ``shape``: its sizes.
 
     Raises:
-        DataError: when the file is cut off or holds another matrix.
+        DataError: when the file is truncated or has another matrix.
     """
     try:
         with _opened(file) as stream:

@@ -71,10 +71,10 @@ class Rule:
 
     Attributes:
         name: the TFDS data set, with its configuration.
-        versions: the version that VPT reports first, then others that will do; a note tells when one of them was taken.
+        versions: the version that VPT reports first, then others that will do; a note is recorded if one of them is used.
         val, test: the 200 validation images and the test images; training images are always the first 800 of ``train``.
         label: class number of an example, given TFDS's features.
-        factor: what to multiply pixels by.
+        factor: multiplier of pixel values.
     """
 
     name: str
@@ -131,16 +131,16 @@ def convert_tfds(
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Path:
-    """Writes a task's images and lists to ``target`` from TFDS, which downloads and prepares the data where it has not yet.
+    """Writes a task's images and lists to ``target`` from TFDS, which downloads and prepares the data if necessary.
 
     Args:
         card_id: a key of :data:`RULES`.
         data_dir: TFDS's data folder; by default its own, ``~/tensorflow_datasets``.
-        on_progress: called with (images written, images in all).
+        on_progress: called with (images written, total).
 
     Raises:
-        UsageError: without TFDS, or with one that does not know the version.
-        DataError: when TFDS cannot prepare or read the data, or it is not what VTAB-1k has.
+        UsageError: when TFDS is not installed or does not have the version.
+        DataError: when TFDS cannot prepare or read the data, or the number of images differs from VTAB-1k.
     """
     refuse_existing(target, force)
     if data_dir is not None and not data_dir.is_dir():
@@ -185,7 +185,7 @@ def _tensorflow_datasets() -> Any:
 
 
 def _prepared(tfds: Any, rule: Rule, data_dir: Path | None) -> Any:
-    """A builder of the first version that this TFDS knows or has on the disk, downloaded and prepared."""
+    """A builder of the first version available in TFDS or on disk, downloaded and prepared."""
     reason = ""
     for version in rule.versions:
         try:

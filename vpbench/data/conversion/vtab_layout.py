@@ -37,7 +37,7 @@ class Example:
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """Pixels, uint8 (height, width) or (height, width, 1 or 3), as a PNG file, which loses nothing."""
+    """Pixels, uint8 (height, width) or (height, width, 1 or 3), as a PNG file (lossless)."""
     stream = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels).save(stream, "png")
     return stream.getvalue()
@@ -61,23 +61,23 @@ def write_layout(
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Path:
-    """Writes a task's images and lists, or nothing: they are written beside their place and moved there when they are whole.
+    """Writes a task's images and lists to a temporary folder and renames it when it is complete.
 
     Images are numbered in the order in which they come: ``images/test/000000.png``. ``train800val200.txt`` names the files of the
     other two lists.
 
     Args:
-        target: the task's folder. What is there is replaced when ``force``, else refused.
+        target: the task's folder. An existing one is replaced if ``force``, else an error.
         examples: images in any order of splits.
-        card: says how many images each split must have and how many classes there are.
-        provenance: where they come from; written as ``provenance.json``, and its ``note`` is told whenever the data is opened.
-        on_progress: called with (images written, images in all).
+        card: expected number of images per split and of classes.
+        provenance: source of the images; written to ``provenance.json``. Its ``note`` is shown whenever the data is opened.
+        on_progress: called with (images written, total).
 
     Returns:
         ``target``.
 
     Raises:
-        DataError: for a label out of range, counts that are not the card's, a folder that exists or cannot be written.
+        DataError: for a label out of range, counts that differ from the card, a folder that exists or cannot be written.
     """
     refuse_existing(target, force)
     try:
@@ -121,12 +121,12 @@ def _write(
     texts[PROVENANCE] = json.dumps({"vpbench": __version__, **provenance}, indent=1) + "\n"
     for file, text in texts.items():
         (new / file).write_text(text, encoding="utf-8")
-    # Once for all images, so that a power cut cannot leave the folder's name without its content.
+    # One sync for all images, so that a power failure cannot leave a folder with missing content.
     os.sync()
 
 
 def _swap(new: Path, target: Path, aside: Path) -> None:
-    """Puts ``new`` in the place of ``target``, which is moved aside first, and back when that fails."""
+    """Renames ``new`` to ``target``; the old one is moved aside first, and restored on errors."""
     replaced = target.exists()
     if replaced:
         target.replace(aside)

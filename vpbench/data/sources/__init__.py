@@ -1,4 +1,4 @@
-"""Where images come from: one module per source, found by its file name. Each has ``read(**options) -> RawData``."""
+"""Sources of images: a registry with one module per source. Each defines ``read(**options) -> RawData``."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Reader = Callable[..., RawData]
 
 
 def open_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
-    """The data set that a card describes, with the splits that its numbers ask for; no image is decoded.
+    """Opens the data set of a card, with the splits that its numbers ask for; decodes no image.
 
     Args:
-        root: the data root; by default ``VPBENCH_DATA``, or else the user's data folder.
+        root: the data root; by default ``VPBENCH_DATA`` or the user's data folder.
 
     Raises:
-        UsageError: when the card names a source that does not exist.
-        MissingDataError: when the data set's folder is not there.
-        WrongCountsError: when the card's numbers are not what was found.
-        WrongSplitsError: when the card names a split list and this is another one.
+        UsageError: when the source of the card does not exist.
+        MissingDataError: when the data set's folder does not exist.
+        WrongCountsError: when the number of classes or images differs from the card.
+        WrongSplitsError: when the hash of the split list differs from the card.
         DataError: when the source cannot read the data.
     """
     raw = read_dataset(card, root)
@@ -46,7 +46,7 @@ def open_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
 
 
 def read_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
-    """Like :func:`open_dataset`, with whatever numbers and split list are found."""
+    """Like :func:`open_dataset`, without comparing numbers and split list with the card."""
     place = data_root(root)
     with _readable(place):
         folder = dataset_folder(card, place) if card.folders else None
@@ -58,7 +58,7 @@ def read_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
 
 
 def counts(raw: RawData) -> dict[str, int]:
-    """Classes and images of each split, by the names that a card has for them."""
+    """Number of classes and of images per split, by the field names of a card."""
     return {"classes": len(raw.class_names), **{f"n_{name}": len(split) for name, split in raw.splits.items()}}
 
 
@@ -66,7 +66,7 @@ def open_path(path: str | Path) -> RawData:
     """A user's own data: a folder of images or a parquet file; see ``sources/folder.py`` and ``sources/parquet.py``.
 
     Raises:
-        DataError: with one line that names the file, the value and the way out.
+        DataError: in one line: the file, the value and how to fix it.
     """
     place = Path(path).expanduser()
     with _readable(place):
@@ -79,7 +79,7 @@ def open_path(path: str | Path) -> RawData:
 
 @contextmanager
 def _readable(place: Path) -> Iterator[None]:
-    """Turns the system's errors into one line that names the file."""
+    """Converts OSError to DataError with the file's name."""
     try:
         yield
     except PermissionError as error:

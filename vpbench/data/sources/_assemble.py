@@ -1,4 +1,4 @@
-"""What a user's folder and a user's parquet file have in common: checks, class ids, and splits that are missing."""
+"""Checks, class ids and missing splits of user data, for folders and parquet files."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def assemble(
     select: Callable[[Indices, Labels], RawSplit],
     class_name: Callable[[int | str], str] = str,
 ) -> RawData:
-    """A data set out of a list of labelled images.
+    """Builds a data set from a list of labelled images.
 
-    Class ids 0 ... C-1 are given to the classes of the training split, in sorted order, and hold for all splits: ids made
-    for each split by itself would differ as soon as one split lacks a class.
+    Class ids 0 ... C-1 are assigned to the sorted classes of the training split and used for all splits: ids assigned per split
+    would differ when a split lacks a class.
 
     Args:
         origin: the folder or file, for messages.
-        keys: each image's label as the user wrote it, shape (n,).
-        membership: each image's split, one of ``SPLITS``; None when the user made no splits.
-        select: makes the split of the images at some indices, with their class ids.
+        keys: the user's label of each image, shape (n,).
+        membership: each image's split, one of ``SPLITS``; None if there are no splits.
+        select: returns a split from indices and class ids.
         class_name: readable name of a label.
 
     Raises:
@@ -59,18 +59,18 @@ def assemble(
 
 def _random_parts(keys: Keys, notes: list[str]) -> dict[str, Indices]:
     ids = np.unique(keys, return_inverse=True)[1].astype(np.int64)
-    rest, test = hold_out(ids, TEST_SHARE, SEED)
-    train, val = hold_out(ids[rest], VAL_SHARE / (1 - TEST_SHARE), SEED)
+    not_test, test = hold_out(ids, TEST_SHARE, SEED)
+    train, val = hold_out(ids[not_test], VAL_SHARE / (1 - TEST_SHARE), SEED)
     notes.append("No splits given: 70 % of every class became train, 10 % val, 20 % test, drawn with a fixed seed.")
-    return {"train": rest[train], "val": rest[val], "test": test}
+    return {"train": not_test[train], "val": not_test[val], "test": test}
 
 
 def _with_validation(parts: dict[str, Indices], keys: Keys, notes: list[str]) -> dict[str, Indices]:
     train = parts["train"]
     ids = np.unique(keys[train], return_inverse=True)[1].astype(np.int64)
-    kept, held = hold_out(ids, VAL_SHARE, SEED)
-    notes.append(f"No validation split: {len(held)} of {len(train)} training images became one, drawn with a fixed seed.")
-    return {**parts, "train": train[kept], "val": train[held]}
+    kept, held_out = hold_out(ids, VAL_SHARE, SEED)
+    notes.append(f"No validation split: {len(held_out)} of {len(train)} training images became one, drawn with a fixed seed.")
+    return {**parts, "train": train[kept], "val": train[held_out]}
 
 
 def _check_classes(

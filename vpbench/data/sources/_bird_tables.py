@@ -1,4 +1,4 @@
-"""The text files of CUB-200-2011, which NABirds has too: one line for each image or class, its id and a value."""
+"""The text files of CUB-200-2011 and NABirds: one line per image or class, with its id and a value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def bird_lists(base: Path) -> tuple[dict[str, list[tuple[str, Key]]], dict[int, 
     ``images.txt`` has paths below ``images/``, ``train_test_split.txt`` 1 for training.
 
     Raises:
-        DataError: when a file is missing, no text, does not fit the others, or has a value that it must not have.
+        DataError: when a file is missing, not text, inconsistent with the others, or has an invalid value.
     """
     names = _table(base / "classes.txt")
     if odd := next((key for key in names if not key.isdecimal()), None):
@@ -35,7 +35,7 @@ def bird_lists(base: Path) -> tuple[dict[str, list[tuple[str, Key]]], dict[int, 
 
 
 def class_names(base: Path) -> dict[int, str]:
-    """Names of class ids in ``classes.txt``; none where it is not there."""
+    """Names of class ids in ``classes.txt``; empty if the file does not exist."""
     if not (base / "classes.txt").is_file():
         return {}
     return {int(key): name for key, name in _table(base / "classes.txt").items() if key.isdecimal()}

@@ -16,16 +16,16 @@ from vpbench.data.sources._listed import Key, Members
 
 
 def json_lists(folder: Path, base: Path, places: Sequence[str]) -> dict[str, list[tuple[str, Key]]] | None:
-    """The three lists, or None where there are none. Class ids stay as they are written: "001" in CUB, 1 elsewhere.
+    """The three lists, or None if there are none. Class ids are kept as written: "001" in CUB, 1 elsewhere.
 
     Args:
         folder: the data set's folder.
-        base: the folder below it that the archive unpacks into, or the same. The lists lie in either.
-        places: where below ``base`` the paths of the lists may begin: "", or a folder with a slash at its end. That one
-            holds for a list below which any of its images is found.
+        base: the folder that the archive unpacks into, below ``folder`` or the same. The lists are in either.
+        places: prefixes of the paths in the lists, relative to ``base``: "", or a folder with a trailing slash. For each list the
+            first prefix with which any of its images exists is used.
 
     Raises:
-        DataError: when only some of the lists are there, or one is not what it must be.
+        DataError: when only some of the lists exist, or one is invalid.
     """
     home = next((place for place in (base, folder) if any((place / f"{split}.json").is_file() for split in SPLITS)), None)
     if home is None:
@@ -37,7 +37,7 @@ def json_lists(folder: Path, base: Path, places: Sequence[str]) -> dict[str, lis
 
 
 def names_of_folders(lists: Mapping[str, Members], readable: Callable[[str], str]) -> Callable[[Key], str]:
-    """Names classes after the folder that holds their first training image."""
+    """Class names from the folder of the first training image."""
     folders: dict[Key, str] = {}
     for path, key in lists["train"]:
         folders.setdefault(key, Path(path).parent.name)
@@ -45,7 +45,7 @@ def names_of_folders(lists: Mapping[str, Members], readable: Callable[[str], str
 
 
 def names_in_order(keys: Iterable[Key], names: Sequence[str]) -> Callable[[Key], str]:
-    """Names classes by number, whether the lists count from 0 or from 1; a class without a name is called by its number."""
+    """Class names by number, for lists that count from 0 or from 1; a class without a name gets its number."""
     start = 0 if 0 in set(keys) else 1
 
     def name(key: Key) -> str:
@@ -69,7 +69,7 @@ def _read(file: Path) -> list[tuple[str, Key]]:
     except FileNotFoundError as error:
         raise DataError(f"{file} is missing beside the other lists; get all three, or remove the others.") from error
     except ValueError as error:  # of the syntax, or of the encoding
-        raise DataError(f"{file} is no JSON ({error}); get the list again, or remove all three.") from error
+        raise DataError(f"{file} is not valid JSON ({error}); get the list again, or remove all three.") from error
     if not isinstance(content, dict):
         raise DataError(f"{file} must hold {{image path: class id}}, not a {type(content).__name__}; get the list again.")
     for path, key in content.items():

@@ -1,4 +1,4 @@
-"""What the readers of published data sets have in common: images named by a list, in files or in an array."""
+"""Data sets from split lists, with images in files or in one array; shared by the readers of published data sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Members = Sequence[tuple[str, Key]]
 
 
 class FileSplit(RawSplit):
-    """Images in files below ``folder``. An image is told from others by its path and size, so that planning reads none."""
+    """Images in files below ``folder``. An image is identified by its path and size, so that planning reads none."""
 
     def __init__(self, folder: Path, files: Sequence[str], sizes: Sequence[int], labels: Labels) -> None:
         super().__init__(labels)
@@ -40,7 +40,7 @@ class FileSplit(RawSplit):
 
 
 class ArraySplit(RawSplit):
-    """Images in an array of one file; ``rows`` are their places in it.
+    """Images in an array of one file; ``rows`` are their indices.
 
     Args:
         array: uint8, (n, height, width) or (n, height, width, 3).
@@ -72,22 +72,22 @@ def from_lists(
     classes: int | None = None,
     names: Sequence[str] | None = None,
 ) -> RawData:
-    """A data set out of split lists.
+    """Builds a data set from split lists.
 
-    Class ids 0 ... C-1 are given to the classes of the training list in sorted order (numbers as numbers), and hold for all
-    splits: VPT's released loader numbers each split by itself, and gets 60 % of NABirds' validation labels wrong.
+    Class ids 0 ... C-1 are assigned to the sorted classes of the training list (numbers as numbers) and used for all splits.
+    VPT's released loader numbers each split separately, and gets 60 % of NABirds' validation labels wrong.
 
     Args:
-        folder: images lie below it.
-        lists: for each split, paths below ``folder`` and classes as the source writes them; a split may be missing or empty.
+        folder: parent of the paths in the lists.
+        lists: for each split, paths below ``folder`` and classes as in the source; validation may be missing or empty.
         class_name: readable name of a class.
         classes: number of classes; labels must then be 0 ... classes - 1.
-        names: fixed names of classes 0, 1, ... where the source numbers them so: label i is class id i, and training may
-            lack a class (VTAB-1k has 800 images of SUN397's 397 classes). It stands for ``class_name`` and ``classes``.
+        names: names of classes 0, 1, ..., if label i is class id i; training may then lack a class (VTAB-1k has 800 images of
+            SUN397's 397 classes). Replaces ``class_name`` and ``classes``.
 
     Raises:
         DataError: for a list that is empty, a class that training lacks, a label out of range, an image that is in two
-            lists or not on the disk. The first is named, the others counted.
+            lists or does not exist. The first one is named, the others are counted.
     """
     found = {split: list(lists.get(split, ())) for split in SPLITS}
     for split in ("train", "test"):
@@ -125,18 +125,18 @@ def read_lines(file: Path) -> list[str]:
     """The lines of a text file that are not blank.
 
     Raises:
-        DataError: when it is missing or no text.
+        DataError: when it is missing or not text.
     """
     try:
         return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except FileNotFoundError as error:
         raise DataError(f"{file} is missing; the copy of the data set is incomplete.") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{file} is no text file; get the data set again.") from error
+        raise DataError(f"{file} is not a text file; get the data set again.") from error
 
 
 def nested(folder: Path, *names: str) -> Path:
-    """The first of ``names`` that is a folder below ``folder``, else ``folder``: archives unpack into a folder of their own."""
+    """The first of ``names`` that is a folder below ``folder``, else ``folder``: many archives have a top-level folder."""
     return next((folder / name for name in names if (folder / name).is_dir()), folder)
 
 
@@ -144,10 +144,10 @@ def members_by_folder(file: Path, below: str, suffix: str = "") -> list[tuple[st
     """The lines of a list of ``CLASS/IMAGE``, as paths ``below/CLASS/IMAGE`` and classes.
 
     Args:
-        suffix: what the list leaves out at the end of a file's name.
+        suffix: appended to each name.
 
     Raises:
-        DataError: when the list is missing, no text, or has another line.
+        DataError: when the list is missing, not text, or has an invalid line.
     """
     members: list[tuple[str, Key]] = []
     for line in map(str.strip, read_lines(file)):
@@ -158,14 +158,14 @@ def members_by_folder(file: Path, below: str, suffix: str = "") -> list[tuple[st
 
 
 def from_arrays(folder: Path, parts: Mapping[str, tuple[NDArray[np.uint8], Labels, str]], class_names: Sequence[str]) -> RawData:
-    """A data set out of images that each file holds in one array; validation is empty.
+    """Builds a data set from one array of images per split; validation is empty.
 
     Args:
         parts: for train and test the images, (n, height, width, 3), their class ids, (n,), and the file's name.
         class_names: names of class ids 0, 1, ...
 
     Raises:
-        DataError: when there are not as many labels as images, a label is out of range, or training lacks a class of test.
+        DataError: when the numbers of labels and images differ, a label is out of range, or training lacks a class of test.
     """
     for images, labels, file in parts.values():
         if not 0 < len(images) == len(labels):

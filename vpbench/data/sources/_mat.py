@@ -13,7 +13,7 @@ from vpbench.core.errors import DataError
 
 
 def read_mat(file: Path, *names: str) -> list[NDArray[Any]]:
-    """The arrays called ``names``, with Matlab's shapes (always two axes or more).
+    """The arrays called ``names``, with Matlab's shapes (at least two axes).
 
     Raises:
         DataError: when the file is missing, cannot be read, or lacks one of them.
@@ -22,9 +22,9 @@ def read_mat(file: Path, *names: str) -> list[NDArray[Any]]:
         raise DataError(f"{file} is missing; the copy of the data set is incomplete.")
     try:
         content = loadmat(file, variable_names=list(names))
-    except Exception as error:  # what a damaged file raises depends on the place of the damage
+    except Exception as error:  # a damaged file can raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{file} is no readable .mat file ({reason}); get the data set again.") from error
+        raise DataError(f"{file} is not a readable .mat file ({reason}); get the data set again.") from error
     for name in names:
         if name not in content:
             raise DataError(f"{file} has no '{name}'; get the data set again.")
@@ -36,7 +36,7 @@ def whole_numbers(array: NDArray[Any], file: Path) -> list[int]:
     try:
         return [int(np.asarray(value).item()) for value in array.ravel()]
     except (TypeError, ValueError) as error:
-        raise DataError(f"{file} has something else than whole numbers as labels; get the data set again.") from error
+        raise DataError(f"{file} has labels that are not integers; get the data set again.") from error
 
 
 def texts(array: NDArray[Any], file: Path) -> list[str]:
@@ -44,4 +44,4 @@ def texts(array: NDArray[Any], file: Path) -> list[str]:
     try:
         return [str(np.asarray(value).item()) for value in array.ravel()]
     except ValueError as error:
-        raise DataError(f"{file} has something else than texts as names; get the data set again.") from error
+        raise DataError(f"{file} has names that are not text; get the data set again.") from error

@@ -12,13 +12,13 @@ from vpbench.data.sources._mat import read_mat, texts, whole_numbers
 
 
 def read(folder: Path) -> RawData:
-    """The splits of ``train.json``, ``val.json`` and ``test.json`` where they are there, else the official train and test.
+    """The splits of ``train.json``, ``val.json`` and ``test.json`` if they exist, else the official train and test.
 
     The official layout is ``devkit/cars_train_annos.mat``, ``devkit/cars_meta.mat``, ``cars_test_annos_withlabels.mat``
     (in ``devkit/`` or beside it, as torchvision has it), ``cars_train/`` and ``cars_test/``. Labels are 1 to 196.
 
     Raises:
-        DataError: for files that are missing or do not fit each other.
+        DataError: for files that are missing or inconsistent.
     """
     base = nested(Path(folder), "stanford_cars")
     meta = base / "devkit" / "cars_meta.mat"

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100, python version: pickles, of which nothing but arrays and plain containers is accepted."""
+"""CIFAR-10 and CIFAR-100, python version. Unpickling is restricted to arrays and plain containers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ TEST = {10: ["test_batch"], 100: ["test"]}
 
 
 def read(folder: Path, classes: int = 10) -> RawData:
-    """The official train and test images. They are held in memory as they are, uint8, 3 KB an image.
+    """The official train and test images. Kept in memory as uint8, 3 KB per image.
 
     Args:
-        folder: the unpacked archive's folder, or one that has it.
+        folder: the unpacked archive, or its parent.
         classes: 10, or 100 (fine labels).
 
     Raises:
-        DataError: for files that are missing, damaged, not what they must be, or unsafe to read.
+        DataError: for files that are missing, damaged, invalid or unsafe to unpickle.
     """
     files = FILES[classes]
     base = nested(Path(folder), files["folder"])
@@ -44,17 +44,17 @@ def safe_unpickle(file: Path) -> dict[str, Any]:
     """The dictionary in a pickle of Python 2 or 3.
 
     Raises:
-        DataError: when the file is missing, damaged, no dictionary, or names any function or class but those that rebuild
-            numpy's arrays. Such a name is refused before anything is called.
+        DataError: when the file is missing, damaged, not a dictionary, or refers to a function or class other than those that
+            rebuild numpy arrays. Such a reference is refused before anything is called.
     """
     try:
         with file.open("rb") as stream:
             content = _ArraysOnly(stream, file).load()
     except (DataError, FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # what a damaged pickle raises depends on the place of the damage
+    except Exception as error:  # a damaged pickle can raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{file} is no whole pickle ({reason}); get the data set again.") from error
+        raise DataError(f"{file} is not a complete pickle ({reason}); get the data set again.") from error
     if not isinstance(content, dict):
         raise DataError(f"{file} holds a {type(content).__name__}, not CIFAR's dictionary; get the data set again.")
     return content
@@ -76,11 +76,11 @@ class _ArraysOnly(pickle.Unpickler):
             return np.dtype
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
             return _latin1
-        raise DataError(f"{self._file} asks for {module}.{name}, which CIFAR's files never do; it may be harmful: remove it.")
+        raise DataError(f"{self._file} asks for {module}.{name}, which CIFAR's files never do; it may be malicious: remove it.")
 
 
 def _empty_array(kind: Any, shape: Any, dtype: Any) -> NDArray[Any]:
-    """The first step of rebuilding an array; its content follows."""
+    """First step of unpickling an array; its content follows."""
     if kind is not np.ndarray or shape != (0,):
         raise ValueError("not a plain array")
     return np.ndarray((0,), "b")

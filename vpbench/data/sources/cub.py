@@ -11,12 +11,12 @@ from vpbench.data.sources._listed import Members, from_lists, nested
 
 
 def read(folder: Path) -> RawData:
-    """The splits of ``train.json``, ``val.json`` and ``test.json`` where they are there, else the official train and test.
+    """The splits of ``train.json``, ``val.json`` and ``test.json`` if they exist, else the official train and test.
 
     Images lie in ``images/001.Black_footed_Albatross/``; classes are called after their folders.
 
     Raises:
-        DataError: for files that are missing or do not fit each other.
+        DataError: for files that are missing or inconsistent.
     """
     base = nested(Path(folder), "CUB_200_2011")
     lists: dict[str, Members] = {**(json_lists(Path(folder), base, ("images/", "")) or bird_lists(base)[0])}

@@ -14,13 +14,13 @@ CLASSES = 120
 
 
 def read(folder: Path) -> RawData:
-    """The splits of ``train.json``, ``val.json`` and ``test.json`` where they are there, else ``train_list.mat`` and
+    """The splits of ``train.json``, ``val.json`` and ``test.json`` if they exist, else ``train_list.mat`` and
     ``test_list.mat`` (in the folder itself or in ``lists/``).
 
     Images lie in ``Images/n02085620-Chihuahua/``; classes are called after their folders.
 
     Raises:
-        DataError: for files that are missing or do not fit each other.
+        DataError: for files that are missing or inconsistent.
     """
     base = Path(folder)
     lists: dict[str, Members] = {**(json_lists(base, base, ("Images/", "")) or _official(base))}

@@ -16,7 +16,7 @@ def read(folder: Path, partition: int = 1) -> RawData:
         partition: 1 to 10.
 
     Raises:
-        DataError: for files that are missing or do not fit each other.
+        DataError: for files that are missing or inconsistent.
     """
     base = nested(Path(folder), "dtd")
     return from_lists(base, {split: members_by_folder(base / "labels" / f"{split}{partition}.txt", "images") for split in SPLITS})

@@ -10,7 +10,7 @@ from vpbench.data.sources._json_lists import json_lists, names_in_order
 from vpbench.data.sources._listed import Key, from_lists, nested
 from vpbench.data.sources._mat import read_mat, whole_numbers
 
-# Names of classes 1 to 102, which the official files lack, in the order and spelling of torchvision's Flowers102.
+# Names of classes 1 to 102, missing in the official files, in the order and spelling of torchvision's Flowers102.
 NAMES = """
 pink primrose, hard-leaved pocket orchid, canterbury bells, sweet pea, english marigold, tiger lily, moon orchid, bird
 of paradise, monkshood, globe thistle, snapdragon, colt's foot, king protea, spear thistle, yellow iris, globe-flower,
@@ -29,14 +29,14 @@ CLASS_NAMES = tuple(" ".join(name.split()) for name in NAMES.split(","))
 
 
 def read(folder: Path) -> RawData:
-    """The splits of ``train.json``, ``val.json`` and ``test.json`` where they are there, else those of ``setid.mat``, with
+    """The splits of ``train.json``, ``val.json`` and ``test.json`` if they exist, else those of ``setid.mat``, with
     the labels of ``imagelabels.mat``. Images are ``jpg/image_00001.jpg`` and so on.
 
     Args:
         folder: the data set's folder, or one with a folder ``flowers-102`` in it.
 
     Raises:
-        DataError: for files that are missing or do not fit each other.
+        DataError: for files that are missing or inconsistent.
     """
     base = nested(Path(folder), "flowers-102")
     lists = json_lists(Path(folder), base, ("", "jpg/")) or _official(base)

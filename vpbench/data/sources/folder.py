@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 
 
 class FolderSplit(RawSplit):
-    """Images that stay in their files until they are needed."""
+    """Images in files, read when needed."""
 
     def __init__(self, paths: list[Path], labels: Labels) -> None:
         super().__init__(labels)
@@ -33,13 +33,13 @@ class FolderSplit(RawSplit):
 
 
 def read(path: str | Path) -> RawData:
-    """The images below ``path``, whose class is the name of a folder. Files without an image's suffix are ignored.
+    """The images below ``path``, with folder names as classes. Files without an image suffix are ignored.
 
     ``val`` may also be called ``valid`` or ``validation``. Without it, a tenth of train is used; without any split, every
-    class is split 70/10/20. Both are drawn with a fixed seed and told in ``RawData.note``.
+    class is split 70/10/20. Both are drawn with a fixed seed and recorded in ``RawData.note``.
 
     Raises:
-        DataError: with one line that names the file, the value and the way out.
+        DataError: in one line: the file, the value and how to fix it.
     """
     root = Path(path)
     splits = _split_folders(root)
@@ -66,9 +66,9 @@ def read(path: str | Path) -> RawData:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Folders that are splits, by ``train``, ``val``, ``test``; empty when the folders in ``root`` are classes.
+    """Folders of the splits, by ``train``, ``val``, ``test``; empty if the folders in ``root`` are classes.
 
-    A lone folder ``train`` without folders in it is a class: pictures of trains.
+    A single folder ``train`` without subfolders is a class: images of trains.
     """
     folders = [folder for folder in _subfolders(root) if folder.name.lower() in SPLIT_WORDS]
     splits: dict[str, Path] = {}
@@ -85,7 +85,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    """All image files below ``folder``, sorted, so that a listing's order never changes a split."""
+    """All image files below ``folder``, sorted, so that splits do not depend on the order of a directory listing."""
 
     def fail(error: OSError) -> None:
         raise error

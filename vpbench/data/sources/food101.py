@@ -16,7 +16,7 @@ def read(folder: Path) -> RawData:
         folder: the data set's folder, or one with a folder ``food-101`` in it.
 
     Raises:
-        DataError: for files that are missing or do not fit each other.
+        DataError: for files that are missing or inconsistent.
     """
     base = nested(Path(folder), "food-101")
     known = {line.strip() for line in read_lines(base / "meta" / "classes.txt")}

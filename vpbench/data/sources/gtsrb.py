@@ -28,27 +28,27 @@ TEST_LABELS = "GT-final_test.csv"
 def read(folder: Path, release: str = "fixed") -> RawData:
     """Training images with a validation part of whole tracks, and the final test images.
 
-    Frames of a track are nearly the same picture, so a validation image whose neighbour was trained on would say nothing.
-    Of every class a tenth of its tracks is held out, rounded, at least one.
+    Frames of a track are near-duplicates, so whole tracks are held out: a tenth of the tracks of every class, rounded, at least
+    one.
 
     Args:
-        folder: holds ``GTSRB/``, or is it. Labels of the test images lie in the folder, as torchvision unpacks them, in
+        folder: ``GTSRB/`` or its parent. Labels of the test images are in the parent (as torchvision unpacks them), in
             ``GTSRB/``, or beside the images.
         release: which training images, "fixed" (26,640) or "final" (39,209).
 
     Raises:
-        DataError: for files that are missing or do not fit each other.
+        DataError: for files that are missing or inconsistent.
     """
     folder = Path(folder)
     if release not in TRAINING:
-        raise DataError(f"{folder}: GTSRB has no release '{release}'; say one of {', '.join(TRAINING)}.")
+        raise DataError(f"{folder}: GTSRB has no release '{release}'; choose one of {', '.join(TRAINING)}.")
     base = nested(folder, "GTSRB")
     train = _training(base, TRAINING[release])
     places = [folder / TEST_LABELS, base / TEST_LABELS, base / "Final_Test" / TEST_LABELS, base / TEST / TEST_LABELS]
     test = _members(base, next((file for file in places if file.is_file()), places[0]), TEST)
-    kept, held, tracks = _by_track(base, train)
-    raw = from_lists(base, {"train": kept, "val": held, "test": test}, classes=CLASSES)
-    note = f"Validation is {tracks[0]} of {tracks[1]} training tracks ({len(held)} images), drawn with a fixed seed."
+    kept, held_out, tracks = _by_track(base, train)
+    raw = from_lists(base, {"train": kept, "val": held_out, "test": test}, classes=CLASSES)
+    note = f"Validation is {tracks[0]} of {tracks[1]} training tracks ({len(held_out)} images), drawn with a fixed seed."
     return replace(raw, note=" ".join(filter(None, (note, raw.note))))
 
 
@@ -77,7 +77,7 @@ def _members(base: Path, file: Path, below: str) -> list[tuple[str, Key]]:
 def _by_track(
     base: Path, members: Sequence[tuple[str, Key]]
 ) -> tuple[list[tuple[str, Key]], list[tuple[str, Key]], tuple[int, int]]:
-    """Members that stay and members held out, track by track; tracks held out and tracks in all.
+    """Members kept and members held out, by track; number of tracks held out and in total.
 
     Tracks are numbered within a class: ``Training/00003/00007_00029.ppm`` is the last frame of class 3's eighth.
     """

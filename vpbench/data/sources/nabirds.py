@@ -11,13 +11,13 @@ from vpbench.data.sources._listed import Key, from_lists, nested
 
 
 def read(folder: Path) -> RawData:
-    """The splits of ``train.json``, ``val.json`` and ``test.json`` where they are there, else the official train and test.
+    """The splits of ``train.json``, ``val.json`` and ``test.json`` if they exist, else the official train and test.
 
     Images lie in ``images/0817/``, and are called after their ids without dashes. ``classes.txt`` has 1,011 ids of a
     hierarchy, of which 555 have images; the others never become classes.
 
     Raises:
-        DataError: for files that are missing or do not fit each other.
+        DataError: for files that are missing or inconsistent.
     """
     base = nested(Path(folder), "nabirds")
     lists = json_lists(Path(folder), base, ("images/", ""))

@@ -26,7 +26,7 @@ COLUMNS = {
 
 
 class ParquetSplit(RawSplit):
-    """Rows of a column of encoded images; ``rows`` are their places in the file, from 0."""
+    """Rows of a column of encoded images; ``rows`` are their indices in the file."""
 
     def __init__(self, images: pa.ChunkedArray, rows: Indices, labels: Labels, path: Path) -> None:
         super().__init__(labels)
@@ -41,14 +41,14 @@ class ParquetSplit(RawSplit):
 
 
 def read(path: str | Path) -> RawData:
-    """The images of a parquet file. It is held in memory, encoded.
+    """The images of a parquet file, kept in memory encoded.
 
     Columns: ``image``, a JPEG or PNG file as bytes or as a struct with ``bytes``; ``label``, an integer or text; ``split``,
     one of train, val (or valid, validation) and test. Class names are taken from the schema's metadata: ``class_names``, a
     JSON list, or Hugging Face's ``features``. Without validation images, a tenth of train is used.
 
     Raises:
-        DataError: with one line that names the file, the value and the way out.
+        DataError: in one line: the file, the value and how to fix it.
     """
     file = Path(path)
     try:
@@ -102,7 +102,7 @@ def _membership(column: pa.ChunkedArray, file: Path) -> NDArray[np.str_]:
 
 
 def _class_name(metadata: dict[bytes, bytes], keys: Keys, file: Path) -> Callable[[int | str], str]:
-    """How a label is called. Text names itself; a number is a place in the list of names, where the file has one."""
+    """Class name of a label: text itself; for integers an entry of the list of names, if the file has one."""
     names = _names_in(metadata)
     if not names or keys.dtype.kind != "i":
         return str
@@ -115,7 +115,7 @@ def _class_name(metadata: dict[bytes, bytes], keys: Keys, file: Path) -> Callabl
 
 
 def _names_in(metadata: dict[bytes, bytes]) -> list[str]:
-    """Class names in a schema's metadata; none when it has none or is no valid JSON."""
+    """Class names in a schema's metadata; empty if there are none or the JSON is invalid."""
 
     def parsed(key: bytes) -> Any:
         try:
@@ -133,7 +133,7 @@ def _names_in(metadata: dict[bytes, bytes]) -> list[str]:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """pandas' categories as the values they stand for."""
+    """Decodes a dictionary column (pandas' categories)."""
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 

@@ -1,7 +1,7 @@
 """White squares, ellipses and hearts on black, drawn with the geometry of dSprites (Matthey et al., 2017).
 
 dSprites has 737,280 images: 3 shapes x 6 scales x 40 orientations x 32 x 32 positions. Downloading them for the 2,000
-used here would be waste, so they are drawn. Sizes and outlines were fitted to the 320 frames that dSprites publishes
+used here would be wasteful, so they are rendered. Sizes and outlines were fitted to the 320 frames that dSprites publishes
 as ``dsprites.gif``; a redrawn frame differs from the published one in no more than 4 of its 4,096 pixels.
 """
 
@@ -46,7 +46,7 @@ def read(task: Task) -> RawData:
 
 
 def render(latents: Classes) -> NDArray[np.uint8]:
-    """Draws sprites.
+    """Renders sprites.
 
     Args:
         latents: (n, 5) classes of shape (0 square, 1 ellipse, 2 heart), scale, orientation, x and y, as in dSprites.
@@ -83,7 +83,7 @@ def _in_ellipse(u: Floats, v: Floats) -> NDArray[np.bool_]:
 
 
 def _in_heart(u: Floats, v: Floats) -> NDArray[np.bool_]:
-    """The well-known heart x = 16 sin^3 t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t, tip down, fitted to dSprites.
+    """The heart curve x = 16 sin^3 t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t, tip down, fitted to dSprites.
 
     Every x belongs to two values of t: one on the lobes, and its mirror pi - t on the way to the tip.
     """
@@ -100,11 +100,11 @@ def _in_heart(u: Floats, v: Floats) -> NDArray[np.bool_]:
 def _draw() -> tuple[NDArray[np.uint8], Classes]:
     """2,000 images, all different, with their latents: drawn from all combinations without replacement.
 
-    Different latents can give one image (orientations 0 and 39 are the same angle), which must not be in two splits.
+    Different latents can have the same image (orientations 0 and 39 are the same angle), which must not be in two splits.
     """
     wanted = N_TRAIN + N_VAL + N_TEST
     total = int(np.prod(list(LATENTS.values())))
-    # RandomState's numbers are frozen for good, those of numpy's newer generators are not. A few spares replace repeats.
+    # The stream of RandomState is frozen, unlike those of numpy's newer generators. A few spare draws replace duplicates.
     drawn = np.random.RandomState(SEED).permutation(total)[: wanted + 100]
     latents = np.stack(np.unravel_index(drawn, tuple(LATENTS.values())), axis=1)
     pixels = render(latents)

@@ -17,17 +17,17 @@ from vpbench.data.sources._mat import read_mat, whole_numbers
 def read(folder: Path) -> RawData:
     """``train_32x32.mat`` and ``test_32x32.mat``; the 531,131 extra images are not used.
 
-    A file is held in memory as it is, uint8, 3 KB an image.
+    Kept in memory as uint8, 3 KB per image.
 
     Raises:
-        DataError: for files that are missing, damaged or not what they must be.
+        DataError: for files that are missing, damaged or invalid.
     """
     parts = {split: _part(Path(folder) / f"{split}_32x32.mat") for split in ("train", "test")}
     return from_arrays(Path(folder), parts, [str(digit) for digit in range(10)])
 
 
 def _part(file: Path) -> tuple[NDArray[np.uint8], Labels, str]:
-    """``X`` is (32, 32, 3, n); ``y`` has 1 to 10, where 10 stands for the digit 0."""
+    """``X`` is (32, 32, 3, n); ``y`` has 1 to 10, with 10 for the digit 0."""
     images, numbers = read_mat(file, "X", "y")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3):
         raise DataError(f"{file}: X is {images.dtype} {images.shape}; it must be uint8 (32, 32, 3, n).")

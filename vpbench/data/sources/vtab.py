@@ -1,8 +1,8 @@
-"""VTAB-1k as image files with lists, the layout in which published code passes it around.
+"""VTAB-1k as image files with lists, the layout that published code uses.
 
 A task is a folder with ``images/`` and the lists ``train800.txt``, ``val200.txt``, ``test.txt`` and ``train800val200.txt``;
-a line is an image's path below the folder, a blank, and its class number. ``train800val200.txt`` names the files of the first two
-lists again, or second copies of them in ``images/train800val200/``.
+a line is an image's path below the folder, a blank, and its class number. ``train800val200.txt`` has the files of the first two
+lists, or copies of them in ``images/train800val200/``.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ def read(folder: Path, classes: int = 0, names: Sequence[str] = ()) -> RawData:
     """One task of VTAB-1k.
 
     Args:
-        folder: where the lists are.
+        folder: with the lists.
         classes: number of classes, which are then called "0", "1", ...; or
         names: name of each class.
 
     Raises:
-        DataError: for a list that is missing, broken or empty, an image that is listed twice or not there, a label out of
-            range, or a ``train800val200.txt`` that is not the other two together.
+        DataError: for a list that is missing, invalid or empty, an image that is listed twice or missing, a label out of
+            range, or a ``train800val200.txt`` that is not the union of the other two.
     """
     lists = {split: _members(folder / file) for split, file in LISTS.items()}
     raw = from_lists(folder, lists, names=list(names) or [str(number) for number in range(classes)])
     training = [*lists["train"], *lists["val"]]
-    notes = [*_other_copies(folder, training), *_absent(raw, training), *_told_by_converter(folder)]
+    notes = [*_other_copies(folder, training), *_absent(raw, training), *_converter_note(folder)]
     return dataclasses.replace(raw, note=" ".join([*notes, raw.note]).strip())
 
 
@@ -65,7 +65,7 @@ def _members(file: Path) -> Lines:
 
 
 def _other_copies(folder: Path, training: Lines) -> list[str]:
-    """Checks the list of all training images, which is not needed, but tells of a mixed-up copy; a note where files differ."""
+    """Checks the list of all training images, which is not used, but reveals a mixed-up copy; returns a note if files differ."""
     if not (folder / BOTH).is_file():
         return []
     both = _members(folder / BOTH)
@@ -93,7 +93,7 @@ def _sizes(folder: Path, members: Lines) -> Counter[tuple[Key, int | None]]:
 
 
 def _absent(raw: RawData, training: Lines) -> list[str]:
-    """A note on classes that cannot be learnt."""
+    """A note on classes without training images."""
     absent = sorted(set(range(len(raw.class_names))) - {int(label) for _, label in training})
     if not absent:
         return []
@@ -101,13 +101,13 @@ def _absent(raw: RawData, training: Lines) -> list[str]:
     return [f"Not among the {len(training)} training images: class '{raw.class_names[absent[0]]}'{more}."]
 
 
-def _told_by_converter(folder: Path) -> list[str]:
-    """What the converter that wrote this folder has to say about it."""
+def _converter_note(folder: Path) -> list[str]:
+    """The note of the converter that wrote this folder."""
     file = folder / PROVENANCE
     if not file.is_file():
         return []
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-        return [told["note"]] if told.get("note") else []
+        provenance = json.loads(file.read_text(encoding="utf-8"))
+        return [provenance["note"]] if provenance.get("note") else []
     except (ValueError, AttributeError) as error:
         raise DataError(f"{file} is not what a converter writes; remove it or convert again.") from error

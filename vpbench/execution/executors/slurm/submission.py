@@ -10,7 +10,7 @@ from pathlib import Path
 import submitit
 
 from vpbench.core.errors import StoreError
-from vpbench.core.files import write_whole
+from vpbench.core.files import write_atomically
 from vpbench.execution.executors.slurm.commands import one_line
 from vpbench.execution.job import Job, row_since
 from vpbench.store.store import Store
@@ -41,7 +41,7 @@ class Submission:
             OSError: when the results folder cannot be written.
         """
         note = {"array": self.array, "tasks": [[job.model_dump(mode="json") for job in jobs] for jobs in self.tasks]}
-        write_whole(_note(store, self.slurm_job), lambda path: path.write_text(json.dumps(note)))
+        write_atomically(_note(store, self.slurm_job), lambda path: path.write_text(json.dumps(note)))
 
     def forget(self, store: Store) -> None:
         """Remove the note."""

@@ -1,0 +1,291 @@
+"""Every tensor is on the device of the model: every method, preset and family on a fake GPU (see ``fake_gpu``).
+
+The registry is swept, so that a new method is tested without an edit here. What is checked: forward passes in training and in
+evaluation mode (with ``predict``), the backward pass, ``prepare``, ``phases`` and the training loop, and the analysis of a
+trained model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_gpu import DEVICE, FakeGpu, moved_to_meta, skip_where_values_matter
+from test_contract import fitting, labels
+from timm.models import SwinTransformer, VisionTransformer
+from timm.models.eva import Eva
+from torch import Tensor
+
+from vpbench.analysis import inside
+from vpbench.backbones.family import adapter_for
+from vpbench.core.errors import UnsupportedError
+from vpbench.data.batches import Normaliser
+from vpbench.data.cache import CachedData, CachedSplit
+from vpbench.interface import Context, Method, MethodConfig, Session, Tokens
+from vpbench.models.prompted import PromptedModel
+from vpbench.models.registry import method_class, resolve_method
+from vpbench.spec.recipe import Recipe
+from vpbench.spec.run_spec import BackboneSpec, DataSpec, Preprocess, RunSpec
+from vpbench.training.fit import Trainer
+
+CLASSES, SIZE = 7, 32
+HALF = (0.5, 0.5, 0.5)
+VIT = partial(VisionTransformer, img_size=SIZE, patch_size=8, embed_dim=192, depth=2, num_heads=3, num_classes=0)
+BACKBONES: dict[str, Callable[..., torch.nn.Module]] = {
+    "vit": VIT,
+    "registers": partial(VIT, reg_tokens=2),
+    "clip": partial(VIT, pre_norm=True),
+    "mean": partial(VIT, global_pool="avg"),
+    "eva": partial(
+        Eva,
+        img_size=SIZE,
+        patch_size=8,
+        embed_dim=192,
+        depth=2,
+        num_heads=3,
+        num_classes=0,
+        use_rot_pos_emb=True,
+        swiglu_mlp=True,
+    ),
+    "swin": partial(
+        SwinTransformer, img_size=SIZE, patch_size=4, embed_dim=48, depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=0
+    ),
+}
+FAMILIES = ("vit", "swin")  # with all presets; the variants with every method once
+SPLIT = CachedSplit(np.zeros((4, SIZE, SIZE, 3), np.uint8), np.array([0, 3, 6, 2]), SIZE)
+DATA = CachedData(SPLIT, SPLIT, SPLIT, tuple(map(str, range(CLASSES))))
+
+pytestmark = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14), reason="not tried: torch 2.4 aborts in autograd on a fake GPU"
+)
+
+
+def cases() -> Iterator[Any]:
+    for label in labels():
+        for name in BACKBONES:
+            if name in FAMILIES or ":" not in label:
+                yield pytest.param(label, name, id=f"{label}-{name}")
+
+
+sweep = pytest.mark.parametrize(("label", "name"), list(cases()))
+
+
+def model_of(kind: type[Method[Any]], config: MethodConfig, name: str) -> PromptedModel:
+    torch.manual_seed(0)
+    adapter = adapter_for(BACKBONES[name]())
+    return PromptedModel(adapter, kind(config, adapter.shape, CLASSES), CLASSES)
+
+
+def build(label: str, name: str) -> PromptedModel:
+    """A model in training mode on the CPU; skips combinations that are not supported."""
+    spec = resolve_method(label, fitting(label, name))
+    kind = method_class(spec.name)
+    try:
+        return model_of(kind, kind.Config.model_validate(spec.config), name)
+    except UnsupportedError as error:
+        pytest.skip(str(error))
+
+
+def on_device(tensor: Tensor) -> None:
+    assert tensor.device == DEVICE
+
+
+def check_forward(model: PromptedModel) -> None:
+    """Training and evaluation mode, then merged."""
+    gpu = FakeGpu()
+    gpu.move(model)
+    with gpu.active():
+        images, targets = torch.randn(4, 3, SIZE, SIZE, device=DEVICE), torch.zeros(4, dtype=torch.long, device=DEVICE)
+        for tensor in model.train().training_loss(images, targets):
+            on_device(tensor)
+        with torch.no_grad():
+            logits, features = model.eval().prediction(images, with_features=True)
+            assert features is not None
+            on_device(logits)
+            on_device(features)
+            merge = model.merge if hasattr(model, "merge") else model.method.merge
+            merge()
+            on_device(model(images))
+
+
+def check_backward(model: PromptedModel) -> None:
+    """On the meta device, whose operations refuse tensors on the CPU as well."""
+    model = moved_to_meta(model)
+    images, targets = torch.empty(4, 3, SIZE, SIZE, device="meta"), torch.empty(4, dtype=torch.long, device="meta")
+    loss, _ = model.train().training_loss(images, targets)
+    loss.backward()
+    gradients = [(name, tensor.grad) for name, tensor in model.trainable()]
+    assert [name for name, gradient in gradients if gradient is not None and gradient.device.type != "meta"] == []
+    assert any(gradient is not None for _, gradient in gradients)
+
+
+def check_training(model: PromptedModel, label: str = "linear", **recipe: Any) -> Trainer:
+    """``prepare``, ``phases``, validation and test; mixing images and smoothing labels, so that the loop's own tensors count."""
+    spec = RunSpec(
+        method=resolve_method(label),
+        backbone=BackboneSpec(name="vit", weights="random", image_size=SIZE, patch_size=8, mean=HALF, std=HALF),
+        data=DataSpec(suite="custom", dataset="zeros", digest="0"),
+        recipe=Recipe(**{"optimizer": "adamw", "lr": 0.01, "epochs": 1, "batch_size": 4, **recipe}),
+        preprocess=Preprocess(random_flip=bool(recipe)),
+        selection="best_val",
+        seed=42,
+    )
+    gpu = FakeGpu()
+    gpu.move(model)
+    with gpu.active(), gpu.gradients(model.trainable()):
+        trainer = Trainer(model, DATA, spec, Normaliser(HALF, HALF, DEVICE), DEVICE)
+        trainer.fit()
+        trainer.evaluate(DATA.test, features=2)
+    for tensor in [*model.parameters(), *model.buffers()]:
+        on_device(tensor)
+    return trainer
+
+
+def check_analysis(model: PromptedModel) -> None:
+    gpu = FakeGpu()
+    readable = inside.is_readable(model)
+    gpu.move(model)
+    model.eval()
+    with gpu.active(), gpu.gradients([]):
+        images, targets = torch.randn(4, 3, SIZE, SIZE, device=DEVICE), torch.zeros(4, dtype=torch.long, device=DEVICE)
+        on_device(inside.prompted_pixels(model, images))
+        on_device(inside.first_prompts(model, images))
+        inside.grad_cam(model, images, targets)
+        if readable:
+            inside.attention_by_block(model, images)
+
+
+@sweep
+def test_forward(label: str, name: str) -> None:
+    with skip_where_values_matter():
+        check_forward(build(label, name))
+
+
+@sweep
+def test_backward(label: str, name: str) -> None:
+    check_backward(build(label, name))
+
+
+@pytest.mark.parametrize("recipe", [{}, {"mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1}], ids=["plain", "mixed"])
+@pytest.mark.parametrize(("label", "name"), [case for case in cases() if case.values[1] == "vit"])
+def test_training(label: str, name: str, recipe: dict[str, float]) -> None:
+    with skip_where_values_matter():
+        trainer = check_training(build(label, name), label, **recipe)
+        assert trainer.curve
+
+
+@pytest.mark.parametrize(
+    ("label", "name"), [case for case in cases() if case.values[1] in FAMILIES and ":" not in case.values[0]]
+)
+def test_analysis(label: str, name: str) -> None:
+    with skip_where_values_matter():
+        check_analysis(build(label, name))
+
+
+# Methods that leave a tensor on the CPU, each at another place
+
+
+class Forgetful(Method[MethodConfig]):
+    title, summary, paper, fidelity = "Forgetful", "Has a tensor on the CPU.", "none", "paper"
+
+    def build(self) -> None:
+        self.constant = torch.ones(192)  # not a buffer, so that nothing moves it
+
+
+class InForward(Forgetful):
+    def before_block(self, block: int, tokens: Tokens, context: Context) -> Tokens:
+        return tokens.with_values(tokens.x + self.constant)
+
+
+class InTrainingOnly(Forgetful):
+    def pixels(self, images: Tensor, context: Context) -> Tensor:
+        return images + torch.rand(images.shape[-1]) if context.training else images
+
+
+class InPredictOnly(Forgetful):
+    def predict(self, once: Callable[..., Tensor], images: Tensor) -> Tensor:
+        return once(images) + torch.zeros(CLASSES)
+
+
+class InLossOnly(Forgetful):
+    def loss(self, logits: Tensor, targets: Tensor, context: Context) -> Tensor:
+        return super().loss(logits, targets, context) + torch.ones(2).sum(0, keepdim=True)
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * torch.full((192,), 2.0)
+
+
+class InBackwardOnly(Forgetful):
+    def make_head(self, width: int, classes: int) -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Linear(width, width), DoubledModule(), super().make_head(width, classes))
+
+
+class DoubledModule(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return Doubled.apply(x)
+
+
+class InPrepareOnly(Forgetful):
+    def prepare(self, session: Session) -> None:
+        for images, _ in session.training_batches():
+            images + torch.ones(SIZE)
+
+
+class InPhasesOnly(Forgetful):
+    def phases(self, session: Session) -> None:
+        session.train()
+        for images, _ in session.training_batches():
+            session.logits(images) * torch.ones(CLASSES)
+
+
+class InAnalysisOnly(Forgetful):
+    def pixels(self, images: Tensor, context: Context) -> Tensor:
+        return images + self.constant[:SIZE]
+
+
+@pytest.mark.parametrize(
+    ("kind", "check"),
+    [
+        (InForward, check_forward),
+        (InForward, check_backward),
+        (InTrainingOnly, check_forward),
+        (InPredictOnly, check_forward),
+        (InLossOnly, check_forward),
+        (InBackwardOnly, check_backward),
+        (InPrepareOnly, check_training),
+        (InPhasesOnly, check_training),
+        (InAnalysisOnly, check_analysis),
+    ],
+)
+def test_a_tensor_on_the_cpu_is_found(kind: type[Method[Any]], check: Callable[[PromptedModel], object]) -> None:
+    with pytest.raises(RuntimeError, match=r"device|cpu"):
+        check(model_of(kind, MethodConfig(), "vit"))
+
+
+class Right(Method[MethodConfig]):
+    title, summary, paper, fidelity = "Right", "Has a buffer.", "none", "paper"
+
+    def build(self) -> None:
+        self.own.register_buffer("constant", torch.ones(192))
+
+    def pixels(self, images: Tensor, context: Context) -> Tensor:
+        return images + self.own.constant[:SIZE]
+
+    def loss(self, logits: Tensor, targets: Tensor, context: Context) -> Tensor:
+        return super().loss(logits, targets, context) + torch.ones((), device=logits.device)
+
+
+@pytest.mark.parametrize("check", [check_forward, check_backward, check_training, check_analysis])
+def test_a_buffer_is_moved(check: Callable[[PromptedModel], object]) -> None:
+    check(model_of(Right, MethodConfig(), "vit"))
