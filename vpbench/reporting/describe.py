@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vpbench.backbones.named import backbone_card, backbone_names
@@ -16,6 +17,21 @@ from vpbench.planning.suites import suite_card, suite_names
 from vpbench.search.space import read_space, space_names
 
 KINDS = ("methods", "datasets", "suites", "backbones", "searches")
+
+# The values of ``Method.fidelity`` and of the column ``fidelity``, in words.
+_FIDELITY: Mapping[str, str] = MappingProxyType(
+    {
+        "paper": "follows the paper",
+        "released-code": "follows the released code",
+        "both-differ": "paper and released code differ; presets for both",
+        "approximate": "approximates the paper",
+    }
+)
+
+
+def fidelity_words(fidelity: str) -> str:
+    """What a method follows where paper and released code differ, for readers; an unknown value stays as it is."""
+    return _FIDELITY.get(fidelity, fidelity)
 
 
 def listing(kind: str) -> list[dict[str, Any]]:

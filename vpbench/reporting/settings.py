@@ -1,8 +1,9 @@
-"""What a row keeps as JSON: options, recipe, preprocessing, search."""
+"""What a row stores as JSON: options, recipe, preprocessing, search."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -15,6 +16,15 @@ def settings_in(text: Any) -> dict[str, Any]:
     except json.JSONDecodeError:
         value = text
     return value if isinstance(value, dict) else {"value": value}
+
+
+def options_of(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """The options of a row's method. All of reporting reads the column ``method_config`` here.
+
+    Args:
+        row: with the columns ``method`` and ``method_config``.
+    """
+    return settings_in(row["method_config"])
 
 
 def search_in(text: Any) -> dict[str, Any]:
