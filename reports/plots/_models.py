@@ -125,7 +125,7 @@ def load(store: Store, group: Group) -> Iterator[tuple[RowKey, StoredModel]]:
 
 
 def pictures(stored: StoredModel, count: int) -> Pictures:
-    """The first test image of ``count`` classes, as far apart in the list of classes as can be."""
+    """The first test image of ``count`` classes, at equal distances in the list of classes."""
     import torch
 
     from vpbench.data.batches import Normaliser

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -127,7 +128,8 @@ def _diagram(
     ax.plot([1, 1 + difference], [1.75, 1.75], color="black", linewidth=1.2, marker="|", markersize=6)
     ax.text(1 + difference / 2, 1.95, f"critical difference {difference:.2f}", ha="center", va="bottom", fontsize=7)
     start = -0.55 - 0.55 * len(groups)
-    for place, (row, rank) in enumerate(ranks.items()):
+    rows: list[Any] = list(ranks.index)
+    for place, (row, rank) in enumerate(zip(rows, ranks)):
         on_left = place < half
         y = start - (place if on_left else methods - 1 - place)
         edge = left if on_left else right

@@ -1,4 +1,4 @@
-"""Which parts of an image speak for its class: Grad-CAM of trained models side by side, on a ViT or a Swin Transformer."""
+"""Which parts of an image support its class: Grad-CAM of trained models side by side, on a ViT or a Swin Transformer."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _figure(group: Group, sample: Pictures, columns: dict[RowKey, tuple[NDArray[
     headline(figure, f"Grad-CAM of the true class, {group.title}")
     below(
         figure,
-        "Bright patches speak for the true class, by the gradient of its logit on the tokens that enter the last block; every "
+        "Bright patches support the true class, by the gradient of its logit on the tokens that enter the last block; every "
         "map is scaled to its own maximum. Below: the model's first guess and its probability.",
     )
     return figure

@@ -49,7 +49,7 @@ def gains_of(section: SectionRuns) -> pd.DataFrame:
     means = section.scored.pivot_table(index="row", columns="dataset", values="acc1", aggfunc="mean")
     if reference not in means.index:
         return pd.DataFrame()
-    gains = means.reindex(section.rows) - means.loc[reference]
+    gains = means.reindex(section.rows) - means.T[reference]
     return gains.drop(index=reference)[[name for name in section.datasets if name in gains.columns]]
 
 

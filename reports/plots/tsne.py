@@ -71,7 +71,8 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     drawn = False
     for section in sections(runs, filters):
         own = section.runs[usable(section.runs)]
-        stored = own[[store.artefact_path(run_id, "features.npz").exists() for run_id in own["run_id"]]]
+        has_features = own["run_id"].map(lambda run_id: store.artefact_path(run_id, "features.npz").exists())
+        stored = own[has_features.astype(bool)]
         for dataset, group in stored.groupby("dataset"):
             seed = int(group["seed"].mode().min())
             panels = [_load(store, run) for run in in_table_order(group[group["seed"] == seed]).to_dict("records")]
@@ -170,7 +171,7 @@ def side_by_side(panels: Sequence[Panel], title: str, absent: Sequence[str], wha
 
 
 def _styles(count: int) -> list[tuple[Any, str]]:
-    """Colour and marker per class: eight colours that colour-blind readers tell apart, in two shapes."""
+    """Colour and marker per class: eight colours of a colour-blind-safe palette, with two markers."""
     if count > LEGEND_LIMIT:
         return [(colour, "o") for colour in sns.color_palette("husl", count)]
     palette = sns.color_palette("colorblind")

@@ -131,5 +131,5 @@ def labels_of(section: Section) -> list[str]:
 
 def title_of(section: Section, table: Table) -> str:
     """The title that a table prints above one of its sections."""
-    titles = section_titles(other.key for other in table.sections if other.key)
+    titles = section_titles({*(other.key for other in table.sections if other.key), *table.others})
     return ": ".join(filter(None, (section.caption, titles[section.key] if section.key else "")))

@@ -371,7 +371,7 @@ def test_a_method_that_was_deleted_still_has_a_page(tmp_path: Path) -> None:
     found = check_links(site)
     text = " ".join(found["methods/gone.html"].text.split())
     assert "This version of vpbench cannot describe gone" in text
-    assert "runs 2 ok labels gone:big versions 1 fidelity paper" in text
+    assert "runs 2 ok labels gone:big versions 1 fidelity follows the paper" in text
     assert "seed 1 80.0" in text
     run = found[f"runs/{rows[0]['run_id']}.html"].text
     assert "--methods gone:big" in run

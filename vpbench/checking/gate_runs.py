@@ -30,7 +30,7 @@ def plan_grid(suite: str, methods: Sequence[str], datasets: Sequence[str] | None
     """The runs to compare.
 
     Args:
-        suite: data sets and protocol, in fp32 whatever it says: bf16 gives other numbers on every kind of processor.
+        suite: data sets and protocol, always in fp32: bf16 gives other numbers on every kind of processor.
         methods: labels, e.g. ``insvp:released``.
         datasets: some of the suite's, None for all.
         seeds: each of them in every cell. None: one run per cell, with the suite's seeds in turn, so that a seed

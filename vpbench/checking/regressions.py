@@ -221,7 +221,7 @@ class _Grid:
         if not len(finished(self._old[cell])) or not len(finished(self._new[cell])):
             return "no finished run"
         if len(finished(self._old[cell])) < 2:
-            return "the baseline has one seed, which says nothing of the spread"
+            return "the baseline has one seed, and a spread needs two"
         return ""
 
     def _accuracy(self, cell: Cell) -> CellCheck:

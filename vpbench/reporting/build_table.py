@@ -25,7 +25,7 @@ def build_table(runs: pd.DataFrame, definition: TableDefinition, filters: Filter
     """The table of ``definition``, filled with ``runs`` (one per row, columns of the store's schema).
 
     Args:
-        mix: put runs that cannot be compared into one section; their rows say in what they differ.
+        mix: put runs that cannot be compared into one section; the labels of their rows name the differences.
 
     Raises:
         UsageError: when the filters leave nothing.
@@ -41,7 +41,8 @@ def build_table(runs: pd.DataFrame, definition: TableDefinition, filters: Filter
         models = {key: key.model for key in set(runs["section"])}
         runs = runs.assign(protocol=runs["section"], section=[models[key] for key in runs["section"]])
     keys = sections_in(runs)
-    if mix and len(keys) > 1:
+    mix = mix and len(keys) > 1
+    if mix:
         runs = _mixed(runs)
     elif len(keys) > 1:
         remarks += (f"{len(keys)} sections: their runs are not alike, so none is ranked against another's (--mix does that).",)
@@ -50,7 +51,7 @@ def build_table(runs: pd.DataFrame, definition: TableDefinition, filters: Filter
     same_n = sizes.pop() if len(sizes) == 1 else None
     build = _suite_section if by_suite else _section
     sections = [build(of_section(runs, key), definition, key, same_n is None) for key in sections_in(runs)]
-    if mix and len(keys) > 1:
+    if mix:
         caption = f"Mixed: runs of {len(keys)} sections, which differ in what the brackets say"
         sections = [replace(section, key=None, caption=caption) for section in sections]
     cells = len(runs[["section", "row"]].drop_duplicates().merge(runs[["section", "dataset"]].drop_duplicates(), on="section"))

@@ -77,16 +77,19 @@ def compare(store: Store, runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], 
             raise unknown("method", name, named, "Only runs that ended well can be compared.")
     sections: list[Section] = []
     p_values: list[tuple[int, float]] = []
+    compared: set[SectionKey] = set()
     for first, second in pairs:
         if first == second:
             raise UsageError(f"'{first}' cannot be compared with itself: name two methods.")
         keys = named[first], named[second]
-        for section, members in _comparable(runs[runs["row"].isin(keys)], *keys, mix):
+        own = runs[runs["row"].isin(keys)]
+        compared |= set(own["section"])
+        for section, members in _comparable(own, *keys, mix):
             built, p = _pair_section(store, members, *keys, section)
             if p is not None:
                 p_values.append((len(sections), p))
             sections.append(built)
-    return Table("", "Paired comparison", tuple(_with_holm(sections, p_values)), _HOW)
+    return Table("", "Paired comparison", tuple(_with_holm(sections, p_values)), _HOW, tuple(compared))
 
 
 def _scored(runs: pd.DataFrame) -> pd.DataFrame:
@@ -99,7 +102,7 @@ def _comparable(runs: pd.DataFrame, first: RowKey, second: RowKey, mix: bool) ->
     if mix:
         return [(None, runs)]
     parts = [(key, of_section(runs, key)) for key in sections_in(runs)]
-    both = [(key, own) for key, own in parts if own["row"].nunique() == 2]
+    both: list[tuple[SectionKey | None, pd.DataFrame]] = [(key, own) for key, own in parts if own["row"].nunique() == 2]
     if both:
         return both
     different = "; ".join(differences(key for key, _ in parts).values())
@@ -261,13 +264,14 @@ def statistics_table(runs: pd.DataFrame, definition: TableDefinition, filters: F
         " adjusted by Holm for all pairs. Nemenyi: all pairs after Friedman's test. Wins/ties/losses: the row's method against"
         " the column's.",
     )
-    return Table("", "All methods over all data sets", tuple(sections), (*notes, *how))
+    return Table("", "All methods over all data sets", tuple(sections), (*notes, *how), tuple(sections_in(runs)))
 
 
 def _complete(runs: pd.DataFrame, definition: TableDefinition) -> pd.DataFrame:
     """Data sets x rows, without data sets that a row lacks."""
     means = runs.groupby(["section", "dataset", "row"])["acc1"].mean().unstack("row")
-    return means[sorted(means.columns, key=definition.order)].dropna().astype(float)
+    rows: list[Any] = sorted(means.columns, key=definition.order)  # type: ignore[arg-type]
+    return means[rows].dropna().astype(float)
 
 
 def _dropped(runs: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
@@ -276,7 +280,7 @@ def _dropped(runs: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
 
 
 def _all_methods(scores: pd.DataFrame, notes: list[str]) -> list[Section]:
-    methods, n = list(scores.columns), len(scores)
+    methods, n = _rows(scores), len(scores)
     tables = [_pairwise(scores)]
     try:
         found = friedman(scores)
@@ -300,7 +304,7 @@ def _all_methods(scores: pd.DataFrame, notes: list[str]) -> list[Section]:
 
 def _pairwise(scores: pd.DataFrame) -> Section:
     """Wins, ties and losses of every pair, with Wilcoxon's p where there are data sets enough."""
-    methods = list(scores.columns)
+    methods = _rows(scores)
     pairs = list(combinations(methods, 2))
     note = f"Wilcoxon's p, adjusted by Holm for {len(pairs)} pairs, in parentheses."
     p_values: dict[tuple[RowKey, RowKey], float] = {}
@@ -313,6 +317,11 @@ def _pairwise(scores: pd.DataFrame) -> Section:
         for a in methods
     }
     return _square("Wins/ties/losses", cells, (note,))
+
+
+def _rows(scores: pd.DataFrame) -> list[Any]:
+    """The columns, which are keys of rows."""
+    return list(scores.columns)
 
 
 def _record(gaps: pd.Series[float], p: float | None) -> Cell:

@@ -1,4 +1,4 @@
-"""What a table shows, read from ``reports/tables/<paper>/<number>.toml``."""
+"""Definitions of tables, read from ``reports/tables/<paper>/<number>.toml``."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def load_definition(paper: str, number: str) -> TableDefinition:
         raise unknown("paper", paper, papers)
     numbers = {file.name.removesuffix(".toml"): file for file in papers[paper].iterdir() if file.name.endswith(".toml")}
     if number not in numbers:
-        raise unknown("table", number, numbers, f"Those are of {paper}; --paper knows {', '.join(sorted(papers))}.")
+        raise unknown("table", number, numbers, f"Those are of {paper}; --paper takes {', '.join(sorted(papers))}.")
     try:
         return TableDefinition.model_validate(tomllib.loads(numbers[number].read_text(encoding="utf-8")))
     except tomllib.TOMLDecodeError as error:

@@ -1,4 +1,4 @@
-"""What can be listed and shown, as plain data. Imports no torch."""
+"""Methods, data sets, suites, backbones, searches and runs as plain data. Imports no torch."""
 
 from __future__ import annotations
 
@@ -140,12 +140,12 @@ def _method(label: str) -> dict[str, Any]:
 
 
 def _run(name: str, results: Path) -> dict[str, Any]:
-    from vpbench.store.store import Store  # brings pandas, which lists can do without
+    from vpbench.store.store import Store  # imports pandas, which lists do not need
 
     frame = Store(results).load()
     found = frame[frame["run_id"].str.startswith(name)] if len(frame) else frame
     if len(found) != 1:
-        many = f"{len(found)} runs begin with '{name}'; give more digits" if len(found) else f"there is no run '{name}'"
+        many = f"{len(found)} runs begin with '{name}'; use more digits" if len(found) else f"there is no run '{name}'"
         raise StoreError(f"{results}: {many} ({len(frame)} runs are stored there; --results chooses another folder).")
     row = json.loads(found.iloc[0].to_json(date_format="iso", double_precision=15))
     for column in ("spec", "method_config", "preprocess", "recipe"):

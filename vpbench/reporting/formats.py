@@ -1,4 +1,4 @@
-"""A table as text: for a terminal, GitHub, LaTeX, a web page, a spreadsheet, or a program."""
+"""A table as text: for a terminal, GitHub, LaTeX, a web page, a spreadsheet, or a program. All text of keys is made here."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Section:
 
 def _printed(table: Table) -> list[_Section]:
     """The sections with titles, headings and labels in place of keys."""
-    titles = section_titles(section.key for section in table.sections if section.key)
+    titles = section_titles({*(section.key for section in table.sections if section.key), *table.others})
     found = []
     for section in table.sections:
         title = ": ".join(filter(None, (section.caption, titles[section.key] if section.key else "")))
@@ -88,7 +88,7 @@ def terminal(table: Table, width: int | None = None, colour: bool = False) -> st
     """Boxed tables. Wider ones than ``width`` characters are cut into blocks of columns.
 
     Args:
-        colour: bold and underlined by escape codes; marks ``*`` and ``+`` behind the numbers otherwise.
+        colour: bold and underlined by escape codes; marks ``*`` and ``+`` after the numbers otherwise.
     """
     stream = io.StringIO()
     console = Console(

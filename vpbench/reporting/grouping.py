@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -53,9 +54,7 @@ def section_keys(runs: pd.DataFrame) -> list[SectionKey]:
     usual: dict[tuple[SectionKey, str], str] = {}
     for (key, dataset, data), _ in sorted(Counter(versions).items(), key=lambda item: (-item[1], item[0][2])):
         usual.setdefault((key, dataset), data)
-    rarer = {
-        version: SectionKey(*version[0].values[:-1], version[1:]) for version in set(versions) if version[2] != usual[version[:2]]
-    }
+    rarer = {version: replace(version[0], data=version[1:]) for version in set(versions) if version[2] != usual[version[:2]]}
     return [rarer.get(version, version[0]) for version in versions]
 
 
@@ -72,8 +71,8 @@ def _training_images(suite: SuiteCard | None) -> str | int:
 def row_keys(runs: pd.DataFrame, lines: Sequence[Line] = ()) -> list[RowKey]:
     """The row of every run: its method, and what differs from the method's most common configuration in the suite.
 
-    A recipe may give a method other options in another suite or for another data set; that is no variant that a user asked
-    for, so values that are the recipe's count as equal. A run that a line selects is of the line's row.
+    A recipe may give a method other options in another suite or for another data set; such a value is no variant,
+    so values that are the recipe's count as equal. A run that a line selects is of the line's row.
     """
     columns = ["method", "suite", "dataset", "method_version", "method_config", "recipe", "search"]
     kind = runs.groupby(columns, dropna=False, sort=False).ngroup().to_numpy()  # many runs differ in nothing but the seed
@@ -128,7 +127,7 @@ def _settings(options: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str
 
 
 def _planned(name: str, suite_name: str, datasets: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What the recipe sets for a method on each data set; {} for a suite or a method that is not known any more."""
+    """What the recipe sets for a method on each data set; {} for a suite or a method that this version does not have."""
     method, preset = split_name(name)
     if method not in known_methods():
         return {}

@@ -99,7 +99,7 @@ def data_set_colours(runs: pd.DataFrame) -> dict[str, str]:
 
 
 def tidy(ax: Axes, grid: str = "both") -> None:
-    """No box around the panel, and a light grid behind what it shows."""
+    """No box around the panel, and a light grid in the background."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(True, axis=grid, color="0.9", linewidth=0.6)  # type: ignore[arg-type]
     ax.set_axisbelow(True)

@@ -57,7 +57,7 @@ def footer_lines(
     """All lines, in reading order.
 
     Args:
-        n: seeds behind every number, or None when they differ (cells then show their own).
+        n: seeds behind every number, or None when they differ, and cells show their own.
         filled: methods x data sets that have a number.
         cells: methods x data sets.
         remarks: on the choice of the runs.

@@ -87,7 +87,7 @@ def published_figures(definition: TableDefinition, paper: str) -> tuple[Publishe
 
 
 def footnotes(paper: str, number: str) -> tuple[Footnote, ...]:
-    """What is known about a table of a paper."""
+    """The remarks on a table of a paper."""
     return tuple(note for note in _all_footnotes() if note.paper == paper and number in note.tables)
 
 
@@ -221,10 +221,11 @@ Cells = Mapping[tuple[str, ColumnKey], tuple[PublishedNumber, tuple[str, ...]]]
 
 def _beside(section: Section, definition: TableDefinition, cells: Cells) -> Section:
     """The section with reported columns, gaps, and the rows of methods that only the paper has."""
-    keys = [column.key for column in section.columns if any(key == column.key for _, key in cells)]
+    named = {column.key: column for column in section.columns if isinstance(column.key, ColumnKey)}
+    ours = [column.key for column in section.columns if isinstance(column.key, ColumnKey)]
+    keys = [key for key in ours if any(key == theirs for _, theirs in cells)]
     if not keys:
         return section
-    named = {column.key: column for column in section.columns}
     hidden = {ColumnKey("cost", cost.column) for cost in definition.costs if not cost.gap}
     gaps = [key for key in keys if key not in hidden]
     columns = (

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def settings_in(text: Any) -> dict[str, Any]:
-    """The settings by name; {} for none. Text that is no JSON, or no settings, is kept as ``{"value": text}``."""
+    """The settings by name; {} for none. Text that is no JSON, or no settings, becomes ``{"value": text}``."""
     if not isinstance(text, str) or not text:
         return {}
     try:

@@ -1,4 +1,4 @@
-"""Tests for comparing methods, on plain arrays: what the numbers of a comparison mean and when there are too few for one.
+"""Tests for comparing methods, on plain arrays: which test is made, and when there are too few numbers for one.
 
 Seeds are repeated measures on the same test images, so seeds x images are never taken for so many independent trials.
 Sources: Demsar, Statistical comparisons of classifiers over multiple data sets, JMLR 2006 (Wilcoxon, Friedman, Nemenyi);
@@ -17,7 +17,7 @@ import pandas as pd
 
 ALPHA = 0.05
 DRAWS = 10_000
-# Below these the smallest p that a test can give is above 0.05, or its approximation is not to be trusted.
+# Below these the smallest p that a test can give is above 0.05, or its approximation is poor.
 LEAST_WILCOXON = 6
 LEAST_FRIEDMAN = 5
 LEAST_METHODS = 3
@@ -26,7 +26,7 @@ Hits = npt.NDArray[np.bool_]
 
 
 class TooFewError(ValueError):
-    """There are too few data sets, methods or seeds for a test; the message says how many it needs."""
+    """There are too few data sets, methods or seeds for a test; the message names how many it needs."""
 
 
 @dataclass(frozen=True)

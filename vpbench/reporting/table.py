@@ -89,12 +89,18 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """Its number in the paper (empty for none), a title, sections with columns of their own, and the lines below."""
+    """Sections, each with its own columns, and the lines below.
+
+    Attributes:
+        number: in the paper; empty for none.
+        others: sections of the same runs that are not shown, and that titles must be different from.
+    """
 
     number: str
     title: str
     sections: tuple[Section, ...]
     footer: tuple[str, ...]
+    others: tuple[SectionKey, ...] = ()
 
     @property
     def caption(self) -> str:

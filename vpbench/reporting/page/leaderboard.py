@@ -1,4 +1,4 @@
-"""The leaderboard: the sections and rows of the tables, with what sorting, filtering and links need."""
+"""The leaderboard: the table ``vpbench/leaderboard`` with the links and values that sorting and filtering need."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Number:
-    """A cell: ``text`` without its spread, ``spread`` and ``n`` where they are known, ``value`` to sort by."""
+    """A cell: ``text`` without its spread, ``spread`` and ``n`` where there are any, ``value`` to sort by."""
 
     text: str
     spread: str
@@ -128,7 +128,8 @@ def standings(runs: pd.DataFrame, filters: Filters, places: dict[Any, Place]) ->
     for number, section in enumerate(table.sections, 1):
         assert section.key is not None  # nothing is mixed here
         own = of_section(arranged, section.key)
-        lines = [_Line(row, own[own["row"] == row.key], section.columns, definition.decimals) for row in section.rows]
+        by_row: dict[Any, pd.DataFrame] = dict(list(own.groupby("row", sort=False)))
+        lines = [_Line(row, by_row[row.key], section.columns, definition.decimals) for row in section.rows]
         anchors: dict[tuple[RowKey, str], str] = {}
         found: dict[str, list[Tally]] = {}
         for place, line in enumerate(lines, 1):

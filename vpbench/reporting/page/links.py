@@ -1,4 +1,4 @@
-"""Where everything lies on a page: file names and anchors for whatever a store holds."""
+"""File names and anchors of a page, for any names that a store may hold."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _PLAIN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 def file_stem(name: str) -> str:
-    """``name`` where it is a harmless file name on every system, else its harmless letters and a hash.
+    """``name`` where it is a safe file name on every system, else its safe letters and a hash.
 
-    Capital letters count as harmful: there are systems on which A.html and a.html are one file.
+    Capital letters are not safe: on some systems A.html and a.html are one file.
     """
     if _PLAIN.fullmatch(name):
         return name

@@ -17,7 +17,7 @@ from vpbench.reporting.page.links import method_file
 
 @dataclass(frozen=True)
 class MethodPage:
-    """A method with all its presets. ``facts`` are those of ``vpbench show method``, empty where ``problem`` says why."""
+    """A method with all its presets. ``facts`` are those of ``vpbench show method``, empty where there is a ``problem``."""
 
     name: str
     file: str

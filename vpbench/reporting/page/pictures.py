@@ -70,7 +70,7 @@ def draw_all(store: Store, runs: pd.DataFrame, filters: Filters, site: Path, lar
 
 
 def without_folder(text: str, store: Store) -> str:
-    """``text`` with RESULTS for the folder: a page is for others, and is the same wherever its store lies."""
+    """``text`` with RESULTS for the folder: a page has the same bytes wherever its store is."""
     return text.replace(str(store.folder.resolve()), "RESULTS").replace(str(store.folder), "RESULTS")
 
 

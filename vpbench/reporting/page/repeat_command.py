@@ -20,7 +20,7 @@ from vpbench.reporting.settings import options_of, settings_in
 
 @dataclass(frozen=True)
 class Command:
-    """A line for the shell, cut before each option, and what a reader should know before running it."""
+    """A line for the shell, split before each option, and notes for whoever runs it."""
 
     parts: tuple[str, ...]
     notes: tuple[str, ...] = ()

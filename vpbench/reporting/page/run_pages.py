@@ -81,7 +81,7 @@ class Shared:
     """What the pages of a site share, found once.
 
     Attributes:
-        store: where learning curves lie.
+        store: with the learning curves.
         columns: of the store's rows.
         plans: for the commands.
         meanings: of options, by the label of a method.
@@ -152,7 +152,7 @@ def _seed(run: Run) -> str:
 def _curve(run_id: str, title: str, store: Store) -> tuple[tuple[Markup, ...], str]:
     """The pictures, or why there is none."""
     path = store.artefact_path(run_id, "curve.csv")
-    # An id from a file that somebody else made must not lead out of the store.
+    # A run id is read from a file, so it must not lead out of the store.
     if Path(run_id).name != run_id or not path.is_file():
         return (), "No learning curve was stored; --save curve keeps one."
     try:

@@ -32,7 +32,7 @@ from vpbench.store.store import Store
 ASSETS = ("style.css", "table.js")
 MOST_FAILURES = 200  # listed on the first page; more are counted
 
-# The first line says what the file is; then the files of the page, one per line.
+# A line that identifies the file, then the files of the page, one per line.
 MARKER = ".vpbench-page"
 _FIRST_LINE = "Files of a page written by vpbench report --html; the next one replaces them."
 
@@ -152,7 +152,7 @@ def _write(path: Path, template: str, **values: Any) -> None:
 
 @lru_cache(maxsize=1)
 def environment() -> Environment:
-    """Templates that escape everything and know no undefined name."""
+    """Templates that escape everything and raise for undefined names."""
     return Environment(
         loader=PackageLoader("vpbench.reporting.page"),
         autoescape=True,
@@ -166,7 +166,7 @@ def environment() -> Environment:
 
 
 def publish(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Let ``fill`` write a page into a scratch folder, then give it the name ``folder``.
+    """Let ``fill`` write a page into a scratch folder, then rename it to ``folder``.
 
     An interruption leaves what was there before. An earlier page is replaced; anything else is never deleted.
 
@@ -207,7 +207,7 @@ def check_replaceable(folder: Path) -> None:
     if not folder.is_dir():
         raise UsageError(f"--html {folder} is a file; a page needs a folder.")
     try:
-        # A link counts as a file, so that nothing behind it is taken for ours.
+        # A link counts as a file, so that its target is never deleted.
         found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
         lines = (folder / MARKER).read_text(encoding="utf-8").splitlines() if MARKER in found else []
     except (OSError, UnicodeDecodeError) as error:
