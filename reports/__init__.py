@@ -1,1 +1,1 @@
-"""One definition per table (tables/) and one module per figure (plots/)."""
+"""One definition per table (tables/), one module per figure (plots/), and the looks of methods (palette.toml)."""

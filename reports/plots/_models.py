@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from vpbench.core.errors import StoreError, VpbenchError
 from vpbench.core.hashing import digest
-from vpbench.reporting.figures import Section, in_table_order, usable
+from vpbench.reporting.figures import SectionRuns, in_table_order, usable
+from vpbench.reporting.keys import RowKey
+from vpbench.reporting.row_labels import row_label
 from vpbench.store.store import Store
 
 if TYPE_CHECKING:
@@ -35,10 +37,10 @@ class Group:
         section: of comparable runs.
         dataset: its name.
         seed: of all runs here.
-        runs: with trained tensors, one per row, in the order of the tables.
+        runs: with trained tensors, one per row, in the order of the leaderboard.
     """
 
-    section: Section
+    section: SectionRuns
     dataset: str
     seed: int
     runs: pd.DataFrame
@@ -69,7 +71,7 @@ class Pictures:
     names: tuple[str, ...]
 
 
-def groups(store: Store, sections: Iterator[Section]) -> list[Group]:
+def groups(store: Store, sections: Iterator[SectionRuns]) -> list[Group]:
     """All data sets with trained models; of each the seed that most methods have.
 
     Raises:
@@ -109,7 +111,7 @@ def each(found: Sequence[Group], make: Callable[[Group], Iterator[tuple[str, Fig
         raise problems[0]
 
 
-def load(store: Store, group: Group) -> Iterator[tuple[str, StoredModel]]:
+def load(store: Store, group: Group) -> Iterator[tuple[RowKey, StoredModel]]:
     """Row and model, one at a time; the data set is opened once."""
     import torch
 
@@ -119,11 +121,11 @@ def load(store: Store, group: Group) -> Iterator[tuple[str, StoredModel]]:
     raw = open_data(stored_spec(records[0]))
     with torch.random.fork_rng(devices=[]):  # a model's first values are drawn, and then replaced by the stored ones
         for run in records:
-            yield str(run["row"]), load_stored(run, store, "cpu", raw)
+            yield run["row"], load_stored(run, store, "cpu", raw)
 
 
 def pictures(stored: StoredModel, count: int) -> Pictures:
-    """The first test image of ``count`` classes, as far apart in the list of classes as can be."""
+    """The first test image of ``count`` classes, at equal distances in the list of classes."""
     import torch
 
     from vpbench.data.batches import Normaliser
@@ -138,10 +140,11 @@ def pictures(stored: StoredModel, count: int) -> Pictures:
     return Pictures(pixels, normalise(pixels), torch.from_numpy(labels[places]), stored.data.class_names)
 
 
-def slug(row: str) -> str:
-    """A row's label as a part of a file name: with a hash where characters had to go."""
-    plain = re.sub(r"[^A-Za-z0-9.-]+", "-", row).strip("-")
-    return plain if plain == row else f"{plain[:40].rstrip('-')}-{digest(row, 4)}"
+def slug(row: RowKey) -> str:
+    """A row as a part of a file name: its label, with a hash where characters are left out."""
+    label = row_label(row)
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "-", label).strip("-")
+    return plain if plain == label else f"{plain[:40].rstrip('-')}-{digest(label, 4)}"
 
 
 def show(ax: Axes, picture: NDArray[Any], **options: Any) -> None:

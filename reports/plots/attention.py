@@ -14,17 +14,20 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vpbench.core.errors import UnsupportedError
-from vpbench.reporting.figures import below, headline, sections
-from vpbench.reporting.runs import Filters
+from vpbench.reporting.figures import sections
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.keys import RowKey
+from vpbench.reporting.looks import below, headline
+from vpbench.reporting.row_labels import row_label
 from vpbench.reports.plots._models import Group, Pictures, each, groups, load, pictures, short, show
 from vpbench.store.store import Store
 
 if TYPE_CHECKING:
     from vpbench.analysis.inside import BlockAttention
 
+PLACE = 110  # on a page
 IMAGES = 2
 MOST_BLOCKS = 12
-FROZEN = "frozen backbone"
 
 
 def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
@@ -40,46 +43,59 @@ def _of_group(store: Store, group: Group) -> Iterator[tuple[str, Figure]]:
     from vpbench.analysis.inside import attention_by_block
     from vpbench.backbones.weights import load_backbone
 
-    rows: dict[str, list[BlockAttention]] = {}
-    unreadable: list[str] = []
+    frozen: list[BlockAttention] = []
+    rows: dict[RowKey, list[BlockAttention]] = {}
+    unreadable: list[RowKey] = []
     sample: Pictures | None = None
     for row, stored in load(store, group):
         if sample is None:
             sample = pictures(stored, IMAGES)
             # Another copy: the method's own may have prompts in its attention.
-            rows[FROZEN] = attention_by_block(load_backbone(stored.spec.backbone), sample.images)
-        if row == "linear":
-            continue  # the backbone's attention as it is
+            frozen = attention_by_block(load_backbone(stored.spec.backbone), sample.images)
         try:
-            rows[row] = attention_by_block(stored.model, sample.images)
+            own = attention_by_block(stored.model, sample.images)
         except UnsupportedError:
             unreadable.append(row)
+            continue
+        if not _alike(own, frozen):  # linear probing, for one, leaves the attention as it is
+            rows[row] = own
     assert sample is not None
-    yield f"attention_{group.stem}_seed{group.seed}", _figure(group, sample, rows, unreadable)
+    yield f"attention_{group.stem}_seed{group.seed}", _figure(group, sample, frozen, rows, unreadable)
 
 
-def _figure(group: Group, sample: Pictures, rows: Mapping[str, Sequence[BlockAttention]], unreadable: Sequence[str]) -> Figure:
-    depth = len(rows[FROZEN])
+def _alike(one: Sequence[BlockAttention], other: Sequence[BlockAttention]) -> bool:
+    return all(
+        np.allclose(a.patches, b.patches, rtol=0, atol=1e-6) and (a.prompts is None or not np.any(a.prompts))
+        for a, b in zip(one, other)
+    )
+
+
+def _figure(
+    group: Group, sample: Pictures, frozen: Sequence[BlockAttention], rows: Mapping[RowKey, Sequence[BlockAttention]],
+    unreadable: Sequence[RowKey],
+) -> Figure:  # fmt: skip
+    shown = {"frozen backbone": frozen, **{row_label(row): attention for row, attention in rows.items()}}
+    depth = len(frozen)
     blocks = sorted({int(at) for at in np.linspace(0, depth - 1, min(depth, MOST_BLOCKS)).round()})
-    lines, columns = len(sample.pixels) * len(rows), len(blocks) + 1
-    longest = min(max(map(len, rows)), 24)
+    lines, columns = len(sample.pixels) * len(shown), len(blocks) + 1
+    longest = min(max(map(len, shown)), 24)
     side = 0.95 if columns <= 8 else 0.66
     figure = Figure(figsize=(side * columns + 0.07 * longest + 0.3, (side + 0.1) * lines + 1.0), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False)
     for picture, pixels in enumerate(sample.pixels):
-        for place, (row, attention) in enumerate(rows.items()):
-            line = picture * len(rows) + place
+        for place, (label, attention) in enumerate(shown.items()):
+            line = picture * len(shown) + place
             show(axes[line, 0], pixels)
-            axes[line, 0].set_ylabel(short(row, 24), rotation=0, ha="right", va="center", labelpad=4, fontsize=7)
+            axes[line, 0].set_ylabel(short(label, 24), rotation=0, ha="right", va="center", labelpad=4, fontsize=7)
             for column, block in enumerate(blocks, start=1):
                 ax, weights = axes[line, column], attention[block]
                 show(ax, weights.patches[picture], cmap="viridis", vmin=0, vmax=float(weights.patches[picture].max()))
-                if weights.prompts is not None and row != FROZEN:
+                if weights.prompts is not None and attention is not frozen:
                     ax.set_xlabel(f"{100 * weights.prompts[picture]:.0f} %", fontsize=6, labelpad=1)
     for column, block in enumerate(blocks, start=1):
         axes[0, column].set_title(f"block {block + 1}" if side > 0.9 else str(block + 1), fontsize=7)
     headline(figure, f"Attention by block, {group.title}")
-    by_class = rows[FROZEN][0].prompts is not None
+    by_class = frozen[0].prompts is not None
     parts = [
         "Attention of the class token to the patches, mean over heads; below a map the share that goes to prompts."
         if by_class
@@ -87,6 +103,6 @@ def _figure(group: Group, sample: Pictures, rows: Mapping[str, Sequence[BlockAtt
         "Every map is scaled to its own maximum (yellow).",
     ]
     if unreadable:
-        parts.append(f"Not readable, as the method replaces the attention: {', '.join(unreadable)}.")
+        parts.append(f"Not readable, as the method replaces the attention: {', '.join(map(row_label, unreadable))}.")
     below(figure, " ".join(parts))
     return figure

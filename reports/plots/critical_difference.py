@@ -1,4 +1,4 @@
-"""Critical-difference diagram: mean ranks over data sets, and which differences Nemenyi's test cannot tell from chance.
+"""Critical-difference diagram: mean ranks over data sets, and which differences are not significant by Nemenyi's test.
 
 After Demšar, "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 7, 2006. Seeds are repeated measures of
 the same data set and no further data sets, so that ranks come from means over seeds.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,10 +16,15 @@ from matplotlib.figure import Figure
 from scipy.stats import friedmanchisquare, studentized_range
 
 from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import Look, Section, below, headline, looks, sections
-from vpbench.reporting.runs import Filters
+from vpbench.reporting.figures import SectionRuns, sections
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.keys import RowKey
+from vpbench.reporting.looks import Look, below, headline, looks
+from vpbench.reporting.row_labels import row_label
 from vpbench.store.store import Store
 
+PLACE = 30  # on a page
+OVERVIEW = True  # readable with thousands of runs
 ALPHA = 0.05
 FEWEST_METHODS = 3
 
@@ -47,7 +53,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         )
 
 
-def complete_scores(section: Section) -> pd.DataFrame:
+def complete_scores(section: SectionRuns) -> pd.DataFrame:
     """Mean accuracy over seeds, a row per data set and a column per method that has a number on every data set."""
     means = section.scored.pivot_table(index="dataset", columns="row", values="acc1", aggfunc="mean")
     means = means.reindex(index=section.datasets)
@@ -93,7 +99,7 @@ def cliques(ranks: Sequence[float], difference: float) -> list[tuple[int, int]]:
     return found
 
 
-def _figure(section: Section, scores: pd.DataFrame, style: Mapping[str, Look]) -> Figure:
+def _figure(section: SectionRuns, scores: pd.DataFrame, style: Mapping[RowKey, Look]) -> Figure:
     datasets, methods = scores.shape
     ranks = mean_ranks(scores).sort_values(kind="stable")
     difference = critical_difference(methods, datasets)
@@ -108,7 +114,7 @@ def _figure(section: Section, scores: pd.DataFrame, style: Mapping[str, Look]) -
 
 
 def _diagram(
-    ax: Axes, ranks: pd.Series[float], difference: float, groups: Sequence[tuple[int, int]], style: Mapping[str, Look]
+    ax: Axes, ranks: pd.Series[float], difference: float, groups: Sequence[tuple[int, int]], style: Mapping[RowKey, Look]
 ) -> None:
     """The scale of ranks on top; labels left and right below it; thick lines join what is not significantly different."""
     methods, half = len(ranks), -(-len(ranks) // 2)
@@ -122,11 +128,12 @@ def _diagram(
     ax.plot([1, 1 + difference], [1.75, 1.75], color="black", linewidth=1.2, marker="|", markersize=6)
     ax.text(1 + difference / 2, 1.95, f"critical difference {difference:.2f}", ha="center", va="bottom", fontsize=7)
     start = -0.55 - 0.55 * len(groups)
-    for place, (label, rank) in enumerate(ranks.items()):
+    rows: list[Any] = list(ranks.index)
+    for place, (row, rank) in enumerate(zip(rows, ranks)):
         on_left = place < half
         y = start - (place if on_left else methods - 1 - place)
         edge = left if on_left else right
-        look = style[str(label)]
+        look, label = style[row], row_label(row)
         ax.plot([rank, rank, edge], [0, y, y], color="0.45", linewidth=0.8)
         ax.plot(rank, 0, ls="", markersize=6, clip_on=False, zorder=3, **look.dot)
         text = f"{label}  {rank:.2f}" if on_left else f"{rank:.2f}  {label}"
@@ -139,7 +146,7 @@ def _diagram(
     ax.set_ylim(start - half + 0.3, 2.9)
 
 
-def _caption(section: Section, scores: pd.DataFrame, difference: float) -> str:
+def _caption(section: SectionRuns, scores: pd.DataFrame, difference: float) -> str:
     statistic, p = friedmanchisquare(*(scores[row] for row in scores))
     parts = [
         f"Rank 1 is best. Bars join methods whose ranks differ by less than {difference:.2f} (Nemenyi, alpha = {ALPHA}). "
@@ -149,6 +156,6 @@ def _caption(section: Section, scores: pd.DataFrame, difference: float) -> str:
         parts.append("Friedman's test finds no difference at all, so that none of the ranks should be read as one.")
     if len(scores) < 10:
         parts.append(f"With {len(scores)} data sets both tests see large differences only.")
-    if left_out := sorted(set(section.runs["row"]) - set(scores)):
+    if left_out := sorted(map(row_label, set(section.runs["row"]) - set(scores))):
         parts.append(f"Without a number on every data set: {', '.join(left_out)}.")
     return " ".join(parts)

@@ -10,10 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import Look, Section, below, headline, in_table_order, looks, sections, tidy, usable
-from vpbench.reporting.runs import Filters
+from vpbench.reporting.figures import SectionRuns, in_table_order, sections, usable
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.keys import RowKey
+from vpbench.reporting.looks import Look, below, headline, looks, tidy
+from vpbench.reporting.row_labels import row_label
 from vpbench.store.store import Store
 
+PLACE = 50  # on a page
 COLUMNS = ("phase", "epoch", "train_loss", "val_acc1")
 
 
@@ -52,9 +56,9 @@ def read_curve(store: Store, run_id: str) -> pd.DataFrame:
     return curve.assign(at=range(1, len(curve) + 1), val_acc1=pd.to_numeric(curve["val_acc1"]))
 
 
-def _curves(store: Store, runs: pd.DataFrame) -> dict[str, list[pd.DataFrame]]:
+def _curves(store: Store, runs: pd.DataFrame) -> dict[RowKey, list[pd.DataFrame]]:
     """Curves by row, in the order of the tables, one per seed."""
-    found: dict[str, list[pd.DataFrame]] = {}
+    found: dict[RowKey, list[pd.DataFrame]] = {}
     for row, run_id in in_table_order(runs[usable(runs)])[["row", "run_id"]].itertuples(index=False, name=None):
         if store.artefact_path(run_id, "curve.csv").exists():
             found.setdefault(row, []).append(read_curve(store, run_id))
@@ -62,7 +66,7 @@ def _curves(store: Store, runs: pd.DataFrame) -> dict[str, list[pd.DataFrame]]:
 
 
 def _figure(
-    section: Section, dataset: str, curves: dict[str, list[pd.DataFrame]], style: dict[str, Look], rows: set[str]
+    section: SectionRuns, dataset: str, curves: dict[RowKey, list[pd.DataFrame]], style: dict[RowKey, Look], rows: set[RowKey]
 ) -> Figure:
     validated = any(curve["val_acc1"].notna().any() for own in curves.values() for curve in own)
     figure = Figure(figsize=(6.9 if validated else 4.6, 3.8), layout="constrained")
@@ -79,11 +83,11 @@ def _figure(
         _panel(axes[1], curves, style, "val_acc1")
         axes[1].set(ylabel="top-1 accuracy on validation images (%)")
     headline(figure, f"Learning curves, {dataset}: {section.title}")
-    below(figure, _caption(curves, validated, rows), [style[row].key(row, line=True) for row in curves])
+    below(figure, _caption(curves, validated, rows), [style[row].key(row_label(row), line=True) for row in curves])
     return figure
 
 
-def _panel(ax: Axes, curves: dict[str, list[pd.DataFrame]], style: dict[str, Look], column: str) -> None:
+def _panel(ax: Axes, curves: dict[RowKey, list[pd.DataFrame]], style: dict[RowKey, Look], column: str) -> None:
     tidy(ax)
     for row, own in curves.items():
         look = style[row]
@@ -100,18 +104,19 @@ def _panel(ax: Axes, curves: dict[str, list[pd.DataFrame]], style: dict[str, Loo
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _has_phases(curves: dict[str, list[pd.DataFrame]]) -> bool:
+def _has_phases(curves: dict[RowKey, list[pd.DataFrame]]) -> bool:
     return any(curve["phase"].nunique() > 1 for own in curves.values() for curve in own)
 
 
-def _caption(curves: dict[str, list[pd.DataFrame]], validated: bool, rows: set[str]) -> str:
+def _caption(curves: dict[RowKey, list[pd.DataFrame]], validated: bool, rows: set[RowKey]) -> str:
     seeds = sorted({len(own) for own in curves.values()})
     parts = [f"Mean and range of {'/'.join(map(str, seeds))} seeds." if seeds[-1] > 1 else "One seed each."]
     if _has_phases(curves):
         counts = {row: max(curve["phase"].nunique() for curve in own) for row, own in curves.items()}
-        parts += [f"{row} trains in {count} phases, with a gap between them." for row, count in counts.items() if count > 1]
+        several = {row_label(row): count for row, count in counts.items() if count > 1}
+        parts += [f"{row} trains in {count} phases, with a gap between them." for row, count in several.items()]
     if not validated:
         parts.append("No validation curve: only runs with --selection best_val look at the validation images every epoch.")
-    if absent := sorted(rows - curves.keys()):
+    if absent := sorted(map(row_label, rows - curves.keys())):
         parts.append(f"No curve stored: {', '.join(absent)}.")
     return " ".join(parts)

@@ -1,4 +1,4 @@
-"""Which parts of an image speak for its class: Grad-CAM of trained models side by side, on a ViT or a Swin Transformer."""
+"""Which parts of an image support its class: Grad-CAM of trained models side by side, on a ViT or a Swin Transformer."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from vpbench.reporting.figures import below, headline, sections
-from vpbench.reporting.runs import Filters
+from vpbench.reporting.figures import sections
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.keys import RowKey
+from vpbench.reporting.looks import below, headline
+from vpbench.reporting.row_labels import row_label
 from vpbench.reports.plots._models import Group, Pictures, each, groups, load, overlay, pictures, short, show
 from vpbench.store.store import Store
 
 if TYPE_CHECKING:
     from vpbench.analysis.load import StoredModel
 
+PLACE = 100  # on a page
 IMAGES = 5
 
 
@@ -34,7 +38,7 @@ def _of_group(store: Store, group: Group) -> Iterator[tuple[str, Figure]]:
     from vpbench.analysis.inside import grad_cam
 
     sample: Pictures | None = None
-    columns: dict[str, tuple[NDArray[np.float32], list[str]]] = {}
+    columns: dict[RowKey, tuple[NDArray[np.float32], list[str]]] = {}
     for row, stored in load(store, group):
         sample = sample or pictures(stored, IMAGES)
         columns[row] = grad_cam(stored.model, sample.images, sample.labels), _guesses(stored, sample)
@@ -54,7 +58,7 @@ def _guesses(stored: StoredModel, sample: Pictures) -> list[str]:
     ]
 
 
-def _figure(group: Group, sample: Pictures, columns: dict[str, tuple[NDArray[np.float32], list[str]]]) -> Figure:
+def _figure(group: Group, sample: Pictures, columns: dict[RowKey, tuple[NDArray[np.float32], list[str]]]) -> Figure:
     lines = len(sample.pixels)
     figure = Figure(figsize=(max(1.25 * (len(columns) + 1) + 0.3, 4.4), 1.36 * lines + 1.1), layout="constrained")
     axes: NDArray[Any] = figure.subplots(lines, len(columns) + 1, squeeze=False)
@@ -66,11 +70,11 @@ def _figure(group: Group, sample: Pictures, columns: dict[str, tuple[NDArray[np.
             axes[line, column].set_xlabel(guesses[line], fontsize=6, labelpad=1)
     axes[0, 0].set_title("image", fontsize=7)
     for ax, row in zip(axes[0, 1:], columns):
-        ax.set_title(short(row, 20), fontsize=7)
+        ax.set_title(short(row_label(row), 20), fontsize=7)
     headline(figure, f"Grad-CAM of the true class, {group.title}")
     below(
         figure,
-        "Bright patches speak for the true class, by the gradient of its logit on the tokens that enter the last block; every "
+        "Bright patches support the true class, by the gradient of its logit on the tokens that enter the last block; every "
         "map is scaled to its own maximum. Below: the model's first guess and its probability.",
     )
     return figure

@@ -11,11 +11,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import Section, below, headline, sections
-from vpbench.reporting.runs import Filters
+from vpbench.reporting.figures import SectionRuns, leaderboard, sections
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.keys import RowKey
+from vpbench.reporting.looks import below, headline
+from vpbench.reporting.row_labels import row_label
 from vpbench.store.store import Store
 
-BASELINE = "linear"
+PLACE = 20  # on a page
 
 
 def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
@@ -37,22 +40,24 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         )
 
 
-def gains_of(section: Section) -> pd.DataFrame:
+def gains_of(section: SectionRuns) -> pd.DataFrame:
     """Mean accuracy over seeds minus linear probing's on the same data set: a row per method, a column per data set.
 
     Without linear probing, or without other methods, the frame is empty.
     """
+    reference = RowKey(leaderboard().reference)
     means = section.scored.pivot_table(index="row", columns="dataset", values="acc1", aggfunc="mean")
-    if BASELINE not in means.index:
+    if reference not in means.index:
         return pd.DataFrame()
-    gains = means.reindex(section.rows) - means.loc[BASELINE]
-    return gains.drop(index=BASELINE)[[name for name in section.datasets if name in gains.columns]]
+    gains = means.reindex(section.rows) - means.T[reference]
+    return gains.drop(index=reference)[[name for name in section.datasets if name in gains.columns]]
 
 
-def _figure(section: Section, gains: pd.DataFrame) -> Figure:
+def _figure(section: SectionRuns, gains: pd.DataFrame) -> Figure:
     values: NDArray[Any] = gains.to_numpy(dtype=float)
     rows, columns = values.shape
-    longest = max(map(len, gains.index))
+    labels = [row_label(row) for row in gains.index]
+    longest = max(map(len, labels))
     figure = Figure(figsize=(max(0.62 * columns + 0.075 * longest + 1.2, 4.4), 0.3 * rows + 2.1), layout="constrained")
     ax = figure.subplots()
     limit = max(float(np.nanmax(np.abs(values))), 0.1)
@@ -69,7 +74,7 @@ def _figure(section: Section, gains: pd.DataFrame) -> Figure:
     ax.set_xticks(
         range(columns), gains.columns, rotation=35 if slant else 0, ha="right" if slant else "center", rotation_mode="anchor"
     )
-    ax.set_yticks(range(rows), gains.index)
+    ax.set_yticks(range(rows), labels)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     figure.colorbar(picture, ax=ax, label="points", shrink=0.9, aspect=12, pad=0.02)

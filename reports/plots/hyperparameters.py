@@ -20,11 +20,13 @@ from matplotlib.ticker import NullFormatter, NullLocator
 
 from vpbench.core.errors import StoreError
 from vpbench.core.hashing import canonical_json
-from vpbench.reporting.figures import ACCURACY, Section, below, data_set_colours, headline, sections, tidy
-from vpbench.reporting.runs import Filters
-from vpbench.reporting.settings import settings_in
+from vpbench.reporting.figures import ACCURACY, SectionRuns, sections
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.looks import below, data_set_colours, headline, tidy
+from vpbench.reporting.settings import options_of, settings_in
 from vpbench.store.store import Store
 
+PLACE = 60  # on a page
 _COLUMNS = 3
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -57,8 +59,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     colours = data_set_colours(runs)
     drawn = False
     for section in sections(runs, filters):
-        methods = [row.partition(":")[0] for row in section.scored["method"].drop_duplicates().sort_values()]
-        for method in dict.fromkeys(methods):
+        for method in sorted({row.method for row in section.rows}):
             if sweeps := sweeps_of(section, method):
                 drawn = True
                 yield f"hyperparameters_{section.stem}_{method}", _figure(section, method, sweeps, colours)
@@ -69,11 +70,11 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         )
 
 
-def sweeps_of(section: Section, method: str) -> list[Sweep]:
+def sweeps_of(section: SectionRuns, method: str) -> list[Sweep]:
     """What varies among a method's runs, by name. Where several sets of runs vary an option, the largest is taken."""
     scored = section.scored
-    own = scored[scored["method"].str.partition(":")[0] == method]
-    settings = [_settings(run) for run in own[["method_config", "recipe", "method_version"]].to_dict("records")]
+    own = scored[[row.method == method for row in scored["row"]]]
+    settings = [_settings(run) for run in own[["method", "method_config", "recipe", "method_version"]].to_dict("records")]
     found: dict[tuple[str, str], dict[str, pd.DataFrame]] = {}
     for dataset in section.datasets:
         rows = [
@@ -88,7 +89,7 @@ def sweeps_of(section: Section, method: str) -> list[Sweep]:
 
 def _settings(run: Mapping[Any, Any]) -> dict[str, Any]:
     """All options of a run, those of the recipe with a prefix; epochs are left out, as a section fixes them."""
-    options = settings_in(run["method_config"])
+    options = options_of(run)
     recipe = {f"recipe.{name}": value for name, value in settings_in(run["recipe"]).items() if name != "epochs"}
     return {**options, **recipe, "method version": None if pd.isna(run["method_version"]) else int(run["method_version"])}
 
@@ -113,10 +114,10 @@ def _longest(rows: Sequence[tuple[dict[str, Any], int, float]], moving: tuple[st
     sets: dict[str, list[tuple[Any, int, float]]] = {}
     for given, seed, acc1 in rows:
         values = [given.get(name) for name in moving]
-        rest = {name: value for name, value in given.items() if name not in moving}
+        fixed = {name: value for name, value in given.items() if name not in moving}
         if len(moving) == 2 and not _add_to_one(values):
             continue
-        sets.setdefault(canonical_json(rest), []).append((values[0], seed, acc1))
+        sets.setdefault(canonical_json(fixed), []).append((values[0], seed, acc1))
     frames = {text: _over_seeds(runs) for text, runs in sets.items()}
     best = min(frames, key=lambda text: (-len(frames[text]), -int(frames[text]["n"].sum()), text), default=None)
     if best is None or len(frames[best]) < 2:
@@ -157,7 +158,7 @@ def _word(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _figure(section: Section, method: str, sweeps: Sequence[Sweep], colours: Mapping[str, str]) -> Figure:
+def _figure(section: SectionRuns, method: str, sweeps: Sequence[Sweep], colours: Mapping[str, str]) -> Figure:
     columns = min(len(sweeps), _COLUMNS)
     lines = -(-len(sweeps) // columns)
     figure = Figure(figsize=(max(2.5 * columns, 4.2), 2.4 * lines + 1.2), layout="constrained")

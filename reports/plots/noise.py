@@ -9,9 +9,14 @@ from matplotlib.figure import Figure
 
 from vpbench.analysis.noise import NOISE_FILE, read_noise
 from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import ACCURACY, Look, Section, below, headline, in_table_order, looks, sections, tidy, usable
-from vpbench.reporting.runs import Filters
+from vpbench.reporting.figures import ACCURACY, SectionRuns, in_table_order, sections, usable
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.keys import RowKey
+from vpbench.reporting.looks import Look, below, headline, looks, tidy
+from vpbench.reporting.row_labels import row_label
 from vpbench.store.store import Store
+
+PLACE = 70  # on a page
 
 
 def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
@@ -35,9 +40,9 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         )
 
 
-def _tables(store: Store, runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _tables(store: Store, runs: pd.DataFrame) -> dict[RowKey, pd.DataFrame]:
     """Per row, in the order of the tables: mean, standard deviation and number of seeds at every sigma that all have."""
-    found: dict[str, list[pd.DataFrame]] = {}
+    found: dict[RowKey, list[pd.DataFrame]] = {}
     for row, run_id in in_table_order(runs[usable(runs)])[["row", "run_id"]].itertuples(index=False, name=None):
         if store.artefact_path(run_id, NOISE_FILE).exists():
             found.setdefault(row, []).append(read_noise(store, run_id))
@@ -46,7 +51,7 @@ def _tables(store: Store, runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _figure(
-    section: Section, dataset: str, tables: Mapping[str, pd.DataFrame], style: Mapping[str, Look], rows: set[str]
+    section: SectionRuns, dataset: str, tables: Mapping[RowKey, pd.DataFrame], style: Mapping[RowKey, Look], rows: set[RowKey]
 ) -> Figure:
     figure = Figure(figsize=(4.8, 3.9), layout="constrained")
     ax = figure.subplots()
@@ -70,7 +75,7 @@ def _figure(
     seeds = sorted({int(count) for table in tables.values() for count in table["count"]})
     parts = ["Gaussian noise, the same on every method's images; nothing is trained again."]
     parts.append(f"Mean and standard deviation over {'/'.join(map(str, seeds))} seeds." if seeds[-1:] > [1] else "One seed each.")
-    if absent := sorted(rows - tables.keys()):
+    if absent := sorted(map(row_label, rows - tables.keys())):
         parts.append(f"Not evaluated: {', '.join(absent)}.")
-    below(figure, " ".join(parts), [style[row].key(row, line=True) for row in tables])
+    below(figure, " ".join(parts), [style[row].key(row_label(row), line=True) for row in tables])
     return figure

@@ -16,9 +16,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import ACCURACY, Look, Section, below, headline, looks, sections, tidy
-from vpbench.reporting.runs import Filters
+from vpbench.reporting.figures import ACCURACY, SectionRuns, sections
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.keys import RowKey
+from vpbench.reporting.looks import Look, below, headline, looks, tidy
+from vpbench.reporting.row_labels import row_label
 from vpbench.store.store import Store
+
+PLACE = 10  # on a page
+OVERVIEW = True  # readable with thousands of runs
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ COSTS = (
 class Point:
     """One method: mean accuracy over the data sets, its standard deviation over seeds, and costs by column."""
 
-    row: str
+    row: RowKey
     accuracy: float
     deviation: float | None
     costs: dict[str, float]
@@ -71,7 +77,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         )
 
 
-def points_of(section: Section) -> list[Point]:
+def points_of(section: SectionRuns) -> list[Point]:
     """The methods that have a number on every data set of the section, in the order of the tables."""
     scored = section.scored
     points = []
@@ -103,7 +109,7 @@ def pareto_front(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
     return sorted(front, key=lambda place: (costs[place], scores[place]))
 
 
-def _figure(section: Section, points: Sequence[Point], style: dict[str, Look]) -> Figure:
+def _figure(section: SectionRuns, points: Sequence[Point], style: dict[RowKey, Look]) -> Figure:
     figure = Figure(figsize=(6.9, 5.6), layout="constrained")
     axes = figure.subplots(2, 2, sharey=True)
     for ax, cost in zip(axes.ravel(), COSTS):
@@ -111,11 +117,11 @@ def _figure(section: Section, points: Sequence[Point], style: dict[str, Look]) -
     for line in axes:
         line[0].set_ylabel(ACCURACY)
     headline(figure, f"Accuracy against cost, {_count(section.datasets)}: {section.title}")
-    below(figure, _caption(section, points), [style[point.row].key(point.row) for point in points])
+    below(figure, _caption(section, points), [style[point.row].key(row_label(point.row)) for point in points])
     return figure
 
 
-def _panel(ax: Axes, cost: Cost, points: Sequence[Point], style: dict[str, Look]) -> None:
+def _panel(ax: Axes, cost: Cost, points: Sequence[Point], style: dict[RowKey, Look]) -> None:
     tidy(ax)
     ax.set(xlabel=cost.title)
     shown = [point for point in points if cost.column in point.costs]
@@ -147,7 +153,7 @@ def _count(datasets: Sequence[str]) -> str:
     )
 
 
-def _caption(section: Section, points: Sequence[Point]) -> str:
+def _caption(section: SectionRuns, points: Sequence[Point]) -> str:
     parts = ["Grey line: Pareto front; no other method costs as little and scores as much."]
     if any(point.deviation is not None for point in points):
         parts.append("Bars: standard deviation over seeds.")
@@ -157,6 +163,6 @@ def _caption(section: Section, points: Sequence[Point]) -> str:
     timed = scored[[cost.column for cost in COSTS if cost.timed]]
     if len(machines) > 1 and np.any(timed.notna().to_numpy()):
         parts.append(f"Latency and memory come from {len(machines)} kinds of machine and are not comparable.")
-    if left_out := sorted(set(section.runs["row"]) - {point.row for point in points}):
+    if left_out := sorted(map(row_label, set(section.runs["row"]) - {point.row for point in points})):
         parts.append(f"Without a number on every data set: {', '.join(left_out)}.")
     return " ".join(parts)

@@ -17,14 +17,18 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import Look, below, headline, looks, sections, tidy
-from vpbench.reporting.runs import Filters
+from vpbench.reporting.figures import sections
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.keys import RowKey
+from vpbench.reporting.looks import Look, below, headline, looks, tidy
+from vpbench.reporting.row_labels import row_label
 from vpbench.reports.plots._models import Group, Pictures, each, groups, load, overlay, pictures, short, show, slug
 from vpbench.store.store import Store
 
 if TYPE_CHECKING:
     from vpbench.analysis.load import StoredModel
 
+PLACE = 90  # on a page
 IMAGES = 6
 
 
@@ -47,14 +51,14 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         )
 
 
-def _of_group(store: Store, group: Group, style: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
+def _of_group(store: Store, group: Group, style: Mapping[RowKey, Look]) -> Iterator[tuple[str, Figure]]:
     for row, stored in load(store, group):
         figure = _figure(group, row, stored, style[row])
         if figure is not None:
             yield f"prompts_{group.stem}_{slug(row)}_seed{group.seed}", figure
 
 
-def _figure(group: Group, row: str, stored: StoredModel, look: Look) -> Figure | None:
+def _figure(group: Group, row: RowKey, stored: StoredModel, look: Look) -> Figure | None:
     """None for a method that prompts neither pixels nor the sequence."""
     from vpbench.analysis.inside import attention_by_block, first_prompts, grad_cam, is_readable, prompted_pixels
 
@@ -77,7 +81,7 @@ def _figure(group: Group, row: str, stored: StoredModel, look: Look) -> Figure |
     _images(axes, sample, heat, _prompt(stored, sample, prompted.numpy()) if on_pixels else None)
     if shares is not None:
         _shares(figure.add_subplot(grid[lines, :]), shares, look)
-    headline(figure, f"{row} on {group.title}")
+    headline(figure, f"{row_label(row)} on {group.title}")
     below(figure, _caption(on_pixels, tokens, shares is not None, stored.model.backbone.shape.prefix > 0))
     return figure
 

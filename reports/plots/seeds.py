@@ -11,10 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import ACCURACY, Look, Section, below, headline, looks, sections, tidy
-from vpbench.reporting.runs import Filters
+from vpbench.reporting.figures import ACCURACY, SectionRuns, sections
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.keys import RowKey
+from vpbench.reporting.looks import Look, below, headline, looks, tidy
+from vpbench.reporting.row_labels import row_label
 from vpbench.store.store import Store
 
+PLACE = 40  # on a page
 _COLUMNS = 3
 
 
@@ -32,12 +36,12 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         yield f"seeds_{section.stem}", _figure(section, style)
 
 
-def _figure(section: Section, style: dict[str, Look]) -> Figure:
+def _figure(section: SectionRuns, style: dict[RowKey, Look]) -> Figure:
     scored, rows = section.scored, section.rows
     datasets = [name for name in section.datasets if (scored["dataset"] == name).any()]
     columns = min(len(datasets), _COLUMNS)
     lines = -(-len(datasets) // columns)
-    longest = max(map(len, rows))
+    longest = max(len(row_label(row)) for row in rows)
     width = max(2.0 * columns + 0.065 * min(longest, 40) + 0.3, 4.2)
     figure = Figure(figsize=(width, lines * (0.24 * len(rows) + 0.75) + 1.0), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
@@ -50,14 +54,14 @@ def _figure(section: Section, style: dict[str, Look]) -> Figure:
         if place >= len(datasets) - columns:
             ax.set_xlabel(ACCURACY)
     headline(figure, f"Every seed: {section.title}")
-    counts = scored.groupby(["row", "dataset"])["seed"].nunique()
+    counts = scored.groupby(["row", "dataset"], sort=False)["seed"].nunique()
     seeds = "/".join(map(str, sorted(set(counts))))
     single = " One seed shows no scatter; --seeds 3 runs more." if counts.max() == 1 else ""
     below(figure, f"A dot is a run, the bar the mean of its row; {seeds} seed{'' if seeds == '1' else 's'} each.{single}")
     return figure
 
 
-def _panel(ax: Axes, scored: pd.DataFrame, rows: list[str], style: dict[str, Look]) -> None:
+def _panel(ax: Axes, scored: pd.DataFrame, rows: list[RowKey], style: dict[RowKey, Look]) -> None:
     tidy(ax, "x")
     for place, row in enumerate(rows):
         own = scored.loc[scored["row"] == row].sort_values("seed")["acc1"].to_numpy(dtype=float)
@@ -68,7 +72,8 @@ def _panel(ax: Axes, scored: pd.DataFrame, rows: list[str], style: dict[str, Loo
         # A little above one another, as seeds often score alike.
         heights = place + (np.linspace(-0.2, 0.2, len(own)) if len(own) > 1 else np.zeros(1))
         ax.plot(own, heights, ls="", markersize=5, markeredgewidth=0.8, alpha=0.9, **look.dot)
-    ax.set_yticks(range(len(rows)), [label if len(label) <= 40 else f"{label[:39]}…" for label in rows])
+    labels = [row_label(row) for row in rows]
+    ax.set_yticks(range(len(rows)), [label if len(label) <= 40 else f"{label[:39]}…" for label in labels])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.margins(x=0.1)
     ax.xaxis.set_major_locator(MaxNLocator(4))

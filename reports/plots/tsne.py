@@ -24,14 +24,16 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 
 from vpbench.core.errors import StoreError
-from vpbench.core.hashing import digest
-from vpbench.reporting.figures import in_table_order, row_wise
-from vpbench.reporting.runs import Filters, arrange, of_section
-from vpbench.reporting.sections import in_order, titles
+from vpbench.reporting.figures import in_table_order, sections, usable
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.keys import RowKey
+from vpbench.reporting.looks import row_wise
+from vpbench.reporting.row_labels import row_label
 from vpbench.store.store import Store
 
+PLACE = 80  # on a page
 NEIGHBOURS = 5
-LEGEND_LIMIT = 16  # more classes get no legend: nobody tells so many colours apart
+LEGEND_LIMIT = 16  # more classes get no legend: so many colours cannot be distinguished
 FEWEST_IMAGES = 10
 _COLUMNS = 3
 _MARKERS = ("o", "^")
@@ -42,7 +44,7 @@ class Panel:
     """One method's features of n test images.
 
     Attributes:
-        label: the method with its options, as in the tables.
+        row: the method with its options.
         run_id: the run they come from.
         acc1: its test accuracy, percent.
         features: (n, D) float32.
@@ -50,7 +52,7 @@ class Panel:
         indices: (n,) position of each image in the test split.
     """
 
-    label: str
+    row: RowKey
     run_id: str
     acc1: float
     features: NDArray[np.float32]
@@ -66,35 +68,24 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     Raises:
         StoreError: when no run has features, or those of one figure are not of the same images.
     """
-    runs = arrange(runs, filters)
-    stored = runs[[store.artefact_path(run_id, "features.npz").exists() for run_id in runs["run_id"]]]
-    stored = stored[(stored["status"] == "ok") & ~stored["repeat"]]
-    if stored.empty:
-        raise StoreError(f"no features in {store.folder} for these runs: run them again with --save features.")
-    names = titles(in_order(stored["section"]))
-    backbones = [section[0] for section in names]
-    for section, title in names.items():
-        own = of_section(stored, section)
-        # Two sections of one backbone (say, 10 and 100 epochs) need different file names.
-        suffix = f"_{digest(list(section), 6)}" if backbones.count(section[0]) > 1 else ""
-        for dataset, group in own.groupby("dataset"):
+    drawn = False
+    for section in sections(runs, filters):
+        own = section.runs[usable(section.runs)]
+        has_features = own["run_id"].map(lambda run_id: store.artefact_path(run_id, "features.npz").exists())
+        stored = own[has_features.astype(bool)]
+        for dataset, group in stored.groupby("dataset"):
             seed = int(group["seed"].mode().min())
             panels = [_load(store, run) for run in in_table_order(group[group["seed"] == seed]).to_dict("records")]
             _check_same_images(panels)
-            absent = _without_features(runs, section, dataset, seed, panels)
+            same = section.runs[(section.runs["dataset"] == dataset) & (section.runs["seed"] == seed)]
+            absent = sorted(map(row_label, set(same["row"]) - {panel.row for panel in panels}))
+            drawn = True
             yield (
-                f"tsne_{section[0]}_{dataset}_seed{seed}{suffix}",
-                side_by_side(panels, f"{dataset}, seed {seed}: {title}", absent),
+                f"tsne_{section.key.backbone}_{dataset}_seed{seed}{section.stem.removeprefix(str(section.key.backbone))}",
+                side_by_side(panels, f"{dataset}, seed {seed}: {section.title}", absent),
             )
-
-
-def _without_features(
-    runs: pd.DataFrame, section: tuple[Any, ...], dataset: Any, seed: int, panels: Sequence[Panel]
-) -> list[str]:
-    """Methods that ran on the same images but have no panel."""
-    same = of_section(runs, section)
-    same = same[(same["dataset"] == dataset) & (same["seed"] == seed)]
-    return sorted(set(same["row"]) - {panel.label for panel in panels})
+    if not drawn:
+        raise StoreError(f"no features in {store.folder} for these runs: run them again with --save features.")
 
 
 def knn_accuracy(features: NDArray[np.float32], labels: NDArray[np.int64], neighbours: int = NEIGHBOURS) -> float:
@@ -131,9 +122,9 @@ def _load(store: Store, run: dict[Any, Any]) -> Panel:
         with np.load(path, allow_pickle=False) as arrays:
             features, labels, indices = arrays["features"].astype(np.float32), arrays["labels"], arrays["indices"]
     except (OSError, ValueError, KeyError) as error:
-        raise StoreError(f"{path} holds no features: {error}. Run {run['row']} again with --save features.") from error
+        raise StoreError(f"{path} holds no features: {error}. Run {row_label(run['row'])} again with --save features.") from error
     if not np.isfinite(features).all():
-        raise StoreError(f"features of run {run['run_id']} ({run['row']}) hold NaN or infinity: {path}.")
+        raise StoreError(f"features of run {run['run_id']} ({row_label(run['row'])}) hold NaN or infinity: {path}.")
     if len(labels) < FEWEST_IMAGES:
         raise StoreError(f"{path} holds {len(labels)} images; t-SNE needs {FEWEST_IMAGES}.")
     return Panel(run["row"], run["run_id"], run["acc1"], features, labels, indices)
@@ -147,10 +138,9 @@ def _check_same_images(panels: Sequence[Panel]) -> None:
         if not (np.array_equal(panel.indices, first.indices) and np.array_equal(panel.labels, first.labels))
     ]
     if different:
-        listing = ", ".join(f"{panel.run_id} ({panel.label})" for panel in different)
-        raise StoreError(
-            f"features of other test images than {first.run_id} ({first.label}): {listing}. Run them again with --save features."
-        )
+        others = ", ".join(f"{panel.run_id} ({row_label(panel.row)})" for panel in different)
+        own = f"{first.run_id} ({row_label(first.row)})"
+        raise StoreError(f"features of other test images than {own}: {others}. Run them again with --save features.")
 
 
 def side_by_side(panels: Sequence[Panel], title: str, absent: Sequence[str], what: str = "{n} test images") -> Figure:
@@ -181,7 +171,7 @@ def side_by_side(panels: Sequence[Panel], title: str, absent: Sequence[str], wha
 
 
 def _styles(count: int) -> list[tuple[Any, str]]:
-    """Colour and marker per class: eight colours that colour-blind readers tell apart, in two shapes."""
+    """Colour and marker per class: eight colours of a colour-blind-safe palette, with two markers."""
     if count > LEGEND_LIMIT:
         return [(colour, "o") for colour in sns.color_palette("husl", count)]
     palette = sns.color_palette("colorblind")
@@ -194,7 +184,7 @@ def _scatter(ax: Axes, panel: Panel, classes: NDArray[np.int64], styles: Sequenc
     for label, (colour, marker) in zip(classes, styles):
         x, y = positions[panel.labels == label].T
         ax.scatter(x, y, s=10, color=colour, marker=marker, linewidths=0, alpha=0.8)
-    name = textwrap.fill(panel.label, 30)
+    name = textwrap.fill(row_label(panel.row), 30)
     ax.set_title(f"{name}\ntop-1 {panel.acc1:.1f} %, kNN {knn_accuracy(panel.features, panel.labels):.1f} %")
     ax.set(xticks=[], yticks=[])
     ax.set_box_aspect(1)

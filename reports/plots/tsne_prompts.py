@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import sections
-from vpbench.reporting.runs import Filters
+from vpbench.reporting.frame import Filters
 from vpbench.reports.plots._models import Group, each, groups, load
 from vpbench.reports.plots.tsne import FEWEST_IMAGES, Panel, side_by_side
 from vpbench.store.store import Store

@@ -103,7 +103,13 @@ def test_every_field_is_in_the_run_id() -> None:
     identity = SPEC.identity()
     assert set(identity) == set(RunSpec.model_fields) - {"stage", "search"}  # of plain runs, which have neither
     for part in ("method", "backbone", "data", "preprocess", "recipe"):
-        assert set(type(getattr(SPEC, part)).model_fields) - set(identity[part]) <= {"path"}
+        assert set(type(getattr(SPEC, part)).model_fields) - set(identity[part]) <= {
+            "path",
+            "hashed_names",
+            "drop_path",
+            "ema",
+            "groups",
+        }
 
 
 def test_seeds() -> None:

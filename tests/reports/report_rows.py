@@ -12,6 +12,8 @@ import pandas as pd
 import pyarrow as pa
 
 from vpbench.core.hashing import digest
+from vpbench.reporting.row_labels import row_labels, section_titles
+from vpbench.reporting.table import Section, Table
 from vpbench.store.schema import COLUMNS, SCHEMA
 from vpbench.store.store import Store
 
@@ -119,3 +121,15 @@ def clusters(classes: int, per_class: int, width: int, spread: float, seed: int 
     labels = np.repeat(np.arange(classes), per_class)
     centres = generator.normal(size=(classes, width))
     return centres[labels] + spread * generator.normal(size=(len(labels), width)), labels
+
+
+def labels_of(section: Section) -> list[str]:
+    """The labels of a section's rows."""
+    labels = row_labels(row.key for row in section.rows)
+    return [labels[row.key] for row in section.rows]
+
+
+def title_of(section: Section, table: Table) -> str:
+    """The title that a table prints above one of its sections."""
+    titles = section_titles({*(other.key for other in table.sections if other.key), *table.others})
+    return ": ".join(filter(None, (section.caption, titles[section.key] if section.key else "")))

@@ -22,11 +22,11 @@ from vpbench.cli.run import run as run_command
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.planning.plan import Request, make_plan
 from vpbench.reporting.page import write_page
-from vpbench.reporting.page.command import Plans, repeat_command
 from vpbench.reporting.page.curve import curves, epoch_ticks, read_epochs, value_axis
-from vpbench.reporting.page.file_names import file_stem
-from vpbench.reporting.page.publishing import MARKER, publish
+from vpbench.reporting.page.links import file_stem
 from vpbench.reporting.page.quantities import MISSING, blocks, quantity
+from vpbench.reporting.page.repeat_command import Plans, repeat_command
+from vpbench.reporting.page.site import MARKER, publish
 from vpbench.store.schema import COLUMNS
 from vpbench.store.store import Store
 
@@ -169,13 +169,22 @@ def test_method_page(site: Path) -> None:
     text = " ".join(Page(site / "methods" / "vpt.html").text.split())
     for part in (
         "Visual Prompt Tuning, ECCV 2022",
-        "released-code: follows the released code",
+        "fidelity follows the released code",
         "vpt:shallow",
         "prompt tokens N per block",
     ):
         assert part in text
     assert "seed 0 79.0" in text
     assert re.search(r"prompts new ones before every block before block 0", text)
+
+
+def test_what_a_method_follows_is_in_words(tmp_path: Path) -> None:
+    store = fill(tmp_path / "runs", make_row("insvp", fidelity="both-differ"))
+    site = write_page(store.folder, tmp_path / "page", figures=False).parent
+    for name in ("index.html", "methods/insvp.html"):
+        text = " ".join(Page(site / name).text.split())
+        assert "paper and released code differ; presets for both" in text
+        assert "both-differ" not in text
 
 
 def test_run_page(site: Path, store: Store) -> None:
@@ -362,7 +371,7 @@ def test_a_method_that_was_deleted_still_has_a_page(tmp_path: Path) -> None:
     found = check_links(site)
     text = " ".join(found["methods/gone.html"].text.split())
     assert "This version of vpbench cannot describe gone" in text
-    assert "runs 2 ok labels gone:big versions 1 fidelity paper" in text
+    assert "runs 2 ok labels gone:big versions 1 fidelity follows the paper" in text
     assert "seed 1 80.0" in text
     run = found[f"runs/{rows[0]['run_id']}.html"].text
     assert "--methods gone:big" in run

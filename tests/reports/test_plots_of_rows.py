@@ -16,9 +16,12 @@ from PIL import Image
 from report_rows import fill, grid, make_row
 
 from vpbench.core.errors import StoreError, UsageError
-from vpbench.reporting.figures import Section, figure_registry, looks, row_wise, sections
+from vpbench.reporting.figures import SectionRuns, sections
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.keys import RowKey
+from vpbench.reporting.looks import looks, method_looks, row_wise
 from vpbench.reporting.make_report import make_report
-from vpbench.reporting.runs import Filters
+from vpbench.reporting.plot_registry import plot_registry
 from vpbench.reports.plots import critical_difference as cd
 from vpbench.reports.plots import curves, heatmap, hyperparameters, noise, pareto, seeds
 from vpbench.store.store import Store
@@ -26,7 +29,7 @@ from vpbench.store.store import Store
 COSTS = {"latency_ms_p50": 5.0, "mem_train_peak": 2**30}
 
 
-def section_of(folder: Path, *rows: dict[str, Any]) -> Section:
+def section_of(folder: Path, *rows: dict[str, Any]) -> SectionRuns:
     (section,) = sections(fill(folder, *rows).load(), Filters())
     return section
 
@@ -77,12 +80,12 @@ def test_rows_and_a_page_need_no_torch(full: Store, tmp_path: Path) -> None:
     code = f"""
 import sys
 from vpbench.reporting.page import write_page
-from vpbench.reporting.figures import figure_registry
-from vpbench.reporting.runs import Filters
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.plot_registry import plot_registry
 from vpbench.store.store import Store
 store = Store({str(full.folder)!r})
 for name in {NAMES}:
-    assert list(figure_registry().get(name.replace("-", "_"))(store, store.load(), Filters()))
+    assert list(plot_registry().get(name.replace("-", "_")).draw(store, store.load(), Filters()))
 write_page({str(full.folder)!r}, {str(tmp_path / "page")!r}, figures=False)
 assert "torch" not in sys.modules
 """
@@ -115,7 +118,7 @@ def test_what_is_missing_is_one_line_with_a_command(tmp_path: Path, name: str, c
 def test_only_failures(tmp_path: Path) -> None:
     """Every figure says what it misses; none stumbles."""
     store = fill(tmp_path, make_row("vpt", acc1=None))
-    for name, draw in ((name, figure_registry().get(name)) for name in figure_registry().names()):
+    for name, draw in ((name, plot_registry().get(name).draw) for name in plot_registry().names()):
         with pytest.raises(StoreError, match=r"accuracy|vpbench run|run them again"):
             list(draw(store, store.load(), Filters()))
             pytest.fail(f"{name} was drawn")
@@ -135,13 +138,45 @@ def test_a_method_looks_the_same_whatever_the_store_and_the_filter(tmp_path: Pat
     many = looks(fill(tmp_path / "b", *grid(), make_row("ivpt"), make_row("zebra"), make_row("aardvark"), variant).load())
     assert {row: many[row] for row in few} == few
     assert len({(look.colour, look.marker) for look in many.values()}) == len(many)
-    assert many["vpt (prompt_length=50)"].colour == many["vpt"].colour
-    assert not many["vpt (prompt_length=50)"].filled
+    vpt, changed = RowKey("vpt"), RowKey("vpt", options=(("prompt_length", "50"),))
+    assert many[changed].colour == many[vpt].colour
+    assert not many[changed].filled
+
+
+def test_fifty_methods_look_different_and_keep_their_look() -> None:
+    """A method's look depends on the store only where its name selects a pair that another one has."""
+    names = [f"method{number}" for number in range(50)]
+    found = method_looks(names)
+    assert len({found[name] for name in names}) == 50
+    assert len(set(found.values())) == len(found)
+    # What six methods had when there were no others: their figures stay comparable.
+    assert {name: found[name] for name in ("linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt")} == {
+        "linear": ("#6e6e6e", "s"), "vpt": ("#0173b2", "o"), "e2vpt": ("#56b4e9", "D"),
+        "insvp": ("#d55e00", "^"), "viapt": ("#029e73", "v"), "ivpt": ("#cc78bc", "P"),
+    }  # fmt: skip
+    alone = [method_looks([name])[name] for name in names]
+    assert sum(own == found[name] for own, name in zip(alone, names)) >= 40
+
+
+def test_a_plot_is_a_module_or_a_function(full: Store) -> None:
+    """What an entry point of another distribution names is a plot like a file of reports/plots."""
+
+    def draw(store: Store, runs: Any, filters: Filters) -> Any:
+        """Points on a line.
+
+        More of it.
+        """
+
+    own = plot_registry()._pick("mine", draw)
+    assert (own.title, own.overview, own.draw) == ("Points on a line.", False, draw)
+    assert plot_registry().get("pareto").overview
+    with pytest.raises(UsageError, match="has no function 'draw'"):
+        plot_registry()._pick("broken", json)
 
 
 def test_rows_and_data_sets_follow_the_tables(tmp_path: Path) -> None:
     section = section_of(tmp_path, *grid(), make_row("zebra", "digits"), make_row("insvp:released", "digits"))
-    assert section.rows == ["linear", "vpt", "insvp", "insvp:released", "zebra"]
+    assert [row.name for row in section.rows] == ["linear", "vpt", "insvp", "insvp:released", "zebra"]
     assert section.datasets == ["digits", "flowers", "sprites_location"]
 
 
@@ -178,7 +213,7 @@ def test_costs_are_means_in_the_panel_s_unit_and_incomplete_methods_are_named(tm
     assert stem == "pareto_vit-nano"
     assert "Without a number on every data set: ivpt." in " ".join(figure.legends[0].get_title().get_text().split())
     (section,) = sections(store.load(), Filters())
-    by_row = {point.row: point for point in pareto.points_of(section)}
+    by_row = {point.row.name: point for point in pareto.points_of(section)}
     assert list(by_row) == ["linear", "vpt", "insvp"]
     # 80 + 0, 3, 6 on the three data sets, and 0.4 more with seed 1.
     assert by_row["vpt"].accuracy == pytest.approx(83.2)
@@ -222,7 +257,8 @@ def test_ranks_and_bars_by_hand(tmp_path: Path) -> None:
         "linear": (10, 10, 10), "vpt": (20, 30, 20), "insvp": (30, 30, 30)
     }.items() for dataset, acc1 in zip(("digits", "flowers", "sprites_location"), scores)]  # fmt: skip
     scores = cd.complete_scores(section_of(tmp_path, *rows))
-    assert cd.mean_ranks(scores).to_dict() == pytest.approx({"linear": 3, "vpt": 11 / 6, "insvp": 7 / 6})
+    ranks = {row.name: rank for row, rank in cd.mean_ranks(scores).items()}
+    assert ranks == pytest.approx({"linear": 3, "vpt": 11 / 6, "insvp": 7 / 6})
     assert cd.cliques([1.0, 1.5, 2.5, 4.0], 1.2) == [(0, 1), (1, 2)]
     assert cd.cliques([1.0, 2.0, 3.0], 5) == [(0, 2)]
     assert cd.cliques([1.0, 3.0], 1) == []
@@ -329,7 +365,7 @@ def test_every_seed_is_a_dot_of_its_row(tmp_path: Path) -> None:
 def test_gains_over_linear_probing(tmp_path: Path) -> None:
     rows = [make_row("linear", seed=0, acc1=60), make_row("linear", seed=1, acc1=62), make_row("vpt", acc1=71)]
     rows += [make_row("vpt", "flowers", acc1=50), make_row("linear", "sprites_location", acc1=50)]
-    gains = heatmap.gains_of(section_of(tmp_path, *rows))
+    gains = heatmap.gains_of(section_of(tmp_path, *rows)).rename(index=lambda row: row.name)
     assert json.loads(gains.to_json()) == {"digits": {"vpt": 10}, "flowers": {"vpt": None}, "sprites_location": {"vpt": None}}
 
 

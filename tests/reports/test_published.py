@@ -13,18 +13,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from report_rows import fill, frame_of, grid, make_row
+from report_rows import fill, frame_of, grid, labels_of, make_row
 
 from vpbench.core.errors import UsageError
 from vpbench.data.catalog import dataset_card
 from vpbench.models.registry import resolve_method
 from vpbench.planning.suites import suite_card
-from vpbench.reporting.building import build_table
+from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import load_definition
 from vpbench.reporting.formats import comma_separated, web
 from vpbench.reporting.make_report import make_report
-from vpbench.reporting.published import footnotes, our_backbones, published_figures
-from vpbench.reporting.reported import with_reported
+from vpbench.reporting.published import footnotes, our_backbones, published_figures, with_reported
 from vpbench.reporting.table import Cell, Section, Table
 
 TABLES = [("insvp", str(n)) for n in range(1, 6)] + [("ivpt", str(n)) for n in range(1, 15)] + [("viapt", "1")]
@@ -42,7 +41,7 @@ def reported(rows: list[dict[str, Any]], paper: str = "insvp", number: str = "1"
 
 
 def cell(section: Section, label: str, kind: str, name: str) -> Cell:
-    row = next(row for row in section.rows if row.label == label)
+    row = section.rows[labels_of(section).index(label)]
     place = next(i for i, column in enumerate(section.columns) if (column.kind, column.name) == (kind, name))
     return row.cells[place]
 
@@ -89,7 +88,7 @@ def test_every_figure_has_a_column_or_is_known_to_have_none() -> None:
         (paper, number, figure.dataset)
         for paper, number in TABLES
         for figure in published_figures(load_definition(paper, number), paper)
-        if figure.key.startswith("other:")
+        if figure.key.kind == "other"
     }
     assert strays == {("ivpt", "7", "ADE20K")}
 
@@ -115,7 +114,7 @@ def test_footnotes_are_of_figures_that_exist() -> None:
 
 def test_printed_means_of_insvp_are_those_of_its_cells() -> None:
     figures = published_figures(load_definition("insvp", "1"), "insvp")
-    values = pd.DataFrame([(f.method, f.key, f.value) for f in figures], columns=["method", "key", "value"])
+    values = pd.DataFrame([(f.method, str(f.key), f.value) for f in figures], columns=["method", "key", "value"])
     wide = values.pivot(index="method", columns="key", values="value").dropna()
     gap = wide.filter(like="dataset:").mean(axis=1) - wide["mean:datasets"]
     assert len(wide) == 17
@@ -143,7 +142,7 @@ def test_methods_without_a_run_have_reported_numbers_alone() -> None:
     section = reported([hta_row("vpt", "cub")]).sections[0]
     assert cell(section, "TransHP", "score", "cub") == cell(section, "TransHP", "gap", "cub") == Cell()
     assert cell(section, "TransHP", "reported", "cub").text == "87.1"
-    assert {row.group for row in section.rows if row.label == "TransHP"} == {"Reported only"}
+    assert {row.group for row in section.rows if row.key == "TransHP"} == {"Reported only"}
 
 
 def test_a_variant_or_another_protocol_has_no_reported_number() -> None:
@@ -153,7 +152,7 @@ def test_a_variant_or_another_protocol_has_no_reported_number() -> None:
     few = [hta_row("vpt", "cub", suite="fewshot-16")]
     first, *others = reported(few).sections
     assert all(column.kind != "reported" for column in first.columns)
-    assert others[0].title == "Reported by the paper: ViT-B/16, supervised ImageNet-21k"
+    assert others[0].caption == "Reported by the paper: ViT-B/16, supervised ImageNet-21k"
 
 
 def test_vtab_cells_in_a_full_data_table_are_footnoted() -> None:
@@ -167,8 +166,8 @@ def test_vtab_cells_in_a_full_data_table_are_footnoted() -> None:
 def test_figures_of_another_backbone_are_never_beside_ours() -> None:
     """InsVP's Table 1 has one method on MoCo v3: a section of its own; and two on backbones of others: a footnote."""
     table = reported([hta_row("vpt", "cub")])
-    assert [section.title for section in table.sections[1:]] == ["Reported by the paper: ViT-B/16, MoCo v3"]
-    assert [row.label for row in table.sections[1].rows] == ["Yoo et al (GaPT)"]
+    assert [section.caption for section in table.sections[1:]] == ["Reported by the paper: ViT-B/16, MoCo v3"]
+    assert labels_of(table.sections[1]) == ["Yoo et al (GaPT)"]
     notes = cell(table.sections[0], "ILM-VP", "reported", "cub").notes
     assert any(line.startswith(f"[{letter}] On ResNeXt-101") for letter in notes for line in table.footer)
     assert our_backbones("ViT-B/16", "MoCo v3") == ("vit-b16-mocov3",)
@@ -187,7 +186,7 @@ def test_known_contradictions_of_ivpt(number: str, method: str, printed: str, to
 
 
 def test_a_suspicious_line_of_swin_is_footnoted() -> None:
-    (swin,) = [section for section in reported([], "ivpt", "13").sections if "Swin-B" in section.title]
+    (swin,) = [section for section in reported([], "ivpt", "13").sections if "Swin-B" in section.caption]
     assert cell(swin, "ivpt", "reported", "vtab.dmlab").notes
     assert cell(swin, "vpt", "reported", "vtab.sun397").text == "-"
 
@@ -203,7 +202,7 @@ def test_costs_of_another_machine_have_no_gap() -> None:
 def test_the_gap_of_means_over_vtab() -> None:
     rows = [hta_row("linear", name, suite="vtab1k", recipe={"epochs": 100}) for name in suite_card("vtab1k").datasets]
     section = reported(rows, "ivpt", "1").sections[0]
-    label = section.rows[0].label
+    label = labels_of(section)[0]
     assert label == "linear"
     assert cell(section, label, "gap", "Mean of 3 groups").mean == pytest.approx(80 - 57.67)
     assert cell(section, label, "gap", "Mean of natural").text == "+11.1"
@@ -248,7 +247,7 @@ def test_lines_take_runs_by_their_options() -> None:
     rows += [ivpt_row(85.0, 3, da=False, ar="none", prompt_length=5), make_row("vpt:shallow")]
     table = build_table(frame_of(*rows), load_definition("ivpt", "2"))
     (section,) = table.sections
-    assert [row.label for row in section.rows] == ["VPT", "CDC", "CDC (prompt_length=5)", "CDC + DA", "CDC + DA + AR"]
+    assert labels_of(section) == ["VPT", "CDC", "CDC (prompt_length=5)", "CDC + DA", "CDC + DA + AR"]
     assert cell(section, "CDC", "mean", "Mean of natural").mean == 84
     assert "Left out: 2 runs of other methods or options." in table.footer
 

@@ -80,9 +80,9 @@ assert "torch" not in sys.modules
 
 
 def test_help_names_every_figure() -> None:
-    from vpbench.reporting.figures import figure_registry
+    from vpbench.reporting.plot_registry import plot_registry
 
-    assert sorted(name.replace("-", "_") for name in PLOTS) == figure_registry().names()
+    assert sorted(name.replace("-", "_") for name in PLOTS) == plot_registry().names()
 
 
 def test_papers_published_figures_and_tests(tmp_path: Path) -> None:

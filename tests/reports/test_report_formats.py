@@ -45,7 +45,7 @@ def odd() -> Table:
     """Characters that mean something to Markdown or LaTeX, everywhere."""
     columns = (Column(ODD, ODD, "score"), Column("other", "plain", "score"))
     rows = (Row(ODD, ODD, (Cell("1.0 ± 0.1", 1.0, 0.1, 2, 1), Cell("-"))),)
-    return Table("1", ODD, (Section(ODD, columns, rows, (ODD,)),), (ODD,))
+    return Table("1", ODD, (Section(None, columns, rows, (ODD,), caption=ODD),), (ODD,))
 
 
 def test_latex_escapes_and_is_balanced(odd: Table) -> None:
@@ -110,6 +110,13 @@ def test_files_are_written_with_the_format_of_their_name(store: Path, tmp_path: 
     assert r"\toprule" in (tmp_path / "new" / "one.tex").read_text(encoding="utf-8")
     assert make_report(results=store, format="md", out=tmp_path) == [tmp_path / "insvp_table1.md"]
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_file_that_cannot_be_written_is_one_line(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for plot, out in ((None, tmp_path / "file" / "t.md"), ("seeds", tmp_path / "file" / "figures")):
+        with pytest.raises(UsageError, match=r"cannot be written: .*\. Choose another place with --out\.$"):
+            make_report(plot=plot, results=store, out=out)
 
 
 def test_an_empty_store_says_how_to_fill_it(tmp_path: Path) -> None:

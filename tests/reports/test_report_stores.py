@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from report_rows import fill, frame_of, grid, make_row
+from report_rows import fill, frame_of, grid, labels_of, make_row
 
-from vpbench.reporting.building import build_table
+from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import load_definition
+from vpbench.reporting.frame import load_rows
 from vpbench.reporting.make_report import make_report
-from vpbench.reporting.rows import load_rows
 from vpbench.reporting.table import Cell, Table
 from vpbench.store import reading
 from vpbench.store.schema import SCHEMA
@@ -27,7 +27,7 @@ def table_of(*rows: dict[str, object], paper: str = "insvp", mix: bool = False) 
 
 
 def labels(table: Table) -> list[list[str]]:
-    return [[row.label for row in section.rows] for section in table.sections]
+    return [labels_of(section) for section in table.sections]
 
 
 def test_two_schema_versions(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_sections_are_not_ranked_together_unless_asked() -> None:
     assert not apart.ranked
     assert any("3 sections: their runs are not alike" in line for line in apart.footer)
     (mixed,) = table_of(*rows, mix=True).sections
-    found = {row.label: row.cells[0].rank for row in mixed.rows}
+    found = dict(zip(labels_of(mixed), (row.cells[0].rank for row in mixed.rows)))
     assert found == {"vpt [vit-nano, 12 epochs]": 2, "vpt [b, 12 epochs]": None, "insvp [vit-nano, 100 epochs]": 1}
     assert "not alike, as asked for (--mix)" in mixed.notes[0]
     assert table_of(make_row(), mix=True) == table_of(make_row())
@@ -123,7 +123,7 @@ def test_a_summary_has_a_mean_per_suite() -> None:
     table = table_of(*rows, paper="vpbench")
     (section,) = table.sections
     assert [column.name for column in section.columns][:2] == ["custom, mean of 1", "mini, mean of 3"]
-    found = {row.label: row.cells[:2] for row in section.rows}
+    found = dict(zip(labels_of(section), (row.cells[:2] for row in section.rows)))
     assert found["vpt"][1].text == "61.0 ± 1.4 (2)"
     assert found["linear"][1] == Cell()
     assert [found[name][0].rank for name in ("vpt", "linear")] == [1, 2]

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_rows import DATA_SETS, fill, frame_of, grid, make_row
+from report_rows import DATA_SETS, fill, frame_of, grid, labels_of, make_row, title_of
 
 from vpbench.core.errors import UsageError
 from vpbench.data.catalog import dataset_card
 from vpbench.models.registry import resolve_method
 from vpbench.planning.suites import method_options, recipe_entries, resolve_recipe, suite_card
-from vpbench.reporting.building import build_table
+from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import TableDefinition, load_definition
-from vpbench.reporting.runs import Filters
+from vpbench.reporting.frame import Filters
 from vpbench.reporting.table import Cell, Row, Section, Table
 
 
@@ -31,11 +31,11 @@ def only_section(table: Table) -> Section:
 
 
 def labels(section: Section) -> list[str]:
-    return [row.label for row in section.rows]
+    return labels_of(section)
 
 
 def cells(section: Section, label: str) -> dict[str, Cell]:
-    row: Row = next(row for row in section.rows if row.label == label)
+    row: Row = section.rows[labels(section).index(label)]
     return {column.name: cell for column, cell in zip(section.columns, row.cells, strict=True)}
 
 
@@ -138,8 +138,8 @@ def test_runs_that_cannot_be_compared_get_sections(tmp_path: Path, changes: dict
     usual_section, other = sorted(table.sections, key=lambda section: -len(section.rows))
     assert labels(usual_section) == ["linear", "vpt"]
     assert labels(other) == ["insvp"]
-    assert named in other.title
-    assert named not in usual_section.title
+    assert named in title_of(other, table)
+    assert named not in title_of(usual_section, table)
     assert cells(usual_section, "vpt")["digits"].rank == 1
     assert cells(other, "insvp")["digits"].rank is None
 
@@ -250,7 +250,7 @@ def test_ranks_never_cross_sections(rows: list[dict[str, Any]]) -> None:
 
 
 def _marks(section: Section) -> list[Any]:
-    return [(row.label, [(cell.mean, cell.std, cell.rank) for cell in row.cells]) for row in section.rows]
+    return [(row.key, [(cell.mean, cell.std, cell.rank) for cell in row.cells]) for row in section.rows]
 
 
 # VTAB-1k
@@ -377,9 +377,10 @@ def test_suites_that_train_on_other_images_are_other_sections() -> None:
         )
         for suite, dataset, acc1 in (("fewshot-1", "cub", 20.0), ("fewshot-4", "dogs", 40.0), ("fgvc", "cub", 80.0))
     ]
-    sections = vtab_table(rows).sections
+    table = vtab_table(rows)
+    sections = table.sections
     assert [len(section.columns) for section in sections] == [3, 3, 3]  # one data set and two costs each
-    titles = {section.title.rpartition("last epoch")[2] for section in sections}
+    titles = {title_of(section, table).rpartition("last epoch")[2] for section in sections}
     assert titles == {"", ", trained on 1 image per class", ", trained on 4 images per class"}
     assert {note for section in sections for note in section.notes[0].split("; ") if note.startswith("trained")} == {
         "trained on the training images", "trained on 1 image per class", "trained on 4 images per class"

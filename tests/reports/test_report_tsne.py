@@ -11,8 +11,8 @@ import pytest
 from report_rows import clusters, fill, make_row, save_features
 
 from vpbench.core.errors import StoreError, UsageError
+from vpbench.reporting.frame import Filters
 from vpbench.reporting.make_report import make_report
-from vpbench.reporting.runs import Filters
 from vpbench.reports.plots.tsne import draw, embed, knn_accuracy
 from vpbench.store.store import Store
 

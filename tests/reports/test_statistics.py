@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from report_rows import fill, make_row
+from report_rows import fill, labels_of, make_row, title_of
 
 from vpbench.core.errors import UsageError
-from vpbench.reporting.compare import compare, statistics_table
+from vpbench.reporting.comparisons import compare, statistics_table
 from vpbench.reporting.definition import load_definition
+from vpbench.reporting.frame import Filters
 from vpbench.reporting.make_report import make_report
-from vpbench.reporting.runs import Filters
 from vpbench.reporting.statistics import TooFewError, compare_hits, friedman, holm, mcnemar_p, wilcoxon_p, wins
 from vpbench.reporting.table import Cell, Section
 from vpbench.store.store import Store
@@ -66,15 +66,17 @@ def test_friedman_and_nemenyi_by_hand() -> None:
     assert np.allclose(found.nemenyi, found.nemenyi.T)
 
 
+DEMSAR = [
+    (0.763, 0.768, 0.771, 0.798), (0.599, 0.591, 0.590, 0.569), (0.954, 0.971, 0.968, 0.967), (0.628, 0.661, 0.654, 0.657),
+    (0.882, 0.888, 0.886, 0.898), (0.936, 0.931, 0.916, 0.931), (0.661, 0.668, 0.609, 0.685), (0.583, 0.583, 0.563, 0.625),
+    (0.775, 0.838, 0.866, 0.875), (1.000, 1.000, 1.000, 1.000), (0.940, 0.962, 0.965, 0.962), (0.619, 0.666, 0.614, 0.669),
+    (0.972, 0.981, 0.9751, 0.975), (0.957, 0.978, 0.946, 0.970),
+]  # fmt: skip
+
+
 def test_friedman_of_demsars_example() -> None:
     """Demsar 2006, table 6: C4.5 and three variants on 14 data sets; mean ranks 3.143, 2.000, 2.893, 1.964, chi2 9.28."""
-    rows = [
-        (0.763, 0.768, 0.771, 0.798), (0.599, 0.591, 0.590, 0.569), (0.954, 0.971, 0.968, 0.967), (0.628, 0.661, 0.654, 0.657),
-        (0.882, 0.888, 0.886, 0.898), (0.936, 0.931, 0.916, 0.931), (0.661, 0.668, 0.609, 0.685), (0.583, 0.583, 0.563, 0.625),
-        (0.775, 0.838, 0.866, 0.875), (1.000, 1.000, 1.000, 1.000), (0.940, 0.962, 0.965, 0.962), (0.619, 0.666, 0.614, 0.669),
-        (0.972, 0.981, 0.9751, 0.975), (0.957, 0.978, 0.946, 0.970),
-    ]  # fmt: skip
-    found = friedman(scores_of(*rows))
+    found = friedman(scores_of(*DEMSAR))
     assert found.ranks.tolist() == pytest.approx([3.143, 2.000, 2.893, 1.964], abs=5e-4)
     assert found.critical == pytest.approx(1.25, abs=0.01)
 
@@ -147,6 +149,26 @@ def test_rejections_over_data_sets() -> None:
         assert 0.01 * trials <= found <= 0.1 * trials
 
 
+# Against values of statsmodels 0.15.0 (Holm, McNemar) and scikit-posthocs 0.17.1 (Nemenyi)
+
+
+def test_holm_of_statsmodels() -> None:
+    assert holm([0.001, 0.04, 0.03, 0.2, 0.011, 0.6, 0.04]).tolist() == pytest.approx([0.007, 0.16, 0.15, 0.4, 0.066, 0.6, 0.16])
+
+
+def test_mcnemar_of_statsmodels() -> None:
+    first, second = hits("1" * 30 + "0" * 11 + "1" * 4 + "0" * 5), hits("1" * 30 + "1" * 11 + "0" * 4 + "0" * 5)
+    assert mcnemar_p(first, second) == pytest.approx(0.11846923828124999, rel=1e-12)
+
+
+def test_nemenyi_of_scikit_posthocs() -> None:
+    found = friedman(scores_of(*DEMSAR)).nemenyi.to_numpy()
+    expected = [0.08867270928888271, 0.9561771752218107, 0.07418479506874454, 0.2592280701547286, 0.999859449385133,
+                0.22669688602641525]  # fmt: skip
+    assert found[np.triu_indices(4, 1)].tolist() == pytest.approx(expected, rel=1e-9)
+    assert np.diag(found).tolist() == [1, 1, 1, 1]
+
+
 # From a store
 
 
@@ -180,7 +202,7 @@ def compared(store: Store, **options: Any) -> Section:
 
 
 def row_cells(section: Section, dataset: str) -> dict[str, Cell]:
-    row = next(row for row in section.rows if row.label == dataset)
+    row = next(row for row in section.rows if row.key == dataset)
     return {column.name: cell for column, cell in zip(section.columns, row.cells, strict=True)}
 
 
@@ -246,16 +268,33 @@ def test_mistakes_in_a_comparison(tmp_path: Path) -> None:
         make_report(1, results=tmp_path, statistics=True)
 
 
+def test_two_runs_of_one_seed_are_named_when_mixing(tmp_path: Path) -> None:
+    twice = [make_row("vpt"), make_row("vpt", recipe={"epochs": 100})]
+    store = fill(tmp_path, make_row("insvp"), *twice)
+    with pytest.raises(UsageError, match="several runs of vpt on digits with one seed: choose with --suite or --backbone"):
+        compare(store, store.load(), [("insvp", "vpt")], Filters(), mix=True)
+
+
+def test_variants_are_compared_by_their_labels(tmp_path: Path) -> None:
+    rows = [make_row("vpt"), make_row("vpt", "flowers"), make_row("vpt", acc1=83.0, options={"prompt_length": 50}, minutes=1)]
+    store = fill(tmp_path, *rows)
+    table = compare(store, store.load(), [("vpt (prompt_length=50)", "vpt")], Filters())
+    assert table.sections[0].rows[0].cells[2].mean == 3
+    assert title_of(table.sections[0], table).startswith("vpt (prompt_length=50) against vpt: vit-nano, ")
+
+
 def test_all_methods_over_all_data_sets(tmp_path: Path) -> None:
     store = store_of(tmp_path, {"insvp": 0.95, "vpt": 0.75, "linear": 0.5}, datasets=6, seeds=1)
     store.write_row(make_row("vpt", "alone"))
     table = statistics_table(store.load(), load_definition("insvp", "1"), Filters())
     ranks, pairs, nemenyi = table.sections
-    assert {row.label: row.cells[0].text for row in ranks.rows} == {"linear": "3.00", "vpt": "2.00", "insvp": "1.00"}
+    assert dict(zip(labels_of(ranks), [row.cells[0].text for row in ranks.rows])) == {
+        "linear": "3.00", "vpt": "2.00", "insvp": "1.00"
+    }  # fmt: skip
     assert "Left out, as not every method has them: alone." in ranks.notes
     assert "chi2 = 12.00 with 2 degrees of freedom, p = 0.002, approximate below 10 data sets" in ranks.notes[-1]
-    assert {row.label: row.cells[0].text for row in pairs.rows}["insvp"] == "6/0/0 (0.094)"
-    assert nemenyi.title.startswith("Nemenyi's p: ")
+    assert dict(zip(labels_of(pairs), (row.cells[0].text for row in pairs.rows)))["insvp"] == "6/0/0 (0.094)"
+    assert title_of(nemenyi, table).startswith("Nemenyi's p: vit-nano, ")
 
 
 def test_all_methods_with_too_little(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The regression gate: a small grid of runs, compared with the rows of a version that was known to be good."""
+"""The regression gate: a small grid of runs, compared with the rows of a version whose numbers were right."""

@@ -1,8 +1,13 @@
-"""Reading and writing baselines: one parquet file with the rows of several seeds, in the columns of the store."""
+"""Baselines: one parquet file with the rows of several seeds, in the columns of the store; and rows by cell.
+
+A cell is one method on one data set; its rows differ in their seeds.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -10,11 +15,14 @@ import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.files import write_atomically
+from vpbench.models.registry import current_options
+from vpbench.spec.recipe import Recipe
 from vpbench.store.schema import COLUMNS, SCHEMA, SCHEMA_VERSION
 from vpbench.store.store import Store
 
-# One measured cell; its rows differ in their seeds only.
 CELL = ["suite", "dataset", "backbone", "method"]
+Cell = tuple[str, ...]  # the values of CELL
+Row = dict[str, Any]
 
 # Without these there is nothing to compare with.
 NEEDED = (*CELL, "group_id", "seed", "status", "spec", "total", "acc1", "first_losses", "platform", "device", "torch")
@@ -61,7 +69,7 @@ def read_results(folder: Path) -> pd.DataFrame:
 
 
 def write_baseline(frame: pd.DataFrame, path: Path) -> None:
-    """Write a baseline at once: the old file stays until the new one is whole.
+    """Write a baseline atomically: the old file stays until the new one is complete.
 
     Raises:
         StoreError: for a row that is no result to compare with (failed, diverged), or a file that cannot be written.
@@ -70,7 +78,7 @@ def write_baseline(frame: pd.DataFrame, path: Path) -> None:
         reason = (str(row.error).strip().splitlines() or [""])[-1]
         raise StoreError(
             f"{path} is not written: {row.method} on {row.dataset}, seed {row.seed}, is {row.status} ({reason}); "
-            "a baseline holds good runs only."
+            "a baseline holds finished runs only."
         )
     ordered = frame.sort_values([*CELL, "seed"], kind="stable")[list(COLUMNS)]
     table = pa.Table.from_pandas(ordered, schema=SCHEMA, preserve_index=False).replace_schema_metadata(SCHEMA.metadata)
@@ -92,3 +100,42 @@ def merged(old: pd.DataFrame | None, new: pd.DataFrame) -> pd.DataFrame:
 def cells_of(frame: pd.DataFrame) -> list[tuple[str, ...]]:
     """The different cells (suite, data set, backbone, method) of some rows, in their order."""
     return list(dict.fromkeys(frame[CELL].itertuples(index=False, name=None)))
+
+
+def by_cell(frame: pd.DataFrame) -> dict[Cell, pd.DataFrame]:
+    """The rows of every cell."""
+    return {tuple(map(str, cell)): rows for cell, rows in frame.groupby(CELL, sort=False)}
+
+
+def with_specification_of(rows: pd.DataFrame, old: pd.DataFrame | None) -> pd.DataFrame:
+    """A cell's rows that have the specification of its baseline ``old``; without any, those of the newest specification."""
+    if old is not None and (same := rows["group_id"].isin(set(old["group_id"]))).any():
+        return rows[same]
+    newest = rows.sort_values("started_at", kind="stable").iloc[-1]["group_id"]
+    return rows[rows["group_id"] == newest]
+
+
+def finished(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with status ``ok``."""
+    return rows[rows["status"] == "ok"]
+
+
+def records(rows: pd.DataFrame) -> list[Row]:
+    """One dictionary per row."""
+    return [dict(zip(map(str, rows.columns), values)) for values in rows.itertuples(index=False, name=None)]
+
+
+def row_of_seed(seed: int, rows: pd.DataFrame) -> Row | None:
+    """The row of a seed."""
+    found = records(rows[rows["seed"] == seed])
+    return found[0] if found else None
+
+
+def specification(row: Any) -> dict[str, Any]:
+    """The specification of a row's run. All of checking reads a method's options here, at ``["method"]["config"]``."""
+    spec = dict(json.loads(row["spec"]))
+    method = spec["method"]
+    method["config"] = current_options(method["name"], method["config"])
+    method.pop("hashed_names", None)
+    spec["recipe"] = Recipe.model_validate(spec["recipe"]).identity()  # without later fields that are at their defaults
+    return spec

@@ -1,4 +1,4 @@
-"""What a comparison of rows with a baseline found."""
+"""The findings of a comparison of rows with a baseline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class CellCheck:
-    """One kind of check of one cell: what it found, or why it was not made."""
+    """One kind of check of one cell: what it found, or why it was skipped."""
 
     method: str
     dataset: str
@@ -53,7 +53,7 @@ class Comparison:
     Attributes:
         checks: up to four for each cell.
         accuracies: one for each cell whose accuracy could be compared.
-        notes: what a reader should know of the comparison itself.
+        notes: on the comparison itself.
         false_alarm: bound on the chance of an alarm from the accuracies of an unchanged vpbench, over the whole grid.
         cell_alarm: the same of a single cell.
     """

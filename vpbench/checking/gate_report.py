@@ -124,7 +124,7 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write a file at once.
+    """Write a file atomically.
 
     Raises:
         StoreError: when it cannot be written.

@@ -1,4 +1,4 @@
-"""Running the grid that is compared: on the CPU, in fp32, on one thread, with images decoded anew."""
+"""Running the grid that is compared: on the CPU, in fp32, on one thread, with a new cache of images."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def plan_grid(suite: str, methods: Sequence[str], datasets: Sequence[str] | None
     """The runs to compare.
 
     Args:
-        suite: data sets and protocol, in fp32 whatever it says: bf16 gives other numbers on every kind of processor.
+        suite: data sets and protocol, always in fp32: bf16 gives other numbers on every kind of processor.
         methods: labels, e.g. ``insvp:released``.
         datasets: some of the suite's, None for all.
-        seeds: each of them in every cell. None: one run per cell, with the suite's seeds in turn, so that a seed which no
-            longer reaches the run is noticed whichever number stands in for it.
+        seeds: each of them in every cell. None: one run per cell, with the suite's seeds in turn, so that a seed
+            that no longer has an effect is noticed.
 
     Raises:
         VpbenchError: for anything in the request that cannot work.
@@ -66,21 +66,21 @@ def run_grid(plan: Plan, callback: Callback | None = None, keep: Path | None = N
     """Run all of a plan, whatever was stored or cached before, and return the rows.
 
     Args:
-        callback: hears of progress.
+        callback: receives the progress.
         keep: a results folder for the rows; None: they are not kept.
     """
     with tempfile.TemporaryDirectory() as scratch:
         # Cached images would hide a change in how images are decoded and resized.
-        fresh = _environment("VPBENCH_CACHE", str(Path(scratch) / "images"))
+        new_cache = _environment("VPBENCH_CACHE", str(Path(scratch) / "images"))
         # The faster matrix product is measured, and two processors of a kind may find different ones.
-        plain = _environment("VPBENCH_LINEAR", "default")
-        with _settings_of_the_gate(), fresh, plain:
+        default_linear = _environment("VPBENCH_LINEAR", "default")
+        with _reproducible(), new_cache, default_linear:
             store = Store(keep or Path(scratch) / "runs")
             return execute_plan(replace(plan, stored=frozenset()), store, RunOptions(save=()), callback)
 
 
 @contextmanager
-def _settings_of_the_gate() -> Iterator[None]:
+def _reproducible() -> Iterator[None]:
     """One thread, and torch's deterministic kernels where there is a choice."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(THREADS)

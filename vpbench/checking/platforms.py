@@ -1,26 +1,26 @@
-"""How alike the machines of two rows are, and so what of them can be compared."""
+"""How alike the machines of two rows are, and therefore what of them can be compared."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
+from vpbench.checking.baseline import Row
 from vpbench.checking.tolerance import Tolerances
 
-Row = dict[str, Any]
 Nearness = Literal["same", "near", "far"]
 
 # Methods whose numbers depend on the platform by more than rounding. ViaPT projects on the principal axes of few rows: which
-# sign an axis has, and which way it points at equal variances, hangs on the last digit. Between AVX-512 and AVX2 kernels its
+# sign an axis has, and which way it points at equal variances, depends on the last digit. Between AVX-512 and AVX2 kernels its
 # losses differ by 0.5 % at the first step and by 26 % at the fifth; images changed in their last digit move them by 19 %.
-ROUNDING_BOUND = ("viapt",)
+SENSITIVE_TO_ROUNDING = ("viapt",)
 
 SAME = ("platform", "device", "device_name", "torch", "timm", "threads", "linear_kernel")
 
 
-def bound_to_rounding(row: Row) -> bool:
+def sensitive_to_rounding(row: Row) -> bool:
     """Whether another order of the same sums changes this row's method visibly."""
-    return str(row["method"]).partition(":")[0] in ROUNDING_BOUND
+    return str(row["method"]).partition(":")[0] in SENSITIVE_TO_ROUNDING
 
 
 def nearness(one: Row, two: Row) -> Nearness:
@@ -40,7 +40,7 @@ def _minor(row: Row) -> list[str]:
     return str(row["torch"]).split("+")[0].split(".")[:2]
 
 
-def described(row: Row) -> str:
+def platform_text(row: Row) -> str:
     """A row's platform in a few words."""
     threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
     products = ", products by oneDNN" if row["linear_kernel"] == "onednn" else ""
@@ -49,12 +49,12 @@ def described(row: Row) -> str:
 
 
 def differences(before: list[Row], now: list[Row], tolerances: Tolerances) -> Iterator[str]:
-    """What a reader must know when rows were not made where the baseline was: both platforms, and what is loosened."""
+    """Notes for rows that were not made where the baseline was: both platforms, and which tolerances are wider."""
     closest_first = ("same", "near", "far").index
     kinds = {min((nearness(row, other) for other in before), key=closest_first) for row in now}
     if kinds == {"same"}:
         return
-    base, here = (list(dict.fromkeys(described(row) for row in rows)) for rows in (before, now))
+    base, here = (list(dict.fromkeys(platform_text(row) for row in rows)) for rows in (before, now))
     yield f"Baseline made on {'; '.join(base)}. Now: {'; '.join(here)}."
     exact = "Parameters, operations, counts and options must be equal and mean accuracies within what the seeds allow, as ever"
     if "near" in kinds:

@@ -12,23 +12,31 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from vpbench.checking.baseline import cells_of
-from vpbench.checking.baseline_cells import Cell, by_cell, good, of_the_same_specification, records, twin_of
+from vpbench.checking.baseline import (
+    Cell,
+    by_cell,
+    cells_of,
+    finished,
+    records,
+    row_of_seed,
+    specification,
+    with_specification_of,
+)  # fmt: skip
 from vpbench.checking.findings import Accuracy, CellCheck, Comparison, Finding
-from vpbench.checking.platforms import bound_to_rounding, described, differences, nearness
+from vpbench.checking.platforms import differences, nearness, platform_text, sensitive_to_rounding
 from vpbench.checking.tolerance import Tolerances
 from vpbench.store.schema import COLUMNS
 
-# What must not change at all: no seed, machine or chance has a part in it. Where the baseline's seeds do differ, as in what
-# pruning leaves, a value is compared with that of the same seed on the same platform.
+# What must not change at all, as it depends on no seed and no machine. Where the baseline's seeds do differ, as after
+# pruning, a value is compared with that of the same seed on the same platform.
 EXACT = (
     "method_version", "weights_sha256", "image_size", "data_digest", "classes", "n_train", "n_val", "n_test", "total",
     "epochs_run", "precision", "selection",
     *(name for name in COLUMNS if name.startswith(("params_", "flops_", "macs_"))), "bytes_saved",
 )  # fmt: skip
 
-# Parts of the specification with a column of their own, and the seed.
-SAID_ELSEWHERE = ("seed", "data.digest", "method.version", "precision", "selection")
+# Parts of the specification that are compared as columns, and the seed.
+COMPARED_ELSEWHERE = ("seed", "data.digest", "method.version", "precision", "selection")
 
 COSTS = ("latency_ms_p50", "train_step_ms", "mem_train_peak", "mem_infer_peak")
 REFERENCE = "linear"  # its cost is that of the plain frozen network and a classifier
@@ -42,7 +50,7 @@ def compare(baseline: pd.DataFrame, now: pd.DataFrame, tolerances: Tolerances, f
         now: rows to judge, of the same cells. Of a cell with other runs beside those of the baseline's specification, these
             are left out.
         tolerances: what is allowed.
-        fail_on_cost: whether a cost outside of its tolerance is a regression, and not only worth a line.
+        fail_on_cost: whether a cost outside of its tolerance is a regression, and not only reported.
     """
     grid = _Grid(baseline, now, tolerances, fail_on_cost)
     checks: list[CellCheck] = []
@@ -58,7 +66,7 @@ def prediction_interval(values: Sequence[float], images: int, repeats: int, alar
     """Where the mean accuracy of ``repeats`` further seeds lies with probability 1 - ``alarm`` or more.
 
     Student's t: mean +- t(n - 1) s sqrt(1 / n + 1 / repeats), for accuracies that are normal over the seeds. The standard
-    deviation s is not taken below the binomial one of the test images, since a few seeds can agree by chance.
+    deviation s is at least the binomial one of the test images, since a few seeds can agree by chance.
 
     Args:
         values: accuracies of the baseline's seeds, percent, two or more.
@@ -84,7 +92,7 @@ class _Grid:
 
     def __post_init__(self) -> None:
         self._old = by_cell(self.baseline)
-        self._new = {cell: of_the_same_specification(rows, self._old.get(cell)) for cell, rows in by_cell(self.now).items()}
+        self._new = {cell: with_specification_of(rows, self._old.get(cell)) for cell, rows in by_cell(self.now).items()}
         comparable = [cell for cell in self._old if cell in self._new and self._accuracy_reason(cell) == ""]
         # Bonferroni: holds however the cells depend on each other, and they share images and seeds.
         self.cell_alarm = self.tolerances.false_alarm / len(comparable) if comparable else 0.0
@@ -97,9 +105,9 @@ class _Grid:
             return
         new = self._new[cell]
         yield CellCheck(method, dataset, "same", tuple(self._same(old, new)))
-        if not len(good(new)) or not len(good(old)):
+        if not len(finished(new)) or not len(finished(old)):
             return
-        found, skipped = self._losses(good(old), good(new))
+        found, skipped = self._losses(finished(old), finished(new))
         yield CellCheck(method, dataset, "losses", tuple(found), skipped)
         yield self._accuracy(cell)
         if method != REFERENCE:
@@ -112,7 +120,7 @@ class _Grid:
         for method in sorted(self._rounding):
             yield (
                 f"{method}: another order of the same sums is enough to change its losses. After a change that only rounds "
-                f"otherwise, renew its rows: vpbench check --update --methods {method}."
+                f"otherwise, update its rows: vpbench check --update --methods {method}."
             )
         if surplus := [cell for cell in self._new if cell not in self._old]:
             names = ", ".join(f"{cell[3]} on {cell[1]}" for cell in surplus)
@@ -124,18 +132,18 @@ class _Grid:
         for row in records(new):
             if row["status"] != first["status"]:
                 reason = (str(row["error"] or "").strip().splitlines() or [""])[-1]
-                said = f"{row['status']}: {reason}" if reason else row["status"]
-                yield Finding(method, dataset, f"status (seed {row['seed']})", first["status"], said, first["status"])
-        if not len(good(new)) or not len(good(old)):
+                status = f"{row['status']}: {reason}" if reason else row["status"]
+                yield Finding(method, dataset, f"status (seed {row['seed']})", first["status"], status, first["status"])
+        if not len(finished(new)) or not len(finished(old)):
             return
-        before, after = (_flat(json.loads(good(rows).iloc[0]["spec"])) for rows in (old, new))
-        for name in sorted((before.keys() | after.keys()) - set(SAID_ELSEWHERE)):
+        before, after = (_flat(specification(finished(rows).iloc[0])) for rows in (old, new))
+        for name in sorted((before.keys() | after.keys()) - set(COMPARED_ELSEWHERE)):
             if before.get(name) != after.get(name):
                 was, now = (_text(leaves[name]) if name in leaves else "absent" for leaves in (before, after))
-                # An option that came since is no regression by itself; what it changes shows in the numbers.
+                # An option that was added since is no regression by itself; what it changes shows in the numbers.
                 yield Finding(method, dataset, name, was, now, "the same", fails=name in before)
         for column in EXACT:
-            yield from self._exact(column, good(old), good(new))
+            yield from self._exact(column, finished(old), finished(new))
 
     def _exact(self, column: str, old: pd.DataFrame, new: pd.DataFrame) -> Iterator[Finding]:
         known = list(dict.fromkeys(_plain(value) for value in old[column]))
@@ -146,10 +154,10 @@ class _Grid:
         for row in records(new):
             wanted, value = known, _plain(row[column])
             if len(known) > 1:
-                twin = twin_of(row, old)
-                if twin is None or nearness(row, twin) != "same":
+                known_row = row_of_seed(row["seed"], old)
+                if known_row is None or nearness(row, known_row) != "same":
                     continue
-                wanted = [_plain(twin[column])]
+                wanted = [_plain(known_row[column])]
             if value != wanted[0]:
                 yield Finding(row["method"], row["dataset"], column, _text(wanted[0]), _text(value), "the same")
                 return
@@ -158,7 +166,7 @@ class _Grid:
         """The first losses of each seed against those of the same seed, and against those of every other one."""
         found, reason, compared = [], "", False
         for row in records(new):
-            if (other := self._follower_of(row, old, new)) is not None:
+            if (other := self._seed_with_the_same_losses(row, old, new)) is not None:
                 found.append(
                     Finding(
                         row["method"], row["dataset"], f"first_losses (seed {row['seed']})", "other losses for every seed",
@@ -167,24 +175,24 @@ class _Grid:
                 )  # fmt: skip
                 compared = True
                 continue
-            twin = twin_of(row, old)
-            if twin is None:
+            known_row = row_of_seed(row["seed"], old)
+            if known_row is None:
                 reason = f"seed {row['seed']} is not in the baseline"
                 continue
-            distance = nearness(row, twin)
+            distance = nearness(row, known_row)
             if distance == "far":
-                reason = f"baseline made on {described(twin)}: random numbers and kernels may differ there"
+                reason = f"baseline made on {platform_text(known_row)}: random numbers and kernels may differ there"
                 continue
-            if distance == "near" and bound_to_rounding(row):
-                reason = f"baseline made on {described(twin)}: this method's numbers depend on it by more than rounding"
+            if distance == "near" and sensitive_to_rounding(row):
+                reason = f"baseline made on {platform_text(known_row)}: this method's numbers depend on it by more than rounding"
                 continue
             compared = True
             allowed = self.tolerances.loss if distance == "same" else self.tolerances.loss_elsewhere
             if (
-                difference := _first_difference(_floats(twin["first_losses"]), _floats(row["first_losses"]), allowed)
+                difference := _first_difference(_floats(known_row["first_losses"]), _floats(row["first_losses"]), allowed)
             ) is not None:
                 step, before, after = difference
-                if bound_to_rounding(row):
+                if sensitive_to_rounding(row):
                     self._rounding.add(row["method"])
                 found.append(
                     Finding(
@@ -194,8 +202,8 @@ class _Grid:
                 )  # fmt: skip
         return found, "" if compared else reason
 
-    def _follower_of(self, row: dict[str, Any], old: pd.DataFrame, new: pd.DataFrame) -> int | None:
-        """A seed whose first losses this row of another seed has: then the seed did not reach the run.
+    def _seed_with_the_same_losses(self, row: dict[str, Any], old: pd.DataFrame, new: pd.DataFrame) -> int | None:
+        """Another seed with the first losses of this row: then the seed had no effect on the run.
 
         None where the baseline's own seeds do not differ either, as for a method that has nothing random.
         """
@@ -210,16 +218,16 @@ class _Grid:
 
     def _accuracy_reason(self, cell: Cell) -> str:
         """Why a cell's accuracy cannot be compared; empty when it can."""
-        if not len(good(self._old[cell])) or not len(good(self._new[cell])):
+        if not len(finished(self._old[cell])) or not len(finished(self._new[cell])):
             return "no finished run"
-        if len(good(self._old[cell])) < 2:
-            return "the baseline has one seed, which says nothing of the spread"
+        if len(finished(self._old[cell])) < 2:
+            return "the baseline has one seed, and a spread needs two"
         return ""
 
     def _accuracy(self, cell: Cell) -> CellCheck:
         """The mean of now against the interval of the baseline's seeds; then each seed against itself."""
         _, dataset, _, method = cell
-        old, new = good(self._old[cell]), good(self._new[cell])
+        old, new = finished(self._old[cell]), finished(self._new[cell])
         pairs = self._pairs_on_the_same_platform(old, new)
         if (reason := self._accuracy_reason(cell)) and not pairs:
             return CellCheck(method, dataset, "accuracy", skipped=reason)
@@ -240,13 +248,13 @@ class _Grid:
 
     def _pairs_on_the_same_platform(self, old: pd.DataFrame, new: pd.DataFrame) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Rows and those of the same seed, where a repetition gives the same numbers: on the same processor."""
-        pairs = [(row, twin_of(row, old)) for row in records(new) if row["device"] == "cpu"]
-        return [(row, twin) for row, twin in pairs if twin is not None and nearness(row, twin) == "same"]
+        pairs = [(row, row_of_seed(row["seed"], old)) for row in records(new) if row["device"] == "cpu"]
+        return [(row, known_row) for row, known_row in pairs if known_row is not None and nearness(row, known_row) == "same"]
 
     def _moved(self, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> Iterator[Finding]:
         limit = self.tolerances.accuracy
-        for row, twin in pairs:
-            before, after = float(twin["acc1"]), float(row["acc1"])
+        for row, known_row in pairs:
+            before, after = float(known_row["acc1"]), float(row["acc1"])
             if not abs(after - before) <= limit + 1e-9:
                 column = f"acc1 (seed {row['seed']})"
                 yield Finding(row["method"], row["dataset"], column, f"{before:.2f}", f"{after:.2f}", f"± {limit:g} points")
@@ -258,8 +266,8 @@ class _Grid:
             return [], f"{REFERENCE} is not in both runs, and costs are compared with its own"
         found, compared = [], False
         for column in COSTS:
-            before = _ratio(good(self._old[cell]), good(self._old[reference]), column)
-            after = _ratio(good(self._new[cell]), good(self._new[reference]), column)
+            before = _ratio(finished(self._old[cell]), finished(self._old[reference]), column)
+            after = _ratio(finished(self._new[cell]), finished(self._new[reference]), column)
             if before is None or after is None:
                 continue
             compared = True

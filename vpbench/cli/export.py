@@ -37,7 +37,7 @@ def export(
 
     from vpbench.core.errors import StoreError
     from vpbench.core.names import counted
-    from vpbench.reporting.runs import Filters
+    from vpbench.reporting.frame import Filters
     from vpbench.store.exporting import write_export, writer_for
     from vpbench.store.store import Store, as_frame
 

@@ -13,10 +13,9 @@ from typing import Annotated
 
 import typer
 
-PLOTS = (
-    *("pareto", "heatmap", "seeds", "critical-difference", "curves", "hyperparameters", "noise"),
-    *("tsne", "tsne-prompts", "prompts", "attention", "gradcam"),
-)
+from vpbench.reporting.plot_registry import plot_names
+
+PLOTS = plot_names()
 _Only = "Keep only this {}; several with commas."
 
 

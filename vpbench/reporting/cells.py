@@ -11,12 +11,13 @@ from statistics import fmean
 import pandas as pd
 
 from vpbench.reporting.definition import CostColumn
+from vpbench.reporting.keys import ColumnKey, RowKey
 from vpbench.reporting.table import Cell, Row
 
 _RANGE = "\u2013"
 
 # Scores by row, data set and seed.
-Scores = Mapping[str, Mapping[str, Mapping[int, float]]]
+Scores = Mapping[RowKey, Mapping[str, Mapping[int, float]]]
 
 
 @dataclass(frozen=True)
@@ -24,22 +25,22 @@ class Mean:
     """A mean column: over the data sets ``members`` (name: group), or over the means of their groups."""
 
     title: str
-    key: str
+    key: ColumnKey
     members: dict[str, str]
     over_groups: bool
 
 
 def scores_of(scored: pd.DataFrame, metric: str) -> Scores:
     """By row, data set and seed."""
-    found: dict[str, dict[str, dict[int, float]]] = {}
+    found: dict[RowKey, dict[str, dict[int, float]]] = {}
     for row, dataset, seed, value in zip(scored["row"], scored["dataset"], scored["seed"], scored[metric], strict=True):
         found.setdefault(row, {}).setdefault(dataset, {})[seed] = float(value)
     return found
 
 
-def costs_of(scored: pd.DataFrame, column: str) -> dict[str, dict[str, list[float]]]:
+def costs_of(scored: pd.DataFrame, column: str) -> dict[RowKey, dict[str, list[float]]]:
     """Those of all runs, by row and data set."""
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[RowKey, dict[str, list[float]]] = {}
     known = scored[scored[column].notna()]
     for row, dataset, value in zip(known["row"], known["dataset"], known[column], strict=True):
         found.setdefault(row, {}).setdefault(dataset, []).append(float(value))

@@ -1,4 +1,4 @@
-"""What a table shows, read from ``reports/tables/<paper>/<number>.toml``."""
+"""Definitions of tables, read from ``reports/tables/<paper>/<number>.toml``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from vpbench.core.cards import first_error
 from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
+from vpbench.reporting.keys import RowKey, split_name
 from vpbench.store.schema import COLUMNS
 
 MEANS = {"datasets": "Mean", "groups": "Mean of groups"}  # how means are called
 
 
-class _Frozen(BaseModel):
+class _Card(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -28,7 +29,7 @@ def _known_column(name: str) -> str:
     return name
 
 
-class Line(_Frozen):
+class Line(_Card):
     """One row: the runs of ``method`` that have these options.
 
     With options, whatever preset the runs were asked for by; without, only runs of exactly that name and preset.
@@ -38,19 +39,19 @@ class Line(_Frozen):
     method: str
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
-    def takes(self, method: str, config: Mapping[str, Any]) -> bool:
-        """Whether a run of ``method`` with the options ``config`` belongs here."""
+    def selects(self, name: str, config: Mapping[str, Any]) -> bool:
+        """Whether a run of the method ``name`` with the options ``config`` belongs here."""
         if not self.options:
-            return method == self.method
-        same = all(name in config and config[name] == value for name, value in self.options.items())
-        return same and method.partition(":")[0] == self.method
+            return name == self.method
+        same = all(option in config and config[option] == value for option, value in self.options.items())
+        return same and self.is_of(split_name(name)[0])
 
-    def labels(self, row: str) -> bool:
-        """Whether a row's label is this line's, with or without what else differs behind it."""
-        return row == self.label or row.startswith((f"{self.label} (", f"{self.label} ["))
+    def is_of(self, method: str) -> bool:
+        """Whether it is a row of ``method``, with any preset."""
+        return split_name(self.method)[0] == method
 
 
-class RowGroup(_Frozen):
+class RowGroup(_Card):
     """Rows under one heading, in this order: ``lines`` first, then ``methods``.
 
     A preset without a line of its own follows its method.
@@ -61,8 +62,8 @@ class RowGroup(_Frozen):
     methods: tuple[str, ...] = ()
 
 
-class CostColumn(_Frozen):
-    """A column behind the accuracies: a mean of a store column over a row's data sets, divided by ``scale``."""
+class CostColumn(_Card):
+    """A column after the accuracies: a mean of a store column over a row's data sets, divided by ``scale``."""
 
     column: str
     title: str
@@ -76,7 +77,7 @@ class CostColumn(_Frozen):
     _column_exists = field_validator("column")(_known_column)
 
 
-class TableDefinition(_Frozen):
+class TableDefinition(_Card):
     """One table of a paper. Data sets are not listed: the store's groups and data sets become the columns."""
 
     title: str
@@ -85,7 +86,7 @@ class TableDefinition(_Frozen):
     metric: str = Field("acc1", description="column of the store, higher is better")
     decimals: int = Field(1, ge=0)
     columns: tuple[Literal["datasets", "groups", "means", "suites"], ...] = Field(
-        ("datasets", "means"), description="kinds of columns, costs behind them; 'suites' stands alone: a mean per suite"
+        ("datasets", "means"), description="kinds of columns, costs after them; 'suites' stands alone: a mean per suite"
     )
     means: tuple[Literal["datasets", "groups"], ...] = Field(
         ("datasets",), description="mean columns: over the data sets, over the means of their groups (VTAB)"
@@ -93,6 +94,7 @@ class TableDefinition(_Frozen):
     suites: tuple[str, ...] = Field((), description="the paper's data: shown alone as soon as the store has runs of them")
     backbones: tuple[str, ...] = Field((), description="the paper's backbones, likewise")
     rows: tuple[RowGroup, ...] = ()
+    reference: str = Field("", description="the method that others are compared with")
     listed_only: bool = Field(False, description="leave out runs that no row names")
     costs: tuple[CostColumn, ...] = ()
     published: dict[str, str] = Field(default_factory=dict, description="row: what the paper's own figures call it")
@@ -112,31 +114,44 @@ class TableDefinition(_Frozen):
         """All rows that are selected by options."""
         return tuple(line for rows in self.rows for line in rows.lines)
 
-    def place(self, method: str, row: str | None = None) -> tuple[int, int, str]:
-        """Sort key of a method, or of its row where that is a line: its group, its position there, its name. What is not
-        listed comes last."""
+    def place(self, key: RowKey) -> tuple[int, int, str]:
+        """Sort key of a row: its group, its position there, its name. What is not listed comes last."""
         for index, rows in enumerate(self.rows):
             for position, line in enumerate(rows.lines):
-                if row is not None and line.labels(row) and _base(method) == _base(line.method):
-                    return index, position - len(rows.lines), row
-        for name in (method, _base(method)):
+                if line.label == key.line and line.is_of(key.method):
+                    return index, position - len(rows.lines), key.line
+        for name in (key.name, key.method):
             for index, rows in enumerate(self.rows):
                 if name in rows.methods:
-                    return index, rows.methods.index(name), method
-        return len(self.rows), 0, method
+                    return index, rows.methods.index(name), key.name
+        return len(self.rows), 0, key.name
 
-    def group_of(self, method: str, row: str | None = None) -> str:
-        """The heading above a method's row."""
-        index = self.place(method, row)[0]
+    def order(self, key: RowKey) -> tuple[tuple[int, int, str], RowKey]:
+        """Sort key of a row and its variants."""
+        return self.place(key), key
+
+    def group_of(self, key: RowKey) -> str:
+        """The heading above a row."""
+        index = self.place(key)[0]
         return self.rows[index].group if index < len(self.rows) else "Other methods"
 
-    def lists(self, method: str, row: str | None = None) -> bool:
-        """Whether a row, or the method of a row, is named."""
-        return self.place(method, row)[0] < len(self.rows)
+    def lists(self, key: RowKey) -> bool:
+        """Whether a row is named."""
+        return self.place(key)[0] < len(self.rows)
 
+    def published_name(self, key: RowKey | str) -> str | None:
+        """What the paper's own figures call a row; None for a row that they do not have."""
+        if isinstance(key, str) or key.options or key.protocol:
+            return None
+        return self.published.get(key.line or key.name)
 
-def _base(method: str) -> str:
-    return method.partition(":")[0]
+    def row_of(self, published: str) -> RowKey | str:
+        """Our row of what the paper calls ``published``; the paper's name where there is none."""
+        for ours, theirs in reversed(self.published.items()):
+            if theirs == published:
+                line = next((line for line in self.lines if line.label == ours), None)
+                return RowKey(split_name(line.method)[0], line=ours) if line else RowKey(*split_name(ours))
+        return published
 
 
 def load_definition(paper: str, number: str) -> TableDefinition:
@@ -150,7 +165,7 @@ def load_definition(paper: str, number: str) -> TableDefinition:
         raise unknown("paper", paper, papers)
     numbers = {file.name.removesuffix(".toml"): file for file in papers[paper].iterdir() if file.name.endswith(".toml")}
     if number not in numbers:
-        raise unknown("table", number, numbers, f"Those are of {paper}; --paper knows {', '.join(sorted(papers))}.")
+        raise unknown("table", number, numbers, f"Those are of {paper}; --paper takes {', '.join(sorted(papers))}.")
     try:
         return TableDefinition.model_validate(tomllib.loads(numbers[number].read_text(encoding="utf-8")))
     except tomllib.TOMLDecodeError as error:

@@ -1,10 +1,11 @@
-"""What can be listed and shown, as plain data. Imports no torch."""
+"""Methods, data sets, suites, backbones, searches and runs as plain data. Imports no torch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vpbench.backbones.named import backbone_card, backbone_names
@@ -16,6 +17,21 @@ from vpbench.planning.suites import suite_card, suite_names
 from vpbench.search.space import read_space, space_names
 
 KINDS = ("methods", "datasets", "suites", "backbones", "searches")
+
+# The values of ``Method.fidelity`` and of the column ``fidelity``, in words.
+_FIDELITY: Mapping[str, str] = MappingProxyType(
+    {
+        "paper": "follows the paper",
+        "released-code": "follows the released code",
+        "both-differ": "paper and released code differ; presets for both",
+        "approximate": "approximates the paper",
+    }
+)
+
+
+def fidelity_words(fidelity: str) -> str:
+    """What a method follows where paper and released code differ, for readers; an unknown value stays as it is."""
+    return _FIDELITY.get(fidelity, fidelity)
 
 
 def listing(kind: str) -> list[dict[str, Any]]:
@@ -124,12 +140,12 @@ def _method(label: str) -> dict[str, Any]:
 
 
 def _run(name: str, results: Path) -> dict[str, Any]:
-    from vpbench.store.store import Store  # brings pandas, which lists can do without
+    from vpbench.store.store import Store  # imports pandas, which lists do not need
 
     frame = Store(results).load()
     found = frame[frame["run_id"].str.startswith(name)] if len(frame) else frame
     if len(found) != 1:
-        many = f"{len(found)} runs begin with '{name}'; give more digits" if len(found) else f"there is no run '{name}'"
+        many = f"{len(found)} runs begin with '{name}'; use more digits" if len(found) else f"there is no run '{name}'"
         raise StoreError(f"{results}: {many} ({len(frame)} runs are stored there; --results chooses another folder).")
     row = json.loads(found.iloc[0].to_json(date_format="iso", double_precision=15))
     for column in ("spec", "method_config", "preprocess", "recipe"):

@@ -1,4 +1,4 @@
-"""A table as text: for a terminal, GitHub, LaTeX, a web page, a spreadsheet, or a program."""
+"""A table as text: for a terminal, GitHub, LaTeX, a web page, a spreadsheet, or a program. All text of keys is made here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from types import MappingProxyType
 from typing import Any
@@ -17,16 +17,65 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from vpbench.reporting.table import Cell, Column, Row, Section, Table
+from vpbench.reporting.keys import RowKey
+from vpbench.reporting.row_labels import row_label, row_labels, section_titles
+from vpbench.reporting.table import Cell, Table
 
 _LEGEND = "best of a column within its section"
 
 
-def _grouped(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+# A table with text for its keys
+
+
+@dataclass(frozen=True)
+class _Column:
+    group: str
+    name: str
+    kind: str
+    key: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    group: str
+    label: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class _Section:
+    title: str
+    columns: tuple[_Column, ...]
+    rows: tuple[_Row, ...]
+    notes: tuple[str, ...]
+    backbone: str | None
+    suites: tuple[str, ...]
+    head: str
+
+
+def _printed(table: Table) -> list[_Section]:
+    """The sections with titles, headings and labels in place of keys."""
+    titles = section_titles({*(section.key for section in table.sections if section.key), *table.others})
+    found = []
+    for section in table.sections:
+        title = ": ".join(filter(None, (section.caption, titles[section.key] if section.key else "")))
+        labels = row_labels(row.key for row in section.rows)
+        columns = [
+            _Column(column.group, row_label(key), column.kind, row_label(key))
+            if isinstance(key := column.key, RowKey)
+            else _Column(column.group, column.name, column.kind, str(key or ""))
+            for column in section.columns
+        ]
+        rows = tuple(_Row(row.group, labels[row.key], row.cells) for row in section.rows)
+        found.append(_Section(title, tuple(columns), rows, section.notes, section.backbone, section.suites, section.head))
+    return found
+
+
+def _grouped(rows: Sequence[_Row]) -> Iterator[tuple[str, list[_Row]]]:
     return ((group, list(members)) for group, members in groupby(rows, key=lambda row: row.group))
 
 
-def _column_groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
+def _column_groups(columns: Sequence[_Column]) -> list[tuple[str, int]]:
     """Headings above the columns and how many each spans; none when all data sets are of one group."""
     spans = [(group, len(list(members))) for group, members in groupby(columns, key=lambda column: column.group)]
     return spans if len({group for group, _ in spans if group}) > 1 else []
@@ -39,7 +88,7 @@ def terminal(table: Table, width: int | None = None, colour: bool = False) -> st
     """Boxed tables. Wider ones than ``width`` characters are cut into blocks of columns.
 
     Args:
-        colour: bold and underlined by escape codes; marks ``*`` and ``+`` behind the numbers otherwise.
+        colour: bold and underlined by escape codes; marks ``*`` and ``+`` after the numbers otherwise.
     """
     stream = io.StringIO()
     console = Console(
@@ -47,7 +96,7 @@ def terminal(table: Table, width: int | None = None, colour: bool = False) -> st
         highlight=False, markup=False, emoji=False, legacy_windows=False,
     )  # fmt: skip
     console.print(Text(table.caption, style="bold"))
-    for section in table.sections:
+    for section in _printed(table):
         console.print(Text(f"\n{section.title}", style="italic"))
         for columns in _blocks(section, width, colour):
             console.print(_grid(section, columns, colour))
@@ -63,7 +112,7 @@ def _terminal_legend(table: Table, colour: bool) -> list[str]:
     return [f"Bold: {_LEGEND}; underlined: second." if colour else f"* {_LEGEND}, + second."] if table.ranked else []
 
 
-def _blocks(section: Section, width: int | None, colour: bool) -> Iterator[list[int]]:
+def _blocks(section: _Section, width: int | None, colour: bool) -> Iterator[list[int]]:
     """Positions of columns that fit beside the labels, block by block."""
     room = (width or 10_000) - max(len(text) for row in section.rows for text in (f"  {row.label}", row.group)) - 4
     block: list[int] = []
@@ -78,7 +127,7 @@ def _blocks(section: Section, width: int | None, colour: bool) -> Iterator[list[
     yield block
 
 
-def _grid(section: Section, columns: Sequence[int], colour: bool) -> Grid:
+def _grid(section: _Section, columns: Sequence[int], colour: bool) -> Grid:
     chosen = [section.columns[index] for index in columns]
     grid = Grid(show_edge=True)
     grid.add_column("", no_wrap=True)
@@ -113,13 +162,13 @@ def _terminal_cell(cell: Cell, colour: bool) -> Text:
 def markdown(table: Table) -> str:
     """GitHub's tables; underlining is HTML, as Markdown has none."""
     lines = [f"### {_md(table.caption)}"]
-    for section in table.sections:
+    for section in _printed(table):
         lines += ["", f"**{_md(section.title)}**", "", *_md_section(section), "", *(f"- {_md(note)}" for note in section.notes)]
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
     return "\n".join([*lines, "", "Notes:", "", *(f"- {_md(line)}" for line in [*legend, *table.footer])]) + "\n"
 
 
-def _md_section(section: Section) -> Iterator[str]:
+def _md_section(section: _Section) -> Iterator[str]:
     headed = bool(_column_groups(section.columns))
     names = [f"{_md(c.group)}<br>{_md(c.name)}" if headed and c.group else _md(c.name) for c in section.columns]
     yield _md_row([_md(section.head), *names])
@@ -160,7 +209,8 @@ def latex(table: Table) -> str:
     A small table is one float with its notes. A wide one, or one of several sections, is several floats with one number, as a
     float that is longer than a page loses its end; the notes follow as text.
     """
-    parts = [(section, tabular) for section in table.sections for tabular in _tex_tabulars(section)]
+    sections = _printed(table)
+    parts = [(section, tabular) for section in sections for tabular in _tex_tabulars(section)]
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
     lines = [r"% needs \usepackage{booktabs}"]
     if len(parts) == 1:
@@ -168,13 +218,11 @@ def latex(table: Table) -> str:
         return "\n".join([*lines, *_tex_float(table.title, *parts[0], first=True, notes=notes)]) + "\n"
     for place, (section, tabular) in enumerate(parts):
         lines += _tex_float(table.title, section, tabular, first=place == 0)
-    told = [
-        f"{section.title}: {note}" if len(table.sections) > 1 else note for section in table.sections for note in section.notes
-    ]
-    return "\n".join([*lines, *_tex_notes([*told, *legend, *table.footer])]) + "\n"
+    about = [f"{section.title}: {note}" if len(sections) > 1 else note for section in sections for note in section.notes]
+    return "\n".join([*lines, *_tex_notes([*about, *legend, *table.footer])]) + "\n"
 
 
-def _tex_float(title: str, section: Section, tabular: list[str], first: bool, notes: Sequence[str] = ()) -> list[str]:
+def _tex_float(title: str, section: _Section, tabular: list[str], first: bool, notes: Sequence[str] = ()) -> list[str]:
     """One float; all but the first take the number of the one before."""
     caption = rf"\caption{{{_tex(title)}}}" if first else rf"\addtocounter{{table}}{{-1}}\caption{{{_tex(title)} (continued)}}"
     head = [r"\begin{table}[htbp]", r"\centering", r"\small", caption]
@@ -182,7 +230,7 @@ def _tex_float(title: str, section: Section, tabular: list[str], first: bool, no
     return [*head, section_title, *tabular, *(_tex_notes(notes) if notes else []), r"\end{table}"]
 
 
-def _tex_tabulars(section: Section) -> Iterator[list[str]]:
+def _tex_tabulars(section: _Section) -> Iterator[list[str]]:
     """Tabulars of as many columns as a page is likely to hold."""
     for block in _blocks(section, _TEX_WIDTH, colour=True):
         columns = [section.columns[index] for index in block]
@@ -190,7 +238,7 @@ def _tex_tabulars(section: Section) -> Iterator[list[str]]:
         yield list(_tex_tabular(replace(section, columns=tuple(columns), rows=tuple(rows))))
 
 
-def _tex_tabular(section: Section) -> Iterator[str]:
+def _tex_tabular(section: _Section) -> Iterator[str]:
     count = len(section.columns)
     yield rf"\begin{{tabular}}{{l{'r' * count}}}"
     yield r"\toprule"
@@ -205,7 +253,7 @@ def _tex_tabular(section: Section) -> Iterator[str]:
     yield r"\end{tabular}"
 
 
-def _tex_column_groups(columns: Sequence[Column]) -> Iterator[str]:
+def _tex_column_groups(columns: Sequence[_Column]) -> Iterator[str]:
     groups = _column_groups(columns)
     if not groups:
         return
@@ -240,14 +288,14 @@ def _tex(text: str) -> str:
 def web(table: Table) -> str:
     """Plain tables with captions and scoped headers for a page's body; no style, script or address in them."""
     lines = ["<section>", f"<h2>{html.escape(table.caption)}</h2>"]
-    for section in table.sections:
+    for section in _printed(table):
         lines += _web_section(section)
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
     notes = [f"<li>{html.escape(line)}</li>" for line in [*legend, *table.footer]]
     return "\n".join([*lines, "<ul>", *notes, "</ul>", "</section>"]) + "\n"
 
 
-def _web_section(section: Section) -> Iterator[str]:
+def _web_section(section: _Section) -> Iterator[str]:
     count = len(section.columns) + 1
     yield "<table>"
     yield f"<caption>{html.escape(section.title)}</caption>"
@@ -286,7 +334,7 @@ def comma_separated(table: Table) -> str:
     Columns: section, group, method, column_group, column, mean, std, n; with published figures also reported, gap and notes,
     on the line of what was measured.
     """
-    sections = table.sections
+    sections = _printed(table)
     published = any(column.kind == "reported" for section in sections for column in section.columns)
     lines = [line for section in sections for row in section.rows for line in _lines(section, row)]
     names = ["section", "group", "method", "column_group", "column", "mean", "std", "n", "reported", "gap", "notes"]
@@ -294,7 +342,7 @@ def comma_separated(table: Table) -> str:
     return str(frame[names if published else names[:8]].to_csv(index=False, lineterminator="\n"))
 
 
-def _lines(section: Section, row: Row) -> Iterator[tuple[Any, ...]]:
+def _lines(section: _Section, row: _Row) -> Iterator[tuple[Any, ...]]:
     cells = list(zip(section.columns, row.cells, strict=True))
     reported = {column.key: cell for column, cell in cells if column.kind == "reported"}
     gaps = {column.key: cell.mean for column, cell in cells if column.kind == "gap"}
@@ -310,8 +358,10 @@ def _lines(section: Section, row: Row) -> Iterator[tuple[Any, ...]]:
 
 
 def as_json(table: Table) -> str:
-    """The table as it is, marks and text included."""
-    return json.dumps(asdict(table), indent=2, ensure_ascii=False) + "\n"
+    """The table with marks and text."""
+    sections = [asdict(section) for section in _printed(table)]
+    content = {"number": table.number, "title": table.title, "sections": sections, "footer": table.footer}
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 RENDERERS: Mapping[str, Callable[[Table], str]] = MappingProxyType(

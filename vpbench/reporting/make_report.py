@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
 from vpbench.core.errors import StoreError, UsageError
+from vpbench.core.files import write_atomically
 from vpbench.core.names import unknown
-from vpbench.reporting.building import build_table
+from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import TableDefinition, load_definition
 from vpbench.reporting.formats import RENDERERS, SUFFIXES, terminal
-from vpbench.reporting.output_files import write_whole
-from vpbench.reporting.reported import with_reported
-from vpbench.reporting.rows import load_rows
-from vpbench.reporting.runs import Filters, Names
+from vpbench.reporting.frame import Filters, Names, load_rows
+from vpbench.reporting.published import with_reported
 from vpbench.reporting.table import Table
 from vpbench.store.store import DEFAULT_FOLDER, Store
 
@@ -88,7 +88,18 @@ def make_report(
         return text
     if target.is_dir() or not target.suffix:
         target = target / f"{name}{SUFFIXES[kind]}"
-    return [write_whole(target, lambda partial: partial.write_text(text, encoding="utf-8", newline="\n"))]
+    with _written_to(target):
+        write_atomically(target, lambda partial: partial.write_text(text, encoding="utf-8", newline="\n"))
+    return [target]
+
+
+@contextmanager
+def _written_to(place: Path) -> Iterator[None]:
+    """A file that cannot be written is a mistake of the user's."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{place} cannot be written: {error.strerror or error}. Choose another place with --out.") from error
 
 
 def _table(store: Store, definition: TableDefinition, paper: str, keep: Filters, reported: bool, mix: bool) -> Table:
@@ -105,17 +116,21 @@ def _table(store: Store, definition: TableDefinition, paper: str, keep: Filters,
 
 def _tests(store: Store, keep: Filters, pairs: Sequence[tuple[str, str]], mix: bool) -> Table:
     # Imported here: the libraries for tests take a second that a table need not wait for.
-    from vpbench.reporting.compare import compare, statistics_table
+    from vpbench.reporting.comparisons import compare, statistics_table
 
     runs = _runs(store, ("acc1",))
-    return compare(store, runs, pairs, keep, mix) if pairs else statistics_table(runs, load_definition("insvp", "1"), keep, mix)
+    if pairs:
+        return compare(store, runs, pairs, keep, mix)
+    return statistics_table(runs, load_definition("vpbench", "leaderboard"), keep, mix)
 
 
 def _figures(name: str, store: Store, keep: Filters, folder: Path) -> list[Path]:
     # Imported here: matplotlib and scikit-learn take a second that a table need not wait for.
     from vpbench.reporting.figures import draw_figures
 
-    return draw_figures(name, store, _runs(store), keep, folder)
+    runs = _runs(store)
+    with _written_to(folder):
+        return draw_figures(name, store, runs, keep, folder)
 
 
 def _runs(store: Store, numbers: Iterable[str] | None = None) -> pd.DataFrame:

@@ -1,13 +1,16 @@
-"""What a row keeps as JSON: options, recipe, preprocessing, search."""
+"""What a row stores as JSON: options, recipe, preprocessing, search."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
+
+from vpbench.models.registry import current_options
 
 
 def settings_in(text: Any) -> dict[str, Any]:
-    """The settings by name; {} for none. Text that is no JSON, or no settings, is kept as ``{"value": text}``."""
+    """The settings by name; {} for none. Text that is no JSON, or no settings, becomes ``{"value": text}``."""
     if not isinstance(text, str) or not text:
         return {}
     try:
@@ -15,6 +18,15 @@ def settings_in(text: Any) -> dict[str, Any]:
     except json.JSONDecodeError:
         value = text
     return value if isinstance(value, dict) else {"value": value}
+
+
+def options_of(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """The options of a row's method, by their present names. All of reporting reads the column ``method_config`` here.
+
+    Args:
+        row: with the columns ``method`` and ``method_config``.
+    """
+    return current_options(str(row["method"]).partition(":")[0], settings_in(row["method_config"]))
 
 
 def search_in(text: Any) -> dict[str, Any]:

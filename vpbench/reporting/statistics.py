@@ -1,4 +1,4 @@
-"""Tests for comparing methods, on plain arrays: what the numbers of a comparison mean and when there are too few for one.
+"""Tests for comparing methods, on plain arrays: which test is made, and when there are too few numbers for one.
 
 Seeds are repeated measures on the same test images, so seeds x images are never taken for so many independent trials.
 Sources: Demsar, Statistical comparisons of classifiers over multiple data sets, JMLR 2006 (Wilcoxon, Friedman, Nemenyi);
@@ -17,7 +17,7 @@ import pandas as pd
 
 ALPHA = 0.05
 DRAWS = 10_000
-# Below these the smallest p that a test can give is above 0.05, or its approximation is not to be trusted.
+# Below these the smallest p that a test can give is above 0.05, or its approximation is poor.
 LEAST_WILCOXON = 6
 LEAST_FRIEDMAN = 5
 LEAST_METHODS = 3
@@ -26,7 +26,7 @@ Hits = npt.NDArray[np.bool_]
 
 
 class TooFewError(ValueError):
-    """There are too few data sets, methods or seeds for a test; the message says how many it needs."""
+    """There are too few data sets, methods or seeds for a test; the message names how many it needs."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ def _seed_variance(differences: npt.NDArray[np.float64]) -> float:
 
 def mcnemar_p(first: Hits, second: Hits) -> float:
     """Two-sided p of McNemar's exact test: one seed, the same images."""
-    from statsmodels.stats.contingency_tables import mcnemar
+    from scipy.stats import binomtest
 
-    table = [[np.sum(first & second), np.sum(first & ~second)], [np.sum(~first & second), np.sum(~first & ~second)]]
-    return min(1.0, float(mcnemar(table, exact=True).pvalue)) if (first != second).any() else 1.0
+    wins, losses = int(np.sum(first & ~second)), int(np.sum(~first & second))
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
 def wilcoxon_p(differences: npt.ArrayLike) -> float:
@@ -114,11 +114,16 @@ def wilcoxon_p(differences: npt.ArrayLike) -> float:
 
 
 def holm(p_values: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """p-values adjusted by Holm, for so many comparisons at once."""
-    from statsmodels.stats.multitest import multipletests
+    """p-values adjusted by Holm for making so many comparisons at once.
 
-    values = np.asarray(p_values, dtype=float)
-    return np.asarray(multipletests(values, method="holm")[1], dtype=np.float64) if len(values) else values
+    Of m sorted p-values the i-th (from 1) is multiplied by m - i + 1; none gets smaller than the one before it, or above 1.
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1.0)
+    return adjusted
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,6 @@ def friedman(scores: pd.DataFrame) -> Friedman:
     Raises:
         TooFewError: below three methods or five data sets.
     """
-    import scikit_posthocs
     from scipy.stats import friedmanchisquare, studentized_range
 
     datasets, methods = scores.shape
@@ -157,15 +161,15 @@ def friedman(scores: pd.DataFrame) -> Friedman:
     if datasets < LEAST_FRIEDMAN:
         raise TooFewError(f"Friedman's test needs {LEAST_FRIEDMAN} data sets that every method has, and there are {datasets}")
     ranks = scores.rank(axis=1, ascending=False).mean()
-    critical = float(
-        studentized_range.ppf(1 - ALPHA, methods, np.inf) / np.sqrt(2) * np.sqrt(methods * (methods + 1) / (6 * datasets))
-    )
+    error = np.sqrt(methods * (methods + 1) / (6 * datasets))  # standard deviation of the difference of two mean ranks
+    critical = float(studentized_range.ppf(1 - ALPHA, methods, np.inf) / np.sqrt(2) * error)
     if (scores.nunique(axis=1) == 1).all():  # all alike everywhere: there are no ranks to test
         alike = pd.DataFrame(1.0, index=scores.columns, columns=scores.columns)
         return Friedman(ranks, 0.0, 1.0, alike, critical)
     found = friedmanchisquare(*(scores[name] for name in scores.columns))
-    pairs = scikit_posthocs.posthoc_nemenyi_friedman(scores.to_numpy())
-    pairs.index = pairs.columns = scores.columns
+    distances = np.abs(ranks.to_numpy()[:, None] - ranks.to_numpy()[None, :]) / error * np.sqrt(2)
+    p = np.minimum(studentized_range.sf(distances, methods, np.inf), 1.0)
+    pairs = pd.DataFrame(p, index=scores.columns, columns=scores.columns)
     return Friedman(ranks, float(found.statistic), float(found.pvalue), pairs, critical)
 
 

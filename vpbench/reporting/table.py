@@ -1,10 +1,12 @@
-"""A neutral table: text and numbers in cells, no markup."""
+"""A table as data: numbers in cells, and keys for what its rows, columns and sections are of. No markup."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from vpbench.reporting.keys import ColumnKey, RowKey, SectionKey
 
 EMPTY = "-"
 
@@ -36,22 +38,27 @@ class Column:
 
     Attributes:
         group: the heading above: a data set's group, or "Reported" and "Gap".
+        name: its own heading; empty for a column that is of the row ``key``.
         kind: a data set's score, a mean of scores, a cost, a paper's figure, measured minus reported, or a test's result.
-        key: what the numbers are of, e.g. ``dataset:cub``; a paper's figure has the key of what was measured.
+        key: what the numbers are of; a paper's figure has the key of what was measured.
     """
 
     group: str
     name: str
     kind: Literal["score", "mean", "cost", "reported", "gap", "test"]
-    key: str = ""
+    key: ColumnKey | RowKey | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method with its options, under the heading ``group``."""
+    """A line of cells under the heading ``group``.
+
+    Attributes:
+        key: a method with its options; a name for a data set, or for a method that only the paper has.
+    """
 
     group: str
-    label: str
+    key: RowKey | str
     cells: tuple[Cell, ...]
 
     def scores(self, columns: Sequence[Column]) -> list[Cell]:
@@ -64,27 +71,36 @@ class Section:
     """Rows that may be compared: everything but method and recipe is the same.
 
     Attributes:
+        key: what the runs share; None for mixed runs, and for what is no run.
+        caption: what the title says before that.
         backbone, suites: of its runs; None and empty where they have several backbones, or no run at all.
         head: what the rows are.
     """
 
-    title: str
+    key: SectionKey | None
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     backbone: str | None = None
     suites: tuple[str, ...] = ()
     head: str = "Method"
+    caption: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Its number in the paper (empty for none), a title, sections with columns of their own, and the lines below."""
+    """Sections, each with its own columns, and the lines below.
+
+    Attributes:
+        number: in the paper; empty for none.
+        others: sections of the same runs that are not shown, and that titles must be different from.
+    """
 
     number: str
     title: str
     sections: tuple[Section, ...]
     footer: tuple[str, ...]
+    others: tuple[SectionKey, ...] = ()
 
     @property
     def caption(self) -> str:

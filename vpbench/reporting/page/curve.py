@@ -28,7 +28,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Axis:
-    """Where a value lies between 0 and 1, and which values get a label."""
+    """Maps values to 0 ... 1; ``ticks`` are the values with a label."""
 
     low: float
     high: float
@@ -68,7 +68,7 @@ def curves(epochs: Sequence[Epoch], name: str) -> list[Markup]:
     """The training loss and, where it was measured, the validation accuracy.
 
     Args:
-        name: of the run, for readers who do not see the picture.
+        name: of the run, for the text alternative.
     """
     panels = [("Training loss", [epoch.train_loss for epoch in epochs], True)]
     panels += [("Validation top-1 accuracy (%)", [epoch.val_acc1 for epoch in epochs], False)]
@@ -114,7 +114,7 @@ def _panel(title: str, values: Sequence[float | None], phases: Sequence[str], ma
 
 
 def value_axis(low: float, high: float, may_log: bool) -> Axis:
-    """An axis over values: logarithmic where they are positive and far apart."""
+    """An axis over values: logarithmic where they are positive and their ratio is large."""
     if may_log and low > 0 and high / low > _WIDE_RANGE:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         every = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]

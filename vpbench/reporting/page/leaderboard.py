@@ -1,4 +1,4 @@
-"""The leaderboard: the sections and rows of the tables, with what sorting, filtering and links need."""
+"""The leaderboard: the table ``vpbench/leaderboard`` with the links and values that sorting and filtering need."""
 
 from __future__ import annotations
 
@@ -10,50 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from vpbench.reporting.building import build_table
-from vpbench.reporting.definition import TableDefinition
-from vpbench.reporting.page.file_names import base_method, method_file
-from vpbench.reporting.page.links import Place
+from vpbench.reporting.build_table import build_table
+from vpbench.reporting.definition import load_definition
+from vpbench.reporting.describe import fidelity_words
+from vpbench.reporting.frame import Filters, arrange, of_section
+from vpbench.reporting.keys import RowKey
+from vpbench.reporting.page.links import Place, method_file
 from vpbench.reporting.page.quantities import is_missing, quantity
-from vpbench.reporting.runs import Filters, arrange, of_section
-from vpbench.reporting.sections import in_order, titles
-from vpbench.reporting.table import Cell, Column, Section, Table
-
-# As a file of reports/tables would say it: every method, in the order of the papers' tables, and what it costs.
-_DEFINITION = {
-    "title": "Leaderboard",
-    "paper": "vpbench",
-    "number": "",
-    "rows": [
-        {"group": "Linear probing", "methods": ["linear"]},
-        {"group": "Prompts", "methods": ["vpt", "e2vpt", "insvp", "viapt", "ivpt"]},
-    ],
-    "costs": [
-        {
-            "column": "params_trainable",
-            "title": "Params (M)",
-            "scale": 1e6,
-            "note": "Params: trained parameters in millions, head included.",
-        },
-        {
-            "column": "flops_forward",
-            "title": "FLOPs (G)",
-            "scale": 1e9,
-            "note": "FLOPs: forward pass of one image in billions, 2 per multiply-add.",
-        },
-        {
-            "column": "latency_ms_p50",
-            "title": "Latency (ms)",
-            "note": "Latency: inference of one image, median, on the machine of the run. A range covers several data sets.",
-        },
-        {
-            "column": "mem_train_peak",
-            "title": "Memory (MiB)",
-            "scale": 2**20,
-            "note": "Memory: peak in training; of the GPU's allocator, or of the whole process on a CPU.",
-        },
-    ],
-}
+from vpbench.reporting.row_labels import row_label, section_titles
+from vpbench.reporting.table import Cell, Column, Row, Section
 
 
 @dataclass(frozen=True)
@@ -68,7 +33,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Number:
-    """A cell: ``text`` without its spread, ``spread`` and ``n`` where they are known, ``value`` to sort by."""
+    """A cell: ``text`` without its spread, ``spread`` and ``n`` where there are any, ``value`` to sort by."""
 
     text: str
     spread: str
@@ -79,8 +44,8 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A row, and what filters ask about it."""
+class BoardLine:
+    """A row, and what the page's filters match."""
 
     label: str
     href: str
@@ -102,7 +67,7 @@ class Board:
     suites: tuple[str, ...]
     groups: tuple[tuple[str, int], ...]
     headings: tuple[Heading, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[BoardLine, ...]
     notes: tuple[str, ...]
 
 
@@ -154,38 +119,75 @@ def standings(runs: pd.DataFrame, filters: Filters, places: dict[Any, Place]) ->
     Raises:
         UsageError: when the filters leave nothing.
     """
-    table: Table = build_table(runs, TableDefinition.model_validate(_DEFINITION), filters)
+    definition = load_definition("vpbench", "leaderboard")
+    table = build_table(runs, definition, filters)
     arranged = arrange(runs, filters)
-    keys = {title: key for key, title in titles(in_order(arranged["section"])).items()}
+    titles = section_titles(section.key for section in table.sections if section.key)
     boards: list[Board] = []
     results: dict[str, list[Results]] = {}
     for number, section in enumerate(table.sections, 1):
-        own = of_section(arranged, keys[section.title])
-        by_row = {str(label): part for label, part in own.groupby("row")}
-        anchors: dict[tuple[str, str], str] = {}
+        assert section.key is not None  # nothing is mixed here
+        own = of_section(arranged, section.key)
+        by_row: dict[Any, pd.DataFrame] = dict(list(own.groupby("row", sort=False)))
+        lines = [_Line(row, by_row[row.key], section.columns, definition.decimals) for row in section.rows]
+        anchors: dict[tuple[RowKey, str], str] = {}
         found: dict[str, list[Tally]] = {}
-        for place, row in enumerate(section.rows, 1):
-            method = base_method(str(by_row[row.label]["method"].iloc[0]))
-            for tally in _tallies(section, row.label, row.cells, by_row[row.label], f"s{number}-{place}", places):
-                anchors[row.label, tally.dataset] = f"{method_file(method)}#{tally.anchor}"
-                found.setdefault(method, []).append(tally)
+        for place, line in enumerate(lines, 1):
+            for tally in _tallies(line, f"s{number}-{place}", places):
+                anchors[line.key, tally.dataset] = f"{method_file(line.key.method)}#{tally.anchor}"
+                found.setdefault(line.key.method, []).append(tally)
         for method, tallies in found.items():
-            results.setdefault(method, []).append(Results(section.title, tuple(tallies)))
-        boards.append(_board(f"section-{number}", section, own, by_row, anchors))
+            results.setdefault(method, []).append(Results(titles[section.key], tuple(tallies)))
+        boards.append(_board(f"section-{number}", titles[section.key], section, own, lines, anchors))
     return Standings(tuple(boards), table.footer, results)
 
 
+@dataclass(frozen=True)
+class _Line:
+    """A row of a table with its runs."""
+
+    row: Row
+    runs: pd.DataFrame
+    columns: tuple[Column, ...]
+    decimals: int
+
+    @property
+    def key(self) -> RowKey:
+        assert isinstance(self.row.key, RowKey)  # only what a paper reports has no key of ours
+        return self.row.key
+
+    @property
+    def scores(self) -> list[tuple[int, str, Cell]]:
+        """Position, data set and cell of the columns of data sets."""
+        cells = zip(self.columns, self.row.cells, strict=True)
+        return [(place, column.name, cell) for place, (column, cell) in enumerate(cells) if column.kind == "score"]
+
+    def number(self, place: int, href: str = "") -> Number:
+        column, cell = self.columns[place], self.row.cells[place]
+        value = "" if cell.mean is None else f"{cell.mean:.9g}"
+        if column.kind == "cost" or cell.mean is None:
+            return Number(cell.text, "", "", value, cell.rank, href)
+        spread = "" if cell.std is None else f"{cell.std:.{self.decimals}f}"
+        n = f"{cell.n}" if cell.n is not None and column.kind == "score" else ""
+        return Number(f"{cell.mean:.{self.decimals}f}", spread, n, value, cell.rank, href)
+
+
 def _board(
-    anchor: str, section: Section, own: pd.DataFrame, by_row: dict[str, pd.DataFrame], anchors: dict[tuple[str, str], str]
+    anchor: str,
+    title: str,
+    section: Section,
+    own: pd.DataFrame,
+    lines: Sequence[_Line],
+    anchors: dict[tuple[RowKey, str], str],
 ) -> Board:
     return Board(
         anchor,
-        section.title,
+        title,
         str(own["backbone"].iloc[0]),
         tuple(sorted(own["suite"].dropna().unique())),
         _groups(section.columns),
         tuple(Heading(c.name, c.kind, c.group, "ascending" if c.kind == "cost" else "descending") for c in section.columns),
-        tuple(_line(section, row.label, row.cells, by_row[row.label], anchors) for row in section.rows),
+        tuple(_board_line(line, title, anchors) for line in lines),
         (*section.notes, *_machines(own)),
     )
 
@@ -196,49 +198,34 @@ def _groups(columns: Sequence[Column]) -> tuple[tuple[str, int], ...]:
     return spans if len({group for group, _ in spans if group}) > 1 else ()
 
 
-def _line(section: Section, label: str, cells: Sequence[Cell], own: pd.DataFrame, anchors: dict[tuple[str, str], str]) -> Line:
-    method = base_method(str(own["method"].iloc[0]))
-    fidelity = ", ".join(sorted(own["fidelity"].dropna().unique()))
-    suites = sorted(own["suite"].dropna().unique())
-    numbers = tuple(
-        _number(cell, column, anchors.get((label, column.name), "") if column.kind == "score" else "")
-        for cell, column in zip(cells, section.columns, strict=True)
-    )
-    scored = [c.name for cell, c in zip(cells, section.columns, strict=True) if c.kind == "score" and cell.mean is not None]
-    return Line(
+def _board_line(line: _Line, title: str, anchors: dict[tuple[RowKey, str], str]) -> BoardLine:
+    fidelity = ", ".join(fidelity_words(value) for value in sorted(line.runs["fidelity"].dropna().unique()))
+    suites = sorted(line.runs["suite"].dropna().unique())
+    hrefs = {place: anchors.get((line.key, dataset), "") for place, dataset, _ in line.scores}
+    label = row_label(line.key)
+    return BoardLine(
         label,
-        method_file(method),
+        method_file(line.key.method),
         fidelity,
-        method,
+        line.key.method,
         json.dumps(suites),
-        json.dumps(scored),
-        " ".join([label, fidelity, section.title, *suites]).lower(),
-        numbers,
+        json.dumps([dataset for _, dataset, cell in line.scores if cell.mean is not None]),
+        " ".join([label, fidelity, title, *suites]).lower(),
+        tuple(line.number(place, hrefs.get(place, "")) for place in range(len(line.columns))),
     )
 
 
-def _number(cell: Cell, column: Column, href: str) -> Number:
-    """A cell's text is split, so that the page can set mean, spread and number of seeds apart."""
-    text, _, spread = cell.text.partition(" (")[0].partition(" ± ")
-    known = cell.n is not None and column.kind == "score"
-    return Number(text, spread, f"{cell.n}" if known else "", "" if cell.mean is None else f"{cell.mean:.9g}", cell.rank, href)
-
-
-def _tallies(
-    section: Section, label: str, cells: Sequence[Cell], own: pd.DataFrame, anchor: str, places: dict[Any, Place]
-) -> list[Tally]:
+def _tallies(line: _Line, anchor: str, places: dict[Any, Place]) -> list[Tally]:
     columns = ["dataset", "seed", "run_id", "status", "acc1", "repeat"]
     by_dataset: dict[str, list[SeedRun]] = {}
-    for index, dataset, seed, _, status, acc1, repeat in own[columns].sort_values(columns[:3]).itertuples(name=None):
+    for index, dataset, seed, _, status, acc1, repeat in line.runs[columns].sort_values(columns[:3]).itertuples(name=None):
         run = SeedRun(quantity("seed", seed), _outcome(status, acc1, bool(repeat)), str(status), f"../{places[index].href}")
         by_dataset.setdefault(str(dataset), []).append(run)
-    tallies = []
-    for place, (column, cell) in enumerate(zip(section.columns, cells, strict=True), 1):
-        if column.kind != "score" or column.name not in by_dataset:
-            continue
-        number = _number(cell, column, "")
-        tallies.append(Tally(f"{anchor}-{place}", label, column.name, number, tuple(by_dataset[column.name])))
-    return tallies
+    return [
+        Tally(f"{anchor}-{place + 1}", row_label(line.key), dataset, line.number(place), tuple(by_dataset[dataset]))
+        for place, dataset, _ in line.scores
+        if dataset in by_dataset
+    ]
 
 
 def _outcome(status: Any, acc1: Any, repeat: bool) -> str:

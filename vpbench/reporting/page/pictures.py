@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import shutil
 import struct
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from vpbench.core.errors import VpbenchError
-from vpbench.reporting.runs import Filters
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.plot_registry import Plot, plot_registry
 from vpbench.store.store import Store
 
 FOLDER = "figures"
-# Overviews first, models from inside last; a plot that is not named here comes behind them.
-_ORDER = (
-    *("pareto", "heatmap", "critical_difference", "seeds", "curves", "hyperparameters", "noise"),
-    *("tsne", "prompts", "gradcam", "attention"),
-)
-# In a large store the others take minutes, and nobody reads a hundred lines of one.
-_OVERVIEWS = ("pareto", "critical_difference")
 _RESOLUTION = 150  # dots per inch of the PNGs
 _SCREEN = 96
 
@@ -38,8 +31,8 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Plot:
-    """All figures of one kind; ``missing`` says why there is none."""
+class Drawn:
+    """All figures of one kind; ``missing`` is the reason why there is none."""
 
     name: str
     title: str
@@ -47,41 +40,37 @@ class Plot:
     missing: str = ""
 
 
-def draw_all(store: Store, runs: pd.DataFrame, filters: Filters, site: Path, large: bool = False) -> list[Plot]:
+def draw_all(store: Store, runs: pd.DataFrame, filters: Filters, site: Path, large: bool = False) -> list[Drawn]:
     """Draw every plot into ``site/figures``.
 
     Args:
         runs: of the whole store, so that a filter changes no colour.
-        large: draw overviews only, and say how to get the others.
+        large: draw overviews only, and name the command for each of the others.
     """
     # Imported here: matplotlib takes a second that a refused folder need not wait for.
-    from vpbench.reporting.figures import draw_figures, figure_registry
+    from vpbench.reporting.figures import draw_figures
 
-    registry = figure_registry()
-    names = registry.names()
-    ordered = [name for name in _ORDER if name in names] + [name for name in names if name not in _ORDER]
-    plots = []
-    for name in ordered:
-        story = sys.modules[registry.get(name).__module__].__doc__ or name
-        title = " ".join(story.strip().split("\n\n")[0].replace("``", "").split())
-        if large and name not in _OVERVIEWS:
-            advice = (
-                f"vpbench report --plot {name.replace('_', '-')} --results RESULTS draws it, best with --dataset or --method."
-            )
-            plots.append(Plot(name, title, (), f"left out, as there are so many runs: {advice}"))
+    registry = plot_registry()
+    plots: list[Plot] = sorted((registry.get(name) for name in registry.names()), key=lambda plot: (plot.place, plot.name))
+    drawn = []
+    for plot in plots:
+        if large and not plot.overview:
+            advice = f"vpbench report --plot {plot.option} --results RESULTS draws it, best with --dataset or --method."
+            drawn.append(Drawn(plot.name, plot.title, (), f"left out, as there are so many runs: {advice}"))
             continue
         try:
-            paths = draw_figures(name, store, runs, filters, site / FOLDER / name)
+            paths = draw_figures(plot.name, store, runs, filters, site / FOLDER / plot.name)
         except VpbenchError as error:
-            shutil.rmtree(site / FOLDER / name, ignore_errors=True)  # what it drew before the error
-            plots.append(Plot(name, title, (), without_folder(str(error), store)))
+            shutil.rmtree(site / FOLDER / plot.name, ignore_errors=True)  # what it drew before the error
+            drawn.append(Drawn(plot.name, plot.title, (), without_folder(str(error), store)))
             continue
-        plots.append(Plot(name, title, tuple(_picture(path, site) for path in paths if path.suffix == ".png")))
-    return plots
+        pictures = tuple(_picture(path, site) for path in paths if path.suffix == ".png")
+        drawn.append(Drawn(plot.name, plot.title, pictures))
+    return drawn
 
 
 def without_folder(text: str, store: Store) -> str:
-    """``text`` with RESULTS for the folder: a page is for others, and is the same wherever its store lies."""
+    """``text`` with RESULTS for the folder: a page has the same bytes wherever its store is."""
     return text.replace(str(store.folder.resolve()), "RESULTS").replace(str(store.folder), "RESULTS")
 
 

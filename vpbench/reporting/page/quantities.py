@@ -61,7 +61,7 @@ def blocks(columns: list[str]) -> list[tuple[str, list[str]]]:
 
 
 def meaning(column: str) -> str:
-    """What the schema says about a column."""
+    """The schema's description of a column."""
     return COLUMNS[column][1] if column in COLUMNS else ""
 
 

@@ -1,4 +1,4 @@
-"""What a run's page says. In a large store one page holds all seeds of a specification, a column for each."""
+"""The content of a run's page. In a large store one page holds all seeds of a specification, a column for each."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from markupsafe import Markup
 
 from vpbench.core.errors import VpbenchError
 from vpbench.reporting.describe import describe
-from vpbench.reporting.page.command import Command, Plans, repeat_command
+from vpbench.reporting.keys import split_name
 from vpbench.reporting.page.curve import curves, read_epochs
-from vpbench.reporting.page.file_names import base_method, method_file
+from vpbench.reporting.page.links import method_file
 from vpbench.reporting.page.quantities import MISSING, blocks, is_missing, meaning, quantity
-from vpbench.reporting.settings import settings_in
+from vpbench.reporting.page.repeat_command import Command, Plans, repeat_command
+from vpbench.reporting.settings import options_of, settings_in
 from vpbench.store.store import Store
 
 # Shown in parts of the page of their own.
@@ -76,11 +77,11 @@ class RunPage:
 
 
 @dataclass
-class Known:
+class Shared:
     """What the pages of a site share, found once.
 
     Attributes:
-        store: where learning curves lie.
+        store: with the learning curves.
         columns: of the store's rows.
         plans: for the commands.
         meanings: of options, by the label of a method.
@@ -95,7 +96,7 @@ class Known:
         self.blocks = blocks([name for name in self.columns if name not in _ELSEWHERE])
 
 
-def run_page(file: str, runs: Sequence[Run], anchors: Sequence[str], known: Known) -> RunPage:
+def run_page(file: str, runs: Sequence[Run], anchors: Sequence[str], shared: Shared) -> RunPage:
     """The page of ``runs``, which agree in all but their seeds.
 
     Args:
@@ -106,19 +107,19 @@ def run_page(file: str, runs: Sequence[Run], anchors: Sequence[str], known: Know
     first = runs[0]
     label = str(first["method"])
     seeds = " and ".join([", ".join(map(_seed, runs[:-1])), _seed(runs[-1])]) if len(runs) > 1 else _seed(first)
-    if label not in known.meanings:
-        known.meanings[label] = _option_meanings(label)
+    if label not in shared.meanings:
+        shared.meanings[label] = _option_meanings(label)
     return RunPage(
         file,
         f"{label} on {quantity('dataset', first['dataset'])}, seed{'s' if len(runs) > 1 else ''} {seeds}",
         label,
-        f"../{method_file(base_method(label))}",
-        tuple(_values(first["method_config"], known.meanings[label])),
-        tuple(_values(first["recipe"])),
+        f"../{method_file(split_name(label)[0])}",
+        tuple(_values(options_of(first), shared.meanings[label])),
+        tuple(_values(settings_in(first["recipe"]))),
         _sources(first["recipe_source"]),
-        tuple(_values(first["preprocess"])),
-        tuple((title, tuple(_fact(name, runs) for name in names)) for title, names in known.blocks),
-        tuple(_one(run, anchor, known) for run, anchor in zip(runs, anchors, strict=True)),
+        tuple(_values(settings_in(first["preprocess"]))),
+        tuple((title, tuple(_fact(name, runs) for name in names)) for title, names in shared.blocks),
+        tuple(_one(run, anchor, shared) for run, anchor in zip(runs, anchors, strict=True)),
         _pretty(first["spec"]),
     )
 
@@ -128,9 +129,9 @@ def _fact(name: str, runs: Sequence[Run]) -> Fact:
     return Fact(name, values[:1] if len(set(values)) == 1 else values, meaning(name))
 
 
-def _one(run: Run, anchor: str, known: Known) -> OneRun:
+def _one(run: Run, anchor: str, shared: Shared) -> OneRun:
     title = f"{run['method']} on {run['dataset']}, seed {_seed(run)}"
-    drawn, problem = _curve(str(run["run_id"]), title, known.store)
+    drawn, problem = _curve(str(run["run_id"]), title, shared.store)
     return OneRun(
         str(run["run_id"]),
         anchor,
@@ -138,7 +139,7 @@ def _one(run: Run, anchor: str, known: Known) -> OneRun:
         quantity("status", run["status"]),
         MISSING if is_missing(run["acc1"]) else f"{run['acc1']:.2f}",
         "" if is_missing(run["error"]) else str(run["error"]).strip(),
-        repeat_command(run, known.plans),
+        repeat_command(run, shared.plans),
         drawn,
         problem,
     )
@@ -151,7 +152,7 @@ def _seed(run: Run) -> str:
 def _curve(run_id: str, title: str, store: Store) -> tuple[tuple[Markup, ...], str]:
     """The pictures, or why there is none."""
     path = store.artefact_path(run_id, "curve.csv")
-    # An id from a file that somebody else made must not lead out of the store.
+    # A run id is read from a file, so it must not lead out of the store.
     if Path(run_id).name != run_id or not path.is_file():
         return (), "No learning curve was stored; --save curve keeps one."
     try:
@@ -161,8 +162,8 @@ def _curve(run_id: str, title: str, store: Store) -> tuple[tuple[Markup, ...], s
     return tuple(drawn), "" if drawn else "The learning curve has no finite number."
 
 
-def _values(text: Any, meanings: Mapping[str, str] | None = None) -> list[Setting]:
-    return [Setting(str(name), _text(own), (meanings or {}).get(str(name), "")) for name, own in settings_in(text).items()]
+def _values(settings: Mapping[str, Any], meanings: Mapping[str, str] | None = None) -> list[Setting]:
+    return [Setting(str(name), _text(value), (meanings or {}).get(str(name), "")) for name, value in settings.items()]
 
 
 def _text(value: Any) -> str:
@@ -175,7 +176,7 @@ def _pretty(text: Any) -> str:
 
 
 def _sources(text: Any) -> tuple[str, ...]:
-    """A recipe names its sources one after the other, from the general to the special."""
+    """A recipe names its sources one after the other, from the general to the specific."""
     return () if is_missing(text) else tuple(part for part in str(text).split("; ") if part)
 
 

@@ -1,13 +1,54 @@
-"""The lines below a table: how to read it, what is missing, where its numbers come from."""
+"""The sentences around a table: the protocol of a section, how to read the numbers, what is missing, where they come from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
 from vpbench.reporting.definition import TableDefinition
-from vpbench.reporting.settings import search_in
+from vpbench.reporting.keys import SectionKey
+from vpbench.reporting.row_labels import epochs_text, selection_text, trained_on
+from vpbench.reporting.settings import search_in, settings_in
+
+_NORMALISATION = {"weights": "mean and std of the weights", "imagenet": "mean and std of ImageNet", "none": "no mean and std"}
+
+
+def protocol(key: SectionKey, runs: pd.DataFrame) -> tuple[str, ...]:
+    """Two lines: what was the same for every method, and how many images each data set has."""
+    pixels = _preprocessing(settings_in(key.preprocess), key.image_size)
+    seeds = sorted(set(runs["seed"].dropna().astype(int)))
+    how = [trained_on(key.images), selection_text(key.selection), epochs_text(key.epochs), _seed_list(seeds), str(key.precision)]
+    counts = runs.groupby("dataset")[["n_train", "n_val", "n_test"]].first()  # a failed run may lack them
+    splits = [f"{dataset} {'/'.join(map(_count, numbers))}" for dataset, numbers in zip(counts.index, counts.to_numpy())]
+    return f"Protocol: {'; '.join([*pixels, *how])}.", f"Images (train/val/test): {', '.join(splits)}."
+
+
+def _preprocessing(options: dict[str, Any], size: int | None) -> list[str]:
+    parts = []
+    if options.get("resize") == "stretch":
+        parts.append(f"images stretched to {size} x {size}")
+    elif options.get("resize") == "crop" and size is not None:
+        crop = "random crop in training, centre crop in testing" if options.get("random_crop") else "centre crop"
+        parts.append(f"short side resized to {round(size / options.get('crop_ratio', 1))}, {crop}, {size} x {size}")
+    if "interpolation" in options:
+        # Before this option existed, all runs used antialiasing; their rows do not record it.
+        antialias = {True: " with antialias", False: " without antialias", None: ""}[options.get("antialias")]
+        parts[-1:] = [f"{''.join(parts[-1:])} ({options['interpolation']}{antialias})".strip()]
+    if options.get("random_flip"):
+        parts.append("random horizontal flips in training")
+    if "normalisation" in options:
+        parts.append(f"normalised with {_NORMALISATION.get(options['normalisation'], options['normalisation'])}")
+    return parts
+
+
+def _seed_list(seeds: list[int]) -> str:
+    return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds)) or 'unknown'}"
+
+
+def _count(number: Any) -> str:
+    return "-" if pd.isna(number) else str(int(number))
 
 
 def footer_lines(
@@ -16,7 +57,7 @@ def footer_lines(
     """All lines, in reading order.
 
     Args:
-        n: seeds behind every number, or None when they differ (cells then show their own).
+        n: seeds behind every number, or None when they differ, and cells show their own.
         filled: methods x data sets that have a number.
         cells: methods x data sets.
         remarks: on the choice of the runs.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -14,8 +14,10 @@ import pandas as pd
 from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
 from vpbench.reporting.definition import TableDefinition
-from vpbench.reporting.runs import Filters, arrange, of_section
-from vpbench.reporting.sections import differences, in_order, protocol, titles
+from vpbench.reporting.frame import Filters, arrange, of_section, sections_in
+from vpbench.reporting.keys import ColumnKey, RowKey, SectionKey
+from vpbench.reporting.notes import protocol
+from vpbench.reporting.row_labels import differences, row_label, section_titles
 from vpbench.reporting.statistics import (
     DRAWS,
     LEAST_WILCOXON,
@@ -61,56 +63,69 @@ def compare(store: Store, runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], 
     """Pairs of methods, data set by data set and over the data sets.
 
     Args:
-        pairs: rows as the tables call them, a method or a method with its options.
+        pairs: labels of rows as the tables print them, a method or a method with its options.
         mix: compare runs of the same data and seed even if their protocols differ.
 
     Raises:
         UsageError: for an unknown method, or two that share no data set and seed under one protocol.
     """
     # Filtering by method would hide what is asked for.
-    runs = arrange(runs, Filters(filters.dataset, filters.suite, filters.backbone, None, filters.seed))
-    runs = runs[(runs["status"] == "ok") & runs["acc1"].notna() & ~runs["repeat"]]
+    runs = _scored(arrange(runs, Filters(filters.dataset, filters.suite, filters.backbone, None, filters.seed)))
+    named = {row_label(key): key for key in set(runs["row"])}
     for name in (name for pair in pairs for name in pair):
-        if name not in set(runs["row"]):
-            raise unknown("method", name, set(runs["row"]), "Only runs that ended well can be compared.")
+        if name not in named:
+            raise unknown("method", name, named, "Only runs that ended well can be compared.")
     sections: list[Section] = []
     p_values: list[tuple[int, float]] = []
+    compared: set[SectionKey] = set()
     for first, second in pairs:
         if first == second:
             raise UsageError(f"'{first}' cannot be compared with itself: name two methods.")
-        own = runs[runs["row"].isin((first, second))]
-        for title, members in _comparable(own, first, second, mix):
-            section, p = _pair_section(store, members, first, second, title)
+        keys = named[first], named[second]
+        own = runs[runs["row"].isin(keys)]
+        compared |= set(own["section"])
+        for section, members in _comparable(own, *keys, mix):
+            built, p = _pair_section(store, members, *keys, section)
             if p is not None:
                 p_values.append((len(sections), p))
-            sections.append(section)
-    return Table("", "Paired comparison", tuple(_with_holm(sections, p_values)), _HOW)
+            sections.append(built)
+    return Table("", "Paired comparison", tuple(_with_holm(sections, p_values)), _HOW, tuple(compared))
 
 
-def _comparable(runs: pd.DataFrame, first: str, second: str, mix: bool) -> list[tuple[str, pd.DataFrame]]:
+def _scored(runs: pd.DataFrame) -> pd.DataFrame:
+    """Arranged runs that ended well, with a number of their own."""
+    return runs[(runs["status"] == "ok") & runs["acc1"].notna() & ~runs["repeat"]]
+
+
+def _comparable(runs: pd.DataFrame, first: RowKey, second: RowKey, mix: bool) -> list[tuple[SectionKey | None, pd.DataFrame]]:
     """The runs of two methods by section, only sections that have both; all of them as one when mixing."""
     if mix:
-        return [("mixed as asked for (--mix): protocols may differ", runs)]
-    names = titles(in_order(runs["section"]))
-    parts = [(title, of_section(runs, key)) for key, title in names.items()]
-    both = [(title, own) for title, own in parts if own["row"].nunique() == 2]
+        return [(None, runs)]
+    parts = [(key, of_section(runs, key)) for key in sections_in(runs)]
+    both: list[tuple[SectionKey | None, pd.DataFrame]] = [(key, own) for key, own in parts if own["row"].nunique() == 2]
     if both:
         return both
-    told = "; ".join(differences(names).values())
-    raise UsageError(f"{first} and {second} have no runs under one protocol (they differ in {told}); --mix compares them anyway.")
+    different = "; ".join(differences(key for key, _ in parts).values())
+    raise UsageError(
+        f"{row_label(first)} and {row_label(second)} have no runs under one protocol (they differ in {different}); "
+        "--mix compares them anyway."
+    )
 
 
-def _pair_section(store: Store, runs: pd.DataFrame, first: str, second: str, title: str) -> tuple[Section, float | None]:
+def _pair_section(
+    store: Store, runs: pd.DataFrame, first: RowKey, second: RowKey, key: SectionKey | None
+) -> tuple[Section, float | None]:
     """The comparison of two methods, and Wilcoxon's p."""
     found: list[_Pair] = []
     notes = [protocol(runs["section"].iloc[0], runs)[0]] if len(set(runs["section"])) == 1 else []
     for (group, dataset), own in runs.assign(dataset_group=runs["dataset_group"].fillna("")).groupby(
         ["dataset_group", "dataset"]
     ):
-        sides = [own[own["row"] == name].set_index("seed") for name in (first, second)]
-        if double := next((side for side in sides if side.index.has_duplicates), None):
+        sides = [own[own["row"] == row].set_index("seed") for row in (first, second)]
+        if (double := next((side for side in sides if side.index.has_duplicates), None)) is not None:
             raise UsageError(
-                f"several runs of {double['row'].iloc[0]} on {dataset} with one seed: choose with --suite or --backbone."
+                f"several runs of {row_label(double['row'].iloc[0])} on {dataset} with one seed: "
+                "choose with --suite or --backbone."
             )
         seeds = sorted(set(sides[0].index) & set(sides[1].index))
         alone = sorted(set(sides[0].index) ^ set(sides[1].index))
@@ -124,28 +139,37 @@ def _pair_section(store: Store, runs: pd.DataFrame, first: str, second: str, tit
             continue
         found.append(_pair(store, str(group), str(dataset), sides[0].loc[seeds], sides[1].loc[seeds]))
     if not found:
-        raise UsageError(f"{first} and {second} share no data set and seed: run both with the same --seeds.")
+        raise UsageError(
+            f"{row_label(first)} and {row_label(second)} share no data set and seed: run both with the same --seeds."
+        )
     adjusted = iter(holm([pair.paired.p for pair in found if pair.paired]))
     rows = [_pair_row(pair, float(next(adjusted)) if pair.paired else None) for pair in found]
     notes += [f"{pair.dataset}: not tested, {pair.remark}." for pair in found if pair.remark]
-    return _pair_table(found, rows, notes, first, second, title)
+    return _pair_table(found, rows, notes, first, second, key)
 
 
 def _pair_table(
-    found: list[_Pair], rows: list[Row], notes: list[str], first: str, second: str, title: str
+    found: list[_Pair], rows: list[Row], notes: list[str], first: RowKey, second: RowKey, key: SectionKey | None
 ) -> tuple[Section, float | None]:
     gaps = [pair.difference for pair in found]
     won, tied, lost = wins(gaps)
-    notes.append(f"{first} wins {won}, ties {tied}, loses {lost} of {len(found)} data sets (a tie: equal to one decimal).")
+    notes.append(
+        f"{row_label(first)} wins {won}, ties {tied}, loses {lost} of {len(found)} data sets (a tie: equal to one decimal)."
+    )
     p = None
     try:
         p = wilcoxon_p(gaps)
         notes.append(f"Over {len(found)} data sets (Wilcoxon's signed-rank test of the differences, two-sided): p = {_p(p)}.")
     except TooFewError as error:
         notes.append(f"Over data sets: not tested. {error}.")
-    names = (first, second, "Difference", "95 % interval", "p", "p (Holm)", "Seeds", "Images")
-    columns = tuple(Column("", name, "test", name) for name in names)
-    return Section(f"{first} against {second}: {title}", columns, tuple(rows), tuple(notes), head="Data set"), p
+    names = ("Difference", "95 % interval", "p", "p (Holm)", "Seeds", "Images")
+    columns = (
+        *(Column("", "", "test", row) for row in (first, second)),
+        *(Column("", name, "test", ColumnKey("test", name)) for name in names),
+    )
+    caption = f"{row_label(first)} against {row_label(second)}"
+    caption += "" if key else ": mixed as asked for (--mix): protocols may differ"
+    return Section(key, columns, tuple(rows), tuple(notes), head="Data set", caption=caption), p
 
 
 def _with_holm(sections: list[Section], p_values: list[tuple[int, float]]) -> list[Section]:
@@ -154,8 +178,7 @@ def _with_holm(sections: list[Section], p_values: list[tuple[int, float]]) -> li
         return sections
     for (index, _), p in zip(p_values, holm([p for _, p in p_values]), strict=True):
         line = f"Adjusted by Holm for {len(p_values)} such comparisons: p = {_p(float(p))}."
-        old = sections[index]
-        sections[index] = Section(old.title, old.columns, old.rows, (*old.notes, line), head=old.head)
+        sections[index] = replace(sections[index], notes=(*sections[index].notes, line))
     return sections
 
 
@@ -221,36 +244,34 @@ def statistics_table(runs: pd.DataFrame, definition: TableDefinition, filters: F
     Args:
         mix: all sections together; a data set counts once per section, and only in sections that have every method.
     """
-    runs = arrange(runs, filters)
-    runs = runs[(runs["status"] == "ok") & runs["acc1"].notna() & ~runs["repeat"]]
+    runs = _scored(arrange(runs, filters))
     if runs.empty:
         return Table("", "All methods over all data sets", (), ("No run has a number.",))
-    names = titles(in_order(runs["section"]))
-    parts = (
-        [("all sections together, as asked for (--mix)", runs)] if mix else [(t, of_section(runs, k)) for k, t in names.items()]
-    )
+    mixed = "all sections together, as asked for (--mix)"
+    titles = {None: mixed} if mix else section_titles(sections_in(runs))
     sections: list[Section] = []
     notes: list[str] = []
-    for title, own in parts:
+    for key, title in titles.items():
+        own = of_section(runs, key) if key else runs
         scores = _complete(own, definition)
         if scores.shape[1] < 2 or scores.empty:
             notes.append(f"{title}: nothing to compare, as no two methods share a data set.")
             continue
-        sections += _all_methods(scores, title, _dropped(own, scores))
+        found = _all_methods(scores, _dropped(own, scores))
+        sections += [replace(each, key=key, caption=each.caption if key else f"{each.caption}: {mixed}") for each in found]
     how = (
         "One score per method and data set: the mean of its seeds. Wilcoxon: signed-rank test of the differences, two-sided,"
         " adjusted by Holm for all pairs. Nemenyi: all pairs after Friedman's test. Wins/ties/losses: the row's method against"
         " the column's.",
     )
-    return Table("", "All methods over all data sets", tuple(sections), (*notes, *how))
+    return Table("", "All methods over all data sets", tuple(sections), (*notes, *how), tuple(sections_in(runs)))
 
 
 def _complete(runs: pd.DataFrame, definition: TableDefinition) -> pd.DataFrame:
-    """Data sets x methods, without data sets that a method lacks."""
-    place = {row: definition.place(method) for method, row in set(zip(runs["method"], runs["row"]))}
+    """Data sets x rows, without data sets that a row lacks."""
     means = runs.groupby(["section", "dataset", "row"])["acc1"].mean().unstack("row")
-    order = sorted(means.columns, key=lambda row: (place[row], row))
-    return means[order].dropna().astype(float)
+    rows: list[Any] = sorted(means.columns, key=definition.order)  # type: ignore[arg-type]
+    return means[rows].dropna().astype(float)
 
 
 def _dropped(runs: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
@@ -258,9 +279,9 @@ def _dropped(runs: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
     return [f"Left out, as not every method has them: {', '.join(lost)}."] if lost else []
 
 
-def _all_methods(scores: pd.DataFrame, title: str, notes: list[str]) -> list[Section]:
-    methods, n = list(scores.columns), len(scores)
-    tables = [_pairwise(scores, title)]
+def _all_methods(scores: pd.DataFrame, notes: list[str]) -> list[Section]:
+    methods, n = _rows(scores), len(scores)
+    tables = [_pairwise(scores)]
     try:
         found = friedman(scores)
         notes.append(
@@ -269,21 +290,24 @@ def _all_methods(scores: pd.DataFrame, title: str, notes: list[str]) -> list[Sec
             f" Critical difference of mean ranks at 5 % (Nemenyi): {found.critical:.2f}."
         )
         cells = {name: [_p_cell(found.nemenyi.loc[name, other], name == other) for other in methods] for name in methods}
-        tables.append(_square(f"Nemenyi's p: {title}", cells))
+        tables.append(_square("Nemenyi's p", cells))
     except TooFewError as error:
         notes.append(f"Friedman and Nemenyi: not tested. {error}.")
     ranks = scores.rank(axis=1, ascending=False).mean()
     rows = tuple(Row("", name, (_plain(ranks[name], 2), _plain(scores[name].mean(), 1))) for name in methods)
-    columns = (Column("", "Mean rank", "test", "rank"), Column("", f"Mean of {n}", "test", "mean"))
-    return [Section(f"Mean ranks, 1 is best: {title}", columns, rows, tuple(notes)), *tables]
+    columns = (
+        Column("", "Mean rank", "test", ColumnKey("test", "rank")),
+        Column("", f"Mean of {n}", "test", ColumnKey("test", "mean")),
+    )
+    return [Section(None, columns, rows, tuple(notes), caption="Mean ranks, 1 is best"), *tables]
 
 
-def _pairwise(scores: pd.DataFrame, title: str) -> Section:
+def _pairwise(scores: pd.DataFrame) -> Section:
     """Wins, ties and losses of every pair, with Wilcoxon's p where there are data sets enough."""
-    methods = list(scores.columns)
+    methods = _rows(scores)
     pairs = list(combinations(methods, 2))
     note = f"Wilcoxon's p, adjusted by Holm for {len(pairs)} pairs, in parentheses."
-    p_values: dict[tuple[str, str], float] = {}
+    p_values: dict[tuple[RowKey, RowKey], float] = {}
     try:
         p_values = dict(zip(pairs, holm([wilcoxon_p(scores[a] - scores[b]) for a, b in pairs]).tolist(), strict=True))
     except TooFewError:
@@ -292,7 +316,12 @@ def _pairwise(scores: pd.DataFrame, title: str) -> Section:
         a: [Cell() if a == b else _record(scores[a] - scores[b], p_values.get((a, b), p_values.get((b, a)))) for b in methods]
         for a in methods
     }
-    return _square(f"Wins/ties/losses: {title}", cells, (note,))
+    return _square("Wins/ties/losses", cells, (note,))
+
+
+def _rows(scores: pd.DataFrame) -> list[Any]:
+    """The columns, which are keys of rows."""
+    return list(scores.columns)
 
 
 def _record(gaps: pd.Series[float], p: float | None) -> Cell:
@@ -300,9 +329,9 @@ def _record(gaps: pd.Series[float], p: float | None) -> Cell:
     return Cell(record if p is None else f"{record} ({_p(p)})", p)
 
 
-def _square(title: str, cells: dict[str, list[Cell]], notes: tuple[str, ...] = ()) -> Section:
-    columns = tuple(Column("", name, "test", name) for name in cells)
-    return Section(title, columns, tuple(Row("", name, tuple(own)) for name, own in cells.items()), notes)
+def _square(caption: str, cells: dict[RowKey, list[Cell]], notes: tuple[str, ...] = ()) -> Section:
+    columns = tuple(Column("", "", "test", key) for key in cells)
+    return Section(None, columns, tuple(Row("", key, tuple(own)) for key, own in cells.items()), notes, caption=caption)
 
 
 def _p_cell(value: Any, diagonal: bool) -> Cell:

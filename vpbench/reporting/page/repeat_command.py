@@ -12,14 +12,15 @@ from vpbench.core.errors import VpbenchError
 from vpbench.core.hashing import canonical_json
 from vpbench.models.registry import resolve_method
 from vpbench.planning.suites import CUSTOM_SUITE, SuiteCard, method_options, recipe_entries, resolve_recipe
+from vpbench.reporting.grouping import known_suite
+from vpbench.reporting.keys import split_name
 from vpbench.reporting.page.quantities import is_missing
-from vpbench.reporting.runs import known_suite
-from vpbench.reporting.settings import settings_in
+from vpbench.reporting.settings import options_of, settings_in
 
 
 @dataclass(frozen=True)
 class Command:
-    """A line for the shell, cut before each option, and what a reader should know before running it."""
+    """A line for the shell, split before each option, and notes for whoever runs it."""
 
     parts: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -61,7 +62,7 @@ class Plans:
         return self._plans[key]
 
     def _make(self, label: str, suite_name: str, dataset: str) -> Plan:
-        method, _, preset = label.partition(":")
+        method, preset = split_name(label)
         suite = self.suite(suite_name)
         try:
             entries = recipe_entries(method, suite.part_of or suite_name, dataset, preset or None) if suite else []
@@ -86,8 +87,8 @@ class Plans:
 def repeat_command(run: Mapping[Hashable, Any], plans: Plans) -> Command:
     """The ``vpbench run`` that has the run's specification.
 
-    What a suite or a recipe says in this version is left to it; everything else is spelled out. Notes name what no option of
-    the command can bring back.
+    What this version's suite or recipe sets anyway is left out; every other setting is an option. Notes name what no option of
+    the command can restore.
 
     Args:
         run: a row of the store; values that it lacks are left to this version's.
@@ -108,7 +109,7 @@ def repeat_command(run: Mapping[Hashable, Any], plans: Plans) -> Command:
     words += _weights(run, notes)
     if not is_missing(run["image_size"]):
         words += ["--image-size", str(int(run["image_size"]))]
-    words += _settings(run, label.partition(":")[0], plans.get(label, suite_name, dataset), notes)
+    words += _settings(run, split_name(label)[0], plans.get(label, suite_name, dataset), notes)
     for option in ("precision", "selection"):
         if not is_missing(run[option]) and (suite is None or run[option] != getattr(suite, option)):
             words += [f"--{option}", str(run[option])]
@@ -138,7 +139,7 @@ def _settings(run: Mapping[Hashable, Any], method: str, plan: Plan, notes: list[
     """``--epochs`` and ``--set`` for what this version would do otherwise."""
     if plan.problem:
         notes.append(plan.problem)
-    options, recipe = settings_in(run["method_config"]), settings_in(run["recipe"])
+    options, recipe = options_of(run), settings_in(run["recipe"])
     words: list[str] = []
     if "epochs" in recipe and recipe["epochs"] != plan.recipe.get("epochs"):
         words += ["--epochs", str(recipe["epochs"])]

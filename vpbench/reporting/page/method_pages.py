@@ -1,4 +1,4 @@
-"""What a method's page says: its description where this version has it, and what its runs say in any case."""
+"""The content of a method's page: its description where this version has it, and what its runs record in any case."""
 
 from __future__ import annotations
 
@@ -9,22 +9,15 @@ from typing import Any
 import pandas as pd
 
 from vpbench.core.errors import VpbenchError
-from vpbench.reporting.describe import describe
-from vpbench.reporting.page.file_names import base_method, method_file
+from vpbench.reporting.describe import describe, fidelity_words
+from vpbench.reporting.keys import split_name
 from vpbench.reporting.page.leaderboard import Results
-
-# The words of ``Method.fidelity``, for readers of a page.
-FIDELITIES = {
-    "paper": "follows the paper where paper and released code differ",
-    "released-code": "follows the released code",
-    "both-differ": "paper and released code differ: without a preset as the paper, with one as the code",
-    "approximate": "approximates the paper",
-}
+from vpbench.reporting.page.links import method_file
 
 
 @dataclass(frozen=True)
 class MethodPage:
-    """A method with all its presets. ``facts`` are those of ``vpbench show method``, empty where ``problem`` says why."""
+    """A method with all its presets. ``facts`` are those of ``vpbench show method``, empty where there is a ``problem``."""
 
     name: str
     file: str
@@ -34,13 +27,18 @@ class MethodPage:
     results: list[Results] = field(default_factory=list)
 
     @property
+    def fidelity(self) -> str:
+        """In words."""
+        return fidelity_words(str(self.facts["fidelity"]))
+
+    @property
     def title(self) -> str:
         return str(self.facts.get("title", self.name))
 
 
 def method_pages(runs: pd.DataFrame, results: dict[str, list[Results]]) -> list[MethodPage]:
     """One per method of the runs, in the order of their names."""
-    bases = runs["method"].map(lambda label: base_method(str(label)))
+    bases = runs["method"].map(lambda name: split_name(str(name))[0])
     return [_page(str(name), own, results.get(str(name), [])) for name, own in runs.groupby(bases)]
 
 
@@ -53,13 +51,13 @@ def _page(name: str, own: pd.DataFrame, results: list[Results]) -> MethodPage:
 
 
 def _seen(own: pd.DataFrame) -> list[tuple[str, str]]:
-    """What the rows say about a method, which is all there is when it was deleted since."""
+    """What the rows record about a method, which is all there is when it was deleted since."""
     statuses = own["status"].value_counts().sort_index()
     known = [
         ("runs", ", ".join(f"{count} {status}" for status, count in statuses.items())),
         ("labels", ", ".join(sorted(own["method"].dropna().unique()))),
         ("versions", ", ".join(map(str, sorted(own["method_version"].dropna().unique())))),
-        ("fidelity", ", ".join(sorted(own["fidelity"].dropna().unique()))),
+        ("fidelity", ", ".join(fidelity_words(value) for value in sorted(own["fidelity"].dropna().unique()))),
         ("backbones", ", ".join(sorted(own["backbone"].dropna().unique()))),
         ("data sets", ", ".join(sorted(own["dataset"].dropna().unique()))),
     ]

@@ -1,0 +1,148 @@
+"""How figures look: a colour and a marker for every method, titles, captions and legends."""
+
+from __future__ import annotations
+
+import textwrap
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from vpbench.core.hashing import digest
+from vpbench.reporting.figures import data_sets, rows_in_order
+from vpbench.reporting.frame import arrange
+from vpbench.reporting.grouping import known_methods
+from vpbench.reporting.keys import RowKey
+
+# Of variants of a method: hollow markers, and lines that are not full.
+_MARKERS = ("X", "p", "h", "*", "<", ">", "d", "8")
+_DASHES: tuple[Any, ...] = ((0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (7, 1.5)))
+_DATA_SETS = ("#0173b2", "#de8f05", "#029e73", "#cc78bc", "#ca9161", "#56b4e9", "#6e6e6e", "#d55e00")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a row of the tables (a method with its options) is drawn, the same in every figure.
+
+    Attributes:
+        colour: of the method; its variants share it.
+        marker: the method's own, or another one for a variant.
+        dashes: matplotlib's line style; a method without options has a full line.
+        filled: whether the marker is; a variant's is hollow.
+    """
+
+    colour: str
+    marker: str
+    dashes: Any = "-"
+    filled: bool = True
+
+    @property
+    def dot(self) -> dict[str, Any]:
+        """Keyword arguments for the markers of ``Axes.plot``."""
+        return {"marker": self.marker, "color": self.colour, "markerfacecolor": self.colour if self.filled else "white"}
+
+    def key(self, label: str, line: bool = False) -> Line2D:
+        """An entry of a legend, with the marker alone or with a line through it."""
+        return Line2D([], [], ls=self.dashes if line else "", label=label, markersize=5, **self.dot)
+
+
+def method_looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of every method: fixed in ``reports/palette.toml``, else selected by a hash of its name.
+
+    No two methods share both, up to 168 of them. Where two names select the same pair, the later one in the alphabet takes the
+    next free pair; methods that this version has go before others.
+    """
+    palette = tomllib.loads(files("vpbench.reports").joinpath("palette.toml").read_text(encoding="utf-8"))
+    pairs = [(colour, marker) for marker in palette["markers"] for colour in palette["colours"]]
+    found = {name: (look["colour"], look["marker"]) for name, look in palette["methods"].items()}
+    taken = set(found.values())
+    for method in [*sorted(known_methods()), *sorted(set(methods) - known_methods())]:
+        if method in found:
+            continue
+        start = int(digest(method, 8), 16)
+        candidates = [pairs[(start + step) % len(pairs)] for step in range(len(pairs))]
+        found[method] = next((pair for pair in candidates if pair not in taken), candidates[0])
+        taken.add(found[method])
+    return found
+
+
+def looks(runs: pd.DataFrame) -> dict[RowKey, Look]:
+    """The look of every row in a store.
+
+    Args:
+        runs: the whole store's, so that a filter changes no colour.
+    """
+    rows = rows_in_order(arrange(runs)["row"])
+    known = method_looks(row.method for row in rows)
+    found: dict[RowKey, Look] = {}
+    variants: dict[str, int] = {}
+    for row in rows:
+        colour, marker = known[row.method]
+        if row == RowKey(row.method):
+            found[row] = Look(colour, marker)
+            continue
+        nth = variants[row.method] = variants.get(row.method, -1) + 1
+        found[row] = Look(colour, _MARKERS[nth % len(_MARKERS)], _DASHES[nth % len(_DASHES)], False)
+    return found
+
+
+def data_set_colours(runs: pd.DataFrame) -> dict[str, str]:
+    """A colour per data set of a store, the same in every figure."""
+    return {name: _DATA_SETS[place % len(_DATA_SETS)] for place, name in enumerate(data_sets(runs))}
+
+
+def tidy(ax: Axes, grid: str = "both") -> None:
+    """No box around the panel, and a light grid in the background."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(True, axis=grid, color="0.9", linewidth=0.6)  # type: ignore[arg-type]
+    ax.set_axisbelow(True)
+
+
+def headline(figure: Figure, text: str) -> None:
+    """The figure's title, broken into lines that fit its width."""
+    figure.suptitle(_balanced(text, _letters(figure)))
+
+
+def below(figure: Figure, caption: str, keys: Sequence[Artist] = ()) -> None:
+    """Legend and caption below the panels. ``keys`` read row by row."""
+    letters = _letters(figure)
+    if not keys:
+        figure.supxlabel(_balanced(caption, round(1.25 * letters)), fontsize=7, color="0.3")
+        return
+    # A key takes its label, its line and a gap.
+    widest = max((len(str(key.get_label())) for key in keys), default=1) + 9
+    columns = max(1, min(len(keys), letters // widest))
+    lines = -(-len(keys) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.17 * (lines - 1))  # inches, so that a long legend takes no panel's place
+    legend = figure.legend(
+        handles=row_wise(keys, columns), ncols=columns, title=_balanced(caption, round(1.25 * letters)),
+        loc="outside lower center", frameon=False, handletextpad=0.5,
+    )  # fmt: skip
+    legend.get_title().set(multialignment="center", fontsize=7, color="0.3")
+
+
+def row_wise(keys: Sequence[Artist], columns: int) -> list[Artist]:
+    """Reordered for a legend, which fills its columns first, so that it reads row by row."""
+    return [key for first in range(columns) for key in keys[first::columns]]
+
+
+def _balanced(text: str, letters: int) -> str:
+    """Lines of at most so many letters, as equally long as can be: no word stands alone on the last one."""
+
+    def wrapped(width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+    lines = len(wrapped(letters))
+    return "\n".join(wrapped(next(width for width in range(1, letters + 1) if len(wrapped(width)) <= lines)))
+
+
+def _letters(figure: Figure) -> int:
+    """How many letters of a title fit on a line."""
+    return int(13.5 * figure.get_figwidth())

@@ -1,0 +1,58 @@
+"""Figures by name. A figure is a module in ``reports/plots``, or an entry point of the group ``vpbench.plots``.
+
+Listing the names imports none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from vpbench.core.errors import UsageError
+from vpbench.core.plugins import Registry
+
+LAST = 1000
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One kind of figure.
+
+    Attributes:
+        draw: function of the store, its runs (one per row) and the :class:`Filters` to apply; yields pairs of a file name
+            without suffix and a matplotlib figure. Raises StoreError where the store lacks what the figure needs.
+        title: what it shows, the first paragraph of the module's docstring.
+        place: position on a page, smallest first; ``PLACE`` of the module.
+        overview: whether it is readable, and quick to draw, for thousands of runs; ``OVERVIEW`` of the module.
+    """
+
+    name: str
+    draw: Callable[..., Iterable[tuple[str, Any]]]
+    title: str
+    place: int = LAST
+    overview: bool = False
+
+    @property
+    def option(self) -> str:
+        """The name as a command takes it."""
+        return self.name.replace("_", "-")
+
+
+def plot_registry() -> Registry[Plot]:
+    """Every file in ``reports/plots``, and the entry points of the group ``vpbench.plots``."""
+    return Registry("plot", "vpbench.reports.plots", _pick, group="vpbench.plots")
+
+
+def plot_names() -> list[str]:
+    """The names as a command takes them, sorted."""
+    return [name.replace("_", "-") for name in plot_registry().names()]
+
+
+def _pick(name: str, found: Any) -> Plot:
+    """A plot from its module, or from a function ``draw`` that an entry point names."""
+    draw = found if callable(found) else getattr(found, "draw", None)
+    if draw is None:
+        raise UsageError(f"plot '{name}': {found!r} has no function 'draw'.")
+    title = " ".join((found.__doc__ or name).strip().split("\n\n")[0].replace("``", "").split())
+    return Plot(name, draw, title, getattr(found, "PLACE", LAST), getattr(found, "OVERVIEW", False))

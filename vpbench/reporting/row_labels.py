@@ -1,0 +1,98 @@
+"""The text of keys: labels of rows and titles of sections. Text is made here and read nowhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from vpbench.reporting.keys import RowKey, SectionKey
+from vpbench.reporting.settings import settings_in
+
+_SELECTION = {"last": "last epoch", "best_val": "best validation epoch"}
+_WEIGHTS = {"random": "random weights", "embedded": "embedded weights", "file": "weights from a file"}
+_IMAGES = {"train": "the training images", "train+val": "training and validation images"}
+
+
+def row_label(key: RowKey | str, protocol: str = "") -> str:
+    """``method (option=value)``; a name that is no key of ours stays as it is.
+
+    Args:
+        protocol: what tells the row's section from the other ones that are mixed with it.
+    """
+    if isinstance(key, str):
+        return key
+    options = ", ".join(f"{name}={value_text(value)}" for name, value in key.options)
+    return (key.line or key.name) + (f" ({options})" if options else "") + (f" [{protocol}]" if protocol else "")
+
+
+def row_labels(keys: Iterable[RowKey | str]) -> dict[RowKey | str, str]:
+    """The labels of the rows of one section; of mixed sections, each with what its own does not share with the others."""
+    keys = list(keys)
+    protocols = {key: key.protocol for key in keys if isinstance(key, RowKey) and key.protocol}
+    different = differences(protocols.values())
+    return {key: row_label(key, different[protocols[key]] if key in protocols else "") for key in keys}
+
+
+def value_text(value: str | None) -> str:
+    """A value that a key has as JSON: words without quotation marks, ``-`` for none."""
+    if value is None:
+        return "-"
+    found = json.loads(value)
+    return found if isinstance(found, str) else value
+
+
+def section_titles(keys: Iterable[SectionKey]) -> dict[SectionKey, str]:
+    """A title per section. Precision, weight hash and preprocessing appear only where titles would be equal otherwise."""
+    return {key: ", ".join(parts) for key, parts in _title_parts(keys).items()}
+
+
+def differences(keys: Iterable[SectionKey]) -> dict[SectionKey, str]:
+    """Per section the parts of its title that not all titles have."""
+    parts = _title_parts(sorted(set(keys)))
+    shared = set.intersection(*map(set, parts.values())) if parts else set()
+    return {key: ", ".join(part for part in own if part not in shared) for key, own in parts.items()}
+
+
+def _title_parts(keys: Iterable[SectionKey]) -> dict[SectionKey, list[str]]:
+    short = {key: _short_title(key) for key in keys}
+    alike = {tuple(title): [key for key in short if short[key] == title] for title in short.values()}
+    return {key: [*title, *_extras(key, alike[tuple(title)])] for key, title in short.items()}
+
+
+def _short_title(key: SectionKey) -> list[str]:
+    parts = [str(key.backbone), _WEIGHTS.get(str(key.weights), f"weights {key.weights}"), f"{key.image_size} px"]
+    parts += [epochs_text(key.epochs)] if key.epochs is not None else []
+    parts += [selection_text(key.selection)] if key.selection is not None else []
+    parts += [] if key.images in ("train", None) else [trained_on(key.images)]
+    return parts + ([f"{key.data[0]} data {key.data[1][:8]}"] if key.data else [])
+
+
+def _extras(own: SectionKey, alike: list[SectionKey]) -> list[str]:
+    """What tells a section from the others with the same short title."""
+    extras = []
+    if len({other.precision for other in alike}) > 1:
+        extras.append(str(own.precision))
+    if len({other.weights_sha256 for other in alike}) > 1:
+        extras.append(f"weight file {own.weights_sha256[:8] if own.weights_sha256 else 'unknown'}")
+    preprocess = [settings_in(other.preprocess) for other in alike]
+    mine = settings_in(own.preprocess)
+    varying = sorted({name for other in preprocess for name in {**mine, **other} if mine.get(name) != other.get(name)})
+    return extras + [f"{name}={mine.get(name, '-')}" for name in varying]
+
+
+def trained_on(images: str | int | None) -> str:
+    """What the tested model was trained on, in words."""
+    if isinstance(images, int):
+        return f"trained on {images} image{'s' if images > 1 else ''} per class"
+    return f"trained on {_IMAGES.get(str(images), images)}"
+
+
+def epochs_text(epochs: int | None) -> str:
+    """``12 epochs``."""
+    return f"{epochs} epoch{'' if epochs == 1 else 's'}"
+
+
+def selection_text(selection: Any) -> str:
+    """Which epoch's model is tested."""
+    return _SELECTION.get(str(selection), str(selection))
