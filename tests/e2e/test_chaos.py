@@ -169,8 +169,8 @@ def check(results: Path, undisturbed: Path, written: Path, total: int) -> None:
 
 @pytest.mark.usefixtures("unmeasured")
 def test_killed_parent_killed_worker_and_two_commands(command: list[str], tmp_path: Path, written: Path) -> None:
-    grid = ["--methods", "linear,vpt", "--seeds", 8, "--save", "none", "--threads", 1]
-    results, total = tmp_path / "runs", 16
+    grid = ["--methods", "linear,vpt", "--seeds", 5, "--save", "none", "--threads", 1]
+    results, total = tmp_path / "runs", 10
     assert vpbench(*command, tmp_path / "undisturbed", *grid).code == 0
 
     first = start(*command, results, *grid, "--workers", 1)

@@ -1,15 +1,22 @@
-"""What every method must do, swept over the registry and over families of backbones: a new method is tested by existing."""
+"""What every method must do, swept over the registry and over families of backbones: a new method is tested by existing.
+
+A sweep must stay cheap, since every method that is added pays for it. So a method is built and trained once per backbone
+(:class:`Fitted`), and the tests of that pair, which follow each other, look at the same trained model. Costs about a second
+per method and preset; a new promise belongs here only if it reads what is there already or takes a few forward passes more.
+"""
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, lru_cache, partial
+from typing import Any
 
 import pytest
 import torch
-from timm.models import SwinTransformer, VisionTransformer
+from timm.models import SwinTransformer, VisionTransformer, register_model
 from torch import Tensor
 
 from vpbench.backbones.base import Backbone
@@ -24,6 +31,7 @@ from vpbench.spec.run_spec import BackboneSpec
 from vpbench.training.optim import make_optimizer, parameter_groups
 
 CLASSES, WIDTH, DEPTH, SIZE = 7, 192, 2, 32
+STEPS = 2  # of training: values that start at zero may need a first step before others receive gradient
 # Settings without which a preset made for a large backbone does not fit this small one.
 FITTING = {"viapt:scaffold": {"pca_dim": 96}}
 FITTING_SWIN = {"viapt": {"pca_dim": 24}, "viapt:scaffold": {"pca_dim": 32}}
@@ -47,11 +55,17 @@ def labels() -> Iterator[str]:
         yield from (f"{name}:{preset}" for preset in sorted(method_class(name).presets))
 
 
-def backbone(name: str = "vit") -> Backbone:
-    """One of ``BACKBONES``, with the same random values in every call."""
+@cache
+def original(name: str) -> Backbone:
+    """One of ``BACKBONES``, which nobody may change."""
     torch.manual_seed(3)
     adapter: Backbone = adapter_for(BACKBONES[name]())
     return adapter
+
+
+def backbone(name: str = "vit") -> Backbone:
+    """One of ``BACKBONES``, with the same random values in every call."""
+    return copy.deepcopy(original(name))
 
 
 def fitting(label: str, name: str) -> dict[str, int] | None:
@@ -66,11 +80,7 @@ def build(label: str, name: str = "vit", seed: int = 0) -> PromptedModel:
     return PromptedModel(adapter, kind(kind.Config.model_validate(spec.config), adapter.shape, CLASSES), CLASSES)
 
 
-@pytest.fixture
-def images() -> Tensor:
-    return torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-
-
+IMAGES = torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 TARGETS = torch.tensor([0, 3, 6, 2])
 sweep = pytest.mark.parametrize("label", list(labels()))
 
@@ -82,6 +92,66 @@ def step(model: PromptedModel, images: Tensor) -> Tensor:
     loss.backward()
     optimizer.step()
     return loss.detach()
+
+
+class Fitted:
+    """A method after ``STEPS`` steps on a backbone, twice from the same seed, and once more as it is built from another seed.
+
+    Attributes:
+        model: trained, in evaluation mode; tests leave it as it is.
+        fresh: its own tensors before training.
+        losses: one per step.
+        idle: names of its trainable tensors without gradient in the last step.
+        training: names of the backbone's modules that were in training mode then.
+        logits: of ``IMAGES``.
+    """
+
+    def __init__(self, label: str, name: str) -> None:
+        self.label, self.name = label, name
+        self.model = model = build(label, name)
+        self.fresh = model.snapshot()
+        self.losses = torch.stack([step(model, IMAGES) for _ in range(STEPS)])
+        self.idle = [key for key, tensor in model.trainable() if tensor.grad is None or not tensor.grad.any()]
+        own = {id(module) for module in model.own.modules()}
+        self.training = [key for key, module in model.backbone.named_modules() if module.training and id(module) not in own]
+        self.logits = model.eval()(IMAGES).detach()
+
+
+@lru_cache(maxsize=2)  # tests of one pair follow each other
+def fitted_once(label: str, name: str) -> Fitted:
+    return Fitted(label, name)
+
+
+def pairs() -> Iterator[Any]:
+    """Every method and the backbones it works on: all its presets on each family, and by itself on the variants."""
+    for label in labels():
+        for name in BACKBONES:
+            works = original(name).shape.family in method_class(label.partition(":")[0]).families
+            if works and (name in FAMILIES or ":" not in label):
+                yield pytest.param((label, name), id=f"{label}-{name}")
+
+
+def refused() -> Iterator[tuple[str, str]]:
+    """Every method and one backbone of each family that it does not work on."""
+    for label in method_registry().names():
+        for name in FAMILIES:
+            if original(name).shape.family not in method_class(label).families:
+                yield label, name
+
+
+@pytest.fixture(scope="module", params=list(pairs()))  # by this scope, pytest lets the tests of a pair follow each other
+def fitted(request: pytest.FixtureRequest) -> Fitted:
+    return fitted_once(*request.param)
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def different(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
+    """Names of tensors that are not bit-identical."""
+    assert first.keys() == second.keys()
+    return [name for name in first if not torch.equal(first[name], second[name])]
 
 
 @sweep
@@ -106,170 +176,113 @@ def test_configurations_are_readable_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@sweep
-def test_logits(label: str, images: Tensor) -> None:
-    model = build(label).eval()
-    logits = model(images)
-    assert logits.shape == (4, CLASSES)
-    assert torch.isfinite(logits).all()
-    assert torch.equal(logits, model(images)), "two evaluations differ"
+@pytest.mark.parametrize(("label", "name"), list(refused()))
+def test_families_that_a_method_does_not_work_on(label: str, name: str) -> None:
+    with pytest.raises(UnsupportedError, match=original(name).shape.family):
+        build(label, name)
 
 
-@sweep
-def test_a_prediction_never_depends_on_its_neighbours(label: str, images: Tensor) -> None:
-    model = build(label)
-    for _ in range(2):  # a fitted model, with whatever statistics the method keeps
-        step(model, images)
-    model.eval()
-    together = model(images)
-    for index in range(len(images)):
-        torch.testing.assert_close(model(images[index : index + 1])[0], together[index], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(model(images.flip(0)).flip(0), together, rtol=1e-4, atol=1e-4)
+def test_logits(fitted: Fitted) -> None:
+    assert fitted.logits.shape == (4, CLASSES)
+    assert fitted.losses.isfinite().all() and fitted.logits.isfinite().all()
+    assert torch.equal(fitted.model(IMAGES), fitted.logits), "two evaluations differ"
 
 
-@sweep
-def test_only_own_tensors_train_and_the_backbone_stays_bit_identical(label: str, images: Tensor) -> None:
-    model = build(label)
-    plain = backbone()
-    reference = plain.state_dict()
-    optimized = {id(tensor) for _, tensor in model.trainable()}
-    assert all(tensor.requires_grad == (id(tensor) in optimized) for tensor in model.parameters())
-    for _ in range(2):
-        step(model, images)
-    assert not model.backbone.training and not any(
-        module.training for module in model.backbone.modules() if "vit" in type(module).__module__
-    )
-    model.scope.undo()
-    state = model.backbone.state_dict()
-    assert state.keys() == reference.keys()
-    assert all(torch.equal(state[name], reference[name]) for name in reference)
-    assert all(parameter.grad is None for parameter in model.backbone.parameters()), "memory and time went into frozen weights"
-    assert torch.equal(model.backbone(images), plain(images)), "undoing left something behind"
+def test_a_prediction_never_depends_on_its_neighbours(fitted: Fitted) -> None:
+    for index in range(len(IMAGES)):
+        close(fitted.model(IMAGES[index : index + 1])[0], fitted.logits[index])
+    close(fitted.model(IMAGES.flip(0)).flip(0), fitted.logits)
 
 
-@sweep
-@pytest.mark.parametrize("decay", ["all", "not_head_bias", "matrices"])
-def test_every_trainable_tensor_is_in_one_group(label: str, decay: str) -> None:
-    trainable = build(label).trainable()
-    grouped = [id(tensor) for group in parameter_groups(trainable, Recipe(decay=decay)) for tensor in group["params"]]  # type: ignore[arg-type, attr-defined]
-    assert sorted(grouped) == sorted(id(tensor) for _, tensor in trainable)
-    assert len(set(grouped)) == len(grouped)
+def test_every_trainable_tensor_receives_gradient(fitted: Fitted) -> None:
+    assert not fitted.idle
 
 
-@sweep
-def test_every_trainable_tensor_receives_gradient(label: str, images: Tensor) -> None:
-    model = build(label)
-    for _ in range(2):  # values that start at zero may need a first step
-        step(model, images)
-    idle = [name for name, tensor in model.trainable() if tensor.grad is None or not tensor.grad.any()]
-    assert not idle
+def test_only_own_tensors_require_gradient_and_the_backbone_stays_in_evaluation_mode(fitted: Fitted) -> None:
+    optimized = {id(tensor) for _, tensor in fitted.model.trainable()}
+    assert all(tensor.requires_grad == (id(tensor) in optimized) for tensor in fitted.model.parameters())
+    assert not fitted.training
 
 
-@sweep
-def test_training_repeats_bit_by_bit(label: str, images: Tensor) -> None:
-    losses = []
-    for _ in range(2):
-        model = build(label)
-        losses.append(torch.stack([step(model, images) for _ in range(3)]))
-    assert torch.equal(*losses)
+def test_every_trainable_tensor_is_in_one_group(fitted: Fitted) -> None:
+    trainable = fitted.model.trainable()
+    for decay in ("all", "not_head_bias", "matrices"):
+        groups = parameter_groups(trainable, Recipe(decay=decay))  # type: ignore[arg-type]
+        grouped = [id(tensor) for group in groups for tensor in group["params"]]  # type: ignore[attr-defined]
+        assert sorted(grouped) == sorted(id(tensor) for _, tensor in trainable)
+        assert len(set(grouped)) == len(grouped)
 
 
-@sweep
-def test_saved_tensors_give_the_same_logits(label: str, images: Tensor) -> None:
-    model = build(label)
-    for _ in range(2):
-        step(model, images)
-    saved = model.snapshot()
+def test_bf16_autocast_is_close_to_fp32(fitted: Fitted) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = fitted.model(IMAGES).float()
+    assert (rounded - fitted.logits).abs().max() <= 0.05 * fitted.logits.abs().max() + 0.05
+
+
+def test_saved_and_merged_tensors_give_the_same_logits(fitted: Fitted) -> None:
+    """In a model with other values, of another seed and then drawn once more."""
+    saved = fitted.model.snapshot()
     assert all(name.split(".")[0] in ("own", "head", "backbone") for name in saved)
-    other = build(label, seed=1)
+    other = build(fitted.label, fitted.name, seed=1)
+    first = other.snapshot()
+    assert different(first, fitted.fresh), "initial values do not come from the seed"
+    other.reinitialise()
+    assert different(other.snapshot(), first), "initial values are not drawn again"
     other.restore(saved)
-    assert torch.equal(model.eval()(images), other.eval()(images))
-
-
-@sweep
-def test_fresh_values_differ_and_come_from_the_seed(label: str) -> None:
-    first, again, other = build(label).snapshot(), build(label).snapshot(), build(label, seed=1).snapshot()
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert any(not torch.equal(first[name], other[name]) for name in first)
-    model = build(label)
-    model.reinitialise()
-    assert any(not torch.equal(first[name], tensor) for name, tensor in model.snapshot().items())
-
-
-def pairs() -> Iterator[tuple[str, str]]:
-    """Every method, with all its presets in each family, and by itself on the family's variants."""
-    for label in labels():
-        for name in BACKBONES:
-            if name != "vit" and (name in FAMILIES or ":" not in label):
-                yield label, name
-
-
-def close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(("label", "name"), list(pairs()))
-def test_other_backbones(label: str, name: str, images: Tensor) -> None:
-    """The contract in one go where the tests above look at a plain ViT."""
-    plain = backbone(name)
-    if plain.shape.family not in method_class(label.partition(":")[0]).families:
-        with pytest.raises(UnsupportedError, match=plain.shape.family):
-            build(label, name)
-        return
-    model = build(label, name)
-    losses = torch.stack([step(model, images) for _ in range(3)])
-    idle = [key for key, tensor in model.trainable() if tensor.grad is None or not tensor.grad.any()]
-    assert losses.isfinite().all() and not idle
-    assert all(parameter.grad is None for parameter in plain.parameters())
-    together = model.eval()(images)
-    for index in range(len(images)):
-        close(model(images[index : index + 1])[0], together[index])
-    with torch.autocast("cpu", torch.bfloat16):
-        assert (model(images).float() - together).abs().max() <= 0.05 * together.abs().max() + 0.05
-
-    other = build(label, name, seed=1)
-    other.restore(model.snapshot())
-    assert torch.equal(other.eval()(images), together), "saved tensors give other logits"
+    assert torch.equal(other.eval()(IMAGES), fitted.logits)
     other.merge()
-    torch.testing.assert_close(other(images), together, rtol=1e-5, atol=1e-5)
+    close(other(IMAGES), fitted.logits, 1e-5)
 
+
+def test_training_repeats_bit_by_bit_and_leaves_the_backbone_as_it_was(fitted: Fitted) -> None:
+    model, plain = build(fitted.label, fitted.name), original(fitted.name)
+    assert not different(model.snapshot(), fitted.fresh)
+    losses = torch.stack([step(model, IMAGES) for _ in range(STEPS)])
+    assert torch.equal(losses, fitted.losses)
+    assert not different(model.snapshot(), fitted.model.snapshot())
     model.scope.undo()
-    state = plain.state_dict()
-    assert all(torch.equal(tensor, state[key]) for key, tensor in model.backbone.state_dict().items())
-    assert torch.equal(model.backbone(images), plain(images)), "undoing left something behind"
+    assert not different(model.backbone.state_dict(), plain.state_dict())
+    assert all(parameter.grad is None for parameter in model.backbone.parameters()), "memory and time went into frozen weights"
+    assert torch.equal(model.backbone(IMAGES), plain(IMAGES)), "undoing left something behind"
 
 
-@sweep
-def test_merging_keeps_the_logits(label: str, images: Tensor) -> None:
-    model = build(label)
-    step(model, images)
-    before = model.eval()(images)
-    model.merge()
-    torch.testing.assert_close(model(images), before, rtol=1e-5, atol=1e-5)
+def sized(name: str, named: dict[str, Any]) -> torch.nn.Module:
+    """Built as ``timm.create_model`` asks for it, which also says where pretrained weights are."""
+    return BACKBONES[name](**{key: named[key] for key in ("img_size", "patch_size", "num_classes")})
 
 
-@sweep
-def test_bf16_autocast_is_close_to_fp32(label: str, images: Tensor) -> None:
-    model = build(label).eval()
-    exact = model(images)
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded = model(images).float()
-    assert (rounded - exact).abs().max() <= 0.05 * exact.abs().max() + 0.05
+@register_model
+def vpbench_contract_vit(**named: Any) -> torch.nn.Module:
+    return sized("vit", named)
 
 
-@sweep
-def test_counts(label: str) -> None:
-    spec = resolve_method(label, FITTING.get(label))
-    small = BackboneSpec(
-        name="vit_tiny_patch16_224", weights="random", image_size=32, patch_size=8, mean=(0.5,) * 3, std=(0.5,) * 3
+@register_model
+def vpbench_contract_swin(**named: Any) -> torch.nn.Module:
+    return sized("swin", named)
+
+
+def small(name: str) -> BackboneSpec:
+    """One of ``FAMILIES`` as a run names its backbone."""
+    patch = 4 if name == "swin" else 8
+    return BackboneSpec(
+        name=f"vpbench_contract_{name}", weights="random", image_size=SIZE, patch_size=patch, mean=(0.5,) * 3, std=(0.5,) * 3
     )
-    operations = count_operations(spec, small, CLASSES)
+
+
+def check_operations(label: str, name: str) -> None:
+    """On the meta device; fvcore's multiply-adds stand beside twice as many operations."""
+    operations = count_operations(resolve_method(label, fitting(label, name)), small(name), CLASSES)
     counted, macs = operations["flops_forward"], operations["macs_fvcore"]
     assert counted and macs
     assert operations["flops_train_step"] >= counted  # type: ignore[operator]
     assert 1.8 < counted / macs < 2.2, (
         "fvcore and the meta device disagree by more than what fvcore counts beside matrix products"
     )
+
+
+@sweep
+def test_counts(label: str) -> None:
+    check_operations(label, "vit")
     counts = parameter_counts(build(label))
     assert counts["params_head"] >= WIDTH * CLASSES + CLASSES
     assert counts["params_trainable"] <= counts["params_method"] + counts["params_head"] <= counts["params_total"]
@@ -278,11 +291,5 @@ def test_counts(label: str) -> None:
 
 @pytest.mark.parametrize("label", ["vpt:shallow", "e2vpt"])
 def test_operations_where_the_width_changes(label: str) -> None:
-    """Counted as on a ViT: fvcore's multiply-adds stand beside twice as many operations."""
-    small = BackboneSpec(
-        name="swin_tiny_patch4_window7_224", weights="random", image_size=56, patch_size=4, mean=(0.5,) * 3, std=(0.5,) * 3
-    )
-    operations = count_operations(resolve_method(label), small, CLASSES)
-    counted, macs = operations["flops_forward"], operations["macs_fvcore"]
-    assert counted and macs and operations["flops_train_step"] >= counted  # type: ignore[operator]
-    assert 1.8 < counted / macs < 2.2
+    """Counted as on a ViT."""
+    check_operations(label, "swin")
