@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import SectionRuns, leaderboard, sections
+from vpbench.reporting.definition import leaderboard
+from vpbench.reporting.figures import SectionRuns, sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import below, headline

@@ -81,7 +81,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
             absent = sorted(map(row_label, set(same["row"]) - {panel.row for panel in panels}))
             drawn = True
             yield (
-                f"tsne_{section.key.backbone}_{dataset}_seed{seed}{section.stem.removeprefix(str(section.key.backbone))}",
+                f"tsne_{section.key.backbone}_{dataset}_seed{seed}{section.suffix}",
                 side_by_side(panels, f"{dataset}, seed {seed}: {section.title}", absent),
             )
     if not drawn:

@@ -9,6 +9,7 @@ from report_rows import fill, frame_of, make_row
 
 from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import load_definition
+from vpbench.reporting.describe import describe, in_words
 from vpbench.reporting.frame import arrange, sections_in
 from vpbench.reporting.keys import ColumnKey, RowKey, SectionKey
 from vpbench.reporting.make_report import make_report
@@ -71,3 +72,11 @@ def test_a_table_as_json_has_text_for_its_keys(tmp_path: Path) -> None:
     assert section["title"] == "vit-nano, embedded weights, 48 px, 12 epochs, last epoch"
     assert section["rows"][0]["label"] == "vpt"
     assert section["columns"][0] == {"group": "natural", "name": "digits", "kind": "score", "key": "dataset:digits"}
+
+
+def test_codes_are_words_for_readers() -> None:
+    facts = describe("suite", "vtab1k", Path())
+    assert facts["fit"] == "train+val"
+    assert in_words(facts)["trained_on"] == "training and validation images"
+    assert "fit" not in in_words(facts)
+    assert in_words({"fidelity": "both-differ"}) == {"fidelity": "paper and released code differ; presets for both"}

@@ -25,6 +25,7 @@ from vpbench.checking.baseline import (
 from vpbench.checking.findings import Accuracy, CellCheck, Comparison, Finding
 from vpbench.checking.platforms import differences, nearness, platform_text, sensitive_to_rounding
 from vpbench.checking.tolerance import Tolerances
+from vpbench.reporting.definition import leaderboard
 from vpbench.store.schema import COLUMNS
 
 # What must not change at all, as it depends on no seed and no machine. Where the baseline's seeds do differ, as after
@@ -39,7 +40,6 @@ EXACT = (
 COMPARED_ELSEWHERE = ("seed", "data.digest", "method.version", "precision", "selection")
 
 COSTS = ("latency_ms_p50", "train_step_ms", "mem_train_peak", "mem_infer_peak")
-REFERENCE = "linear"  # its cost is that of the plain frozen network and a classifier
 
 
 def compare(baseline: pd.DataFrame, now: pd.DataFrame, tolerances: Tolerances, fail_on_cost: bool = False) -> Comparison:
@@ -91,6 +91,7 @@ class _Grid:
     _rounding: set[str] = field(default_factory=set)  # methods whose losses may have changed by rounding alone
 
     def __post_init__(self) -> None:
+        self._reference = leaderboard().reference  # linear probing: its cost is that of the frozen network and a classifier
         self._old = by_cell(self.baseline)
         self._new = {cell: with_specification_of(rows, self._old.get(cell)) for cell, rows in by_cell(self.now).items()}
         comparable = [cell for cell in self._old if cell in self._new and self._accuracy_reason(cell) == ""]
@@ -110,7 +111,7 @@ class _Grid:
         found, skipped = self._losses(finished(old), finished(new))
         yield CellCheck(method, dataset, "losses", tuple(found), skipped)
         yield self._accuracy(cell)
-        if method != REFERENCE:
+        if method != self._reference:
             found, skipped = self._costs(cell)
             yield CellCheck(method, dataset, "cost", tuple(found), skipped)
 
@@ -261,9 +262,9 @@ class _Grid:
 
     def _costs(self, cell: Cell) -> tuple[list[Finding], str]:
         """Costs against those of linear probing on the same data set in the same run, medians over the seeds."""
-        reference = (*cell[:3], REFERENCE)
+        reference = (*cell[:3], self._reference)
         if reference not in self._old or reference not in self._new:
-            return [], f"{REFERENCE} is not in both runs, and costs are compared with its own"
+            return [], f"{self._reference} is not in both runs, and costs are compared with its own"
         found, compared = [], False
         for column in COSTS:
             before = _ratio(finished(self._old[cell]), finished(self._old[reference]), column)
@@ -275,7 +276,7 @@ class _Grid:
             if after > limit:
                 found.append(
                     Finding(
-                        cell[3], cell[1], f"{column} / {REFERENCE}", f"{before:.2f}", f"{after:.2f}", f"up to {limit:.2f}",
+                        cell[3], cell[1], f"{column} / {self._reference}", f"{before:.2f}", f"{after:.2f}", f"up to {limit:.2f}",
                         self.fail_on_cost,
                     )
                 )  # fmt: skip

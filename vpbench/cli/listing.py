@@ -21,13 +21,13 @@ def list_entries(
     """
     import json
 
-    from vpbench.reporting.describe import listing
+    from vpbench.reporting.describe import in_words, listing
 
     entries = listing(kind)
     if as_json:
         typer.echo(json.dumps(entries, indent=2))
         return
-    print_entries(entries)
+    print_entries([in_words(entry) for entry in entries])
     if kind == "backbones":
         typer.echo("Every ViT and Swin Transformer of timm works by its name too, e.g. vit_base_patch16_224.")
 

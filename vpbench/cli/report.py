@@ -9,13 +9,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Annotated
 
 import typer
 
-from vpbench.reporting.plot_registry import plot_names
+from vpbench.reports import plots
 
-PLOTS = plot_names()
+# vpbench's own, listed without the registry, so that --help is fast.
+PLOTS = sorted(name.replace("_", "-") for _, name, _ in iter_modules(plots.__path__) if not name.startswith("_"))
 _Only = "Keep only this {}; several with commas."
 
 

@@ -24,7 +24,7 @@ def show(
     """
     import json
 
-    from vpbench.reporting.describe import describe
+    from vpbench.reporting.describe import describe, in_words
 
     facts = describe(kind, name, results)
     if as_json:
@@ -33,7 +33,7 @@ def show(
     from rich.console import Console
 
     console = Console()
-    for key, value in facts.items():
+    for key, value in in_words(facts).items():
         _print(console, key, value)
 
 

@@ -174,5 +174,10 @@ def load_definition(paper: str, number: str) -> TableDefinition:
         raise UsageError(f"{numbers[number]}: {first_error(error)}") from error
 
 
+def leaderboard() -> TableDefinition:
+    """The order in which reports list methods, and the method that the others are compared with."""
+    return load_definition("vpbench", "leaderboard")
+
+
 def _tables() -> Traversable:
     return files("vpbench.reports").joinpath("tables")

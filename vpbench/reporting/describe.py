@@ -14,6 +14,7 @@ from vpbench.core.names import unknown
 from vpbench.data.catalog import dataset_card, dataset_names
 from vpbench.models.registry import method_class, method_registry, resolve_method
 from vpbench.planning.suites import suite_card, suite_names
+from vpbench.reporting.row_labels import images_text, selection_text
 from vpbench.search.space import read_space, space_names
 
 KINDS = ("methods", "datasets", "suites", "backbones", "searches")
@@ -32,6 +33,21 @@ _FIDELITY: Mapping[str, str] = MappingProxyType(
 def fidelity_words(fidelity: str) -> str:
     """What a method follows where paper and released code differ, for readers; an unknown value stays as it is."""
     return _FIDELITY.get(fidelity, fidelity)
+
+
+def in_words(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of :func:`listing` or :func:`describe` for readers: words in place of codes. Programs use the entry itself."""
+    found: dict[str, Any] = {}
+    for name, value in facts.items():
+        if name == "fidelity" and isinstance(value, str):
+            found[name] = fidelity_words(value)
+        elif name == "selection" and isinstance(value, str):
+            found[name] = selection_text(value)
+        elif name == "fit":
+            found["trained_on"] = images_text(value)
+        else:
+            found[name] = value
+    return found
 
 
 def listing(kind: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from vpbench.core.errors import UsageError
 from vpbench.core.files import write_atomically
 from vpbench.core.hashing import digest
 from vpbench.core.names import unknown
-from vpbench.reporting.definition import TableDefinition, load_definition
+from vpbench.reporting.definition import leaderboard
 from vpbench.reporting.frame import Filters, arrange, of_section, sections_in
 from vpbench.reporting.keys import RowKey, SectionKey
 from vpbench.reporting.plot_registry import plot_names, plot_registry
@@ -39,14 +39,19 @@ class SectionRuns:
     Attributes:
         key: what they have in common.
         title: the same for a reader.
-        stem: a part of file names: the backbone, and a hash where the store has other sections of this backbone.
+        suffix: for file names: a hash where the store has other sections of this backbone, else empty.
         runs: all of them, failed ones too.
     """
 
     key: SectionKey
     title: str
-    stem: str
+    suffix: str
     runs: pd.DataFrame
+
+    @property
+    def stem(self) -> str:
+        """A part of file names: the backbone and the suffix."""
+        return f"{self.key.backbone}{self.suffix}"
 
     @property
     def scored(self) -> pd.DataFrame:
@@ -72,7 +77,7 @@ def sections(runs: pd.DataFrame, filters: Filters) -> Iterator[SectionRuns]:
     for key, title in titles.items():
         # Two sections of one backbone (say, 10 and 100 epochs) need different file names.
         suffix = f"_{digest([*key.values[:-1], key.data or ''], 6)}" if backbones.count(key.backbone) > 1 else ""
-        yield SectionRuns(key, title, f"{key.backbone}{suffix}", of_section(runs, key))
+        yield SectionRuns(key, title, suffix, of_section(runs, key))
 
 
 def usable(runs: pd.DataFrame) -> pd.Series[bool]:
@@ -84,11 +89,6 @@ def data_sets(runs: pd.DataFrame) -> list[str]:
     """Data sets of runs, by group, then by name."""
     names = runs[["dataset_group", "dataset"]].fillna("").drop_duplicates("dataset")
     return [str(name) for name in names.sort_values(["dataset_group", "dataset"])["dataset"]]
-
-
-def leaderboard() -> TableDefinition:
-    """The order of methods, and the one that others are compared with."""
-    return load_definition("vpbench", "leaderboard")
 
 
 def rows_in_order(rows: Iterable[RowKey]) -> list[RowKey]:

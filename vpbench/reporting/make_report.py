@@ -13,7 +13,7 @@ from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.files import write_atomically
 from vpbench.core.names import unknown
 from vpbench.reporting.build_table import build_table
-from vpbench.reporting.definition import TableDefinition, load_definition
+from vpbench.reporting.definition import TableDefinition, leaderboard, load_definition
 from vpbench.reporting.formats import RENDERERS, SUFFIXES, terminal
 from vpbench.reporting.frame import Filters, Names, load_rows
 from vpbench.reporting.published import with_reported
@@ -121,7 +121,7 @@ def _tests(store: Store, keep: Filters, pairs: Sequence[tuple[str, str]], mix: b
     runs = _runs(store, ("acc1",))
     if pairs:
         return compare(store, runs, pairs, keep, mix)
-    return statistics_table(runs, load_definition("vpbench", "leaderboard"), keep, mix)
+    return statistics_table(runs, leaderboard(), keep, mix)
 
 
 def _figures(name: str, store: Store, keep: Filters, folder: Path) -> list[Path]:

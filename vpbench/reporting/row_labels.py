@@ -83,9 +83,14 @@ def _extras(own: SectionKey, alike: list[SectionKey]) -> list[str]:
 
 def trained_on(images: str | int | None) -> str:
     """What the tested model was trained on, in words."""
+    return f"trained on {images_text(images)}"
+
+
+def images_text(images: str | int | None) -> str:
+    """What a suite trains on: its ``fit``, or a number of images per class."""
     if isinstance(images, int):
-        return f"trained on {images} image{'s' if images > 1 else ''} per class"
-    return f"trained on {_IMAGES.get(str(images), images)}"
+        return f"{images} image{'s' if images > 1 else ''} per class"
+    return _IMAGES.get(str(images), str(images))
 
 
 def epochs_text(epochs: int | None) -> str:

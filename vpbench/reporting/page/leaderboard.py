@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from vpbench.reporting.build_table import build_table
-from vpbench.reporting.definition import load_definition
+from vpbench.reporting.definition import leaderboard
 from vpbench.reporting.describe import fidelity_words
 from vpbench.reporting.frame import Filters, arrange, of_section
 from vpbench.reporting.keys import RowKey
@@ -119,7 +119,7 @@ def standings(runs: pd.DataFrame, filters: Filters, places: dict[Any, Place]) ->
     Raises:
         UsageError: when the filters leave nothing.
     """
-    definition = load_definition("vpbench", "leaderboard")
+    definition = leaderboard()
     table = build_table(runs, definition, filters)
     arranged = arrange(runs, filters)
     titles = section_titles(section.key for section in table.sections if section.key)
