@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vpbench.backbones.base import Wanted
+from vpbench.backbones.base import Needed
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import DataError, StoreError, UsageError
 from vpbench.execution import execute as worker
@@ -139,9 +139,9 @@ def test_checkpointed_blocks_change_no_number(images: Path, tmp_path: Path, monk
     """Blocks run once more in the backward pass; the run's identity and all that is learnt and counted stay the same."""
     run_needed, blocks, found = ViTAdapter.run_needed, [0], []
 
-    def counted(adapter: ViTAdapter, index: int, tokens: Tokens, wanted: Wanted) -> Tokens:
+    def counted(adapter: ViTAdapter, index: int, tokens: Tokens, needed: Needed) -> Tokens:
         blocks[0] += 1
-        return run_needed(adapter, index, tokens, wanted)
+        return run_needed(adapter, index, tokens, needed)
 
     monkeypatch.setattr(ViTAdapter, "run_needed", counted)
     for on in (False, True):
