@@ -186,6 +186,54 @@ def test_folding_is_exact(name: str, site: str) -> None:
     assert adapter.state_dict().keys() == state.keys()
 
 
+@pytest.mark.parametrize("name", [name for name in BACKBONES if not name.startswith("swin")])
+def test_folding_into_position_embeddings(name: str) -> None:
+    """What every image gets behind the patch embedding, as an edit and in the position embeddings; undo restores every bit."""
+    adapter = adapter_of(name)
+    x = images(adapter)
+    plain, embeddings = adapter(x), adapter.vit.pos_embed.clone()  # type: ignore[union-attr, operator]
+    delta = torch.randn(adapter.shape.patches, adapter.shape.width, dtype=torch.float64)
+    scope = Scope(adapter)
+    scope.after("patch_embed", lambda x, y: y + delta, tokenwise=False)
+    expected = adapter(x)
+    scope.undo()
+    scope.fold_positions(delta)
+    same(adapter(x), expected)
+    assert (expected - plain).abs().max() > 1e-3
+    scope.undo()
+    assert torch.equal(adapter(x), plain) and torch.equal(adapter.vit.pos_embed, embeddings)  # type: ignore[union-attr, arg-type]
+
+
+def test_backbones_without_position_embeddings_cannot_fold() -> None:
+    rotary_only = adapter_for(Eva(**VIT, use_rot_pos_emb=True, use_abs_pos_emb=False))
+    for adapter in (adapter_of("swin"), rotary_only):
+        with pytest.raises(UnsupportedError, match="no absolute position embeddings"):
+            Scope(adapter).fold_positions(torch.zeros(adapter.shape.patches, adapter.shape.width))
+
+
+@pytest.mark.parametrize("name", ["vit", "eva", "swin"])
+def test_folding_weights_of_norms(name: str) -> None:
+    adapter = adapter_of(name)
+    given, y = seen(adapter, "norm2", lambda: adapter(images(adapter)), 1)
+    weight = torch.randn(y.shape[-1], dtype=torch.float64)
+    scope = Scope(adapter)
+    scope.fold("norm2", 1, weight=weight)
+    normed = torch.nn.functional.layer_norm(given, given.shape[-1:], eps=scope.module("norm2", 1).eps)  # type: ignore[arg-type]
+    same(scope.module("norm2", 1)(given), y + weight * normed)
+
+
+@pytest.mark.parametrize("name", ["vit", "registers", "eva"])
+def test_folding_weights_of_the_patch_embedding(name: str) -> None:
+    """As (out, in_channels p p): pixels of a patch channel by channel, row by row."""
+    adapter = adapter_of(name)
+    x, scope = images(adapter), Scope(adapter)
+    before, size = scope.module("patch_embed")(x), adapter.shape.patch_size
+    weight = torch.randn(adapter.shape.width, 3 * size**2, dtype=torch.float64)
+    scope.fold("patch_embed", weight=weight)
+    patches = torch.nn.functional.unfold(x, size, stride=size).mT
+    same(scope.module("patch_embed")(x), before + patches @ weight.T)
+
+
 @sweep
 @pytest.mark.parametrize("site", ["norm1", "qkv", "attention"])
 def test_add_to_prompts(name: str, site: Any) -> None:

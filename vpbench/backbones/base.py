@@ -193,6 +193,10 @@ class Backbone(nn.Module):
             raise self._cannot(f"has no linear map at the site {site}")
         return [Affine.plain(self.site_module(site, block))]
 
+    def positions(self) -> tuple[Any, str]:
+        """Owner and name of the absolute position embeddings, see :meth:`vpbench.interface.Scope.fold_positions`."""
+        raise self._cannot("has no absolute position embeddings")
+
     def site_parameters(self, site: Site | None, block: int | None) -> Iterator[tuple[str, nn.Parameter]]:
         """See :meth:`vpbench.interface.Scope.parameters`."""
         if site is not None:

@@ -171,6 +171,12 @@ class ViTAdapter(Backbone):
             return [Affine.plain(self.vit.patch_embed.proj)]
         return super().affine(site, block)
 
+    def positions(self) -> tuple[Any, str]:
+        """See :meth:`vpbench.interface.Scope.fold_positions`."""
+        if self.vit.pos_embed is None:
+            return super().positions()
+        return self.vit, "pos_embed"
+
     def prompt_keys_values(self, scope: Scope, block: int, provide: Callable[[], tuple[Tensor, Tensor]]) -> None:
         """See :meth:`vpbench.interface.Scope.prompt_keys_values`."""
         opened = self._opened(scope, block)

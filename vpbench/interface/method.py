@@ -170,6 +170,9 @@ class Method(Generic[C]):
             scope: as in :meth:`attach`; its ``fold`` merges updates into frozen weights.
         """
 
+    def restored(self) -> None:
+        """Called after saved or fresh values were copied into ``own``, for what a method derives from its buffers."""
+
     def active_parameters(self) -> int:
         """Own parameters that act on the result: all, unless some were pruned."""
         return sum(parameter.numel() for parameter in self.own.parameters())

@@ -72,6 +72,8 @@ class BackboneHooks(Protocol):
 
     def affine(self, site: Site, block: int | None) -> list[Affine]: ...
 
+    def positions(self) -> tuple[Any, str]: ...
+
     def site_parameters(self, site: Site | None, block: int | None) -> Iterator[tuple[str, nn.Parameter]]: ...
 
     def prompt_keys_values(self, scope: Scope, block: int, provide: Callable[[], tuple[Tensor, Tensor]]) -> None: ...
@@ -217,7 +219,7 @@ class Scope:
         Args:
             site: ``qkv``, ``proj``, ``fc1``, ``fc2``, ``patch_embed`` or a norm.
             scale: (out,), 1 if left out.
-            weight: (out, in), 0 if left out; not for norms and ``patch_embed``.
+            weight: (out, in), 0 if left out; (out,) for norms, (out, in_channels p p) for ``patch_embed``, p the patch size.
             bias: (out,), 0 if left out.
 
         Raises:
@@ -236,7 +238,7 @@ class Scope:
         if scale is not None:
             new = new * scale.reshape(-1, *[1] * (new.ndim - 1))
         if weight is not None:
-            new = new + weight
+            new = new + weight.reshape(new.shape)
         if new is not module.weight:
             self._set(module, "weight", new)
 
@@ -248,6 +250,20 @@ class Scope:
             new = bias if new is None else new + bias
         if new is not old:
             self._set(owner, name, new)
+
+    def fold_positions(self, delta: Tensor) -> None:
+        """Add to the absolute position embeddings of the patches what all images get behind the patch embedding.
+
+        Args:
+            delta: (M, D), row by row of the patch grid.
+
+        Raises:
+            UnsupportedError: when the backbone has no absolute position embeddings.
+        """
+        owner, name = self._hooks.positions()
+        with torch.no_grad():
+            embeddings = getattr(owner, name)  # (1, M, D), or with prefix tokens in front
+            self._set(owner, name, F.pad(delta, (0, 0, embeddings.shape[-2] - len(delta), 0)) + embeddings)
 
     def _set(self, module: Any, name: str, value: Tensor) -> None:
         """Another frozen value for a module's parameter or buffer; :meth:`undo` puts the present one back."""

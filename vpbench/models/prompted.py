@@ -223,6 +223,7 @@ class PromptedModel(nn.Module):
         with torch.no_grad():
             for name, tensor in self.own_tensors():
                 tensor.copy_(snapshot[name])
+        self.method.restored()
 
     def reinitialise(self) -> None:
         """Draw new initial values for the method's tensors and the head's from the global random stream; what is trained in the
@@ -230,6 +231,7 @@ class PromptedModel(nn.Module):
         fresh = type(self.method)(self.method.config, self.method.shape, self.method.classes)
         fresh.build()
         self.own.load_state_dict(fresh.own.state_dict())
+        self.method.restored()
         width = fresh.readout_width(self.backbone.feature_width)
         self.head.load_state_dict(fresh.make_head(width, fresh.classes).state_dict())
         self.scope.reset_trained()
