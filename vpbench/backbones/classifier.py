@@ -113,7 +113,8 @@ def _module(heads: Heads, width: int, path: Path) -> nn.Module:
     first: Any = next(iter(layers.values()))
     if first.in_features != width:
         raise UnsupportedError(
-            f"this method uses the classifier of {path.name}: it reads {first.in_features} features, and the backbone gives {width}."
+            f"this method uses the backbone's own classifier: that of {path.name} reads {first.in_features} features, and the"
+            f" backbone gives {width}."
         )
     return layers["head"] if len(layers) == 1 else nn.Sequential(layers)
 
