@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from vpbench.core.errors import UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
@@ -219,9 +221,9 @@ class DAMVP(Method[DAMVPConfig]):
 
     def prototypes_of(self, features: Tensor) -> Tensor:
         """Means of the clusters of features (n, D), (M, D) in the order of scikit-learn's labels."""
-        features = features[torch.randperm(len(features))[: self.config.cluster_images]].float().cpu()
-        labels = torch.from_numpy(self._clustered(features.numpy()))
-        return torch.stack([features[labels == label].mean(0) for label in range(int(labels.max()) + 1)])
+        pooled = features[torch.randperm(len(features))[: self.config.cluster_images]].float().cpu().numpy()
+        labels = self._clustered(pooled)
+        return torch.from_numpy(np.stack([pooled[labels == label].mean(0) for label in range(labels.max() + 1)]))
 
     def _clustered(self, features: Any) -> Any:
         """Labels (n,) of rows (n, D)."""
@@ -232,7 +234,7 @@ class DAMVP(Method[DAMVPConfig]):
             return AgglomerativeClustering(metric="euclidean", linkage="average", **stop).fit(features)
 
         if len(features) < 2:
-            return torch.zeros(len(features), dtype=torch.long).numpy()
+            return np.zeros(len(features), int)
         threshold = self.config.distance_threshold or self.config.threshold_share * float(pdist(features).mean()) or 1.0
         found = fitted(n_clusters=None, distance_threshold=threshold)
         return (found if found.n_clusters_ <= self.config.max_clusters else fitted(n_clusters=self.config.max_clusters)).labels_
