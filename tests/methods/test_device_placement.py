@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from fake_gpu import DEVICE, FakeGpu, moved_to_meta, skip_where_values_matter
-from test_contract import fitting, labels
+from test_contract import SOURCE_CLASSES, fitting, labels
 from timm.models import SwinTransformer, VisionTransformer
 from timm.models.eva import Eva
 from torch import Tensor
@@ -78,6 +78,8 @@ sweep = pytest.mark.parametrize(("label", "name"), list(cases()))
 def model_of(kind: type[Method[Any]], config: MethodConfig, name: str) -> PromptedModel:
     torch.manual_seed(0)
     adapter = adapter_for(BACKBONES[name]())
+    if kind.needs_source_classifier(config.model_dump()):
+        adapter.set_source_classifier(torch.nn.Linear(adapter.feature_width, SOURCE_CLASSES))
     return PromptedModel(adapter, kind(config, adapter.shape, CLASSES), CLASSES)
 
 

@@ -50,14 +50,25 @@ class Backbone(nn.Module):
     recomputing: bool = False
     linear_kernel: Kernel = "default"
     skip_unused: bool = True
-    source_classifier: nn.Module | None = None
+    source_classifier: nn.Module | None
     _checkpointed: bool = False
     # Sites whose edits the adapter applies itself; at the others they are forward hooks of a module.
     applied_sites: ClassVar[frozenset[str]] = frozenset({"patch_embed", "attention", "attention_branch", "mlp_branch"})
 
     def __init__(self) -> None:
         super().__init__()
+        self.register_module("source_classifier", None)
         self._edits: defaultdict[tuple[Site, int | None], OrderedDict[int, Edit]] = defaultdict(OrderedDict)
+
+    def set_source_classifier(self, classifier: nn.Module) -> None:
+        """Add the classifier that the weights were trained with; it becomes a frozen part of the backbone.
+
+        Args:
+            classifier: a linear layer, or several layers, from :meth:`pool`'s features to logits (B, source classes).
+        """
+        last = [module for module in classifier.modules() if isinstance(module, nn.Linear)][-1]
+        self.source_classifier = classifier.requires_grad_(False).eval()
+        self.shape = replace(self.shape, source_classes=last.out_features)
 
     @property
     def feature_width(self) -> int:

@@ -26,6 +26,25 @@ def fetched(spec: BackboneSpec, retries: RetryPolicy | None = None) -> Path:
     return _from_hub(spec.name, place)
 
 
+def on_this_machine(spec: BackboneSpec) -> Path | None:
+    """The weight file of a specification where it is here already, named or in a cache; nothing is fetched."""
+    if spec.path:
+        return Path(spec.path)
+    kind, _, place = spec.weights.partition(":")
+    if kind == "url":
+        target = _url_target(place)
+        return target if target.exists() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, filename = place.rpartition("/")
+    found = try_to_load_from_cache(repository, filename)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _url_target(url: str) -> Path:
+    return cache_root() / "weights" / url.rsplit("/", 1)[-1]
+
+
 def _from_hub(name: str, place: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -40,7 +59,7 @@ def _from_hub(name: str, place: str) -> Path:
 
 def _from_url(name: str, card: BackboneCard, url: str, retries: RetryPolicy | None) -> Path:
     """The file below ``VPBENCH_CACHE`` (or the user's cache folder); it has its name only once it is whole and checked."""
-    target = cache_root() / "weights" / url.rsplit("/", 1)[-1]
+    target = _url_target(url)
     if not target.exists():
         unchecked = target.with_name(f"{target.name}.unchecked")
         try:

@@ -7,7 +7,7 @@ below. Anything else in a file is an error.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,12 @@ def unwrapped(loaded: Any) -> Any:
     return loaded
 
 
+def layout_of(names: Iterable[str]) -> Layout:
+    """How a file names its tensors; as timm where nothing tells it from others."""
+    listed = list(names)
+    return next((one for one in LAYOUTS if any(name.startswith(one.sign) for name in listed)), Layout("timm", ""))
+
+
 def renamed(state: State, model: nn.Module, timm_filter: Callable[[State, nn.Module], State]) -> tuple[State, list[str]]:
     """A file's tensors under timm's names and in the model's sizes.
 
@@ -115,8 +121,7 @@ def renamed(state: State, model: nn.Module, timm_filter: Callable[[State, nn.Mod
     Returns:
         The tensors, without classifiers, and names in the file that are not recognised.
     """
-    layout = next((one for one in LAYOUTS if any(name.startswith(one.sign) for name in state)), Layout("timm", ""))
-    encoder, foreign = layout.read(state)
+    encoder, foreign = layout_of(state).read(state)
     found = timm_filter(dict(encoder), model)
     two_towers = any(name.startswith(("visual.", "module.visual.")) for name in encoder)
     for name, tensor in encoder.items():

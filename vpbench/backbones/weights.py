@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from vpbench.backbones.base import Backbone
+from vpbench.backbones.classifier import add_classifier
 from vpbench.backbones.family import adapter_for, create, timm_filter
 from vpbench.backbones.fetch import fetched
 from vpbench.backbones.named import BackboneCard, backbone_card, backbone_names, weights_sha256
@@ -25,26 +27,33 @@ from vpbench.spec.run_spec import BackboneSpec
 RANDOM_SEED = 0  # of --weights random: the same values in every run
 
 
-def load_backbone(spec: BackboneSpec) -> Backbone:
+def load_backbone(spec: BackboneSpec, source_classifier: bool = False) -> Backbone:
     """The frozen backbone that ``spec`` describes.
+
+    Args:
+        source_classifier: whether to load the classifier that its weights were trained with, too.
 
     Raises:
         WeightsError: when the weight file is missing, unreadable, changed since ``spec`` was made, or does not match the
             architecture; the message names the keys.
-        UnsupportedError: when timm's model cannot carry prompts.
+        UnsupportedError: when timm's model cannot carry prompts, or the weights have no classifier and it is asked for.
     """
     card = backbone_card(spec.name) if spec.name in backbone_names() else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         model = _architecture(spec, card)
-    sha256 = None
+    sha256, path = None, None
     if spec.weights != "random":
         path = Path(spec.path) if spec.path else fetched(spec)
         sha256 = weights_sha256(path)
         if spec.sha256 and sha256 != spec.sha256:
             raise WeightsError(f"{path} is not the file that the run was planned with (its SHA-256 differs); plan the run again.")
         fill(model, path, card.unused if card else (), card.fresh if card else ())
-    return adapter_for(model, sha256, **({"pool_prompts": True} if card and card.pool_prompts else {}))
+    backbone = adapter_for(model, sha256, **({"pool_prompts": True} if card and card.pool_prompts else {}))
+    backbone.shape = replace(backbone.shape, mean=spec.mean, std=spec.std)
+    if source_classifier:
+        add_classifier(backbone, spec, path, RANDOM_SEED)
+    return backbone
 
 
 def _architecture(spec: BackboneSpec, card: BackboneCard | None) -> Any:

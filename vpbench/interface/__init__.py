@@ -9,8 +9,9 @@ from vpbench.interface.context import Context
 from vpbench.interface.lazy import F, nn, torch
 from vpbench.interface.method import ALL_PARTS, NO_PARTS, Method, Part
 from vpbench.interface.per_block import block_prompts, of_block, per_block, stage_tensors, uniform_prompts
+from vpbench.interface.pinned_file import PinnedFile, pinned_tensors
 from vpbench.interface.scope import SITES, ClassAttention, ReceivedAttention, Scope, Site
-from vpbench.interface.session import Session
+from vpbench.interface.session import OtherData, Session
 from vpbench.interface.shape import ALL_FAMILIES, BackboneShape, Stage
 from vpbench.interface.tokens import Tokens
 
@@ -26,7 +27,9 @@ __all__ = [
     "Fidelity",
     "Method",
     "MethodConfig",
+    "OtherData",
     "Part",
+    "PinnedFile",
     "Preset",
     "ReceivedAttention",
     "Scope",
@@ -40,6 +43,7 @@ __all__ = [
     "of_block",
     "option",
     "per_block",
+    "pinned_tensors",
     "stage_tensors",
     "torch",
     "uniform_prompts",

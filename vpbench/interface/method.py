@@ -48,6 +48,9 @@ class Method(Generic[C]):
     families: ClassVar[frozenset[str]] = frozenset({"vit"})
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     presets: ClassVar[Mapping[str, Preset]] = {}
+    requires: ClassVar[tuple[str, ...]] = ()
+    """What the method needs beside images and labels, in words for lists: ``source classifier``, ``class token``, ``labelled pass
+    before training``, ``second network``, ..."""
     predicts_in_training: ClassVar[bool] = False
     """Whether :meth:`predict` makes the logits in training, too; else training takes one forward pass."""
     uses_plain_features: ClassVar[bool] = False

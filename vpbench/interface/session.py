@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class OtherData:
+    """Training images of another data set than the run's, prepared as the run's own, without augmentation.
+
+    Attributes:
+        classes: their number.
+        batches: the images once, in an order from torch's global random stream: images (B, C, S, S), labels (B,), with at
+            most the given number of images in a batch.
+    """
+
+    classes: int
+    batches: Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 
 
 class Session(Protocol):
@@ -36,6 +51,15 @@ class Session(Protocol):
 
         Args:
             split: ``train`` or ``val``. There is no test split here.
+        """
+        ...
+
+    def other_data(self, name: str) -> OtherData:
+        """Another data set, for methods that meta-train: by its card's name, or the path of own images.
+
+        Raises:
+            UsageError: when there is none of that name.
+            DataError: when it is not on this machine.
         """
         ...
 

@@ -51,6 +51,10 @@ class BackboneShape:
         prefix: number of class and register tokens.
         channels: of the input image.
         stages: where width and grid change on the way; left out, the one stage that a ViT has.
+        source_classes: outputs of the classifier that the backbone was pretrained with; 0 where the method did not ask for it,
+            see ``Method.needs_source_classifier``.
+        mean: by which images are normalised, (pixel - mean) / std with pixels in 0 ... 1, for methods that work on pixels.
+        std: the same.
     """
 
     family: str
@@ -62,6 +66,9 @@ class BackboneShape:
     prefix: int
     channels: int = 3
     stages: tuple[Stage, ...] = ()
+    source_classes: int = 0
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
         if not self.stages:

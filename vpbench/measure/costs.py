@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from vpbench.backbones.base import Backbone
+from vpbench.backbones.classifier import add_classifier
 from vpbench.backbones.named import resolve_backbone
 from vpbench.backbones.weights import load_backbone
 from vpbench.core.errors import UnsupportedError, UsageError
@@ -29,7 +30,7 @@ from vpbench.measure.operations import count_by_dispatch, count_plain, merges
 from vpbench.measure.peak import RECIPE, Load, peak_of
 from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part
 from vpbench.measure.timing import example_images, inference, training_step
-from vpbench.models.build import add_method, build_empty
+from vpbench.models.build import add_method, build_empty, needs_classifier
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import method_class, method_registry, resolve_method
 from vpbench.spec.device import describe, resolve_device
@@ -173,7 +174,10 @@ class Costs:
         recipe = RECIPE.model_copy(update={"batch_size": batch})
 
         def made(spec: MethodSpec) -> PromptedModel:
-            return add_method(spec, twin(plain), self.request.classes).to(self.device)
+            own = twin(plain)
+            if needs_classifier(spec):
+                add_classifier(own, self.backbone, None)
+            return add_method(spec, own, self.request.classes).to(self.device)
 
         for entry in self.entries[1:]:
             if not entry.is_ok or entry.spec is None:

@@ -11,7 +11,11 @@ from vpbench.models.prompted import PromptedModel
 
 
 def parameter_counts(model: PromptedModel) -> dict[str, int]:
-    """The ``params_*`` columns of a model that is not merged, but for :func:`parameters_by_part`."""
+    """The ``params_*`` columns of a model that is not merged, but for :func:`parameters_by_part`.
+
+    ``params_total`` is what a prediction needs: the backbone, with its source classifier where the method uses that, the method
+    and the head.
+    """
     return {
         "params_trainable": _count(parameter for _, parameter in model.trainable()),
         "params_method": _count(model.own.parameters()) + _count(model.scope.trained.values()),
@@ -22,8 +26,9 @@ def parameter_counts(model: PromptedModel) -> dict[str, int]:
 
 
 def parameters_by_part(model: PromptedModel) -> dict[str, int]:
-    """Parameters by the names that the method gave its modules (``prompts``, ``specific``), then those of its head and of the
-    backbone; what a method trains inside the backbone is ``trained in the backbone``. The sum is ``params_total``.
+    """Parameters by the names that the method gave its modules (``prompts``, ``specific``), then those of its head, of the
+    backbone's source classifier, where the method uses that, and of the backbone; what a method trains inside the backbone is
+    ``trained in the backbone``. The sum is ``params_total``.
     """
     parts: dict[str, int] = {}
     for name, parameter in model.own.named_parameters():
@@ -32,6 +37,8 @@ def parameters_by_part(model: PromptedModel) -> dict[str, int]:
     if trained := _count(model.scope.trained.values()):
         parts["trained in the backbone"] = trained
     parts["head"] = _count(model.head.parameters())
+    if (classifier := model.backbone.source_classifier) is not None:
+        parts["source classifier"] = _count(classifier.parameters())
     return {**parts, "backbone": _count(model.parameters()) - sum(parts.values())}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from vpbench.backbones.base import Backbone
+from vpbench.backbones.classifier import add_empty_classifier
 from vpbench.backbones.weights import load_backbone
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import method_class
@@ -27,12 +28,18 @@ def build_model(method: MethodSpec, backbone: BackboneSpec, classes: int, device
         UsageError: when an option does not fit the backbone.
         UnsupportedError: when the method does not work on the backbone.
     """
-    return add_method(method, load_backbone(backbone), classes).to(device)
+    return add_method(method, load_backbone(backbone, needs_classifier(method)), classes).to(device)
 
 
 def build_empty(method: MethodSpec, backbone: BackboneSpec, classes: int, device: str) -> PromptedModel:
-    """The same model without the backbone's values, for counting only; on the meta device it takes no memory."""
+    """The same model without the backbone's values, for counting only; on the meta device it takes no memory.
+
+    Raises:
+        UnsupportedError: when the method does not work on the backbone, or needs a classifier that its weights do not have.
+    """
     adapter = empty_backbone(backbone, device)
+    if needs_classifier(method):
+        add_empty_classifier(adapter, backbone, device)
     with torch.device(device), torch.random.fork_rng(devices=[]):
         return add_method(method, adapter, classes)
 
@@ -51,3 +58,8 @@ def add_method(method: MethodSpec, adapter: Backbone, classes: int) -> PromptedM
     """A freshly initialised method on a backbone that is there already, and that it may change."""
     kind = method_class(method.name)
     return PromptedModel(adapter, kind(kind.Config.model_validate(method.config), adapter.shape, classes), classes)
+
+
+def needs_classifier(method: MethodSpec) -> bool:
+    """Whether the method uses the classifier that the backbone was pretrained with."""
+    return method_class(method.name).needs_source_classifier(method.config)

@@ -133,6 +133,7 @@ def _method(label: str) -> dict[str, Any]:
         "fidelity": method.fidelity,
         "version": method.version,
         "families": sorted(method.families),
+        "requires": list(method.requires) or "nothing",
         "notes": list(method.notes),
         "options": [
             {

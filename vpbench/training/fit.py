@@ -19,6 +19,7 @@ from torch import Tensor
 from vpbench.core.errors import DivergedError
 from vpbench.data.batches import Normaliser, evaluation_batches
 from vpbench.data.cache import CachedData, CachedSplit
+from vpbench.interface import OtherData
 from vpbench.models.prompted import Inputs as ModelInputs
 from vpbench.models.prompted import PromptedModel
 from vpbench.spec.precision import autocast
@@ -29,6 +30,7 @@ from vpbench.training.evaluate import Scores
 from vpbench.training.inputs import Batch, Inputs
 from vpbench.training.memory import in_pieces, is_out_of_memory
 from vpbench.training.optim import lr_factor, make_optimizer
+from vpbench.training.other_data import open_other
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,10 @@ class Trainer:
         """See :meth:`vpbench.interface.Session.features`."""
         cached = {"train": self.data.train, "val": self.data.val}[split]
         return self._inputs.plain_features(cached), torch.from_numpy(np.asarray(cached.labels))
+
+    def other_data(self, name: str) -> OtherData:
+        """See :meth:`vpbench.interface.Session.other_data`."""
+        return open_other(name, self.spec, self.normalise)
 
     def logits(self, images: Tensor) -> Tensor:
         """See :meth:`vpbench.interface.Session.logits`."""

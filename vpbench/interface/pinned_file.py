@@ -1,0 +1,60 @@
+"""Options that name a file: ``PATH``, which becomes ``PATH#sha256=0123456789abcdef`` as soon as the options are validated.
+
+So the row of a run says which content was used, and a file that changed since is an error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator
+
+from vpbench.core.errors import UsageError
+from vpbench.core.hashing import file_sha256
+from vpbench.interface.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MARK, DIGITS = "#sha256=", 16
+
+
+def _pinned(value: str) -> str:
+    """The path with the beginning of its file's SHA-256; as it is where it has one already, wherever that file may be."""
+    if MARK in value:
+        return value
+    path = Path(value).expanduser()
+    if not path.is_file():
+        raise ValueError(f"{value}: there is no such file")
+    return f"{path.absolute()}{MARK}{file_sha256(path)[:DIGITS]}"
+
+
+PinnedFile = Annotated[str, AfterValidator(_pinned)]
+
+
+def pinned_tensors(value: str) -> dict[str, Tensor]:
+    """The tensors of a pinned file, by name: of a safetensors file, or of a PyTorch file that holds tensors only.
+
+    Raises:
+        UsageError: when the file is not there, has changed, or holds something else.
+    """
+    name, _, digest = value.partition(MARK)
+    path = Path(name)
+    if not path.is_file():
+        raise UsageError(f"{name}: there is no such file.")
+    if not file_sha256(path).startswith(digest):
+        raise UsageError(f"{name} is not the file that the run was planned with (its SHA-256 differs); plan the run again.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of the readers, whatever is wrong with the file
+        raise UsageError(f"{name} cannot be read as tensors: {str(error).splitlines()[0]}") from error
+    while isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not all(isinstance(each, torch.Tensor) for each in loaded.values()):
+        raise UsageError(f"{name} holds no mapping of names to tensors.")
+    return dict(loaded)
