@@ -26,6 +26,7 @@ from vpbench.interface import (
     torch,
     uniform_prompts,
 )
+from vpbench.methods._residual_prompts import add_residual_prompts, residual_prompts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -141,13 +142,7 @@ class IVPT(Method[IVPTConfig]):
             self.reinforced = shape.depth if config.ar_layers == "all" else shape.depth - 1
             self.own.reinforcement = per_block(shape, self._initial_reinforcement, range(self.reinforced))
         if config.structure == "express":
-            self.own.residual = nn.ParameterDict(
-                {
-                    f"{site}_{block}": nn.Parameter(torch.zeros(length, (3 if site == "qkv" else 1) * shape.width_of(block)))
-                    for block in range(shape.depth)
-                    for site in ("norm1", "qkv", "attention")
-                }
-            )
+            self.own.residual = residual_prompts(shape, length)
 
     def _initial_reinforcement(self, stage: Stage, blocks: int) -> nn.Parameter:
         tokens = self.config.ar_k if self.reinforces == "topk" else stage.patches
@@ -177,9 +172,7 @@ class IVPT(Method[IVPTConfig]):
                 attention = scope.watch_class_attention()
                 self._salient = lambda block, tokens: self.most_salient(attention(block)[..., -self.shape.patches :])
         if self.config.structure == "express":
-            for name, values in self.own.residual.items():
-                site, _, block = name.rpartition("_")
-                scope.add_to_prompts(int(block), site, values)
+            add_residual_prompts(scope, self.own.residual)
 
     def linked_prompts(self) -> list[Tensor]:
         """The prompts that enter each block, (N, D), where they do not depend on the image (structures A, D, E)."""

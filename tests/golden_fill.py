@@ -85,11 +85,11 @@ def labels(config: Config) -> Tensor:
     return classes
 
 
-def filled_vit(config: Config) -> VisionTransformer:
-    """A plain ViT without classifier, every tensor filled under timm's own name."""
+def filled_vit(config: Config, global_pool: str = "token") -> VisionTransformer:
+    """A plain ViT without classifier, every tensor filled under timm's own name; with ``avg`` its norm is ``fc_norm``."""
     vit = VisionTransformer(
         img_size=config["img"], patch_size=config["patch"], embed_dim=config["dim"], depth=config["depth"],
-        num_heads=config["heads"], num_classes=0, global_pool="token",
+        num_heads=config["heads"], num_classes=0, global_pool=global_pool,
     )  # fmt: skip
     with torch.no_grad():
         for name, tensor in vit.state_dict().items():
@@ -148,7 +148,21 @@ def check_gradient(gradient: Tensor | None, expected: Mapping[str, Any], toleran
     torch.testing.assert_close(gradient.flatten()[: len(first)].float(), first, rtol=tolerance, atol=tolerance * scale)
 
 
-def run_case(model: PromptedModel, config: Config, case: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+class Rows:
+    """Some rows of a parameter, for files that name them one by one."""
+
+    def __init__(self, parameter: nn.Parameter, rows: int | slice) -> None:
+        self._parameter, self._rows = parameter, rows
+
+    def copy_(self, values: Tensor) -> None:
+        self._parameter.data[self._rows] = values
+
+    @property
+    def grad(self) -> Tensor | None:
+        return None if self._parameter.grad is None else self._parameter.grad[self._rows]
+
+
+def run_case(model: PromptedModel, config: Config, case: Mapping[str, Any], tensors: Mapping[str, Tensor | Rows]) -> None:
     """Fill a method's tensors as a golden case says; logits, loss and every gradient are those of the released code.
 
     Args:
@@ -159,7 +173,10 @@ def run_case(model: PromptedModel, config: Config, case: Mapping[str, Any], tens
     """
     with torch.no_grad():
         for name, rule in case["fills"].items():
-            tensors[name].copy_(filled(name, rule["shape"], rule["scale"], rule["offset"], config))
+            values = filled(name, rule["shape"], rule["scale"], rule["offset"], config)
+            for index, value in rule.get("override", {}).items():
+                values.view(-1)[int(index)] = value
+            tensors[name].copy_(values)
     logits = model(images(config))
     check_logits(logits, case)
     loss = model.method.loss(logits.float(), labels(config), Context(images(config), training=False))

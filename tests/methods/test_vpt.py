@@ -10,10 +10,23 @@ import torch
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from golden_fill import check_gradient, check_logits, filled, golden_model, images, labels, load_golden
+from golden_fill import (
+    Rows,
+    check_gradient,
+    check_logits,
+    fill_head,
+    filled,
+    filled_vit,
+    golden_cases,
+    golden_model,
+    images,
+    labels,
+    load_golden,
+    run_case,
+)
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UsageError
-from vpbench.interface import Context, Tokens
+from vpbench.interface import Context, Part, Scope, Tokens
 from vpbench.methods.linear import Linear
 from vpbench.methods.vpt import VPT
 from vpbench.models.prompted import PromptedModel
@@ -52,6 +65,37 @@ def test_golden(case: str) -> None:
             "prompt.1..": lambda: model.own.prompts.grad[1:],
         }[name]()
         check_gradient(found, gradient)
+
+
+class PromptPoolVPT(VPT):
+    """Classifies the mean of the prompts' outputs, an option of the released code for MAE."""
+
+    def attach(self, scope: Scope) -> None:
+        self.norm = scope.module("norm")
+
+    def outputs_used(self, block: int) -> frozenset[Part]:
+        return frozenset({"prompts"}) if block == self.shape.depth - 1 else super().outputs_used(block)
+
+    def readout(self, tokens: Tokens, features: Tensor, context: Context) -> Tensor:
+        return self.norm(tokens.prompt_tokens.mean(1))
+
+
+@pytest.mark.parametrize("case", golden_cases("baselines/vpt_ssl"))
+def test_golden_of_self_supervised_models(case: str) -> None:
+    """MAE's mean over patches and prompts, over either, and MoCo's class token."""
+    golden = load_golden("baselines/vpt_ssl")
+    config = golden["config"]
+    is_mae, pooled = case.startswith("mae"), case.removesuffix("_pool").rpartition("_")[2]
+    adapter = ViTAdapter(
+        filled_vit(config, "avg" if is_mae else "token"), pool_prompts=is_mae and pooled not in ("img", "prompt")
+    )
+    method = PromptPoolVPT if pooled == "prompt" else VPT
+    options = VPT.Config(prompt_length=config["prompt_length"], deep="_deep" in case)
+    model = PromptedModel(adapter, method(options, adapter.shape, config["classes"]), config["classes"]).eval()
+    fill_head(model.head, config)
+    prompts = model.own.prompts
+    rows: dict[str, Tensor | Rows] = {f"prompt.{block}": Rows(prompts, block) for block in range(len(prompts))}
+    run_case(model, config, golden["cases"][case], {**rows, "prompt.1..": Rows(prompts, slice(1, None))})
 
 
 @pytest.mark.parametrize("length", [1, 5, 10, 50, 100, 200])

@@ -237,6 +237,10 @@ class Backbone(nn.Module):
         """See :meth:`vpbench.interface.Scope.prompt_keys_values`."""
         raise self._cannot("takes no key and value prompts")
 
+    def edit_queries(self, scope: Scope, block: int, fn: Callable[[Tensor], Tensor]) -> None:
+        """See :meth:`vpbench.interface.Scope.edit_queries`."""
+        raise self._cannot("does not let methods edit the queries of its attention")
+
     def watch_class_attention(self, scope: Scope) -> ClassAttention:
         """See :meth:`vpbench.interface.Scope.watch_class_attention`."""
         raise self._cannot("has no class token whose attention a method could read")

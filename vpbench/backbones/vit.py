@@ -16,11 +16,12 @@ from torch.utils.hooks import RemovableHandle
 
 from vpbench.backbones.attention import ClassAttentionRow, OpenAttention, inner_attention
 from vpbench.backbones.base import Backbone, Needed
+from vpbench.backbones.edits import hook_edit
 from vpbench.backbones.frozen_linear import freeze_linears
 from vpbench.backbones.needed import can_skip_tokens, run_needed_tokens
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import BackboneShape, ClassAttention, Scope, Tokens
-from vpbench.interface.scope import Affine, Site
+from vpbench.interface.scope import Affine, Edit, Site
 
 
 class ViTAdapter(Backbone):
@@ -182,6 +183,13 @@ class ViTAdapter(Backbone):
         opened = self._opened(scope, block)
         self._check_heads(opened.inner)
         opened.key_value_prompts = provide
+
+    def edit_queries(self, scope: Scope, block: int, fn: Callable[[Tensor], Tensor]) -> None:
+        """See :meth:`vpbench.interface.Scope.edit_queries`; every attention of timm calls ``q_norm``, be it the identity."""
+        norm = getattr(inner_attention(self.vit.blocks[block]), "q_norm", None)
+        if norm is None:
+            raise self._cannot("lets methods edit queries where its attention has a norm for them, and this one has none")
+        scope.record([hook_edit(norm, Edit(lambda _, query: fn(query), before=False, tokenwise=True))])
 
     def watch_class_attention(self, scope: Scope) -> ClassAttention:
         """See :meth:`vpbench.interface.Scope.watch_class_attention`."""

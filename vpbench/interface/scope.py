@@ -78,6 +78,8 @@ class BackboneHooks(Protocol):
 
     def prompt_keys_values(self, scope: Scope, block: int, provide: Callable[[], tuple[Tensor, Tensor]]) -> None: ...
 
+    def edit_queries(self, scope: Scope, block: int, fn: Before) -> None: ...
+
     def watch_class_attention(self, scope: Scope) -> ClassAttention: ...
 
     def watch_received_attention(self, scope: Scope) -> ReceivedAttention: ...
@@ -284,6 +286,21 @@ class Scope:
                 block's own heads and width. Where attention has windows, they join every window.
         """
         self._hooks.prompt_keys_values(self, block, provide)
+
+    def edit_queries(self, block: int, fn: Before) -> None:
+        """Replace the queries of a block's attention, behind the norm that some backbones take of them: q becomes ``fn(q)``.
+
+        Attention logits are linear in the queries, so that ``fn = lambda q: q / T`` divides them by a temperature T.
+
+        Args:
+            block: 0 to L-1.
+            fn: gets queries (B, heads, Q, D / heads) and gives as many, each from its own token alone: it may be called with
+                some of the tokens.
+
+        Raises:
+            UnsupportedError: when the backbone's adapter does not offer it.
+        """
+        self._hooks.edit_queries(self, block, self._switched(fn, keep=0))
 
     def add_to_prompts(self, block: int, site: Literal["norm1", "qkv", "attention"], values: nn.Parameter) -> None:
         """Add ``values`` to the prompt rows of a site's output.
