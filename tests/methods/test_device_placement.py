@@ -40,19 +40,9 @@ BACKBONES: dict[str, Callable[..., torch.nn.Module]] = {
     "registers": partial(VIT, reg_tokens=2),
     "clip": partial(VIT, pre_norm=True),
     "mean": partial(VIT, global_pool="avg"),
-    "eva": partial(
-        Eva,
-        img_size=SIZE,
-        patch_size=8,
-        embed_dim=192,
-        depth=2,
-        num_heads=3,
-        num_classes=0,
-        use_rot_pos_emb=True,
-        swiglu_mlp=True,
-    ),
+    "eva": partial(Eva, img_size=SIZE, patch_size=8, embed_dim=192, depth=2, num_heads=3, num_classes=0, use_rot_pos_emb=True),
     "swin": partial(
-        SwinTransformer, img_size=SIZE, patch_size=4, embed_dim=48, depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=0
+        SwinTransformer, img_size=SIZE, patch_size=4, embed_dim=96, depths=(2, 2), num_heads=(3, 6), window_size=4, num_classes=0
     ),
 }
 FAMILIES = ("vit", "swin")  # with all presets; the variants with every method once
@@ -124,8 +114,7 @@ def check_forward(model: PromptedModel) -> None:
             assert features is not None
             on_device(logits)
             on_device(features)
-            merge = model.merge if hasattr(model, "merge") else model.method.merge
-            merge()
+            model.merge()
             on_device(model(images))
 
 
