@@ -77,9 +77,10 @@ def prompts_before_the_class_token() -> None:
     """The sequence becomes [prompts | class | patches], and everything else stays as it was."""
 
     def with_prompts(self: Tokens, prompts: torch.Tensor) -> Tokens:
-        prompts = prompts.expand(len(self.x), -1, -1) if prompts.ndim == 2 else prompts
-        x = torch.cat([prompts.to(self.x.dtype), self.prefix_tokens, self.patch_tokens], dim=1)
-        return Tokens(x, self.prefix, prompts.shape[1])
+        images, prefix, count = self.image_tokens, self.prefix, prompts.shape[-2]
+        prompts = prompts.to(images.dtype).expand(len(images), -1, -1)
+        x = torch.cat([prompts, images], dim=1)
+        return Tokens(torch.cat([x[:, :prefix], x[:, prefix + count :]], dim=1), prefix, x[:, prefix : prefix + count])
 
     Tokens.with_prompts = with_prompts  # type: ignore[method-assign]
 
