@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 
 # A process per core with one thread each: more threads than cores only wait for each other.
 test: $(VENV)/.tested
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 20 --durations-min 5
 
 check: $(VENV)/.installed
 	$(BIN)/vpbench check --baseline results/baselines/ci.parquet

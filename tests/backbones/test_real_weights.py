@@ -60,7 +60,8 @@ def test_its_own_classifier_knows_small_photographs(tiny: Backbone, spec: Backbo
     """Tiny-ImageNet's class names begin with WordNet's numbers, and timm lists those of the classifier's 1,000 classes."""
     pixels, labels, names = pictures(shared / "data/tiny_imagenet.parquet", "test", 1)
     pixels, labels = pixels[::2], labels[::2]
-    places = {ImageNetInfo("imagenet-1k").index_to_label_name(index): index for index in range(1000)}
+    known = ImageNetInfo("imagenet-1k")  # reads files
+    places = {known.index_to_label_name(index): index for index in range(1000)}
     targets = torch.tensor([places[names[label].split()[0]] for label in labels])
     assert len(targets.unique()) == 100
     head = load_file(shared / FILE)

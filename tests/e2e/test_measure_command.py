@@ -14,6 +14,7 @@ from command import Outcome, vpbench
 
 from vpbench.measure import costs
 from vpbench.measure.cost_file import COLUMNS, COSTS_VERSION
+from vpbench.models.registry import method_registry
 
 SMALL = ("measure", "--image-size", "16", "--classes", "10", "--batch", "2", "--repeat", "1", "--device", "cpu")
 METHOD = """
@@ -77,16 +78,26 @@ def test_counting_takes_no_weights_and_no_network(monkeypatch: pytest.MonkeyPatc
         raise AssertionError("a weight file was asked for")
 
     monkeypatch.setattr(socket, "socket", no_network)
-    done = vpbench("measure", "--no-timing", "--json", "--backbone", "vit_tiny_patch16_224.augreg_in21k", "--classes", 7)
+    hub = ("--backbone", "vit_tiny_patch16_224.augreg_in21k")
+    done = vpbench("measure", "--no-timing", "--json", *hub, "--classes", 7, "--methods", "linear,vpt,viapt")
     assert done.code == 0, done.err
     rows = rows_of(done)
-    assert {"linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt"} <= rows.keys()
+    assert list(rows) == [costs.PLAIN, "linear", "vpt", "viapt"]
     assert rows["linear"]["flops_forward"] == rows[costs.PLAIN]["flops_forward"] + 2 * 192 * 7
     for name, row in rows.items():
         assert row["weights"] == "random"
         assert row["latency_ms_p50"] is None
         if name != costs.PLAIN:
             assert sum(json.loads(row["params_by_part"]).values()) == row["params_total"]
+
+
+def test_all_methods_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The contract's sweep counts each of them."""
+    monkeypatch.setattr(costs.Costs, "_counted", lambda self, entry: {"flops_forward": len(entry.label)})
+    rows = rows_of(vpbench("measure", "--no-timing", "--json"))
+    assert list(rows)[:2] == [costs.PLAIN, "linear"]
+    assert sorted(rows) == sorted([costs.PLAIN, *method_registry().names()])
+    assert rows["e2vpt"]["flops_forward"] == len("e2vpt")
 
 
 def test_the_tables(no_memory: None) -> None:

@@ -45,9 +45,11 @@ BACKBONES: dict[str, Callable[..., torch.nn.Module]] = {
     "clip": partial(VIT, pre_norm=True),
     "mean": partial(VIT, global_pool="avg"),
     "swin": partial(
-        SwinTransformer, img_size=SIZE, patch_size=4, embed_dim=48, depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=0
+        SwinTransformer, img_size=SIZE, patch_size=4, embed_dim=96, depths=(2, 2), num_heads=(3, 6), window_size=4, num_classes=0
     ),
 }
+# Presets that repeat a released baseline whose tensors start where most of them never receive a gradient.
+STUCK = {"adapter:zero"}
 FAMILIES = ("vit", "swin")  # of which every preset is tested; the variants see every method once
 
 
@@ -199,7 +201,7 @@ def test_a_prediction_never_depends_on_its_neighbours(fitted: Fitted) -> None:
 
 
 def test_every_trainable_tensor_receives_gradient(fitted: Fitted) -> None:
-    assert not fitted.idle
+    assert bool(fitted.idle) == (fitted.label in STUCK), fitted.idle
 
 
 def test_only_own_tensors_require_gradient_and_the_backbone_stays_in_evaluation_mode(fitted: Fitted) -> None:

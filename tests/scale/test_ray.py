@@ -28,7 +28,7 @@ def test_same_rows_when_a_node_is_lost(
     ray_cluster: Any, request_for_grid: Request, inline: Path, orders: Path, tmp_path: Path
 ) -> None:
     """Every run is done once, with the numbers of inline, and what was left beside its row travels back."""
-    jobs, store = jobs_of(request_for_grid, tmp_path / "runs", checkpoint_blocks=True)
+    jobs, store = jobs_of(request_for_grid, tmp_path / "runs", count=4, checkpoint_blocks=True)
     orders.write_text("".join(f"hang {job.run_id}\n" for job in jobs))
     heard = Heard()
 
@@ -46,7 +46,7 @@ def test_same_rows_when_a_node_is_lost(
     assert sorted(heard.finished_runs) == sorted(heard.started_runs) == sorted(job.run_id for job in jobs)
     assert any("is retried" in note for note in heard.notes), heard.notes
     assert not store.claims.held()
-    check_same(store.folder, inline)
+    check_same(store.folder, inline, count=4)
     assert store.load()["checkpoint_blocks"].all()
 
 
@@ -116,7 +116,7 @@ def test_a_search_that_is_stopped(ray_cluster: Any, images: Path, tmp_path: Path
         stopped = search(images, tmp_path / "ray", *words)
     assert stopped.code == 130, stopped.err
     assert stopped.err.splitlines()[-1].startswith("vpbench: interrupted")
-    assert len(Store(tmp_path / "ray").load()) in (1, 2)  # another trial may have been under way
+    assert len(Store(tmp_path / "ray").load()) in (1, 2, 3)  # one on each node may have been under way; the final run is left
 
     outcomes = [search(images, tmp_path / place, *more, "--json") for place, more in (("ray", words), ("inline", TPE))]
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
