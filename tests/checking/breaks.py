@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -74,12 +75,11 @@ def nothing() -> None:
 
 
 def prompts_before_the_class_token() -> None:
-    """The sequence becomes [prompts | class | patches], and everything else stays as it was."""
+    """The sequence becomes [prompts | class | patches], and everything else is unchanged."""
 
     def with_prompts(self: Tokens, prompts: torch.Tensor) -> Tokens:
-        prompts = prompts.expand(len(self.x), -1, -1) if prompts.ndim == 2 else prompts
-        x = torch.cat([prompts.to(self.x.dtype), self.prefix_tokens, self.patch_tokens], dim=1)
-        return Tokens(x, self.prefix, prompts.shape[1])
+        tokens = replace(self, prompts=prompts.to(self.image_tokens.dtype))
+        return tokens.with_values(torch.cat([tokens.prompt_tokens, tokens.prefix_tokens, tokens.patch_tokens], dim=1))
 
     Tokens.with_prompts = with_prompts  # type: ignore[method-assign]
 
