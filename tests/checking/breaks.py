@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,11 @@ def nothing() -> None:
 
 
 def prompts_before_the_class_token() -> None:
-    """The sequence becomes [prompts | class | patches], and everything else stays as it was."""
+    """The sequence becomes [prompts | class | patches], and everything else is unchanged."""
 
     def with_prompts(self: Tokens, prompts: torch.Tensor) -> Tokens:
-        images, prefix, count = self.image_tokens, self.prefix, prompts.shape[-2]
-        prompts = prompts.to(images.dtype).expand(len(images), -1, -1)
-        x = torch.cat([prompts, images], dim=1)
-        return Tokens(torch.cat([x[:, :prefix], x[:, prefix + count :]], dim=1), prefix, x[:, prefix : prefix + count])
+        tokens = replace(self, prompts=prompts.to(self.image_tokens.dtype))
+        return tokens.with_values(torch.cat([tokens.prompt_tokens, tokens.prefix_tokens, tokens.patch_tokens], dim=1))
 
     Tokens.with_prompts = with_prompts  # type: ignore[method-assign]
 

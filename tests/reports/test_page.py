@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from report_rows import fill, grid, make_row
 from typer.testing import CliRunner
@@ -516,6 +516,8 @@ def test_a_diverged_or_broken_curve(tmp_path: Path) -> None:
 
 
 @given(st.floats(1e-6, 1e6), st.floats(0, 1e6), st.booleans())
+@example(0.9375, 2.220446049250313e-16, False)
+@example(1.0, 2.220446049250313e-16, False)
 def test_axes_hold_their_values(low: float, extent: float, may_log: bool) -> None:
     axis = value_axis(low, low + extent, may_log)
     assert -1e-6 <= axis.place(low) <= axis.place(low + extent) <= 1 + 1e-6

@@ -11,8 +11,7 @@ from vpbench.data.catalog import dataset_card
 from vpbench.planning.suites import SuiteCard
 from vpbench.reporting.cells import Mean, Scores, cost_cell, costs_of, mean_cell, score_cell, scores_of, with_ranks
 from vpbench.reporting.definition import MEANS, TableDefinition
-from vpbench.reporting.frame import Filters, arrange, of_section, sections_in
-from vpbench.reporting.grouping import known_methods, known_suite
+from vpbench.reporting.frame import Filters, arrange, known_methods, known_suite, of_section, sections_in
 from vpbench.reporting.keys import ColumnKey, RowKey, SectionKey, split_name
 from vpbench.reporting.notes import footer_lines, protocol
 from vpbench.reporting.row_labels import differences

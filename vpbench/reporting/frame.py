@@ -1,19 +1,26 @@
-"""The rows of a store as reports use them: loaded, filtered, and each with the key of its row and of its section."""
+"""The rows of a store as reports use them: loaded, filtered, and each run with the key of its row and of its section."""
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from vpbench.core.errors import UsageError
+from vpbench.core.errors import UsageError, VpbenchError
+from vpbench.core.hashing import canonical_json
 from vpbench.core.names import unknown
+from vpbench.models.registry import method_registry, resolve_method
+from vpbench.planning.suites import SuiteCard, method_options, recipe_card, resolve_recipe, suite_card, suite_names
 from vpbench.reporting.definition import Line
-from vpbench.reporting.grouping import row_keys, section_keys
-from vpbench.reporting.keys import SectionKey
+from vpbench.reporting.keys import RowKey, SectionKey, split_name
+from vpbench.reporting.settings import options_of, search_in, settings_in
 from vpbench.store.store import Store, as_frame
 
 # By which runs are filtered, grouped into rows and sections, and described below a table.
@@ -123,3 +130,155 @@ def of_section(runs: pd.DataFrame, section: SectionKey) -> pd.DataFrame:
 def sections_in(runs: pd.DataFrame) -> list[SectionKey]:
     """The sections of arranged runs, sorted."""
     return sorted(set(runs["section"]))
+
+
+# Keys of runs
+
+
+@cache
+def known_methods() -> frozenset[str]:
+    """Methods that this version of vpbench has."""
+    return frozenset(method_registry().names())
+
+
+def known_suite(name: str | None) -> SuiteCard | None:
+    """The card of a run's suite; None for a suite that this version of vpbench does not have."""
+    return suite_card(name) if name in suite_names() else None
+
+
+# Sections
+
+
+def section_keys(runs: pd.DataFrame) -> list[SectionKey]:
+    """The section of every run, in the order of ``runs``."""
+    fields = ("backbone", "weights", "weights_sha256", "image_size", "preprocess", "selection", "epochs", "precision")
+    plain = runs[list(fields)].convert_dtypes().astype(object)
+    plain = plain.where(plain.notna(), None)
+    canonical = {text: canonical_json(settings_in(text)) for text in plain["preprocess"].unique()}
+    images = {suite: _training_images(known_suite(suite)) for suite in runs["suite"].unique()}
+    plain["preprocess"] = [canonical[text] for text in plain["preprocess"]]
+    plain["images"] = pd.Series([images[suite] for suite in runs["suite"]], index=runs.index, dtype=object)
+    found: dict[tuple[Any, ...], SectionKey] = {}  # one object per section, as there are many runs
+    keys = []
+    for values in plain.itertuples(index=False, name=None):
+        if values not in found:
+            found[values] = SectionKey(**dict(zip((*fields, "images"), values, strict=True)))
+        keys.append(found[values])
+    versions = list(zip(keys, runs["dataset"], runs["data_digest"].fillna(""), strict=True))
+    usual: dict[tuple[SectionKey, str], str] = {}
+    for (key, dataset, data), _ in sorted(Counter(versions).items(), key=lambda item: (-item[1], item[0][2])):
+        usual.setdefault((key, dataset), data)
+    rarer = {version: replace(version[0], data=version[1:]) for version in set(versions) if version[2] != usual[version[:2]]}
+    return [rarer.get(version, version[0]) for version in versions]
+
+
+def _training_images(suite: SuiteCard | None) -> str | int:
+    """``train``, ``train+val`` or the number of images per class."""
+    if suite is None:
+        return "train"
+    return suite.shots or suite.fit
+
+
+# Rows
+
+
+def row_keys(runs: pd.DataFrame, lines: Sequence[Line] = ()) -> list[RowKey]:
+    """The row of every run: its method, and what differs from the method's most common configuration in the suite.
+
+    A recipe may give a method other options in another suite or for another data set; such a value is no variant,
+    so values that are the recipe's count as equal. A run that a line selects is of the line's row.
+    """
+    columns = ["method", "suite", "dataset", "method_version", "method_config", "recipe", "search"]
+    kind = runs.groupby(columns, dropna=False, sort=False).ngroup().to_numpy()  # many runs differ in nothing but the seed
+    records = runs.iloc[np.unique(kind, return_index=True)[1]][columns].astype(object).to_dict("records")
+    kinds = {tuple(map(str, run.values())): run for run in records}
+    kind_of = [tuple(map(str, run.values())) for run in records]
+    of_run = [kind_of[number] for number in kind]
+    own = {key: _configuration(run) for key, run in kinds.items()}
+    datasets: dict[tuple[str, str], set[str]] = {}
+    for method, suite, dataset, *_ in kinds:
+        datasets.setdefault((method, suite), set()).add(dataset)
+    planned = {key: _planned(*key, names) for key, names in datasets.items()}
+    texts = {key: canonical_json(_without(own[key], planned[key[0], key[1]].get(key[2], {}))) for key in kinds}
+    frame = pd.DataFrame({"method": [key[0] for key in of_run], "suite": [key[1] for key in of_run], "key": of_run})
+    frame = frame.assign(text=[texts[key] for key in of_run], started_at=runs["started_at"].to_numpy(), place=range(len(of_run)))
+    base = {key: of_run[place] for key, place in _most_common(frame).items()}
+    rows = {}
+    for key, run in kinds.items():
+        usual = base[key[0], key[1]]
+        different = _different(own[key], json.loads(texts[key]), own[usual], json.loads(texts[usual]))
+        rows[key] = _row_key(str(run["method"]), options_of(run), different, lines)
+    return [rows[key] for key in of_run]
+
+
+def _row_key(name: str, config: Mapping[str, Any], different: Mapping[str, str | None], lines: Sequence[Line]) -> RowKey:
+    """The row of the first line that selects the run, else of its method, with what else differs."""
+    for line in lines:
+        if line.selects(name, config):
+            others = tuple((option, value) for option, value in different.items() if option not in line.options)
+            method, preset = split_name(line.method)
+            return RowKey(method, "" if line.options else preset, others, line.label)
+    return RowKey(*split_name(name), tuple(different.items()))
+
+
+def _configuration(run: Mapping[Hashable, Any]) -> dict[str, Any]:
+    """All that a user can set about a method and its recipe; epochs are left to the section.
+
+    What a search has chosen, another value for every data set, is one setting: that it was chosen, and in which search.
+    """
+    version = {} if pd.isna(run["method_version"]) else {"version": int(run["method_version"])}
+    settings = version | _settings(options_of(run), settings_in(run["recipe"]))
+    if search := search_in(run["search"]):
+        for name in search["searched"]:
+            settings.pop(name if name in settings else name.removeprefix("recipe."), None)
+        settings["tuned"] = f"{search['space']}, {search['trials']} trials"
+    return settings
+
+
+def _settings(options: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    fitted = {name: value for name, value in recipe.items() if name != "epochs"}
+    return {f"recipe.{name}" if name in options else name: value for name, value in fitted.items()} | dict(options)
+
+
+def _planned(name: str, suite_name: str, datasets: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What the recipe sets for a method on each data set; {} for a suite or a method that this version does not have."""
+    method, preset = split_name(name)
+    if method not in known_methods():
+        return {}
+    planned: dict[str, dict[str, Any]] = {}
+    configs: dict[str, dict[str, Any]] = {}  # finding a method takes time, and many data sets have the same options
+    try:
+        suite, card = known_suite(suite_name), recipe_card(method)
+        if suite is None:
+            return {}
+        for dataset in datasets:
+            entries = [entry for entry in card.recipe if entry.applies(suite_name, dataset, preset or None)]
+            options = method_options(entries)
+            if (key := canonical_json(options)) not in configs:
+                configs[key] = dict(resolve_method(name, options).config)
+            planned[dataset] = _settings(configs[key], resolve_recipe(suite, entries, {})[0].model_dump(mode="json"))
+    except VpbenchError:
+        return {}
+    return planned
+
+
+def _without(own: dict[str, Any], planned: dict[str, Any]) -> dict[str, Any]:
+    """``own`` with a mark in place of every value that is the recipe's."""
+    return {name: {"recipe": True} if name in planned and planned[name] == value else value for name, value in own.items()}
+
+
+def _most_common(frame: pd.DataFrame) -> dict[tuple[str, str], int]:
+    """Per method and suite the place of the first run of the most common configuration; of equally common ones the first
+    that ran, as defaults come before variations."""
+    counted = frame.groupby(["method", "suite", "text"], as_index=False).agg(
+        count=("text", "size"), started=("started_at", "min"), place=("place", "min")
+    )
+    best = counted.sort_values(["count", "started", "text"], ascending=[False, True, True]).drop_duplicates(["method", "suite"])
+    return {(method, suite): int(place) for method, suite, place in zip(best["method"], best["suite"], best["place"])}
+
+
+def _different(own: dict[str, Any], text: dict[str, Any], base: dict[str, Any], usual: dict[str, Any]) -> dict[str, str | None]:
+    """What differs between a marked configuration and the usual one, sorted; the values are the unmarked ones as JSON."""
+    names = [name for name in sorted({**own, **base}) if (name in text, text.get(name)) != (name in usual, usual.get(name))]
+    names = [name for name in names if name in own or "tuned" not in own]  # what a search chose is in the search's name
+    return {name: json.dumps(own[name]) if name in own else None for name in names}

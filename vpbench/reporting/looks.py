@@ -17,8 +17,7 @@ from matplotlib.lines import Line2D
 
 from vpbench.core.hashing import digest
 from vpbench.reporting.figures import data_sets, rows_in_order
-from vpbench.reporting.frame import arrange
-from vpbench.reporting.grouping import known_methods
+from vpbench.reporting.frame import arrange, known_methods
 from vpbench.reporting.keys import RowKey
 
 # Of variants of a method: hollow markers, and lines that are not full.

@@ -12,7 +12,7 @@ from vpbench.core.errors import VpbenchError
 from vpbench.core.hashing import canonical_json
 from vpbench.models.registry import resolve_method
 from vpbench.planning.suites import CUSTOM_SUITE, SuiteCard, method_options, recipe_entries, resolve_recipe
-from vpbench.reporting.grouping import known_suite
+from vpbench.reporting.frame import known_suite
 from vpbench.reporting.keys import split_name
 from vpbench.reporting.page.quantities import is_missing
 from vpbench.reporting.settings import options_of, settings_in
