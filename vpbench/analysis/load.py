@@ -166,7 +166,7 @@ def _by_timms_names(tensors: dict[str, torch.Tensor], trained: Iterable[str]) ->
 
 
 def _restore(model: PromptedModel, tensors: dict[str, torch.Tensor], row: Mapping[Any, Any], store: Store) -> None:
-    tensors = _by_timms_names(tensors, model.scope.trained)
+    tensors = model.method.unpack(_by_timms_names(tensors, model.scope.trained))
     wanted = {name: tuple(tensor.shape) for name, tensor in model.own_tensors()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wanted != found:

@@ -176,6 +176,18 @@ class Method(Generic[C]):
     def restored(self) -> None:
         """Called after saved or fresh values were copied into ``own``, for what a method derives from its buffers."""
 
+    def pack(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What a file of trained weights holds: all tensors, unless predictions need fewer bytes, as of quantised weights.
+
+        Args:
+            tensors: everything that training may change, by name; the method's own begin with ``own.``.
+        """
+        return tensors
+
+    def unpack(self, packed: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors by the names of the model, from what :meth:`pack` returned; they make the same predictions."""
+        return packed
+
     def active_parameters(self) -> int:
         """Own parameters that act on the result: all, unless some were pruned."""
         return sum(parameter.numel() for parameter in self.own.parameters())

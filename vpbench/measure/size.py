@@ -43,8 +43,9 @@ def parameters_by_part(model: PromptedModel) -> dict[str, int]:
 
 
 def serialised(model: PromptedModel) -> bytes:
-    """The method's and the head's tensors as a safetensors file: what ``--save weights`` writes."""
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in model.own_tensors()})
+    """The method's and the head's tensors as a safetensors file, as the method packs them: what ``--save weights`` writes."""
+    packed = model.method.pack({name: tensor.detach() for name, tensor in model.own_tensors()})
+    return save({name: tensor.cpu().contiguous() for name, tensor in packed.items()})
 
 
 def bytes_saved(model: PromptedModel) -> int:

@@ -1,0 +1,69 @@
+"""SNF: golden outputs of the released flow, counts, the start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from golden_fill import golden_cases, golden_model, load_golden, run_case
+from vpbench.backbones.vit import ViTAdapter
+from vpbench.measure.size import parameter_counts
+from vpbench.methods.snf import SNF
+from vpbench.models.prompted import PromptedModel
+from vpbench.models.registry import resolve_method
+
+FILE = "baselines/snf"
+
+
+@pytest.mark.parametrize("case", golden_cases(FILE))
+def test_golden(case: str) -> None:
+    """The file has a tensor per flow, here one tensor holds those of all flows: its rows are views that share the gradient."""
+    golden = load_golden(FILE)
+    config, expected = golden["config"], golden["cases"][case]
+    flows = 0 if case == "identity_K0" else config["flows"]
+    model = golden_model(config, SNF, {"flows": flows})
+    named, stacked = {}, {}
+    for block in range(config["depth"]):
+        for short, site in (("attn", "attention_branch"), ("mlp", "mlp_branch")):
+            shortcut: Any = model.own.shortcuts[f"{block}_{site}"]  # type: ignore[index]
+            name = f"snf.{block}.{short}"
+            named[f"{name}.mu"], named[f"{name}.rho"] = shortcut.mu, shortcut.rho
+            for part in "wvb" if flows else "":
+                for k in range(flows):
+                    row = slice(k, k + 1) if part == "b" else k
+                    stacked[f"{name}.flow.{k}.{part}"] = getattr(shortcut, part), row
+                    named[f"{name}.flow.{k}.{part}"] = getattr(shortcut, part).detach()[row]
+    assert expected["fills"].keys() == named.keys()
+    without = {name: rule for name, rule in expected["params"].items() if name not in stacked}
+    run_case(model, config, {**expected, "params": without}, named)
+    gradients: dict[str, Tensor] = {name: parameter.grad[row] for name, (parameter, row) in stacked.items()}
+    largest = max(each["grad_l2"] for each in expected["params"].values())
+    for name, gradient in gradients.items():
+        wanted = expected["params"][name]
+        norm = max(wanted["grad_l2"], 1e-3 * largest)
+        assert float(gradient.norm()) == pytest.approx(wanted["grad_l2"], abs=1e-3 * norm), name
+        first = torch.tensor(wanted["grad_first"])
+        torch.testing.assert_close(gradient.flatten()[:4], first, rtol=1e-3, atol=1e-3 * norm)
+
+
+@pytest.mark.parametrize(("label", "expected"), [("snf", 258_192), ("snf:released", 627_072), ("snf:affine", 36_864)])
+def test_counts_on_vit_b16(label: str, expected: int, vit_b16: ViTAdapter) -> None:
+    with torch.device("meta"):
+        config = SNF.Config.model_validate(resolve_method(label).config)
+        counts = parameter_counts(PromptedModel(vit_b16, SNF(config, vit_b16.shape, 100), 100))
+    assert counts["params_method"] == counts["params_active"] == expected
+
+
+def test_the_affine_map_starts_as_the_frozen_model_and_the_flows_do_not() -> None:
+    config = load_golden(FILE)["config"]
+    x = torch.randn(2, 3, config["img"], config["img"])
+    for flows, largest in ((0, 0.0), (16, 0.05)):
+        model = golden_model(config, SNF, {"flows": flows})
+        with model.scope.disabled():
+            plain = model(x)
+        change = (model(x) - plain).abs().max()
+        assert change <= largest
+        assert (change > 0) == (flows > 0)
