@@ -18,6 +18,7 @@ class Full(Method[FullConfig]):
     title = "Full fine-tuning"
     summary = "all parameters of the backbone are fine-tuned"
     paper = "the upper baseline of every paper in the field"
+    group = "partial"
     fidelity = "released-code"
     families = ALL_FAMILIES
     notes = (

@@ -15,6 +15,7 @@ class Linear(Method[LinearConfig]):
     title = "Linear probing"
     summary = "a linear classifier on frozen features"
     paper = "the baseline of every paper in the field"
+    group = "partial"
     fidelity = "paper"
     families = ALL_FAMILIES
     Config = LinearConfig

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from vpbench.core.errors import UnsupportedError, UsageError, WeightsError
+from vpbench.models.registry import expand_labels, method_registry
 from vpbench.planning.plan import Plan, Request, _split_settings, make_plan, seeds_of
 from vpbench.planning.suites import RecipeEntry, method_options, resolve_recipe, suite_card
 from vpbench.spec.recipe import Recipe
@@ -229,3 +230,16 @@ def test_unsupported_is_planned(images: Path, tmp_path: Path) -> None:
 def test_nothing_is_written(images: Path, tmp_path: Path) -> None:
     plan(images, tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_groups_of_methods() -> None:
+    every = method_registry().names()
+    groups = [expand_labels([f"group:{name}"]) for name in ("partial", "extra", "prompts")]
+    assert sorted(name for group in groups for name in group) == expand_labels(["all"]) == every
+    assert {"full", "linear", "partial", "mlp", "bias"} <= set(groups[0]) and "lora" in groups[1] and "vpt" in groups[2]
+    assert expand_labels(["vpt", "group:prompts", "vpt:shallow"])[0] == "vpt"
+    assert expand_labels(["vpt", "vpt:shallow", "vpt"]) == ["vpt", "vpt:shallow"]
+    with pytest.raises(UsageError, match=r"Did you mean 'prompts'"):
+        expand_labels(["group:prompt"])
+    with pytest.raises(UsageError, match="names no method"):
+        expand_labels([])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 C = TypeVar("C", bound=MethodConfig)
+Group = Literal["partial", "extra", "prompts"]
 Part = Literal["prompts", "patches"]
 ALL_PARTS: frozenset[Part] = frozenset({"prompts", "patches"})
 NO_PARTS: frozenset[Part] = frozenset()
@@ -48,6 +49,8 @@ class Method(Generic[C]):
     families: ClassVar[frozenset[str]] = frozenset({"vit"})
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     presets: ClassVar[Mapping[str, Preset]] = {}
+    group: ClassVar[Group] = "prompts"
+    """What it trains, as the papers' tables group methods: parts of the backbone or the head, extra modules, or prompts."""
     requires: ClassVar[tuple[str, ...]] = ()
     """What the method needs beside images and labels, in words for lists: ``source classifier``, ``class token``, ``labelled pass
     before training``, ``second network``, ..."""

@@ -32,10 +32,9 @@ from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_pa
 from vpbench.measure.timing import example_images, inference, training_step
 from vpbench.models.build import add_method, build_empty, needs_classifier
 from vpbench.models.prompted import PromptedModel
-from vpbench.models.registry import method_class, method_registry, resolve_method
+from vpbench.models.registry import expand_labels, method_class, resolve_method
 from vpbench.spec.device import describe, resolve_device
 from vpbench.spec.precision import float32_products, resolve_precision
-from vpbench.spec.request import DEFAULT_METHODS
 from vpbench.spec.run_spec import BackboneSpec, MethodSpec
 
 PLAIN = "(plain backbone)"
@@ -107,7 +106,7 @@ class Costs:
                 raise UsageError(f"--{name} {getattr(request, name)}: a number from 1 up.")
         self.request, self.device = request, resolve_device(request.device)
         self.precision = resolve_precision(request.precision, self.device)
-        labels = _labels(request.methods)
+        labels = expand_labels(request.methods)
         options = _options(request.settings, labels)
         specs = [resolve_method(label, options.get(label.partition(":")[0], {})) for label in labels]
         self.backbone: BackboneSpec = resolve_backbone(request.backbone, "random", request.image_size)
@@ -310,13 +309,6 @@ def _failures(entry: Entry) -> Iterator[None]:
         raise  # an option that does not fit the backbone
     except Exception as error:
         entry.columns.update(status="failed", error=f"{type(error).__name__}: {str(error).strip()}")
-
-
-def _labels(methods: Sequence[str]) -> list[str]:
-    if not methods:
-        raise UsageError("--methods names no method; vpbench list methods shows them.")
-    every = [*DEFAULT_METHODS, *(name for name in method_registry().names() if name not in DEFAULT_METHODS)]
-    return list(dict.fromkeys(label for word in methods for label in (every if word == "all" else [word])))
 
 
 def _options(settings: Mapping[str, Any], labels: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -13,6 +13,7 @@ from vpbench.core.names import unknown
 from vpbench.core.plugins import Registry, subclass_in
 from vpbench.interface import Method
 from vpbench.interface.config import renamed_options
+from vpbench.interface.method import Group
 from vpbench.spec.run_spec import MethodSpec
 
 
@@ -28,6 +29,27 @@ def method_class(name: str) -> type[Method[Any]]:
         UsageError: for an unknown name, with a suggestion.
     """
     return method_registry().get(name)
+
+
+def expand_labels(labels: Sequence[str]) -> list[str]:
+    """Labels of methods, each once, with ``all`` and ``group:NAME`` replaced by the methods that they stand for.
+
+    Raises:
+        UsageError: when there is no label, or for an unknown group.
+    """
+    if not labels:
+        raise UsageError("--methods names no method; vpbench list methods shows them.")
+    found: list[str] = []
+    for label in labels:
+        group = label.removeprefix("group:") if label.startswith("group:") else None
+        if group is not None and group not in get_args(Group):
+            raise unknown("group of methods", group, get_args(Group))
+        if label == "all" or group is not None:
+            names = method_registry().names()
+            found += [name for name in names if group is None or method_class(name).group == group]
+        else:
+            found.append(label)
+    return list(dict.fromkeys(found))
 
 
 def resolve_method(label: str, settings: Mapping[str, Any] | None = None) -> MethodSpec:

@@ -14,7 +14,7 @@ from vpbench.core.names import unknown
 from vpbench.data.catalog import dataset_card
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path
-from vpbench.models.registry import method_class, resolve_method
+from vpbench.models.registry import expand_labels, method_class, resolve_method
 from vpbench.planning.rerun import to_repeat
 from vpbench.planning.suites import (
     CUSTOM_SUITE,
@@ -146,8 +146,7 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> 
     """
     resolved = resolve(request)
     seeds = seeds_of(resolved.suite, request.seeds)
-    methods = dict.fromkeys(request.methods)
-    runs = [run for name in resolved.data for label in methods for run in resolved.runs(label, name, seeds)]
+    runs = [run for name in resolved.data for label in resolved.request.methods for run in resolved.runs(label, name, seeds)]
     check_runs(runs, resolved.data)
     return Plan(runs, stored_runs(runs, store, artefacts), resolved.data, request)
 
@@ -170,8 +169,7 @@ def resolve(request: Request) -> ResolvedRequest:
     """
     if request.seeds < 1:
         raise UsageError(f"--seeds {request.seeds}: ask for at least one.")
-    if not request.methods:
-        raise UsageError("--methods names no method; vpbench list methods shows them.")
+    request = request.model_copy(update={"methods": tuple(expand_labels(request.methods))})
     suite_name = CUSTOM_SUITE if request.data else (request.suite or DEFAULT_SUITE)
     suite = suite_card(suite_name)
     suite_name = suite.part_of or suite_name  # a part's runs are runs of the whole suite

@@ -93,7 +93,10 @@ def listing(kind: str) -> list[dict[str, Any]]:
 
 def _method_line(name: str) -> dict[str, Any]:
     method = method_class(name)
-    return {"name": name, "summary": method.summary, "presets": sorted(method.presets), "fidelity": method.fidelity}
+    return {
+        "name": name, "group": method.group, "summary": method.summary, "presets": sorted(method.presets),
+        "requires": list(method.requires), "fidelity": method.fidelity,
+    }  # fmt: skip
 
 
 def describe(kind: str, name: str, results: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from vpbench.core.cards import first_error
 from vpbench.core.errors import UsageError, VpbenchError
 from vpbench.core.names import counted, unknown
 from vpbench.models.build import build_empty
-from vpbench.models.registry import resolve_method
+from vpbench.models.registry import expand_labels, resolve_method
 from vpbench.planning.plan import Plan, PlannedRun, ResolvedRequest, check_runs, resolve, seeds_of, stored_runs
 from vpbench.search.space import Point, Space, read_space, split
 from vpbench.search.study import Row, Study, Trial, import_optuna, winner
@@ -84,10 +84,8 @@ def plan_search(request: Request, budget: Budget) -> SearchPlan:
     Raises:
         VpbenchError: for anything in the request or the space that cannot work.
     """
-    if not request.methods:
-        raise UsageError("--methods names no method; vpbench list methods shows them.")
     space = read_space(budget.space)
-    methods = list(dict.fromkeys(request.methods))
+    methods = expand_labels(request.methods)
     for label in methods:
         resolve_method(label)
     searches = {label: _search(space, label, budget) for label in methods}

@@ -22,7 +22,8 @@ class Request(FrozenModel):
     """
 
     methods: Annotated[tuple[str, ...], Flag(parse=words)] = Field(
-        default=DEFAULT_METHODS, description="Methods, with commas: insvp,vpt:shallow. Default: all six."
+        default=DEFAULT_METHODS,
+        description="Methods, with commas: insvp,vpt:shallow; all; group:partial, :extra or :prompts. Default: six.",
     )
     suite: Annotated[str | None, Flag()] = Field(
         default=None, description="Data sets and protocol. Default: mini, which is built in."
