@@ -244,7 +244,7 @@ def test_unusable_baselines(call: Call, baseline: Path, results: Path, spoil: ob
         (["--results", "{tmp}/nowhere"], 2, "nowhere does not exist"),
         (["--results", "{tmp}"], 2, "has no rows"),
         (["--results", "{results}", "--suite", "mini"], 2, "has no row of suite mini; it has suite ci"),
-        (["--results", "{results}", "--methods", "vtp"], 2, "has no row of suite ci, method vtp"),
+        (["--results", "{results}", "--methods", "vptt"], 2, "has no row of suite ci, method vptt"),
         (["--results", "{results}", "--seeds", "1"], 2, "--seeds and --keep are for running"),
         (["--results", "{results}", "--tolerance", "los=1"], 2, "Did you mean 'loss'?"),
         (["--seeds", "a"], 2, "--seeds a: write whole numbers"),

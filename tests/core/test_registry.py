@@ -143,7 +143,7 @@ def test_package_scan(site: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "guess"), [("vtp", "vpt"), ("insv", "insvp"), ("linaer", "linear"), ("VPT", None), ("zzzzz", None)]
+    ("name", "guess"), [("vptt", "vpt"), ("insv", "insvp"), ("linaer", "linear"), ("VPT", None), ("zzzzz", None)]
 )
 def test_unknown_method(name: str, guess: str | None) -> None:
     with pytest.raises(UsageError) as caught:

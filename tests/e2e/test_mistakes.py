@@ -77,7 +77,7 @@ def test_run_refuses(
         ("report --plot tsnee --results {results}", 2, ["'tsnee'", "Did you mean 'tsne'?"]),
         ("list method", 2, ["'method'", "Did you mean 'methods'?"]),
         ("show thing vpt", 2, ["'thing'", "method"]),
-        ("show method vtp", 2, ["'vtp'", "Did you mean 'vpt'?"]),
+        ("show method vptt", 2, ["'vptt'", "Did you mean 'vpt'?"]),
         ("show run ffffffff --results {results}", 5, ["ffffffff", "--results"]),
         ("show run --results {results} --", 2, []),
     ],

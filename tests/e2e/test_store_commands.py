@@ -84,7 +84,7 @@ def _exported(results: Path, folder: Path) -> Path:
     ("words", "code", "part"),
     [
         ("export --to rows.xlsx", 2, "rows.xlsx: give a name that ends with .parquet or .csv"),
-        ("export --to {there}/rows.csv --method vtp", 2, "Did you mean 'vpt'?"),
+        ("export --to {there}/rows.csv --method vptt", 2, "Did you mean 'vpt'?"),
         ("export --to {there}/rows.csv --results {there}/none", 5, "no runs in {there}/none"),
         ("import {there}/none.parquet", 5, "{there}/none.parquet does not exist"),
         ("import {results} --on-conflict kepe", 2, "Did you mean 'keep'?"),

@@ -119,7 +119,7 @@ def test_worker_processes_give_the_same_rows(tuning: list[str], space: Path, tmp
     [
         ("[parmeters]\nn = [1]", "", ["'parmeters'", "Did you mean 'parameters'?", "mine.toml"]),
         ('[parameters]\n"recipe.rl" = [1]', "", ["'rl'", "Did you mean 'lr'?", "mine"]),
-        ('[parameters]\n"vtp.n" = [1]', "", ["'vtp'", "Did you mean 'vpt'?"]),
+        ('[parameters]\n"vptt.n" = [1]', "", ["'vptt'", "Did you mean 'vpt'?"]),
         ('[parameters]\n"vpt.promt_length" = [1]', "--methods vpt", ["'promt_length'", "Did you mean 'prompt_length'?"]),
         ('[parameters]\n"vpt.prompt_length" = [1, 0]', "--methods vpt", ["prompt_length", "greater than or equal to 1", "0"]),
         ('[parameters]\n"recipe.lr" = [0.1, -1]', "", ["recipe.lr", "greater than 0", "-1"]),

@@ -139,7 +139,7 @@ def test_settings_by_method() -> None:
         ("vpt.recipe.lr.x", "write METHOD.OPTION=VALUE"),
         ("insvp.n", "insvp is not among --methods vpt"),
         ("insvp.recipe.lr", "insvp is not among --methods vpt"),
-        ("vtp.prompt_length", r"Did you mean 'vpt'\?"),
+        ("vptt.prompt_length", r"Did you mean 'vpt'\?"),
     ],
 )
 def test_settings_that_belong_nowhere(name: str, message: str) -> None:

@@ -258,8 +258,8 @@ def test_mistakes_in_a_comparison(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"differ in 12 epochs; 100 epochs\); --mix compares them anyway"):
         compare(store, runs, [("vpt", "insvp")], Filters())
     assert compare(store, runs, [("vpt", "insvp")], Filters(), mix=True).sections
-    with pytest.raises(UsageError, match=r"unknown method 'vtp'\. Did you mean 'vpt'"):
-        compare(store, runs, [("vtp", "insvp")], Filters())
+    with pytest.raises(UsageError, match=r"unknown method 'vptt'\. Did you mean 'vpt'"):
+        compare(store, runs, [("vptt", "insvp")], Filters())
     with pytest.raises(UsageError, match="share no data set and seed"):
         compare(store, runs, [("vpt", "linear")], Filters())
     with pytest.raises(UsageError, match="with itself"):
