@@ -124,7 +124,7 @@ def test_published_values_stay_out_of_mini_and_custom() -> None:
         suite, label = key.split()
         for dataset in suite_card(suite).datasets or ("cub", "own"):
             config, recipe, _ = resolved(label, suite, dataset)
-            assert recipe.model_dump(mode="json") == wanted["recipe"], key
+            assert recipe == Recipe.model_validate(wanted["recipe"]), key  # fields that are newer have their defaults
             assert config == resolve_method(label, wanted["options"]).config, key
     assert {key.split()[1] for key in before} == {label for method in DEFAULT_METHODS for label in labels(method)}
 
