@@ -121,12 +121,12 @@ class DAMVP(Method[DAMVPConfig]):
     presets = {
         "released": Preset(
             "the released code: threshold 10, prompts from N(0, 1) unless a meta prompt is given",
-            {"distance_threshold": 10.0, "max_clusters": 256, "init": "normal", "scale_pad": False},
+            {"distance_threshold": 10.0, "max_clusters": 256, "init": "normal"},
             (
                 ("threshold", "0.9 of the mean distance of two images", "10, for features behind a representation layer"),
                 ("clusters at most", "64", "no limit; here 256"),
                 ("prompts without meta prompt", "0", "N(0, 1)"),
-                ("border", "30 pixels at 224, scaled with the image", "30 pixels"),
+                ("border", "30 pixels at 224, scaled with the image", "30 pixels; the same at 224"),
                 ("momentum", "as the recipe says", "none: the word is misspelled in the code"),
                 ("learning rate of the head", "that of the prompts", "the same: the scheduler overwrites the 0.1 that is set"),
                 ("epochs", "the suite's; InsVP trains 100", "50"),

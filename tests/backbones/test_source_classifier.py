@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vpbench.backbones.classifier import add_classifier, add_empty_classifier, read_heads
 from vpbench.backbones.family import adapter_for
 from vpbench.backbones.named import resolve_backbone
-from vpbench.backbones.weights import load_backbone
+from vpbench.backbones.weights import fill, load_backbone
 from vpbench.core.errors import UnsupportedError
 from vpbench.models.build import empty_backbone
 from vpbench.spec.run_spec import BackboneSpec
@@ -99,7 +99,9 @@ def test_swin(official: bool, tmp_path: Path) -> None:
         }
         assert "head.weight" in own
     save_file(own, tmp_path / "swin.safetensors")
-    adapter = adapter_for(tiny_swin())
+    bare = tiny_swin()
+    fill(bare, tmp_path / "swin.safetensors")
+    adapter = adapter_for(bare)
     spec = BackboneSpec(name="x", weights="file", image_size=32, patch_size=4, mean=(0.5,) * 3, std=(0.5,) * 3)
     add_classifier(adapter, spec, tmp_path / "swin.safetensors")
     assert adapter.source_classifier is not None and adapter.shape.source_classes == CLASSES

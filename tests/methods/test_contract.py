@@ -231,9 +231,11 @@ def test_saved_and_merged_tensors_give_the_same_logits(fitted: Fitted) -> None:
     assert all(name.split(".")[0] in ("own", "head", "backbone") for name in saved)
     other = build(fitted.label, fitted.name, seed=1)
     first = other.snapshot()
-    assert different(first, fitted.fresh), "initial values do not come from the seed"
+    if not isinstance(other.head, torch.nn.Identity):  # else nothing needs to be drawn
+        assert different(first, fitted.fresh), "initial values do not come from the seed"
     other.reinitialise()
-    assert different(other.snapshot(), first), "initial values are not drawn again"
+    if not isinstance(other.head, torch.nn.Identity):
+        assert different(other.snapshot(), first), "initial values are not drawn again"
     other.restore(saved)
     assert torch.equal(other.eval()(IMAGES), fitted.logits)
     other.merge()

@@ -125,7 +125,7 @@ def test_counts_on_vit_b16(vit_b16: ViTAdapter) -> None:
 
 def test_without_prompts_it_is_linear_probing() -> None:
     model = build("dam_vp")
-    assert torch.equal(model(IMAGES), model.head(model.plain_features(IMAGES)))
+    torch.testing.assert_close(model(IMAGES), model.head(model.plain_features(IMAGES)), rtol=1e-5, atol=1e-5)
 
 
 def test_features_that_are_known_are_not_computed_again() -> None:
@@ -135,7 +135,7 @@ def test_features_that_are_known_are_not_computed_again() -> None:
     method._use(features[:2])
     with torch.no_grad():
         model.own.up[1] += 3  # type: ignore[index]
-        prompted = method.pixels(IMAGES, model._context(ImagesWithFeatures(IMAGES, features)))
+        prompted = method.pixels(IMAGES, model.context(ImagesWithFeatures(IMAGES, features)))
     cluster = method.clusters_of(features)
     assert cluster[:2].tolist() == [0, 1]
     expected = torch.stack([model.own.up[index] for index in cluster])

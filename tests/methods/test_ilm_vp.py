@@ -73,7 +73,7 @@ def test_the_canvas_in_pixels() -> None:
     with torch.no_grad():
         model.own.program.normal_()  # type: ignore[union-attr, operator]
     pixels = torch.rand(2, 3, SIZE, SIZE)
-    found = method.pixels((pixels - 0.5) / 0.5, model._context(IMAGES)) * 0.5 + 0.5
+    found = method.pixels((pixels - 0.5) / 0.5, model.context(IMAGES)) * 0.5 + 0.5
     before = (SIZE - method.side + 1) // 2
     inside = slice(before, before + method.side)
     small = F.interpolate(pixels, size=(method.side, method.side), mode="bilinear", antialias=True)
@@ -89,7 +89,7 @@ def test_logits_are_those_of_the_mapped_classes() -> None:
     model.own.mapping.copy_(mapping[:, None])  # type: ignore[union-attr, operator]
     classifier = model.backbone.source_classifier
     assert classifier is not None
-    prompted = model.method.pixels(IMAGES, model._context(IMAGES))
+    prompted = model.method.pixels(IMAGES, model.context(IMAGES))
     expected = classifier(model.plain_features(prompted))[:, mapping]
     torch.testing.assert_close(model(IMAGES), expected)
     assert not list(model.head.parameters())
@@ -120,7 +120,7 @@ def test_when_the_mapping_is_made(label: str, passes: int) -> None:
     assert classifier is not None
     if passes:
         with torch.no_grad():
-            predicted = classifier(model.plain_features(method.pixels(IMAGES, model._context(IMAGES)))).argmax(-1)
+            predicted = classifier(model.plain_features(method.pixels(IMAGES, model.context(IMAGES)))).argmax(-1)
         expected = frequency_mapping(predicted.numpy(), TARGETS.numpy(), SOURCE_CLASSES, CLASSES, 1)
         assert torch.equal(first, torch.from_numpy(expected))
     else:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vpbench.backbones.base import Backbone
 from vpbench.core.errors import UnsupportedError
-from vpbench.interface import Context, Scope, Tokens
+from vpbench.interface import Scope, Tokens
 from vpbench.models.prompted import PromptedModel
 
 Array = NDArray[np.float32]
@@ -41,7 +41,7 @@ class BlockAttention:
 def prompted_pixels(model: PromptedModel, images: Tensor) -> Tensor:
     """The normalised images (B, C, S, S) with the method's prompt on their pixels; the images themselves where it has none."""
     with torch.no_grad():
-        return model.method.pixels(images, Context(images, training=False))
+        return model.method.pixels(images, model.context(images))
 
 
 def first_prompts(model: PromptedModel, images: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ class PromptedModel(nn.Module):
 
     def features(self, inputs: Inputs, context: Context | None = None) -> Tensor:
         """What the classifier reads, (B, width of the readout), from one forward pass."""
-        context = context or self._context(inputs)
+        context = context or self.context(inputs)
         first, depth = self.method.first_block, self.backbone.shape.depth
         if first == 0 and not isinstance(inputs, CachedActivations):
             images = inputs.images if isinstance(inputs, ImagesWithFeatures) else inputs
@@ -122,7 +122,8 @@ class PromptedModel(nn.Module):
         tokens = self._run_blocks(first, depth, tokens, context)
         return self.method.readout(tokens, self.backbone.pool(tokens), context)
 
-    def _context(self, inputs: Inputs, **stash: Any) -> Context:
+    def context(self, inputs: Inputs, **stash: Any) -> Context:
+        """What the method gets in a forward pass on ``inputs``; ``stash`` is put into its stash."""
         has_images = not isinstance(inputs, CachedActivations) and self.method.first_block == 0
         images, plain = _images(inputs) if has_images else torch.empty(0), self.plain_features
         if isinstance(inputs, ImagesWithFeatures):
@@ -173,7 +174,7 @@ class PromptedModel(nn.Module):
         def once(images: Tensor, **stash: Any) -> Tensor:
             known = isinstance(inputs, ImagesWithFeatures) and images is inputs.images
             given = inputs if known else images
-            contexts.append(self._context(given, **stash))
+            contexts.append(self.context(given, **stash))
             return self.head(self.features(given, contexts[-1]))
 
         logits = self.method.predict(once, _images(inputs))
@@ -194,7 +195,7 @@ class PromptedModel(nn.Module):
         if self.method.predicts_in_training:
             logits, context = self._predict(inputs)
         else:
-            context = self._context(inputs)
+            context = self.context(inputs)
             logits = self.head(self.features(inputs, context))
         logits = logits.float()
         return self.method.loss(logits, targets, context), logits
