@@ -152,6 +152,8 @@ class _Grid:
             if new[column].notna().any():
                 self._unmeasured.add(column)
             return
+        if len(known) == 1 and all(_plain(value) == known[0] for value in new[column]):
+            return  # the usual case, without a dictionary per row
         for row in records(new):
             wanted, value = known, _plain(row[column])
             if len(known) > 1:
