@@ -1,0 +1,71 @@
+"""Dependencies of pyproject.toml: all that is imported and nothing else, with lower bounds that have what is used."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+# The first version that has what vpbench uses, where a test of an installed version cannot tell.
+NEEDED = {
+    "filelock": (3, 24),  # falls back to soft locks where flock is missing, and raises other errors of flock
+    "huggingface-hub": (0, 25),  # huggingface_hub.errors.HfHubHTTPError
+    "torch": (2, 6),  # weights_only refuses code (CVE-2025-32434) and TorchScript archives
+    "typer": (0, 16),  # options of type `str | None`, click 8.2
+}
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def bounds(requirements: list[str]) -> dict[str, tuple[int, ...]]:
+    """Lower bound of each requirement, by normalised name."""
+    found = {}
+    for requirement in requirements:
+        match = re.match(r"([\w.-]+)(?:\[.*?\])?>=([\d.]+)", requirement)
+        if match:
+            found[normalised(match[1])] = tuple(map(int, match[2].split(".")))
+    return found
+
+
+def imported() -> set[str]:
+    """Top-level modules that the installed packages import, also inside functions."""
+    names: set[str] = set()
+    for folder in ("vpbench", "methods", "reports"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    names |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    names.add(node.module.partition(".")[0])
+    return names - set(sys.stdlib_module_names) - {"vpbench", "__future__"}
+
+
+REQUIRED = bounds(PROJECT["dependencies"])
+EXTRAS = {name for extra in PROJECT["optional-dependencies"].values() for name in bounds(extra)}
+
+
+def test_every_import_is_a_dependency() -> None:
+    distributions = packages_distributions()
+    known = {module: {normalised(name) for name in distributions[module]} for module in imported() if module in distributions}
+    undeclared = {module for module, names in known.items() if not names & (REQUIRED.keys() | EXTRAS)}
+    assert undeclared == set()
+
+
+def test_every_dependency_is_imported() -> None:
+    distributions = packages_distributions()
+    used = {normalised(name) for module in imported() for name in distributions.get(module, [module])}
+    assert REQUIRED.keys() - used == set()
+
+
+@pytest.mark.parametrize("name", sorted(NEEDED))
+def test_lower_bound(name: str) -> None:
+    assert REQUIRED[name] >= NEEDED[name]
