@@ -149,6 +149,6 @@ class LION(Method[LIONConfig]):
                 getattr(layer, f"critical_{name}").copy_(size >= self.config.threshold * size.mean())
 
     def active_parameters(self) -> int:
-        """All but the weights that are not critical."""
-        masks = [mask for name, mask in self.own.named_buffers() if "critical" in name]
+        """All but the weights that are not critical; on the meta device nothing is pruned."""
+        masks = [mask for name, mask in self.own.named_buffers() if "critical" in name and not mask.is_meta]
         return super().active_parameters() - sum(mask.numel() - int(mask.count_nonzero()) for mask in masks)

@@ -149,9 +149,9 @@ def check_gradient(gradient: Tensor | None, expected: Mapping[str, Any], toleran
 
 
 class Rows:
-    """Some rows of a parameter, for files that name them one by one."""
+    """Some rows of a parameter, for files that name them one by one; None for all, behind one more dimension."""
 
-    def __init__(self, parameter: nn.Parameter, rows: int | slice) -> None:
+    def __init__(self, parameter: nn.Parameter, rows: int | slice | None) -> None:
         self._parameter, self._rows = parameter, rows
 
     def copy_(self, values: Tensor) -> None:

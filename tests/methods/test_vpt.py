@@ -94,7 +94,7 @@ def test_golden_of_self_supervised_models(case: str) -> None:
     model = PromptedModel(adapter, method(options, adapter.shape, config["classes"]), config["classes"]).eval()
     fill_head(model.head, config)
     prompts = model.own.prompts
-    rows: dict[str, Tensor | Rows] = {f"prompt.{block}": Rows(prompts, block) for block in range(len(prompts))}
+    rows: dict[str, Tensor | Rows] = {f"prompt.{block}": Rows(prompts, slice(block, block + 1)) for block in range(len(prompts))}
     run_case(model, config, golden["cases"][case], {**rows, "prompt.1..": Rows(prompts, slice(1, None))})
 
 
