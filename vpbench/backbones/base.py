@@ -25,7 +25,7 @@ Needed = Literal["all", "image", "class"]
 """Which tokens of a block's output are used: all, those of the image (prefix and patches), or the class token alone."""
 
 
-class RecipeDropPath(DropPath):
+class RecipeDropPath(DropPath):  # type: ignore[misc]  # timm is untyped
     """Stochastic depth that a recipe asks for; that of timm's own model stays off."""
 
 

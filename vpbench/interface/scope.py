@@ -197,7 +197,8 @@ class Scope:
         for name, parameter in parameters.items():
             if name not in self._trained:
                 self._before_training[name] = parameter.detach().clone()
-                self._trained[name] = parameter.requires_grad_(True)
+                parameter.requires_grad_(True)
+                self._trained[name] = parameter
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:

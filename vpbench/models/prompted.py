@@ -125,13 +125,14 @@ class PromptedModel(nn.Module):
     def context(self, inputs: Inputs, **stash: Any) -> Context:
         """What the method gets in a forward pass on ``inputs``; ``stash`` is put into its stash."""
         has_images = not isinstance(inputs, CachedActivations) and self.method.first_block == 0
-        images, plain = _images(inputs) if has_images else torch.empty(0), self.plain_features
-        if isinstance(inputs, ImagesWithFeatures):
+        images = _images(inputs) if has_images else torch.empty(0)
 
-            def plain(asked: Tensor) -> Tensor:
-                return inputs.features if asked is images else self.plain_features(asked)
+        def plain_features(asked: Tensor) -> Tensor:
+            if isinstance(inputs, ImagesWithFeatures) and asked is images:
+                return inputs.features
+            return self.plain_features(asked)
 
-        return Context(images, self.training, stash, plain, self.backbone.source_classifier)
+        return Context(images, self.training, stash, plain_features, self.backbone.source_classifier)
 
     @property
     def _uses_features_alone(self) -> bool:
