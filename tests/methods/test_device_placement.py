@@ -26,6 +26,7 @@ from vpbench.core.errors import UnsupportedError, WeightsError
 from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.interface import Context, Method, MethodConfig, Session, Tokens
+from vpbench.models.build import needs_classifier
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import method_class, resolve_method
 from vpbench.spec.recipe import Recipe
@@ -78,7 +79,7 @@ def build(label: str, name: str) -> PromptedModel:
     spec = resolve_method(label, fitting(label, name))
     kind = method_class(spec.name)
     try:
-        return model_of(kind, kind.Config.model_validate(spec.config), name)
+        return model_of(kind, kind.Config.model_validate(spec.config), name, needs_classifier(spec))
     except UnsupportedError as error:
         pytest.skip(str(error))
 
