@@ -60,7 +60,8 @@ class FakeGpu:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        with self.mode, Constants():
+        # cuDNN's own operators have no fake form; those that stand in for them do.
+        with self.mode, Constants(), torch.backends.cudnn.flags(enabled=False):
             yield
 
     def move(self, module: nn.Module) -> None:
@@ -72,13 +73,14 @@ class FakeGpu:
             swap_tensors(tensor, fake)
 
     @contextmanager
-    def gradients(self, trainable: list[tuple[str, nn.Parameter]]) -> Iterator[None]:
-        """Zeros for gradients, in ``loss.backward()`` for the tensors given and in ``torch.autograd.grad``."""
+    def gradients(self, module: nn.Module) -> Iterator[None]:
+        """Zeros for gradients, in ``loss.backward()`` for all trainable parameters and in ``torch.autograd.grad``."""
 
         def backward(loss: Tensor, *args: Any, **keywords: Any) -> None:
             assert loss.device == DEVICE and loss.requires_grad, "a loss without gradient, or not on the device"
-            for _, tensor in trainable:
-                tensor.grad = torch.zeros_like(tensor)
+            for tensor in module.parameters():
+                if tensor.requires_grad:
+                    tensor.grad = torch.zeros_like(tensor)
 
         def grad(outputs: Any, inputs: Any, *args: Any, **keywords: Any) -> tuple[Tensor, ...]:
             return tuple(torch.zeros_like(tensor) for tensor in ([inputs] if isinstance(inputs, Tensor) else inputs))

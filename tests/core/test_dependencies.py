@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # The first version that has what vpbench uses, where a test of an installed version cannot tell.
 NEEDED = {
-    "filelock": (3, 24),  # falls back to soft locks where flock is missing, and raises other errors of flock
+    "filelock": (4, 1),  # locks that exclude each other where flock is missing: earlier ones raise or remove each other's file
     "huggingface-hub": (0, 25),  # huggingface_hub.errors.HfHubHTTPError
     "torch": (2, 6),  # weights_only refuses code (CVE-2025-32434) and TorchScript archives
     "typer": (0, 16),  # options of type `str | None`, click 8.2

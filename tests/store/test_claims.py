@@ -14,7 +14,7 @@ from vpbench.store.claims import Claims
 
 @pytest.mark.filterwarnings("ignore:flock not supported")
 def test_a_file_system_without_flock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """filelock then takes lock files that are there or not; before 3.24 it raised NotImplementedError."""
+    """filelock then takes soft locks; before 4.1 it raised NotImplementedError, or removed the other's lock file."""
 
     def flock(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
