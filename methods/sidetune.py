@@ -72,19 +72,24 @@ class Sidetune(Method[SidetuneConfig]):
         self.own.alpha = nn.Parameter(torch.tensor(self.config.alpha))
 
     def side_network(self) -> tuple[nn.Module, int]:
-        """A network from images (B, C, S, S) to (B, width), and that width."""
-        from torchvision.models import alexnet
+        """A network from images (B, C, S, S) to (B, width), and that width.
 
-        network = alexnet(weights=None)
-        layers: list[Any] = [*network.features.children()]
-        if self.shape.channels != 3:
-            first = layers[0]
-            layers[0] = nn.Conv2d(self.shape.channels, first.out_channels, first.kernel_size, first.stride, first.padding)
-        for layer in layers:
-            if isinstance(layer, nn.ReLU):
-                layer.inplace = False
-        side = nn.Sequential(*layers)
-        return nn.Sequential(side, network.avgpool, nn.Flatten()), 256 * 6 * 6
+        AlexNet's layers in torchvision's order, so that its tensors have torchvision's names; torchvision's own class would
+        draw 55 million values for a classifier that is thrown away.
+        """
+        sizes = (
+            (self.shape.channels, 64, 11, 4, 2),
+            (64, 192, 5, 1, 2),
+            (192, 384, 3, 1, 1),
+            (384, 256, 3, 1, 1),
+            (256, 256, 3, 1, 1),
+        )
+        layers: list[nn.Module] = []
+        for number, size in enumerate(sizes):
+            layers += [nn.Conv2d(*size), nn.ReLU()]
+            if number in (0, 1, 4):
+                layers.append(nn.MaxPool2d(3, 2))
+        return nn.Sequential(nn.Sequential(*layers), nn.AdaptiveAvgPool2d(6), nn.Flatten()), 256 * 6 * 6
 
     def prepare(self, session: Session) -> None:
         """Loads the side network's weights.

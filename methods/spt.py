@@ -124,9 +124,12 @@ class SPT(Method[SPTConfig]):
         places = sum(math.ceil(size / self.config.alpha) for size in self._module_sizes())
         places = min(self.room, places + sum(math.ceil(length / self.config.beta) for length in lengths))
         self.own.values = nn.Parameter(torch.zeros(self.room))
-        self.own.register_buffer("modules", torch.zeros(len(self.tensors.matrices), dtype=torch.bool))
-        self.own.register_buffer("entries", torch.zeros(len(self.tensors.matrices), dtype=torch.int32))
-        self.own.register_buffer("vectors", torch.zeros(len(lengths), dtype=torch.int32))
+        for name, count in (
+            ("modules", len(self.tensors.matrices)),
+            ("entries", len(self.tensors.matrices)),
+            ("vectors", len(lengths)),
+        ):
+            self.own.register_buffer(f"chosen_{name}", torch.zeros(count, dtype=torch.int32))
         self.own.register_buffer("places", torch.zeros(places, dtype=torch.int32))
         self.install(self._modules_at_the_end())
 
@@ -157,7 +160,7 @@ class SPT(Method[SPTConfig]):
         own, count = self.own, len(choice.places)
         with torch.no_grad():
             for name in ("modules", "entries", "vectors"):
-                buffer = getattr(own, name)
+                buffer = getattr(own, f"chosen_{name}")
                 buffer.copy_(torch.tensor(getattr(choice, name), dtype=buffer.dtype, device="cpu").to(buffer.device))
             own.places.zero_()
             own.places[:count] = choice.places.to(own.places)
@@ -166,11 +169,13 @@ class SPT(Method[SPTConfig]):
             own.values.zero_()
             for index in (index for index, chosen in enumerate(choice.modules) if chosen):
                 self._initialise(index)
+        self._pieces = None  # those of here have no gradient
 
     def restored(self) -> None:
         """Reads from the buffers what is tuned."""
-        if not self.own.modules.is_meta:
-            self.choice = tuple(getattr(self.own, name).tolist() for name in ("modules", "entries", "vectors"))
+        if not self.own.values.is_meta:
+            modules, *counts = (getattr(self.own, f"chosen_{name}").tolist() for name in ("modules", "entries", "vectors"))
+            self.choice = ([*map(bool, modules)], *counts)
         self._lay_out()
 
     def _lay_out(self) -> None:

@@ -189,7 +189,7 @@ def test_choice_within_a_budget() -> None:
     tensors = Tensors(((0, "q", 10, 10), (0, "k", 10, 10)), ((0, "qkv", 0, "bias", 10), (0, "qkv", 1, "bias", 10)))
     sensitivity = [torch.rand(10, 10) + 10, torch.rand(10, 10) / 10, torch.rand(10) + 10, torch.rand(10) / 10]
     sensitivity[1].view(-1)[[3, 14, 15, 92, 65, 35]] = 20.0
-    found = choose(sensitivity, tensors, [40, 40], 60, alpha=4, beta=5)
+    found = choose(sensitivity, tensors, [40, 40], 56, alpha=4, beta=5)
     assert found.modules == [True, False] and found.entries == [0, 6]
     assert found.vectors == [10, 0]
     assert found.places.tolist() == [3, 14, 15, 35, 65, 92]
