@@ -36,11 +36,29 @@ def placed(images: Tensor, side: int, value: float = 0.0) -> Tensor:
 
 
 def scaled(images: Tensor, scale: Tensor) -> Tensor:
-    """Images (B, C, S, S) scaled around their centre, bilinear, 0 from outside; with gradient for the scale."""
-    zero = torch.zeros_like(scale)
-    theta = torch.stack([torch.stack([1 / scale, zero, zero]), torch.stack([zero, 1 / scale, zero])])
-    grid = F.affine_grid(theta.expand(len(images), -1, -1), list(images.shape), align_corners=True)
-    return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=True)
+    """Images (B, C, S, S) scaled around their centre, bilinear, 0 from outside; with gradient for the scale.
+
+    The same as ``affine_grid`` and ``grid_sample`` with aligned corners, one axis after the other.
+    """
+    size = images.shape[-1]
+    centre = (size - 1) / 2
+    places = (torch.arange(size, device=images.device) - centre) / scale + centre
+    return _interpolated(_interpolated(images, places, 2), places, 3)
+
+
+def _interpolated(images: Tensor, places: Tensor, dim: int) -> Tensor:
+    """Values at fractional places of an axis."""
+    size = images.shape[dim]
+    shape = [1] * images.ndim
+    shape[dim] = size
+
+    def at(index: Tensor) -> Tensor:
+        inside = ((index >= 0) & (index < size)).to(images.dtype)
+        return images.index_select(dim, index.clamp(0, size - 1).long()) * inside.view(shape)
+
+    low = places.detach().floor()
+    weight = (places - low).view(shape)
+    return at(low) * (1 - weight) + at(low + 1) * weight
 
 
 def outside(size: int, side: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.measure.size import parameter_counts
+from vpbench.methods._canvas import scaled
 from vpbench.methods._label_mapping import frequency_mapping
 from vpbench.methods.autovp import AutoVP
 from vpbench.models.prompted import PromptedModel
@@ -88,6 +89,15 @@ def test_the_gradient_of_the_scale() -> None:
 
     (before, _), (_, gradient), (behind, _) = loss(1.029), loss(1.03), loss(1.031)
     assert float(gradient) == pytest.approx(float(behind - before) / 2e-3, rel=0.1, abs=5e-3)
+
+
+@pytest.mark.parametrize("scale", [0.37, 1.0, 1.31, 4.0])
+def test_scaling_is_torchs_bilinear_sampling(scale: float) -> None:
+    factor = torch.tensor(scale, requires_grad=True)
+    theta = torch.eye(2, 3) / torch.tensor(scale)
+    grid = F.affine_grid(theta.expand(len(IMAGES), -1, -1), list(IMAGES.shape), align_corners=True)
+    expected = F.grid_sample(IMAGES, grid, padding_mode="zeros", align_corners=True)
+    torch.testing.assert_close(scaled(IMAGES, factor), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_scaling_is_around_the_centre_with_zeros_from_outside() -> None:

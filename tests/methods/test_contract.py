@@ -93,6 +93,7 @@ sweep = pytest.mark.parametrize("label", list(labels()))
 
 def step(model: PromptedModel, images: Tensor) -> Tensor:
     optimizer = make_optimizer(model.trainable(), Recipe(optimizer="adamw", lr=1e-2))
+    optimizer.zero_grad()  # limited gradients of two steps can cancel
     model.train()
     loss, _ = model.training_loss(images, TARGETS)
     loss.backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from vpbench.methods.ilm_vp import ILMVP
 from vpbench.models.build import build_empty
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import resolve_method
+from vpbench.reporting.describe import describe
 
 
 def greedy(predicted: list[int], labels: list[int], sources: int, classes: int, per_class: int) -> list[list[int]]:
@@ -154,3 +156,8 @@ def test_planning_says_that_the_weights_have_no_classifier() -> None:
         build_empty(spec, resolve_backbone("vit-nano"), 4, "meta")
     model = build_empty(spec, resolve_backbone("vit-nano", "random"), 4, "meta")
     assert model.backbone.shape.source_classes == 1000
+
+
+def test_what_it_requires_is_shown() -> None:
+    assert describe("method", "ilm_vp", Path("none"))["requires"] == ["source classifier", "labelled pass before training"]
+    assert describe("method", "linear", Path("none"))["requires"] == "nothing"
