@@ -200,7 +200,7 @@ class BiAdapter(Method[BiAdapterConfig]):
                     weight.copy_(self._weight(weight))
         if self.config.bits < 32:
             self.own.quantised.fill_(True)
-        self.restored()
+        self._quantised = True
         if self.config.form == "lora":
             for block in range(self.shape.depth):
                 pairs: list[Any] = [self.own.weights[f"{block}_{part}"] for part in "qv"]

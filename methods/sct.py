@@ -84,6 +84,7 @@ class SCT(Method[SCTConfig]):
         "On Swin, with windows that do not divide the patch grid, padding counts in the norms of queries and values"
         " (assumption).",
     )
+    requires = ("labelled pass before training",)
     Config = SCTConfig
     presets = {
         "mlp": Preset(
