@@ -102,6 +102,6 @@ def _with_flow(flow: Any, count: int, x: Tensor, y: Tensor) -> Tensor:
     mixing = flow.w @ flow.v.T  # row k: w_k . v_j
     steps: list[Tensor] = []
     for k, start in enumerate(affine.unbind(-1)):
-        earlier = torch.stack(steps, -1) @ mixing[k, :k].to(start.dtype) if steps else 0
+        earlier = (torch.stack(steps, -1) @ mixing[k, :k, None].to(start.dtype)).squeeze(-1) if steps else 0
         steps.append(torch.tanh(start + earlier))
     return y + change + torch.stack(steps, -1).to(flow.v.dtype) @ flow.v
