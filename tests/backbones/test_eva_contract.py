@@ -135,14 +135,15 @@ def test_key_value_prompts(build: dict[str, Any]) -> None:
     adapter, x = double_adapter(build)
     tokens = adapter.embed(x)
     key, value = (nn.Parameter(torch.randn(3, 2, 16, dtype=torch.float64)) for _ in range(2))
-    scope, inner, seen = Scope(adapter), adapter.vit.blocks[0].attn, []
+    scope, inner, rope = Scope(adapter), adapter.vit.blocks[0].attn, rope_of(adapter)
     adapter.prompt_keys_values(scope, 0, lambda: (key, value))
     opened = adapter.vit.blocks[0].attn
-    opened.seen = lambda query, keys: seen.append((query, keys))
     given = torch.randn(2, tokens.x.shape[1], 48, dtype=torch.float64)
-    found = opened(given, rope=rope_of(adapter))
-    (query, keys), (images_, heads) = seen[0], (2, 3)
-    values = opened._projected(given).chunk(3, -1)[2].reshape(2, -1, heads, 16).transpose(1, 2)
+    found, (images_, heads) = opened(given, rope=rope), (2, 3)
+    query, keys, values = (part.reshape(images_, -1, heads, 16).transpose(1, 2) for part in opened._projected(given).chunk(3, -1))
+    query, keys = inner.q_norm(query), inner.k_norm(keys)
+    if rope is not None:
+        query, keys = opened._rotated(query, rope), opened._rotated(keys, rope)
     keys = torch.cat([keys, key.expand(images_, -1, -1, -1)], 2)
     values = torch.cat([values, value.expand(images_, -1, -1, -1)], 2)
     mixed = ((query @ keys.transpose(-2, -1) / 4).softmax(-1) @ values).transpose(1, 2).flatten(2)

@@ -7,6 +7,8 @@ Swin-B's L D is 2 * 128 + 2 * 256 + 18 * 512 + 2 * 1024 = 12,032.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -61,4 +63,5 @@ def test_exact_counts(label: str, adapters: dict[str, Backbone]) -> None:
 @pytest.mark.parametrize("name", SAME_SHAPE)
 def test_other_weights_count_the_same(name: str, adapters: dict[str, Backbone]) -> None:
     """What a method counts follows from the architecture's shape alone."""
-    assert without_values(name).shape == adapters["vit-b16-in21k"].shape
+    shape = adapters["vit-b16-in21k"].shape
+    assert replace(without_values(name).shape, mean=shape.mean, std=shape.std) == shape
