@@ -74,10 +74,10 @@ class Registry(Generic[T]):
         Raises:
             UsageError: for an unknown name (with a suggestion) or an entry that cannot be imported.
         """
-        if name not in self.names():
-            raise unknown(self.kind, name, self.names())
-        if name in self._modules():
+        if name in self._modules():  # without looking at other distributions, which takes 50 ms
             return self._pick(name, self._imported(name))
+        if name not in (names := self.names()):
+            raise unknown(self.kind, name, names)
         point = self._entry_points()[name]
         try:
             loaded = point.load()
