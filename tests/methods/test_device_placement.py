@@ -66,10 +66,10 @@ BARE = [f"{label}-{name}" for label in labels() if ":" not in label for name in 
 sweep = pytest.mark.parametrize(("label", "name"), list(cases()))
 
 
-def model_of(kind: type[Method[Any]], config: MethodConfig, name: str) -> PromptedModel:
+def model_of(kind: type[Method[Any]], config: MethodConfig, name: str, source_classifier: bool = False) -> PromptedModel:
     torch.manual_seed(0)
     adapter = adapter_for(BACKBONES[name]())
-    if kind.needs_source_classifier(config.model_dump()):
+    if source_classifier:
         adapter.set_source_classifier(torch.nn.Linear(adapter.feature_width, SOURCE_CLASSES))
     return PromptedModel(adapter, kind(config, adapter.shape, CLASSES), CLASSES)
 
