@@ -54,6 +54,9 @@ pytestmark = pytest.mark.skipif(
     tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14), reason="not tried: torch 2.4 aborts in autograd on a fake GPU"
 )
 
+# Methods that record gradients in hooks of the backward pass while they prepare; no fake GPU runs one.
+GRADIENT_HOOKS = {"gps"}
+
 
 def cases() -> Iterator[Any]:
     for label in labels():
@@ -179,6 +182,8 @@ def test_backward(label: str, name: str) -> None:
 
 @pytest.mark.parametrize("label", list(labels()))
 def test_training(label: str) -> None:
+    if label.partition(":")[0] in GRADIENT_HOOKS:
+        pytest.skip("needs a backward pass with values")
     with skip_where_values_matter():
         try:
             assert check_training(build(label, "vit"), label).curve
