@@ -31,7 +31,7 @@ def test_golden(case: str) -> None:
             name = f"snf.{block}.{short}"
             named |= {f"{name}.mu": shortcut.mu, f"{name}.rho": shortcut.rho}
             for k in range(flows):
-                named |= {f"{name}.flow.{k}.{part}": Rows(getattr(shortcut, part), k) for part in "wv"}
+                named |= {f"{name}.flow.{k}.{part}": Rows(getattr(shortcut, part), slice(k, k + 1)) for part in "wv"}
                 named[f"{name}.flow.{k}.b"] = Rows(shortcut.b, slice(k, k + 1))
     assert named.keys() == golden["cases"][case]["fills"].keys()
     run_case(model, config, golden["cases"][case], named)
