@@ -27,7 +27,7 @@ clean:
 	rm -rf $(VENV) build *.egg-info
 
 # The sources of vpbench are reinstalled when one of them is newer than the last installation.
-SOURCES := pyproject.toml $(shell find vpbench methods benchmarks reports -name '*.py' -o -name '*.toml' -o -name '*.safetensors' -o -name '*.txt' -o -name '*.csv' -o -name '*.html' -o -name '*.css' -o -name '*.js')
+SOURCES := pyproject.toml setup.py $(shell find vpbench methods benchmarks reports -name '*.py' -o -name '*.toml' -o -name '*.safetensors' -o -name '*.txt' -o -name '*.csv' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
 $(VENV)/.installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)

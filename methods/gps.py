@@ -77,6 +77,7 @@ class GPS(Method[GPSConfig]):
         "Released runs keep the best epoch on the test images, and load the AugReg weights.",
         "Batches of the selecting pass are drawn from a pool of 1,024 images, so that they mix classes where data is sorted.",
     )
+    requires = ("labelled pass before training",)
     Config = GPSConfig
 
     def build(self) -> None:

@@ -55,6 +55,7 @@ class Sidetune(Method[SidetuneConfig]):
         "AlexNet gets the images as the backbone does; it was pretrained with ImageNet's mean and std.",
         "The whole side network is computed in inference beside the backbone: about 0.7 GMAC at 224 pixels.",
     )
+    requires = ("second network",)
     Config = SidetuneConfig
     presets = {
         "random": Preset(

@@ -92,6 +92,7 @@ class SPT(Method[SPTConfig]):
         "On Swin (assumption: never released) the merging of patches and the tables of relative positions stay frozen.",
         "Low-rank modules, single entries and vectors are merged exactly; adapters are not.",
     )
+    requires = ("labelled pass before training",)
     Config = SPTConfig
     presets = {
         "adapter": Preset(
