@@ -181,7 +181,8 @@ def _table(title: str, rows: list[Row], columns: dict[str, Callable[[Row], str]]
     for row, *shown in zip(rows, *cells.values()):
         table.add_row(row["method"], *shown)
     console = Console()
-    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).minimum)
+    least = console.measure(table, options=console.options.update(width=1000)).minimum
+    console.width = max(console.width, least + 1)  # rich leaves the last column's padding out of the minimum
     console.print(table)
     typer.echo()
 
