@@ -95,7 +95,7 @@ def test_all_methods_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatc
     """The contract's sweep counts each of them."""
     monkeypatch.setattr(costs.Costs, "_counted", lambda self, entry: {"flops_forward": len(entry.label)})
     rows = rows_of(vpbench("measure", "--no-timing", "--json"))
-    assert list(rows)[:2] == [costs.PLAIN, "linear"]
+    assert next(iter(rows)) == costs.PLAIN
     assert sorted(rows) == sorted([costs.PLAIN, *method_registry().names()])
     assert rows["e2vpt"]["flops_forward"] == len("e2vpt")
 

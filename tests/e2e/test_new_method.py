@@ -8,7 +8,6 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
-import torch
 from command import rows, traces, vpbench
 
 KINDS = ("prompts", "low-rank", "adapter", "scale-shift", "bias", "pixels")
@@ -43,13 +42,15 @@ def test_a_new_method_runs(
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "methods")
     import test_contract as contract
 
-    images = torch.randn(4, 3, contract.SIZE, contract.SIZE, generator=torch.Generator().manual_seed(1))
-    promises = [
-        value for name, value in vars(contract).items() if name.startswith("test_") and "label" in signature(value).parameters
-    ]
-    arguments = {"label": "my_idea", "images": images, "decay": "all", "name": "swin"}
-    for check in promises:
-        check(**{name: arguments[name] for name in signature(check).parameters})
+    fitted = contract.Fitted("my_idea", "vit")
+    checked = 0
+    for name, check in vars(contract).items():
+        if name.startswith("test_") and "fitted" in signature(check).parameters:
+            check(fitted)
+            checked += 1
+    contract.test_options_and_presets_are_documented("my_idea")
+    contract.test_counts("my_idea")
+    assert checked >= 5
     found = [value for name, value in own_tests.items() if name.startswith("test_")]
     assert len(found) == 2
     for check in found:

@@ -83,7 +83,9 @@ def test_partial_on_swin_b(swin_b: SwinAdapter) -> None:
     with torch.device("meta"):
         model = PromptedModel(swin_b, Partial(Partial.Config(), swin_b.shape, CLASSES), CLASSES)
     block, norm = swin_b.swin.layers[-1].blocks[-1], swin_b.swin.norm
-    assert {id(tensor) for tensor in model.scope.trained} == {id(each) for part in (block, norm) for each in part.parameters()}
+    assert {id(tensor) for tensor in model.scope.trained.values()} == {
+        id(each) for part in (block, norm) for each in part.parameters()
+    }
     model.scope.undo()
 
 

@@ -481,7 +481,7 @@ def test_rounds_average_probabilities_or_logits() -> None:
     batch = batch_of(3)
     for average in ("prob", "logit"):
         model = fitted(eval_mode="multi", rounds=3, round_average=average)
-        rounds = torch.stack([model._once(batch, round=index) for index in range(3)])
+        rounds = torch.stack([model.head(model.features(batch, model.context(batch, round=index))) for index in range(3)])
         expected = rounds.mean(0) if average == "logit" else rounds.softmax(-1).mean(0).log()
         same(model(batch), expected)
         assert distance(rounds[0], rounds[1]) > 1e-6

@@ -27,7 +27,7 @@ from vpbench.training.fit import Epoch, Trainer
 HALF, SIZE = (0.5, 0.5, 0.5), 32
 BACKBONE = BackboneSpec(name="vit", weights="random", image_size=SIZE, patch_size=8, mean=HALF, std=HALF)
 # One training per candidate would be dozens; and a preset made for a large backbone does not fit this one.
-FITTING: dict[str, dict[str, Any]] = {
+FITTING: dict[str, dict[str, Any]] = {"sidetune": {"weights": "random"},
     "e2vpt:released": {"candidates": [[20, 20]]}, "viapt:scaffold": {"pca_dim": 96}, "viapt": {"pca_mode": "fixed"},
 }  # fmt: skip
 EPOCHS, STEPS = 3, 3
@@ -65,8 +65,10 @@ def trainer(run: RunSpec, checkpoints: Checkpoints | None = None) -> Trainer:
     """As ``vpbench.execution.execute`` makes it, over a transformer of two blocks."""
     torch.manual_seed(3)
     backbone = adapter_for(VisionTransformer(img_size=SIZE, patch_size=8, embed_dim=192, depth=2, num_heads=3, num_classes=0))
-    torch.manual_seed(run.seed)
     method = method_class(run.method.name)
+    if method.needs_source_classifier(run.method.config):
+        backbone.set_source_classifier(torch.nn.Linear(backbone.feature_width, 24))
+    torch.manual_seed(run.seed)
     model = PromptedModel(backbone, method(method.Config(**run.method.config), backbone.shape, 3), 3)
     return Trainer(model, DATA, run, Normaliser(HALF, HALF), torch.device("cpu"), checkpoints=checkpoints)
 

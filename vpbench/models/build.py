@@ -38,9 +38,9 @@ def build_empty(method: MethodSpec, backbone: BackboneSpec, classes: int, device
         UnsupportedError: when the method does not work on the backbone, or needs a classifier that its weights do not have.
     """
     adapter = empty_backbone(backbone, device)
-    if needs_classifier(method):
-        add_empty_classifier(adapter, backbone, device)
     with torch.device(device), torch.random.fork_rng(devices=[]):
+        if needs_classifier(method):
+            add_empty_classifier(adapter, backbone, device)
         return add_method(method, adapter, classes)
 
 
