@@ -55,7 +55,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 # Methods that record gradients in hooks of the backward pass while they prepare; no fake GPU runs one.
-GRADIENT_HOOKS = {"gps"}
+GRADIENT_HOOKS = {"gps", "spt"}
 
 
 def cases() -> Iterator[Any]:
