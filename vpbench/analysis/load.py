@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from vpbench.backbones.named import backbone_card, resolve_backbone
 from vpbench.core.cards import first_error, packaged_file
+from vpbench.core.checksums import DamagedError
 from vpbench.core.errors import DataError, StoreError, WeightsError
 from vpbench.data.cache import CachedData, prepare
 from vpbench.data.catalog import dataset_card
@@ -93,7 +94,7 @@ def stored_spec(row: Mapping[Any, Any]) -> RunSpec:
         raise StoreError(
             f"run {row['run_id']} was described by another version of vpbench ({first_error(error)}); run it again."
         ) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"run {row['run_id']} has no readable specification; run it again.") from error
 
 
@@ -150,12 +151,12 @@ def _own_data(name: str, root: Path) -> Path:
 def _tensors(row: Mapping[Any, Any], store: Store) -> dict[str, torch.Tensor]:
     path = store.artefact_path(row["run_id"], ARTEFACTS["weights"])
     try:
-        return load_file(path)
+        return load(store.read_artefact(row["run_id"], ARTEFACTS["weights"]))
     except FileNotFoundError as error:
         raise StoreError(
             f"run {row['run_id']} ({row['method']}) left no weights in {store.folder}: run it again with --save weights."
         ) from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, DamagedError, OSError) as error:
         raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}. Run it again with --save weights.") from error
 
 

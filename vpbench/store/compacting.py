@@ -47,6 +47,7 @@ def compact(store: Store) -> Compaction:
     Raises:
         StoreError: when another process is compacting, a later vpbench wrote rows here, or the folder cannot be written.
     """
+    store.sweep()
     with only_one(store):
         for partial in store.folder.glob(f".{COMPACTED}*.partial.parquet"):  # of a killed process
             partial.unlink(missing_ok=True)
