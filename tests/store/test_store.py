@@ -31,6 +31,9 @@ EXAMPLES: dict[Any, Any] = {
 }  # fmt: skip
 
 
+PERFECT = {"run_id": "a", "status": "ok", "acc1": 100.0, "acc5": 100.0, "val_acc1": 100.0}  # as all counts are equal
+
+
 def make_row(run_id: str = "a", **columns: Any) -> dict[str, Any]:
     return {"run_id": run_id, "status": "ok", "method": "vpt", "dataset": "digits", "acc1": 50.0, "seed": 0, **columns}
 
@@ -49,7 +52,7 @@ def leftovers(folder: Path) -> list[str]:
 
 def test_round_trip(tmp_path: Path) -> None:
     store = Store(tmp_path / "not" / "yet" / "there")
-    row = {name: EXAMPLES[kind] for name, (kind, _) in COLUMNS.items()} | {"run_id": "a"}
+    row = {name: EXAMPLES[kind] for name, (kind, _) in COLUMNS.items()} | PERFECT
     path = store.write_row(row)
     assert path == store.row_path("a")
     assert leftovers(store.folder) == ["a.parquet"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
@@ -99,16 +98,10 @@ def _options(
     pass
 
 
-def _show_warning(message: Warning | str, *_where: Any, **_more: Any) -> None:
-    """A warning, such as a file that is no readable result, as one line on stderr."""
-    typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
-
-
 def main() -> NoReturn:
     """Run the command line; a user's mistake is one line on stderr and an exit code, never a traceback."""
     from vpbench.core.errors import VpbenchError
 
-    warnings.showwarning = _show_warning
     try:
         app()
     except VpbenchError as error:

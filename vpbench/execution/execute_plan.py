@@ -15,7 +15,7 @@ from vpbench.execution.job import Job, row_version
 from vpbench.execution.opened_data import OpenedData
 from vpbench.planning.plan import Plan, PlannedRun
 from vpbench.spec.run_options import RunOptions
-from vpbench.store.store import Store
+from vpbench.store.store import Store, as_frame
 
 
 def execute_plan(
@@ -49,7 +49,10 @@ def execute_plan(
             done = sum(1 for _ in rows)
         if done < len(jobs) and executor.draining:
             raise StoppedError(STOPPED) if executor.pausing else KeyboardInterrupt
-    frame = store.load()
+    stored = store.read()
+    for line in stored.left_out:
+        callback.note(f"warning: {line}")
+    frame = as_frame(stored.table)
     return frame[frame["run_id"].isin({run.spec.run_id for run in plan.runs})].reset_index(drop=True)
 
 

@@ -305,6 +305,8 @@ def _newest(table: pa.Table) -> pa.Table:
     If several files have a run, its row file is the newest, because it was written again after compaction; then compacted files
     by number, then files with other names, which users put there.
     """
+    if not len(table):
+        return table
     own = pc.equal(table[_FILE], pc.binary_join_element_wise(table["run_id"], ".parquet", ""))
     compacted = pc.starts_with(table[_FILE], COMPACTED)
     rank = pc.if_else(pc.fill_null(own, False), 2, pc.cast(compacted, pa.int64()))
