@@ -20,12 +20,8 @@ from vpbench.store.schema import COLUMNS, SCHEMA
 from vpbench.store.store import Store
 
 EXTREMES = {
-    "throughput": math.inf,
-    "train_loss": 5e-324,
-    "bytes_saved": -(2**63),
-    "flops_forward": 2**63 - 1,
-    "error": 'ä "\\\n\0 €',
-}
+    "throughput": math.inf, "train_loss": 5e-324, "bytes_saved": -(2**63), "flops_forward": 2**63 - 1, "error": 'ä "\\\n\0 €'
+}  # fmt: skip
 
 
 def slow_only(monkeypatch: pytest.MonkeyPatch) -> None:
