@@ -220,6 +220,10 @@ class Notes(Callback):
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.finished_runs: list[str] = []
+        self.found_runs: list[str] = []
+
+    def found(self, run: PlannedRun, row: dict[str, Any]) -> None:
+        self.found_runs.append(run.spec.run_id)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -246,7 +250,7 @@ def test_a_run_that_another_command_does_comes_last_and_is_not_done_twice(images
     thread.join()
     assert [row["run_id"] for row in found] == [second.run_id, first.run_id]
     assert found[1]["recipe_source"] == "the other command"
-    assert notes.finished_runs == [second.run_id, first.run_id]
+    assert (notes.finished_runs, notes.found_runs) == ([second.run_id], [first.run_id])
     assert notes.notes == ["Another command is working on 1 of these runs; waiting for it."]
 
 

