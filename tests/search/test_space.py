@@ -102,8 +102,6 @@ def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:
 def test_a_grid_of_76_million_points(tmp_path: Path) -> None:
     """It is refused before it is a list."""
     space = read_space(write(tmp_path, "[parameters]\n" + "\n".join(f"n{number} = {list(range(10))}" for number in range(8))))
-    with pytest.raises(
-        UsageError, match=r"mine: its grid has 100,000,000 points for vpt, and a grid may have"
-    ):
+    with pytest.raises(UsageError, match=r"mine: its grid has 100,000,000 points for vpt, and a grid may have"):
         space.size("vpt")
     assert len(space.probes("vpt")) == 73
