@@ -271,7 +271,7 @@ def write_later(path: Path, content: bytes, step: int) -> None:
     os.utime(path, ns=(step, step))
 
 
-@pytest.mark.parametrize(("name", "count"), [("pixels.bin", 60), ("sizes.npy", 40), ("complete.json", 60)])
+@pytest.mark.parametrize(("name", "count"), [("pixels.bin", 20), ("sizes.npy", 20), ("complete.json", 30)])
 @pytest.mark.parametrize("preprocess", [Preprocess(), CROP], ids=["stretch", "crop"])
 def test_flipped_bits_are_never_images(tmp_path: Path, preprocess: Preprocess, name: str, count: int) -> None:
     rng = np.random.default_rng(0)

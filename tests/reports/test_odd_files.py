@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.figure import Figure
 from report_rows import fill, make_row
 
 from vpbench.reporting.figures import draw_figures
@@ -49,8 +50,9 @@ def odd_time(folder: Path) -> None:
 
 
 def bad_name(folder: Path) -> None:
+    parquet(folder / "odd.parquet")
+    (folder / "odd.parquet").rename(folder / "odd\udcff.parquet")
     (folder / "a\udcff-odd.parquet").write_bytes(b"no")
-    parquet(folder / "odd\udcff.parquet")
 
 
 ODD: dict[str, Callable[[Path], object]] = {
@@ -137,19 +139,28 @@ HOSTILE = ["/../../../victim/fig1", "../../victim/fig1", "a\0b", "a/b", "\x1b[31
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.parametrize("column", ["backbone", "dataset"])
-def test_figures_stay_in_their_folder(column: str, name: str, tmp_path: Path) -> None:
+def test_figures_stay_in_their_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     victim = tmp_path / "victim"
     victim.mkdir()
     for suffix in ("png", "pdf"):
         (victim / f"fig1.{suffix}").write_text("mine")
-    rows = [make_row(method, seed=seed, **{column: name}) for method in ("linear", "vpt") for seed in (0, 1)]
-    store = fill(tmp_path / "deep" / "down" / "runs", *rows)
+    store = fill(tmp_path / "runs", make_row(backbone=name, dataset=name))
+    drawn = [(f"{name}{end}", Figure(figsize=(0.1, 0.1))) for end in ("", "_b")]
+    monkeypatch.setattr("vpbench.reports.plots.pareto.draw", lambda *_: iter(drawn))
     figures = tmp_path / "deep" / "figures"
     paths = draw_figures("pareto", store, load_rows(store), Filters(), figures)
-    assert len(paths) == 2 and all(path.is_file() and path.resolve().parent == figures.resolve() for path in paths)
+    assert len(set(paths)) == 4 and all(path.is_file() and path.resolve().parent == figures.resolve() for path in paths)
     assert {path.name: path.read_text() for path in victim.iterdir()} == {"fig1.png": "mine", "fig1.pdf": "mine"}
-    assert {path.name for path in (*tmp_path.iterdir(), *figures.parent.iterdir())} == {"deep", "victim", "down", "figures"}
+    assert {path.name for path in (*tmp_path.iterdir(), *figures.parent.iterdir())} == {"deep", "victim", "runs", "figures"}
+
+
+@pytest.mark.parametrize("plot", ["pareto", "seeds"])
+def test_the_backbone_of_a_row_is_no_path(plot: str, tmp_path: Path) -> None:
+    rows = [make_row(method, seed=seed, backbone=HOSTILE[0]) for method in ("linear", "vpt") for seed in (0, 1)]
+    store, figures = fill(tmp_path / "runs", *rows), tmp_path / "deep" / "figures"
+    paths = draw_figures(plot, store, load_rows(store), Filters(), figures)
+    assert len(paths) == 2 and all(path.resolve().parent == figures.resolve() for path in paths)
+    assert {path.name for path in tmp_path.iterdir()} == {"deep", "runs"}
 
 
 def test_hostile_names_are_refused_by_import_and_named(tmp_path: Path) -> None:

@@ -7,11 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from store_rows import make_row
 
 from vpbench.core.files import remove_partials, this_process, write_atomically
 from vpbench.store.claims import Claims
@@ -108,13 +106,3 @@ def test_artefacts_of_a_run_that_is_done_again(tmp_path: Path) -> None:
     (folder / f".features.{GONE}.partial.npz").touch()
     store.write_artefact("a", "curve.csv", lambda path: path.write_text("epoch") and None)
     assert names(folder) == ["SHA256SUMS", "curve.csv"]
-
-
-def test_sweeping_a_large_folder_takes_no_time(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    store.write_row(make_row("a"))
-    for number in range(2000):
-        (tmp_path / f"{number}.parquet").touch()
-    start = time.perf_counter()
-    store.sweep()
-    assert time.perf_counter() - start < 1

@@ -17,6 +17,7 @@ from vpbench.backbones.named import backbone_card, resolve_backbone
 from vpbench.core.cards import first_error, packaged_file
 from vpbench.core.checksums import DamagedError
 from vpbench.core.errors import DataError, StoreError, WeightsError
+from vpbench.core.file_names import is_file_name
 from vpbench.data.cache import CachedData, prepare
 from vpbench.data.catalog import dataset_card
 from vpbench.data.places import data_root
@@ -139,7 +140,7 @@ def open_data(spec: RunSpec) -> RawData:
 
 def _own_data(name: str, root: Path) -> Path:
     """A user's own images, which a row knows by name only."""
-    for path in (root / name, root / f"{name}.parquet"):
+    for path in (root / name, root / f"{name}.parquet") if is_file_name(name) else ():
         if path.exists():
             return path
     raise DataError(

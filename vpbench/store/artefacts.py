@@ -27,7 +27,7 @@ def read_checksums(path: Path) -> dict[str, str]:
     """SHA-256 by file name; {} where there is no such file. A line that is damaged vouches for nothing, and fits nothing."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     found = [_CHECKSUM.fullmatch(line) for line in lines]
     return {line[2]: line[1] for line in found if line}

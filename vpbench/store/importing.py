@@ -20,7 +20,7 @@ from vpbench.core.file_names import is_file_name
 from vpbench.core.files import write_atomically
 from vpbench.store.artefacts import CHECKSUMS
 from vpbench.store.compacting import only_one
-from vpbench.store.reading import COMPACTED, Rows, printable, read_file
+from vpbench.store.reading import COMPACTED, Rows, printable, read_file, read_rows
 from vpbench.store.schema import QUALITY, SCHEMA, SETTLED
 from vpbench.store.store import Store
 
@@ -82,12 +82,12 @@ def open_source(path: Path) -> Source:
         raise StoreError(f"{path} does not exist: give a results folder, or a parquet file of 'vpbench export'.")
     if path.is_file() and path.suffix != ".parquet":
         raise StoreError(f"{path} is not a parquet file; write one with: vpbench export --to rows.parquet")
-    found = Store(path).read() if path.is_dir() else read_file(path)
+    found = read_rows(path, use_copy=False) if path.is_dir() else read_file(path)  # a copy may say what no row says
     if path.is_file() and found.broken:
         raise StoreError(f"{path} is not a readable result: {printable(found.broken[0][1])}.")
     found.refuse_newer(path)
     if not len(found.table):
-        raise StoreError(f"{path} has no rows.")
+        raise StoreError(f"{path} has no rows{f'; {found.left_out[0]}' if found.broken else ''}.")
     rows = found.table.select(SCHEMA.names)
     for name in _NAMES:
         for value in pc.unique(rows[name]).to_pylist():

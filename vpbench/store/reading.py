@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,9 +186,12 @@ def _selected(table: pa.Table, wanted: list[str] | None) -> pa.Table:
 
 
 def _tables(folder: Path, files: dict[str, str], wanted: list[str] | None, broken: Broken) -> list[pa.Table]:
-    """The rows of all readable files, with name, stamp and version of the file; one table per file schema."""
+    """The rows of all readable files, with name, stamp and version of the file; one table per file schema.
+
+    Of small files that are no JSON rows all columns are there: a foreign file must fit as a whole, whatever is asked for.
+    """
     quick: list[tuple[_Origin, dict[str, Any]]] = []
-    kinds: dict[pa.Schema, list[tuple[_Origin, pa.Table]]] = {}
+    kinds: dict[tuple[bool, pa.Schema], list[tuple[_Origin, pa.Table]]] = {}
     tables: list[pa.Table] = []
 
     def make_table(rows: list[dict[str, Any]]) -> pa.Table:
@@ -203,14 +207,15 @@ def _tables(folder: Path, files: dict[str, str], wanted: list[str] | None, broke
                     tables += _together(folder, quick, make_table, broken)
                     quick = []
                 continue
-            rows, version = columns_in(content, wanted)
+            large = name.startswith(COMPACTED)
+            rows, version = columns_in(content, wanted if large else None)
         except Exception as error:  # of pyarrow, whatever is wrong with a file of another program
             _note_broken(folder / name, error, broken)
             continue
-        kinds.setdefault(rows.schema, []).append(((name, stamp, version), rows))
+        kinds.setdefault((large, rows.schema), []).append(((name, stamp, version), rows))
     tables += _together(folder, quick, make_table, broken)
-    for members in kinds.values():
-        tables += _together(folder, members, lambda own: _migrated(own, wanted), broken)
+    for (large, _), members in kinds.items():
+        tables += _together(folder, members, partial(_migrated, wanted=wanted if large else None), broken)
     return tables
 
 
@@ -224,8 +229,9 @@ def columns_in(content: bytes, wanted: Sequence[str] | None = None) -> tuple[pa.
     names = file.schema_arrow.names
     if wrong := [name for name, times in Counter(names).items() if times > 1 or name in ORIGIN]:
         raise pa.ArrowInvalid(f"its column {wrong[0]} is there twice, or has a name that is reserved")
+    version = version_of(file.metadata.metadata)
     columns = None if wanted is None else [name for name in names if name in wanted]
-    return file.read(columns=columns).replace_schema_metadata(None), version_of(file.metadata.metadata)
+    return file.read(columns=columns).replace_schema_metadata(None), version
 
 
 def _migrated(tables: Sequence[pa.Table], wanted: Sequence[str] | None) -> pa.Table:

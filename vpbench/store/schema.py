@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 
 import pyarrow as pa
@@ -140,7 +141,8 @@ SCHEMA = pa.schema(
 
 def version_of(metadata: Mapping[bytes, bytes] | None) -> str:
     """The version that a file with these metadata was written with; ``unknown`` if there is none."""
-    return (metadata or {}).get(b"vpbench_schema", b"unknown").decode(errors="replace")
+    version = (metadata or {}).get(b"vpbench_schema", b"")
+    return version.decode() if re.fullmatch(rb"\d{1,9}", version) else "unknown"
 
 
 def is_newer(version: str) -> bool:
