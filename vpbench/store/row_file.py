@@ -24,6 +24,18 @@ _BARE = pa.schema([field.remove_metadata() for field in SCHEMA], metadata=SCHEMA
 _AS_JSON = pa.schema([field.with_type(pa.int64()) if pa.types.is_timestamp(field.type) else field for field in SCHEMA])
 
 
+def _types_of(kind: pa.DataType) -> tuple[type, ...]:
+    """Python's types of the values of a column."""
+    if pa.types.is_floating(kind):
+        return float, int
+    if pa.types.is_integer(kind):
+        return (int,)
+    return (list,) if pa.types.is_list(kind) else (bool,) if pa.types.is_boolean(kind) else (str,)
+
+
+_TYPES = {field.name: _types_of(field.type) for field in _AS_JSON}
+
+
 def encode_row(row: pa.Table) -> bytes:
     """The content of a run's file.
 
@@ -49,10 +61,15 @@ def decode_row(content: bytes) -> dict[str, Any] | None:
         return None
     try:
         row = json.loads(line.text)
+        if b"\\ud" in line.text:  # half a pair of surrogates is no text
+            json.dumps(row, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise DamagedError("its row is no JSON") from error
     if not isinstance(row, dict):
         raise DamagedError("its row is no JSON object")
+    for name, value in row.items():
+        if type(value) not in _TYPES.get(name, ()) or (type(value) is int and not -(2**63) <= value < 2**63):
+            raise DamagedError(f"its row has another type of value in {name[:40]!r}")
     return row
 
 
@@ -62,12 +79,7 @@ def as_table(rows: Iterable[dict[str, Any]], columns: Collection[str] | None = N
     Args:
         columns: to include; None for all.
 
-    Raises:
-        ArrowInvalid: for a value of another type; and what pyarrow raises for it.
     """
     names = [name for name in SCHEMA.names if columns is None or name in columns]
-    rows, fields = list(rows), [_AS_JSON.field(name) for name in names]
-    for field in fields:  # pyarrow would truncate these
-        if pa.types.is_integer(field.type) and any(type(row.get(field.name)) is float for row in rows):
-            raise pa.ArrowInvalid(f"{field.name} is not a whole number")
-    return pa.Table.from_pylist(rows, schema=pa.schema(fields)).cast(pa.schema([SCHEMA.field(name) for name in names]))
+    table = pa.Table.from_pylist(list(rows), schema=pa.schema([_AS_JSON.field(name) for name in names]))
+    return table.cast(pa.schema([SCHEMA.field(name) for name in names]))
