@@ -283,12 +283,12 @@ def _note_broken(path: Path, error: Exception, broken: Broken) -> None:
 def _joined(folder: Path, tables: list[pa.Table], broken: Broken) -> pa.Table:
     """One table in one chunk; with a chunk per file all operations are far slower.
 
-    Files with an unknown column of another type than in the files before them are left out.
+    Files with an unknown column of another type than in the files before them are left out; our own come first.
     """
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException:
-        table, *others = sorted(tables, key=lambda own: own.num_columns)
+        table, *others = sorted(tables, key=lambda own: (not pc.all(_is_ours(own)).as_py(), own.num_columns))
         for other in others:
             try:
                 table = pa.concat_tables([table, other], promote_options="permissive")
@@ -315,6 +315,12 @@ def _plausible(folder: Path, table: pa.Table, broken: Broken) -> pa.Table:
     return table.filter(pa.array(good))
 
 
+def _is_ours(table: pa.Table) -> pa.ChunkedArray:
+    """Which rows are in files that vpbench has named: row files and compacted files."""
+    row_file = pc.equal(table[_FILE], pc.binary_join_element_wise(table["run_id"], ".parquet", ""))
+    return pc.or_(pc.fill_null(row_file, False), pc.starts_with(table[_FILE], COMPACTED))
+
+
 def _newest(table: pa.Table) -> pa.Table:
     """One row per run, sorted by ``run_id``.
 
@@ -323,9 +329,8 @@ def _newest(table: pa.Table) -> pa.Table:
     """
     if not len(table):
         return table
-    own = pc.equal(table[_FILE], pc.binary_join_element_wise(table["run_id"], ".parquet", ""))
     compacted = pc.starts_with(table[_FILE], COMPACTED)
-    rank = pc.if_else(pc.fill_null(own, False), 2, pc.cast(compacted, pa.int64()))
+    rank = pc.if_else(pc.and_(_is_ours(table), pc.invert(compacted)), 2, pc.cast(compacted, pa.int64()))
     keys = pa.table({"run_id": table["run_id"], "rank": rank, "file": table[_FILE]})
     order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names])
     ids = table["run_id"].take(order).to_numpy()
