@@ -59,7 +59,8 @@ class PastRuns:
         rates = runs.assign(rate=runs["wall_s"].astype(float) / images)
         self._rates: dict[tuple[str, ...], float] = {}
         for names in LIKE:
-            self._rates.update(rates.groupby(list(names), sort=False)["rate"].median().to_dict())
+            medians = rates.groupby(list(names), sort=False)["rate"].median()
+            self._rates.update(zip(medians.index.tolist(), medians.tolist(), strict=True))
 
     def seconds(self, work: Work) -> float | None:
         """Of the most similar runs - same method and data set first, then same method, then same backbone - in proportion to
