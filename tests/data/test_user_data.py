@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from vpbench.core.errors import DataError
-from vpbench.data.raw import decode
+from vpbench.data.decoding import decode
 from vpbench.data.sources import open_path
 
 
@@ -62,7 +62,7 @@ def counts(path: Path) -> dict[str, int]:
     return {name: len(split) for name, split in open_path(path).splits.items()}
 
 
-@pytest.mark.parametrize("word", ["val", "valid", "validation", "Val"])
+@pytest.mark.parametrize("word", ["val", "valid", "validation", "Val", "dev"])
 def test_folder_with_splits(tmp_path: Path, word: str) -> None:
     fill(tmp_path, {"train/cat": 3, "train/dog": 2, f"{word}/dog": 1, f"{word}/cat": 1, "test/cat": 1, "test/dog": 2})
     raw = open_path(tmp_path)
@@ -206,7 +206,7 @@ BAD_TABLES: dict[str, tuple[Callable[[], pa.Table], str]] = {
     "no label": (lambda: table(ROWS).drop_columns(["label"]), "no column 'label'"),
     "no split": (lambda: table(ROWS).drop_columns(["split"]), "no column 'split'.*train, val or test"),
     "no rows": (lambda: table(ROWS).slice(0, 0), "holds no images"),
-    "strange split": (lambda: table([*ROWS, (3, "dev")]), "row 15 has split 'dev'; use train, val"),
+    "strange split": (lambda: table([*ROWS, (3, "extra")]), "row 15 has split 'extra'; use train, val"),
     "label of floats": (lambda: table([(1.5, "train")]), "column 'label' is double"),
     "split of numbers": (lambda: table([(1, 0)]), "column 'split' is int64"),
     "images of text": (lambda: table(ROWS).set_column(0, "image", pa.array(["x"] * 15)), "column 'image' is string"),
@@ -250,8 +250,9 @@ def test_permission_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     def refuse(path: Any, *_: Any) -> Any:
         raise PermissionError(13, "Permission denied", str(path))
 
+    scandir = os.scandir
     with monkeypatch.context() as patch:
-        patch.setattr(os, "scandir", refuse)
+        patch.setattr(os, "scandir", lambda place: refuse(place) if str(place).endswith("/a") else scandir(place))
         with pytest.raises(DataError, match=r"/a may not be read \(permission denied\)"):
             open_path(tmp_path)
     monkeypatch.setattr(Path, "read_bytes", refuse)

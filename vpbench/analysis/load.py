@@ -127,7 +127,7 @@ def open_data(spec: RunSpec) -> RawData:
     name, suite = spec.data.dataset, spec.data.suite
     if suite == CUSTOM_SUITE:
         path = _own_data(name, data_root())
-        raw, place = open_path(path), str(path)
+        raw, place = open_path(path, spec.data.columns), str(path)
     else:
         raw, place = open_dataset(dataset_card(name)), name
     raw = apply_protocol(raw, suite_card(suite), spec.stage)

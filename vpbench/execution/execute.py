@@ -177,7 +177,7 @@ def known_columns(job: Job) -> dict[str, Any]:
         "dataset": spec.data.dataset,
         "dataset_group": job.group,
         "data_digest": spec.data.digest,
-        "preprocess": spec.preprocess.model_dump_json(),
+        "preprocess": json.dumps(spec.preprocess.identity()),
         **job.sizes,
         "seed": spec.seed,
         "recipe": spec.recipe.model_dump_json(),

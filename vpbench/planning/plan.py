@@ -21,6 +21,7 @@ from vpbench.planning.suites import (
     SuiteCard,
     apply_protocol,
     method_options,
+    preprocess_for,
     recipe_entries,
     resolve_recipe,
     suite_card,
@@ -114,12 +115,17 @@ class ResolvedRequest:
             settled, _ = resolve_recipe(self.suite, entries, {**recipe, **overrides})
         if search:
             source = f"{source}; search {search.space} on validation images"
-        group = "custom" if self.request.data else self._once(dataset_card, name).group
-        data = DataSpec(suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=self.request.data)
+        card = None if self.request.data else self._once(dataset_card, name)
+        group, decoding = (card.group, card.decoding) if card else ("custom", None)
+        preprocess = preprocess_for(self.suite, decoding, self.request.background)
+        data = DataSpec(
+            suite=self.suite_name, dataset=name, digest=self.data[name].digest,
+            path=self.request.data, columns=self.request.columns,
+        )  # fmt: skip
         return [
             PlannedRun(
                 RunSpec(
-                    method=chosen, backbone=self.backbone, preprocess=self.suite.preprocess, recipe=settled, seed=seed, data=data,
+                    method=chosen, backbone=self.backbone, preprocess=preprocess, recipe=settled, seed=seed, data=data,
                     selection=self.selection, precision=self.precision, stage=self.stage, search=search,
                 ), source, group,
             )
@@ -217,7 +223,10 @@ def _open(request: Request, suite: SuiteCard) -> dict[str, RawData]:
             raise UsageError("--suite and --data exclude each other: a suite brings its own data.")
         if request.datasets:
             raise UsageError("--datasets and --data exclude each other: --datasets chooses among those of a suite.")
-        return {_own_name(Path(request.data)): open_path(request.data)}
+        return {_own_name(Path(request.data)): open_path(request.data, request.columns)}
+    for option in ("columns", "background"):
+        if getattr(request, option):
+            raise UsageError(f"--{option} goes with --data; published data sets have theirs on their cards.")
     names = request.datasets or suite.datasets
     for name in names:
         if name not in suite.datasets:
@@ -301,8 +310,10 @@ def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> None:
 def _check_validation(runs: list[PlannedRun], datasets: dict[str, RawData]) -> None:
     for run in runs:
         if run.spec.stage == "search" and not len(datasets[run.spec.data.dataset].splits["val"]):
+            lacks = datasets[run.spec.data.dataset]
             raise UsageError(
                 f"{run.spec.data.dataset} has no validation images, and a search chooses on nothing else: leave the data set out."
+                + (f" {lacks.note}" if lacks.val_in_train else "")
             )
         if run.spec.selection == "best_val" and not len(datasets[run.spec.data.dataset].splits["val"]):
             raise UsageError(

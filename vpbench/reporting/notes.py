@@ -36,6 +36,10 @@ def _preprocessing(options: dict[str, Any], size: int | None) -> list[str]:
         # Before this option existed, all runs used antialiasing; their rows do not record it.
         antialias = {True: " with antialias", False: " without antialias", None: ""}[options.get("antialias")]
         parts[-1:] = [f"{''.join(parts[-1:])} ({options['interpolation']}{antialias})".strip()]
+    if options.get("orientation") == "exif":
+        parts.append("images upright as EXIF says")
+    if options.get("background", "ignored") != "ignored":
+        parts.append(f"transparency on {options['background']}")
     if options.get("random_flip"):
         parts.append("random horizontal flips in training")
     if "normalisation" in options:

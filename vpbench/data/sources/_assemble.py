@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpbench.core.errors import DataError
-from vpbench.data.raw import SPLITS, Labels, RawData, RawSplit
+from vpbench.data.decoding import white_levels
+from vpbench.data.raw import SPLITS, Labels, RawData
+from vpbench.data.sources._own_split import OwnSplit
 from vpbench.data.splitting import Indices, hold_out
 
 SEED = 0
@@ -16,15 +18,14 @@ TEST_SHARE, VAL_SHARE = 0.2, 0.1
 
 Keys = NDArray[np.int64] | NDArray[np.str_]
 
-SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-
 
 def assemble(
     origin: str,
     keys: Keys,
     membership: NDArray[np.str_] | None,
-    select: Callable[[Indices, Labels], RawSplit],
+    select: Callable[[Indices, Labels], OwnSplit],
     class_name: Callable[[int | str], str] = str,
+    known: Sequence[str] = (),
 ) -> RawData:
     """Builds a data set from a list of labelled images.
 
@@ -37,24 +38,30 @@ def assemble(
         membership: each image's split, one of ``SPLITS``; None if there are no splits.
         select: returns a split from indices and class ids.
         class_name: readable name of a label.
+        known: what is known already of the data, as sentences.
 
     Raises:
         DataError: for a split without images, fewer than two classes, or classes that differ between train and test.
     """
     if len(keys) == 0:
         raise DataError(f"{origin} holds no images; give a folder or file with at least two classes of images.")
-    notes: list[str] = []
+    notes = list(known)
     parts = _random_parts(keys, notes) if membership is None else {name: np.flatnonzero(membership == name) for name in SPLITS}
     if membership is not None and len(parts["train"]) and not len(parts["val"]):
         parts = _with_validation(parts, keys, notes)
-    for split in ("train", "test"):
-        if not len(parts[split]):
-            raise DataError(f"{origin} has no {split} images; add a split '{split}' with images of every class.")
+    for name in ("train", "test"):
+        if not len(parts[name]):
+            raise DataError(
+                " ".join([f"{origin} has no {name} images; add a split '{name}' with images of every class.", *notes])
+            )
     _check_classes(origin, {name: keys[part] for name, part in parts.items()}, class_name, notes)
 
     classes = np.unique(keys[parts["train"]])
     splits = {name: select(part, np.searchsorted(classes, keys[part]).astype(np.int64)) for name, part in parts.items()}
-    return RawData.of([class_name(key) for key in classes.tolist()], splits, notes)
+    levels = white_levels([values for split in splits.values() for values in split.read_all()])
+    for split in splits.values():
+        split.levels = levels
+    return RawData.of([class_name(key) for key in classes.tolist()], dict(splits), notes)
 
 
 def _random_parts(keys: Keys, notes: list[str]) -> dict[str, Indices]:
