@@ -17,7 +17,7 @@ class SectionKey:
         weights: ``random``, ``embedded``, ``file`` or a tag.
         preprocess: options as canonical JSON, without those of decoding.
         images: what the suite trains on: ``train``, ``train+val``, or a number of images per class.
-        data: a data set and one of its rarer versions, the digest and how its images are decoded. The most common version of every data set is in the
+        data: a data set and one of its rarer versions, the digest and how its images are decoded. The most common version of
             main section, as digests belong to a data set and not to a section.
     """
 

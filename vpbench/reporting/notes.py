@@ -46,13 +46,10 @@ def _preprocessing(options: dict[str, Any], size: int | None) -> list[str]:
 def _decodings(runs: pd.DataFrame) -> list[str]:
     """How images are decoded, and of which data sets where it is not the same for all."""
     found: dict[str, set[str]] = {}
-    for dataset, text in zip(runs["dataset"], runs["preprocess"], strict=True):
-        if decoding := decoding_in(text):
-            found.setdefault(decoding, set()).add(dataset)
-    datasets = set(runs["dataset"])
-    return [
-        f"decoded with {decoding}{'' if own == datasets else f' ({', '.join(sorted(own))})'}" for decoding, own in found.items()
-    ]
+    for dataset, text in runs[["dataset", "preprocess"]].drop_duplicates().itertuples(index=False, name=None):
+        found.setdefault(decoding_in(text), set()).add(dataset)
+    whose = {decoding: "" if len(found) == 1 else f" ({', '.join(sorted(own))})" for decoding, own in found.items()}
+    return [f"decoded with {decoding}{own}" for decoding, own in whose.items() if decoding]
 
 
 def _seed_list(seeds: list[int]) -> str:
