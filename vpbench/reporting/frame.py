@@ -163,8 +163,7 @@ def section_keys(runs: pd.DataFrame) -> list[SectionKey]:
         text: canonical_json({name: value for name, value in settings_in(text).items() if name not in OWN_DECODING})
         for text in decodings
     }
-    digests = runs["data_digest"].fillna("")
-    data = [f"{digest} {decodings[text]}".strip() for digest, text in zip(digests, plain["preprocess"], strict=True)]
+    data = [(digest, decodings[text]) for digest, text in zip(runs["data_digest"].fillna(""), plain["preprocess"], strict=True)]
     images = {suite: _training_images(known_suite(suite)) for suite in runs["suite"].unique()}
     plain["preprocess"] = [canonical[text] for text in plain["preprocess"]]
     plain["images"] = pd.Series([images[suite] for suite in runs["suite"]], index=runs.index, dtype=object)
@@ -175,10 +174,14 @@ def section_keys(runs: pd.DataFrame) -> list[SectionKey]:
             found[values] = SectionKey(**dict(zip((*fields, "images"), values, strict=True)))
         keys.append(found[values])
     versions = list(zip(keys, runs["dataset"], data, strict=True))
-    usual: dict[tuple[SectionKey, str], str] = {}
+    usual: dict[tuple[SectionKey, str], tuple[str, str]] = {}
     for (key, dataset, version), _ in sorted(Counter(versions).items(), key=lambda item: (-item[1], item[0][2])):
         usual.setdefault((key, dataset), version)
-    rarer = {version: replace(version[0], data=version[1:]) for version in set(versions) if version[2] != usual[version[:2]]}
+    rarer = {
+        (key, dataset, version): replace(key, data=(dataset, *version))
+        for key, dataset, version in set(versions)
+        if version != usual[key, dataset]
+    }
     return [rarer.get(version, version[0]) for version in versions]
 
 

@@ -68,8 +68,7 @@ def _short_title(key: SectionKey) -> list[str]:
     return parts + ([_data_version(*key.data)] if key.data else [])
 
 
-def _data_version(dataset: str, version: str) -> str:
-    digest, _, decoding = version.partition(" ")
+def _data_version(dataset: str, digest: str, decoding: str) -> str:
     return f"{dataset} data {digest[:8]}" + (f" ({decoding})" if decoding else "")
 
 
