@@ -83,8 +83,10 @@ def test_columns_can_be_chosen(tmp_path: Path) -> None:
     assert raw.splits["test"].labels.tolist() == [0, 1, 0]
     with pytest.raises(DataError, match=r"has no column 'lable' \(it has img, fine_label, coarse_label\); correct --columns"):
         open_path(tmp_path, {"label": "lable"})
-    with pytest.raises(DataError, match=r"column 'fine_label' is int64; it must be bytes"):
-        open_path(tmp_path, {"image": "fine_label"})
+    with pytest.raises(DataError, match=r"column 'coarse_label' is int64; it must be bytes"):
+        open_path(tmp_path, {"image": "coarse_label"})
+    with pytest.raises(DataError, match=r"image = img, label = img; choose another with --columns"):
+        open_path(tmp_path, {"label": "img"})
 
 
 def test_columns_reach_the_runs(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vpbench.core.errors import DataError
+from vpbench.data.raw import SPLITS
 from vpbench.data.sources._image_files import is_hidden
 from vpbench.data.sources._split_names import split_of
 
@@ -47,7 +48,7 @@ def find_shards(root: Path) -> Shards | None:
         raise DataError(f"{root} holds several sets of parquet files ({names}); give one of these folders.")
     for files in splits.values():
         _check_complete(files)
-    return Shards(dict(splits), left_out)
+    return Shards({split: splits[split] for split in SPLITS if split in splits}, left_out)
 
 
 def _parquet_files(root: Path, depth: str) -> list[Path]:
