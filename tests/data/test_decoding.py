@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,29 @@ def test_stated_depth_counts() -> None:
 def test_range_that_cannot_be_known_is_refused(values: list[float], dtype: type) -> None:
     with pytest.raises(DataError, match=r"^scan\.tif has samples from .* which value is white cannot be known; convert"):
         decode(deep([values], dtype), "scan.tif")
+
+
+def test_dark_colours_of_16_bits_are_refused(tmp_path: Path) -> None:
+    """Of 12 bits in 16 the upper 8 are nearly black, and Pillow reads no others."""
+    for place in ("cat", "dog"):
+        (tmp_path / place).mkdir()
+        for number in range(4):
+            (tmp_path / place / f"{number}.png").write_bytes(rgb16(1000 * number + 995))
+    with pytest.raises(DataError, match=r"3\.png has 16 bits per channel, of which the upper 8 are read, .* at most 15 in all"):
+        open_path(tmp_path)
+    (tmp_path / "cat/9.png").write_bytes(rgb16(65535))
+    assert open_path(tmp_path).splits["train"].image(0).mode == "RGB"
+
+
+def rgb16(value: int) -> bytes:
+    """A PNG of one pixel with 16 bits per channel."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" + 3 * struct.pack(">H", value))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def scans(root: Path, brightest: int) -> Path:

@@ -85,7 +85,7 @@ def test_columns_can_be_chosen(tmp_path: Path) -> None:
         open_path(tmp_path, {"label": "lable"})
     with pytest.raises(DataError, match=r"column 'coarse_label' is int64; it must be bytes"):
         open_path(tmp_path, {"image": "coarse_label"})
-    with pytest.raises(DataError, match=r"image = img, label = img; choose another with --columns"):
+    with pytest.raises(DataError, match=r"image = img, label = img\); choose another with --columns"):
         open_path(tmp_path, {"label": "img"})
 
 

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,19 +48,19 @@ class DeepValues:
 
     Attributes:
         name: of the image, for messages.
-        floating: whether the file holds floats.
+        kind: what the file holds; of colours Pillow reads the upper 8 bits alone.
         bits: per sample as the file states them, where that is fewer than its container has; else 0.
     """
 
     name: str
-    floating: bool
+    kind: Literal["integers", "floats", "colours"]
     least: float
     largest: float
     bits: int
 
     def white(self, levels: WhiteLevels) -> float | None:
-        """The level that belongs to this kind of image."""
-        return levels.floating if self.floating else levels.integer
+        """The level that belongs to this kind of image; None for colours."""
+        return {"integers": levels.integer, "floats": levels.floating}.get(self.kind)
 
 
 def decode(content: bytes, name: str, preprocess: Preprocess = AS_LOADED, levels: WhiteLevels | None = None) -> Image.Image:
@@ -95,14 +95,14 @@ def deep_values(content: bytes, name: str) -> DeepValues | None:
         return None
     try:
         with Image.open(io.BytesIO(content)) as image:
-            deep = is_deep(image)
+            deep = is_deep(image) or 16 in _stated_bits(image, content)
     except Exception:  # whatever is wrong with it is reported when it is decoded
         return None
     if not deep:
         return None
     with _opened(content, name) as image:
         image.load()
-        return _values(image, np.asarray(image), name)
+        return _values(image, np.asarray(image if is_deep(image) else image.convert("RGB")), name)
 
 
 def white_levels(found: Iterable[DeepValues]) -> WhiteLevels:
@@ -115,13 +115,17 @@ def white_levels(found: Iterable[DeepValues]) -> WhiteLevels:
         DataError: where the range cannot be known: negative or infinite values, more than 16 bits, or hardly any.
     """
     images = list(found)
-    return WhiteLevels(
-        _level([image for image in images if not image.floating]), _level([image for image in images if image.floating])
-    )
+    colours = [image for image in images if image.kind == "colours"]
+    if colours and 0 < (top := max(colours, key=lambda image: image.largest)).largest < _LEAST_WHITE:
+        raise DataError(
+            f"{top.name} has 16 bits per channel, of which the upper 8 are read, and these are at most {top.largest:g} in all "
+            "images; convert them to 8 bits per channel."
+        )
+    return WhiteLevels(*(_level([image for image in images if image.kind == kind]) for kind in ("integers", "floats")))
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether Pillow has more than 8 bits per sample of it (grey images only; of others it keeps the upper 8)."""
+    """Whether Pillow has more than 8 bits per sample of it, which it has for grey images only."""
     return image.mode.startswith(("I", "F"))
 
 
@@ -145,14 +149,21 @@ def _may_be_deep(content: bytes) -> bool:
 
 
 def _values(image: Image.Image, values: NDArray[Any], name: str) -> DeepValues:
-    stated = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (0,))[0]
+    stated = _stated_bits(image)[0]
     return DeepValues(
         name,
-        floating=image.mode.startswith("F"),
+        kind="floats" if image.mode.startswith("F") else "integers" if is_deep(image) else "colours",
         least=float(values.min()),
         largest=float(values.max()),
-        bits=int(stated) if stated < 16 else 0,
+        bits=stated if stated < 16 else 0,
     )
+
+
+def _stated_bits(image: Image.Image, content: bytes = b"") -> tuple[int, ...]:
+    """Bits per sample in the header of a TIFF or PNG; (0,) if it has none."""
+    if content.startswith(b"\x89PNG"):
+        return (content[24],)
+    return tuple(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (0,)))
 
 
 def _level(images: list[DeepValues]) -> float | None:
@@ -160,7 +171,7 @@ def _level(images: list[DeepValues]) -> float | None:
         return None
     odd = next((one for one in images if not 0 <= one.least <= one.largest < 2 ** _DEPTHS[-1]), None)
     top = max(images, key=lambda image: image.largest)
-    if odd is None and top.floating and top.largest <= 1:
+    if odd is None and top.kind == "floats" and top.largest <= 1:
         return 1.0
     stated = max(image.bits for image in images)
     if odd is None and (stated or not 0 < top.largest < _LEAST_WHITE):

@@ -59,9 +59,8 @@ def choose_columns(schema: pa.Schema, given: Mapping[str, str], file: Path, *, w
                 raise DataError(f"{lacks}; correct --columns.")
             raise DataError(f"{lacks}; add or rename one, {MEANINGS[role]}, or name it with --columns {role}=NAME.")
     if len({*chosen.values()}) < len(chosen):
-        raise DataError(
-            f"{file}: {', '.join(f'{role} = {name}' for role, name in chosen.items())}; choose another with --columns."
-        )
+        both = ", ".join(f"{role} = {name}" for role, name in chosen.items())
+        raise DataError(f"{file}: one column cannot be two things ({both}); choose another with --columns.")
     guessed = [f"{role} = {name}" for role, name in chosen.items() if role not in given and name != role]
     others = [name for name in candidates["label"] if name != chosen["label"]]
     also = f"; other labels: {', '.join(others)}" if others else ""

@@ -23,12 +23,15 @@ class OwnSplit(RawSplit):
     def read_all(self) -> list[DeepValues]:
         """Reads and identifies every image; returns the values of those with more than 8 bits per sample."""
         self._hashes, self._deep = [], {}
+        found = []
         for index in range(len(self)):
             content = self.content(index)
             self._hashes.append(hashlib.sha256(content).hexdigest())
             if values := deep_values(content, self.name(index)):
-                self._deep[index] = values
-        return list(self._deep.values())
+                found.append(values)
+                if values.kind != "colours":
+                    self._deep[index] = values
+        return found
 
     def identity(self, index: int) -> str:
         """The hash of the content; where its values are scaled, with the one that becomes white."""
