@@ -195,6 +195,7 @@ def test_images_of_a_data_set_share_their_range(tmp_path: Path) -> None:
     """Each by its own range would make dark scans bright."""
     raw = open_path(scans(tmp_path / "12", 4000))
     assert np.asarray(raw.splits["test"].image(0))[0, 0, 0] == round(200 * 255 / 4095)
+    assert "Images of more than 8 bits per sample: 13; 4095 is white in them." in raw.note
     brighter = open_path(scans(tmp_path / "16", 60000))
     assert np.asarray(brighter.splits["test"].image(0))[0, 0, 0] == round(200 * 255 / 65535)
     folders = {SplitCache.of(tmp_path, one.splits["test"], OWN, 8, training=False).folder for one in (raw, brighter)}

@@ -58,9 +58,13 @@ def assemble(
 
     classes = np.unique(keys[parts["train"]])
     splits = {name: select(part, np.searchsorted(classes, keys[part]).astype(np.int64)) for name, part in parts.items()}
-    levels = white_levels([values for split in splits.values() for values in split.read_all()])
+    deep = [values for split in splits.values() for values in split.read_all()]
+    levels = white_levels(deep)
     for split in splits.values():
         split.levels = levels
+    whites = {f"{white:g}" for values in deep if (white := values.white(levels)) is not None}
+    if whites:
+        notes.append(f"Images of more than 8 bits per sample: {len(deep)}; {' or '.join(sorted(whites))} is white in them.")
     return RawData.of([class_name(key) for key in classes.tolist()], dict(splits), notes)
 
 
