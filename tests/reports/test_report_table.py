@@ -150,7 +150,7 @@ def test_each_data_set_may_be_decoded_in_its_own_way(tmp_path: Path) -> None:
     table = table_of(tmp_path, make_row(), make_row(dataset="photos", preprocess=upright, seed=1))
     section = only_section(table)
     assert {"digits", "photos"} <= cells(section, "vpt").keys()
-    assert "decoded with EXIF orientation, transparency on #ffffff (photos)" in footer(table)
+    assert "decoded with EXIF orientation, transparency on #ffffff (photos)" in section.notes[0]
 
 
 def test_variants_are_labelled_by_what_differs(tmp_path: Path) -> None:
