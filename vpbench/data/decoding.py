@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from vpbench.core.errors import DataError
+from vpbench.data.image_errors import named_image
 from vpbench.spec.run_spec import Preprocess
 
 AS_LOADED = Preprocess()  # Pillow's convert("RGB") alone, as the papers' loaders
@@ -133,12 +133,8 @@ def is_deep(image: Image.Image) -> bool:
 def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
     # Another library in this process may have set this, so that Pillow fills truncated images with grey.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            yield image
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        reason = "not an image" if "cannot identify" in str(error) else str(error)
-        raise DataError(f"{name} cannot be read as an image ({reason}); repair or remove it.") from error
+    with named_image(name), Image.open(io.BytesIO(content)) as image:
+        yield image
 
 
 def _may_be_deep(content: bytes) -> bool:
