@@ -16,7 +16,7 @@ from vpbench.core.errors import DataError
 from vpbench.data.image_errors import named_image
 from vpbench.spec.run_spec import Preprocess
 
-AS_LOADED = Preprocess()  # Pillow's convert("RGB") alone, as the papers' loaders
+AS_LOADED = Preprocess.model_validate({})  # Pillow's convert("RGB") alone, as the papers' loaders
 
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258

@@ -33,7 +33,8 @@ def find_shards(root: Path) -> Shards | None:
     """
     found = next((files for depth in ("*", "*/*", "*/*/*") if (files := _parquet_files(root, depth))), [])
     splits: dict[str, list[Path]] = defaultdict(list)
-    left_out, homes = [], {}
+    left_out: list[Path] = []
+    homes: dict[Path, None] = {}  # a set in order
     for file in found:
         split, home = _split_and_home(file, root)
         if split is None:

@@ -159,7 +159,8 @@ def _labels(column: pa.ChunkedArray, name: str, file: Path) -> Keys:
 def _together(parts: list[Keys], place: Path, name: str) -> Keys:
     if len({part.dtype.kind for part in parts}) > 1:
         raise DataError(f"{place}: column '{name}' has numbers in some files and text in others; use one of them.")
-    return np.concatenate(parts)
+    together: Keys = np.concatenate(parts)  # type: ignore[arg-type]
+    return together
 
 
 def _membership(column: pa.ChunkedArray, name: str, file: Path) -> NDArray[np.str_]:

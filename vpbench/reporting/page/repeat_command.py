@@ -135,7 +135,7 @@ def _preprocessing(run: Mapping[Hashable, Any], suite: SuiteCard, notes: list[st
     known = own or run["dataset"] in dataset_names()
     planned = preprocess_for(suite, None if own or not known else dataset_card(str(run["dataset"])).decoding)
     found = settings_in(run["preprocess"])
-    recorded = {**Preprocess().model_dump(include=set(OWN_DECODING)), **found}
+    recorded = {**Preprocess.model_validate({}).model_dump(include=set(OWN_DECODING)), **found}
     ground = recorded["background"] if own and recorded["background"] != "ignored" else planned.background
     if recorded != planned.model_copy(update={"background": ground}).model_dump(mode="json"):
         notes.append("The suite prepared images otherwise when this run was made: see Preprocessing.")
