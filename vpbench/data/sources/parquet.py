@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -159,8 +160,7 @@ def _labels(column: pa.ChunkedArray, name: str, file: Path) -> Keys:
 def _together(parts: list[Keys], place: Path, name: str) -> Keys:
     if len({part.dtype.kind for part in parts}) > 1:
         raise DataError(f"{place}: column '{name}' has numbers in some files and text in others; use one of them.")
-    together: Keys = np.concatenate(parts)  # type: ignore[arg-type]
-    return together
+    return cast(Keys, np.concatenate(parts))
 
 
 def _membership(column: pa.ChunkedArray, name: str, file: Path) -> NDArray[np.str_]:
