@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from vpbench.core.cards import first_error, packaged_file
 from vpbench.core.errors import DataError, StoreError, WeightsError
 from vpbench.data.cache import CachedData, prepare
 from vpbench.data.catalog import dataset_card
+from vpbench.data.class_names import normalised
 from vpbench.data.places import data_root
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path
@@ -141,6 +143,11 @@ def _own_data(name: str, root: Path) -> Path:
     for path in (root / name, root / f"{name}.parquet"):
         if path.exists():
             return path
+    for path in sorted(root.iterdir()) if root.is_dir() else ():  # a row has the normalised name
+        own = path.name if path.is_dir() else path.stem if path.suffix == ".parquet" else ""
+        with suppress(DataError):
+            if own and normalised(own, str(path)) == name:
+                return path
     raise DataError(
         f"the stored run used your own data '{name}', and {root} has neither a folder {name} nor {name}.parquet: "
         "let VPBENCH_DATA name the folder that it lies in."

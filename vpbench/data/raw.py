@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from vpbench.core.errors import DataError
 from vpbench.core.hashing import digest
+from vpbench.data.class_names import normalised
+from vpbench.data.image_errors import named_image
+from vpbench.data.overlaps import count_shared, overlap_notes
 
 Labels = NDArray[np.int64]
 
@@ -127,8 +128,8 @@ class RawData:
         class_names: name of class id 0, 1, ...
         splits: ``train``, ``val`` and ``test``; ``val`` may be empty.
         digest: hash of images, labels and split membership, independent of file locations.
-        note: automatic choices and oddities (a split that was drawn, a class missing in validation), as sentences; may be
-            empty.
+        note: automatic choices and oddities of the source (a split that was drawn, a class missing in validation), as
+            sentences; may be empty.
     """
 
     class_names: tuple[str, ...]
@@ -138,11 +139,24 @@ class RawData:
 
     @classmethod
     def of(cls, class_names: Sequence[str], splits: dict[str, RawSplit], notes: Sequence[str] = ()) -> RawData:
-        """Computes the digest from the identity of every image, and notes images that train shares with another split."""
+        """Computes the digest from the identity of every image.
+
+        Raises:
+            DataError: for the name of a class that cannot be written as UTF-8.
+        """
+        for name in class_names:
+            normalised(name, "the class")
         members = {split: [splits[split].identities, splits[split].labels.tolist()] for split in SPLITS}
-        shared = {split: len(set(splits["train"].identities) & set(splits[split].identities)) for split in ("val", "test")}
-        repeats = [f"Images in both train and {split}: {count}." for split, count in shared.items() if count]
-        return cls(tuple(class_names), splits, digest([list(class_names), members]), " ".join([*notes, *repeats]))
+        return cls(tuple(class_names), splits, digest([list(class_names), members]), " ".join(notes))
+
+    @cached_property
+    def remarks(self) -> str:
+        """The note, and what the images themselves tell: those that splits share or that train repeats."""
+        return " ".join(filter(None, [self.note, *overlap_notes(self.splits)]))
+
+    def shared(self, split: str, other: str) -> int:
+        """How many images of a split are in another one, too, by their identities."""
+        return count_shared(self.splits[split].identities, self.splits[other].identities)
 
     def with_splits(self, **changed: RawSplit) -> RawData:
         """The same classes with other splits."""
@@ -155,15 +169,11 @@ def decode(content: bytes, name: str) -> Image.Image:
     Alpha channels are dropped, palettes converted, 16-bit grey scaled to 8 bits; EXIF rotation is ignored, as in torchvision.
 
     Raises:
-        DataError: for a damaged image or another kind of file; ``name`` is in the message.
+        DataError: for a damaged image, another kind of file, or one of too many pixels; ``name`` is in the message.
     """
     # Another library in this process may have set this, so that Pillow fills truncated images with grey.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode.startswith("I"):
-                return Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8)).convert("RGB")
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        reason = "not an image" if "cannot identify" in str(error) else str(error)
-        raise DataError(f"{name} cannot be read as an image ({reason}); repair or remove it.") from error
+    with named_image(name), Image.open(io.BytesIO(content)) as image:
+        if image.mode.startswith("I"):
+            return Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8)).convert("RGB")
+        return image.convert("RGB")

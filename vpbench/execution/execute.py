@@ -29,6 +29,7 @@ from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_pa
 from vpbench.measure.timing import measure_inference, measure_training
 from vpbench.models.build import build_model
 from vpbench.models.registry import method_class
+from vpbench.planning.validation_images import lacks_validation, unsupported
 from vpbench.spec.device import describe, resolve_device
 from vpbench.spec.precision import float32_products
 from vpbench.store.artefacts import ARTEFACTS
@@ -196,6 +197,8 @@ def _run(
     job: Job, data: CachedData, store: Store, device: torch.device, on_epoch: Callable[[Epoch], None], checkpoints: Checkpoints
 ) -> dict[str, Any]:  # fmt: skip
     spec = job.spec
+    if lacks_validation(spec.method, len(data.val)):
+        raise UnsupportedError(unsupported(spec))
     torch.manual_seed(spec.seed)
     model = build_model(spec.method, spec.backbone, len(data.class_names), device)
     model.backbone.use_fastest_kernels(device.type, spec.precision)

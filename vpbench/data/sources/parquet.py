@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from vpbench.core.errors import DataError
+from vpbench.data.class_names import integer_labels
 from vpbench.data.raw import Labels, RawData, RawSplit
 from vpbench.data.sources._assemble import SPLIT_WORDS, Keys, assemble
 from vpbench.data.splitting import Indices
@@ -87,7 +88,7 @@ def _labels(column: pa.ChunkedArray, file: Path) -> Keys:
     if not (pa.types.is_integer(column.type) or _is_text(column.type)):
         raise DataError(f"{file}: column 'label' is {column.type}; it must be integers or text.")
     values = _without_nulls(column, "label", "label; fill it in or remove the row", file).to_pylist()
-    return np.array(values, np.int64) if pa.types.is_integer(column.type) else np.array(values, np.str_)
+    return integer_labels(values, file) if pa.types.is_integer(column.type) else np.array(values, np.str_)
 
 
 def _membership(column: pa.ChunkedArray, file: Path) -> NDArray[np.str_]:
