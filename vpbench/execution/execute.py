@@ -25,10 +25,11 @@ from vpbench.data.cache import CachedData
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.job import Job
 from vpbench.measure.operations import count_operations
-from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part, serialised
+from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part
 from vpbench.measure.timing import measure_inference, measure_training
 from vpbench.models.build import build_model
 from vpbench.models.registry import method_class
+from vpbench.models.saved import Description, encode_model
 from vpbench.planning.validation_images import lacks_validation, unsupported
 from vpbench.spec.device import describe, resolve_device
 from vpbench.spec.precision import float32_products
@@ -265,7 +266,8 @@ def _save(job: Job, trainer: Trainer, scores: Scores, store: Store) -> None:
 
     def write_weights(path: Path) -> None:
         # Written by Python, since a full disk is an OSError there and a SafetensorError in save_file.
-        path.write_bytes(serialised(trainer.model))
+        description = Description.of(job.spec, trainer.model, trainer.data.class_names)
+        path.write_bytes(encode_model(trainer.model, description))
 
     if scores.features is not None:
         count = len(scores.features)
