@@ -1,4 +1,8 @@
-"""Images that two splits have in common, and images that training has more than once, by their identities."""
+"""Images that two splits have in common, and images that training has more than once.
+
+They are compared by their identities: a hash of the content, for published sets of files the path and the size, since planning
+does not read these.
+"""
 
 from __future__ import annotations
 

@@ -22,20 +22,27 @@ def check_validation(specs: Sequence[RunSpec], datasets: Mapping[str, RawData]) 
         UsageError: when there are none, or they are copies of test or training images, so that the choice would mean nothing.
     """
     without: list[str] = []
-    for spec in specs:
+    flaws: dict[str, str] = {}
+    for spec in (spec for spec in specs if _chooses(spec)):
         name, raw = spec.data.dataset, datasets[spec.data.dataset]
-        if not (flaw := _flaw(raw)):
+        if name not in flaws:
+            flaws[name] = _flaw(raw)
+        if not (flaw := flaws[name]):
             continue
         if spec.stage == "search":
             raise UsageError(f"{name} {flaw}, and a search chooses on nothing else: leave the data set out.")
         if spec.selection == "best_val":
             raise UsageError(f"{name} {flaw}, so the best epoch cannot be chosen: use --selection last.")
-        if lacks_validation(spec.method, 0):
-            without.append(_refusal(spec, flaw))
-            if len(raw.splits["val"]):
-                raise UsageError(without[-1])
+        without.append(_refusal(spec, flaw))
+        if len(raw.splits["val"]):
+            raise UsageError(without[-1])
     if without and len(without) == len(specs):
         raise UsageError(without[0])
+
+
+def _chooses(spec: RunSpec) -> bool:
+    """Whether a run chooses anything on validation images."""
+    return spec.stage == "search" or spec.selection == "best_val" or lacks_validation(spec.method, 0)
 
 
 def lacks_validation(method: MethodSpec, n_val: int) -> bool:
