@@ -131,7 +131,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Tensor], dict[str, Any]], Any], str
     "other options": (lambda t, m: m["method"]["config"].update(prompt_length=3), "'own.prompts' has shape"),
     "bad option": (lambda t, m: m["method"]["config"].update(prompt_length=-3), "options of vpt do not fit"),
     "unknown option": (lambda t, m: m["method"]["config"].update(length=3), "options of vpt do not fit"),
-    "unknown method": (lambda t, m: m["method"].update(name="vtp"), "Did you mean 'vpt'"),
+    "unknown method": (lambda t, m: m["method"].update(name="vptt"), "Did you mean 'vpt'"),
     "other version": (lambda t, m: m["method"].update(version=99), "version 99, and here is version 1"),
     "other weights": (lambda t, m: m["backbone"].update(sha256="0" * 64), "is not the file that the run was planned with"),
     "later vpbench": (lambda t, m: m.update(task="segmentation"), "of a later vpbench"),

@@ -25,6 +25,7 @@ from vpbench.core.errors import UsageError, WeightsError
 from vpbench.core.tensor_files import load_pickled, refused_object, unfit_values
 from vpbench.spec.run_spec import BackboneSpec
 
+UNFILLED = -(2.0**100)  # no weight has this value
 RANDOM_SEED = 0  # of --weights random: the same values in every run
 
 
@@ -196,14 +197,14 @@ def _fill_from_npz(vit: nn.Module, path: Path) -> None:
         raise WeightsError(f"{mismatch} {problems}. Choose the backbone it belongs to.")
     if whole := {name: kind for name, kind in kinds.items() if name.removeprefix(prefix) in needed and kind.kind in "biu"}:
         raise _unfit(path, f"{some(whole)}: {next(iter(whole.values()))}, not floating point, which are no weights")
-    with torch.no_grad():  # timm passes over what the file does not have: not a number until it is filled
+    with torch.no_grad():  # timm passes over what the file does not have
         for parameter in vit.parameters():
-            parameter.fill_(torch.nan)
+            parameter.fill_(UNFILLED)
     try:
         vit.load_pretrained(str(path))
     except Exception as error:
         raise WeightsError(f"{mismatch} {_line(error)}. Choose the backbone it belongs to.") from error
-    if empty := {name for name, parameter in vit.named_parameters() if parameter.isnan().all()}:
+    if empty := {name for name, parameter in vit.named_parameters() if (parameter == UNFILLED).any()}:
         raise WeightsError(f"{mismatch} {len(empty)} missing ({some(empty)}). Choose the backbone it belongs to.")
     if reason := unfit_values(dict(vit.named_parameters())):
         raise _unfit(path, reason)
