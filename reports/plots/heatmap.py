@@ -23,7 +23,7 @@ from vpbench.store.store import Store
 PLACE = 20  # on a page
 LETTERS = 40  # of a name; longer ones lose their middle
 SLANT = 35  # degrees
-ROOM = 0.8  # inches below the panel that the usual names take
+ROOM = 0.3  # inches below the panel that names in one line take
 
 
 def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
