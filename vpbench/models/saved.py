@@ -160,9 +160,7 @@ def restore(model: PromptedModel, saved: SavedFile, path: Path) -> None:
     model.restore(tensors)
 
 
-def load_saved(
-    path: str | Path, weights: str | Path | None = None, device: torch.device | str = "cpu"
-) -> TrainedModel:  # fmt: skip
+def load_saved(path: str | Path, weights: str | Path | None = None, device: torch.device | str = "cpu") -> TrainedModel:
     """A trained model from its file alone: backbone, method, options and head as the run left them.
 
     Args:
@@ -182,8 +180,8 @@ def load_saved(
         raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
     if (description := saved.description) is None:
         raise StoreError(
-            f"{path} does not say which model it is of, as files of vpbench 0.1 without metadata: load it with its row, or run "
-            "again with --save weights."
+            f"{path} does not say which model it is of, like files of earlier versions: load it with its row, or run it again "
+            "with --save weights."
         )
     method = _present_method(description.method, path)
     with torch.random.fork_rng(devices=[]):  # first values are drawn, and then replaced
