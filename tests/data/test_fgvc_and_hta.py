@@ -175,7 +175,7 @@ def test_reader_split_cache_and_a_training_step(tmp_path: Path, name: str) -> No
     assert len({raw.splits[split].short_name(index) for split in raw.splits for index in range(len(raw.splits[split]))}) == sum(
         map(len, raw.splits.values())
     )
-    assert "Images in both" not in raw.note
+    assert "Also in" not in raw.remarks
 
     preprocess = Preprocess(random_flip=True)
     data = prepare(raw, preprocess, 16, tmp_path / "cache")

@@ -119,7 +119,7 @@ def test_trains_may_be_a_class(tmp_path: Path) -> None:
 def test_images_shared_with_train_are_noted(tmp_path: Path) -> None:
     fill(tmp_path, {"train/a": 3, "train/b": 3, "val/a": 1, "val/b": 1, "test/a": 1, "test/b": 1})
     shutil.copy(tmp_path / "train/a/0.png", tmp_path / "test/a/again.png")
-    assert open_path(tmp_path).note == "Images in both train and test: 1."
+    assert open_path(tmp_path).remarks == "Also in train: 1 of 3 test images."
 
 
 BAD_FOLDERS = {

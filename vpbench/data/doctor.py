@@ -58,7 +58,7 @@ def examine(name: str, card: DatasetCard, root: Path) -> Finding:
     except DataError as error:
         return Finding(name, "incomplete", folder, str(error))
     numbers = ", ".join(f"{len(split)} {part}" for part, split in raw.splits.items())
-    return Finding(name, "ready", folder, f"{len(raw.class_names)} classes; images: {numbers}. {raw.note}".rstrip())
+    return Finding(name, "ready", folder, f"{len(raw.class_names)} classes; images: {numbers}. {raw.remarks}".rstrip())
 
 
 def find_or_first(card: DatasetCard, root: Path) -> Path:
@@ -113,7 +113,7 @@ def verify(
     if bad:
         problems.append(f"{len(bad)} of {_total(raw)} images cannot be read")
     return Verification(
-        name, folder, found, listed, card.split_sha256, _total(raw) if images else None, tuple(bad), tuple(problems), raw.note
+        name, folder, found, listed, card.split_sha256, _total(raw) if images else None, tuple(bad), tuple(problems), raw.remarks
     )
 
 

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vpbench.core.hashing import digest
+from vpbench.data.class_names import normalised
 from vpbench.data.decoding import AS_LOADED, decode
+from vpbench.data.overlaps import count_shared, overlap_notes
 from vpbench.spec.run_spec import Preprocess
 
 Labels = NDArray[np.int64]
@@ -143,11 +145,24 @@ class RawData:
 
     @classmethod
     def of(cls, class_names: Sequence[str], splits: dict[str, RawSplit], notes: Sequence[str] = ()) -> RawData:
-        """Computes the digest from the identity of every image, and notes images that train shares with another split."""
+        """Computes the digest from the identity of every image.
+
+        Raises:
+            DataError: for the name of a class that cannot be written as UTF-8.
+        """
+        for name in class_names:
+            normalised(name, "the class")
         members = {split: [splits[split].identities, splits[split].labels.tolist()] for split in SPLITS}
-        shared = {split: len(set(splits["train"].identities) & set(splits[split].identities)) for split in ("val", "test")}
-        repeats = [f"Images in both train and {split}: {count}." for split, count in shared.items() if count]
-        return cls(tuple(class_names), splits, digest([list(class_names), members]), " ".join([*notes, *repeats]))
+        return cls(tuple(class_names), splits, digest([list(class_names), members]), " ".join(notes))
+
+    @cached_property
+    def remarks(self) -> str:
+        """The note, and what the images themselves tell: those that splits share or that train repeats."""
+        return " ".join(filter(None, [self.note, *overlap_notes(self.splits)]))
+
+    def shared(self, split: str, other: str) -> int:
+        """How many images of a split are in another one, too, by their identities."""
+        return count_shared(self.splits[split].identities, self.splits[other].identities)
 
     def with_splits(self, **changed: RawSplit) -> RawData:
         """The same classes with other splits."""

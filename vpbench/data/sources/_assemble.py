@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpbench.core.errors import DataError
+from vpbench.data.class_names import merged_names
 from vpbench.data.decoding import white_levels
 from vpbench.data.raw import SPLITS, Labels, RawData
 from vpbench.data.sources._own_split import OwnSplit
@@ -30,7 +31,7 @@ def assemble(
     """Builds a data set from a list of labelled images.
 
     Class ids 0 ... C-1 are assigned to the sorted classes of the training split and used for all splits: ids assigned per split
-    would differ when a split lacks a class.
+    would differ when a split lacks a class. Names are normalised before.
 
     Args:
         origin: the folder or file, for messages.
@@ -41,11 +42,15 @@ def assemble(
         known: what is known already of the data, as sentences.
 
     Raises:
-        DataError: for a split without images, fewer than two classes, or classes that differ between train and test.
+        DataError: for a split without images, fewer than two classes, classes that differ between train and test, or the name of
+            a class that is no valid UTF-8.
     """
     if len(keys) == 0:
         raise DataError(f"{origin} holds no images; give a folder or file with at least two classes of images.")
     notes = list(known)
+    if keys.dtype.kind == "U":
+        plain = merged_names(np.unique(keys).tolist(), f"{origin}: the class", notes)
+        keys = np.array([plain[key] for key in keys.tolist()], np.str_)
     parts = _random_parts(keys, notes) if membership is None else {name: np.flatnonzero(membership == name) for name in SPLITS}
     if membership is not None and len(parts["train"]) and not len(parts["val"]):
         parts = _with_validation(parts, keys, notes)

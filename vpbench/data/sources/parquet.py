@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vpbench.core.errors import DataError
 from vpbench.core.names import counted
+from vpbench.data.class_names import integer_labels
 from vpbench.data.raw import Labels, RawData
 from vpbench.data.sources._assemble import Keys, assemble
 from vpbench.data.sources._columns import Columns, choose_columns, class_names, is_image_type, name_of
@@ -154,7 +155,7 @@ def _labels(column: pa.ChunkedArray, name: str, file: Path) -> Keys:
     if not (pa.types.is_integer(column.type) or _is_text(column.type)):
         raise DataError(f"{file}: column '{name}' is {column.type}; it must be integers or text.")
     values = _without_nulls(column, name, "label; fill it in or remove the row", file).to_pylist()
-    return np.array(values, np.int64) if pa.types.is_integer(column.type) else np.array(values, np.str_)
+    return integer_labels(values, file) if pa.types.is_integer(column.type) else np.array(values, np.str_)
 
 
 def _together(parts: list[Keys], place: Path, name: str) -> Keys:
