@@ -240,7 +240,9 @@ def test_nothing_from_a_row_becomes_markup(tmp_path: Path) -> None:
         _set_run_id(written, str(other["run_id"]))
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "curve.csv").write_text(CURVE)
-    site = write_page(store.folder, tmp_path / "site" / "page", figures=False).parent
+    with pytest.warns(UserWarning, match="is no name") as caught:  # rows whose ids could lead out of the store
+        site = write_page(store.folder, tmp_path / "site" / "page", figures=False).parent
+    assert len(caught) == 2
     found = check_links(site)
     for name, page in found.items():
         assert page.scripts == ["table.js" if name == "index.html" else "../table.js"]

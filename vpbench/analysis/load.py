@@ -14,7 +14,9 @@ from pydantic import ValidationError
 
 from vpbench.backbones.find_weights import find_weights
 from vpbench.core.cards import first_error
+from vpbench.core.checksums import DamagedError
 from vpbench.core.errors import DataError, StoreError
+from vpbench.core.file_names import is_file_name
 from vpbench.data.cache import CachedData, prepare
 from vpbench.data.catalog import dataset_card
 from vpbench.data.class_names import normalised
@@ -94,7 +96,7 @@ def stored_spec(row: Mapping[Any, Any]) -> RunSpec:
         raise StoreError(
             f"run {row['run_id']} was described by another version of vpbench ({first_error(error)}); run it again."
         ) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"run {row['run_id']} has no readable specification; run it again.") from error
 
 
@@ -118,7 +120,7 @@ def open_data(spec: RunSpec) -> RawData:
 
 def _own_data(name: str, root: Path) -> Path:
     """A user's own images, which a row knows by name only."""
-    for path in (root / name, root / f"{name}.parquet"):
+    for path in (root / name, root / f"{name}.parquet") if is_file_name(name) else ():
         if path.exists():
             return path
     for path in sorted(root.iterdir()) if root.is_dir() else ():  # a row has the normalised name
@@ -136,13 +138,13 @@ def _saved(row: Mapping[Any, Any], store: Store) -> tuple[SavedFile, Path]:
     """The run's trained tensors, and where they are."""
     path = store.artefact_path(row["run_id"], ARTEFACTS["weights"])
     try:
-        saved = decode_model(path.read_bytes(), path)
+        saved = decode_model(store.read_artefact(row["run_id"], ARTEFACTS["weights"]), path)
     except FileNotFoundError as error:
         raise StoreError(
             f"run {row['run_id']} ({row['method']}) left no weights in {store.folder}: run it again with --save weights."
         ) from error
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror or error}. {AGAIN}") from error
+    except (DamagedError, OSError) as error:
+        raise StoreError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}. {AGAIN}") from error
     if saved.description is not None and saved.description.run_id != row["run_id"]:
         raise StoreError(f"{path} belongs to another run, {saved.description.run_id}. {AGAIN}")
     return saved, path

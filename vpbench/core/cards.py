@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from vpbench.core.errors import UsageError
-from vpbench.core.names import unknown
+from vpbench.core.names import shortened, unknown
 
 Card = TypeVar("Card", bound=BaseModel)
 
@@ -47,7 +47,7 @@ def read_toml(folder: str, name: str) -> dict[str, Any]:
     """
     try:
         return tomllib.loads((_folder(folder) / f"{name}.toml").read_text(encoding="utf-8"))
-    except ValueError as error:  # of the syntax, or of the encoding
+    except (ValueError, RecursionError) as error:  # of the syntax, or of the encoding; or brackets by the thousand
         raise UsageError(f"benchmarks/{folder}/{name}.toml is not valid TOML: {error}") from error
 
 
@@ -62,7 +62,14 @@ def first_error(error: ValidationError) -> str:
     where = ".".join(str(part) for part in details["loc"]) or "it"
     text = details["msg"].removeprefix("Value error, ")
     given = details.get("input")
-    return f"{where}: {text}" + (f" (given: {given!r})" if isinstance(given, str | int | float | bool | list) else "")
+    return f"{where}: {text}" + (f" (given: {_shown(given)})" if isinstance(given, str | int | float | bool | list) else "")
+
+
+def _shown(given: Any) -> str:
+    try:
+        return shortened(repr(given), 200)
+    except ValueError:  # a number of more digits than Python writes
+        return "a number of thousands of digits"
 
 
 def _folder(name: str) -> Any:

@@ -35,7 +35,7 @@ from vpbench.spec.device import describe, resolve_device
 from vpbench.spec.precision import float32_products
 from vpbench.store.artefacts import ARTEFACTS
 from vpbench.store.store import Store
-from vpbench.training.checkpoint import Checkpoints
+from vpbench.training.checkpoint import Checkpoints, UnusableCheckpointError
 from vpbench.training.evaluate import Scores
 from vpbench.training.fit import Epoch, Trainer
 from vpbench.training.memory import is_out_of_memory
@@ -67,6 +67,7 @@ def execute(
         WeightsError: when the backbone cannot be loaded, whatever the method.
         Paused: when the run was paused, for another process to resume; there is no row then.
         StoppedError: when a second SIGTERM came before it could be paused; there is no row then either.
+        UnusableCheckpointError: when the checkpoint does not fit the run; there is no row then either.
     """
     started, checkpoints, device = datetime.now(UTC), checkpoints or Checkpoints(), resolve_device(job.device)
     row = {
@@ -77,7 +78,7 @@ def execute(
         on_epoch = partial(callback.epoch, job.planned)
         with _time_limit(left_s, on_epoch) as after_epoch, float32_products(job.spec.precision):
             row.update(_run(job, data, store, device, after_epoch, checkpoints))
-    except (StoreError, WeightsError, StoppedError):
+    except (StoreError, WeightsError, StoppedError, UnusableCheckpointError):
         raise
     except DivergedError as error:
         row.update(status="diverged", error=str(error))
@@ -91,6 +92,8 @@ def execute(
         row.update(status="timeout", error=f"{traceback.format_exc(limit=-6)}{timed_out(job.timeout_s)}")
     except Exception as error:
         row.update(status="oom" if is_out_of_memory(error) else "failed", error=traceback.format_exc(limit=-6))
+    if row["status"] == "ok" and row["error"]:
+        callback.note(f"{job.label}: {row['error']}")
     row.update(describe(device), wall_s=checkpoints.elapsed_s)
     store.write_row(row)
     return row
@@ -211,6 +214,7 @@ def _run(
     sizes["params_active"] = parameter_counts(model)["params_active"]
     found = {
         **sizes,
+        "error": trainer.doubt(),
         "weights_sha256": model.backbone.weights_sha256,
         "epochs_run": len(trainer.curve),
         "selected_epoch": trainer.selected_epoch,

@@ -17,7 +17,7 @@ from vpbench.execution.opened_data import OpenedData
 from vpbench.spec.device import describe, resolve_device
 from vpbench.store.claims import DATA
 from vpbench.store.store import Store
-from vpbench.training.checkpoint import Checkpoints
+from vpbench.training.checkpoint import Checkpoints, UnusableCheckpointError
 
 
 def run_unclaimed_job(
@@ -46,8 +46,7 @@ def run_unclaimed_job(
         row = row_since(job, store)
         if row is None:
             return _train_and_store(job, data, store, callback, paused)
-        callback.started(job.planned)
-        callback.finished(job.planned, row)
+        callback.found(job.planned, row)
         return row
 
 
@@ -88,7 +87,12 @@ def _train_and_store(
     resolve_device(job.device)
     callback.started(job.planned)
     checkpoints = Checkpoints(store, job.run_id, _identity(job), job.checkpoint_s, paused, callback.note)
-    row = execute(job, data, store, callback, checkpoints)
+    try:
+        row = execute(job, data, store, callback, checkpoints)
+    except UnusableCheckpointError as error:
+        checkpoints.forget(error)
+        checkpoints = Checkpoints(store, job.run_id, _identity(job), job.checkpoint_s, paused, callback.note)
+        row = execute(job, data, store, callback, checkpoints)
     callback.finished(job.planned, row)
     return row
 

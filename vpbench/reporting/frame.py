@@ -45,8 +45,8 @@ def load_rows(store: Store, numbers: Iterable[str] | None = None) -> pd.DataFram
             for all columns.
     """
     rows = store.read(None if numbers is None else [*_ABOUT, *numbers])
-    for path, reason in rows.broken:
-        warnings.warn(f"{path} is not a readable result and is left out: {reason}", stacklevel=2)
+    for line in rows.left_out:
+        warnings.warn(line, stacklevel=2)
     if len(rows.versions) > 1:
         counts = ", ".join(f"{count} of version {version}" for version, count in sorted(rows.versions.items()))
         warnings.warn(f"the results follow several schema versions ({counts}); what a version lacks stays empty.", stacklevel=2)

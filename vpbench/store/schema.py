@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ _IDENTITY = {
     "run_id": (pa.string(), "hash of the specification"),
     "group_id": (pa.string(), "the same without the seed"),
     "status": (pa.string(), "ok, diverged, oom, failed, timeout or unsupported"),
-    "error": (pa.string(), "what went wrong, empty when ok"),
+    "error": (pa.string(), "what went wrong; when ok a warning about the training, or empty"),
     "started_at": (pa.timestamp("ms", tz="UTC"), "when the run began"),
     "wall_s": (pa.float64(), "seconds from start to row, measuring included"),
     "stage": (pa.string(), "search: a trial, never tested; final: with the settings selected by a search; null: an ordinary run"),
@@ -140,7 +141,8 @@ SCHEMA = pa.schema(
 
 def version_of(metadata: Mapping[bytes, bytes] | None) -> str:
     """The version that a file with these metadata was written with; ``unknown`` if there is none."""
-    return (metadata or {}).get(b"vpbench_schema", b"unknown").decode(errors="replace")
+    version = (metadata or {}).get(b"vpbench_schema", b"")
+    return version.decode() if re.fullmatch(rb"\d{1,9}", version) else "unknown"
 
 
 def is_newer(version: str) -> bool:

@@ -202,6 +202,6 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         try:
             json.loads(value.replace("True", "true").replace("False", "false").replace("None", "null"))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             return value
     return json.dumps(value)
