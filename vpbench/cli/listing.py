@@ -34,16 +34,16 @@ def list_entries(
 
 def print_entries(entries: list[dict[str, Any]]) -> None:
     """A table of alike entries. Numbers and names stay on one line; a long list is cut, and --json has all of it."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from vpbench.core.terminal import Terminal
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column, value in (entries[0] if entries else {}).items():
         table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name" or isinstance(value, int))
     for entry in entries:
-        table.add_row(*(escape(_cell(value)) for value in entry.values()))
-    Console().print(table)
+        table.add_row(*(_cell(value) for value in entry.values()))
+    Terminal().print(table)
 
 
 def _cell(value: Any, most: int = 5) -> str:

@@ -62,12 +62,12 @@ def _show_plan(request: Request, options: RunOptions, results: Path, as_json: bo
     import json
     from collections import Counter
 
-    from rich.console import Console
     from rich.table import Table
 
     from vpbench.api import expected_seconds, plan_request
     from vpbench.cli.progress import RunProgress
     from vpbench.core.names import counted
+    from vpbench.core.terminal import Terminal
     from vpbench.store.store import Store
 
     plan, store = plan_request(request, options, results, RunProgress()), Store(results)
@@ -91,7 +91,7 @@ def _show_plan(request: Request, options: RunOptions, results: Path, as_json: bo
     for row in rows:
         row["expected_s"] = "" if row["expected_s"] is None else f"{row['expected_s']:.0f}"
         table.add_row(*(row["run_id"][:8] if name == "run_id" else str(row[name]) for name in shown))
-    Console().print(table)
+    Terminal().print(table)
     kinds = Counter(row["status"] for row in rows)
     again = f", {kinds['again']} to be repeated" if kinds["again"] else ""
     typer.echo(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import io
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -13,10 +10,11 @@ from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from vpbench.core.escaping import as_json, for_html, for_latex, for_markdown, for_spreadsheet, one_line
+from vpbench.core.terminal import Terminal
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.row_labels import row_label, row_labels, section_titles
 from vpbench.reporting.table import Cell, Table
@@ -53,21 +51,22 @@ class _Section:
     head: str
 
 
-def _printed(table: Table) -> list[_Section]:
-    """The sections with titles, headings and labels in place of keys."""
+def _printed(table: Table, shown: Callable[[str], str] = one_line) -> list[_Section]:
+    """The sections with titles, headings and labels in place of keys, each as ``shown`` writes it."""
     titles = section_titles({*(section.key for section in table.sections if section.key), *table.others})
     found = []
     for section in table.sections:
-        title = ": ".join(filter(None, (section.caption, titles[section.key] if section.key else "")))
+        title = shown(": ".join(filter(None, (section.caption, titles[section.key] if section.key else ""))))
         labels = row_labels(row.key for row in section.rows)
         columns = [
-            _Column(column.group, row_label(key), column.kind, row_label(key))
+            _Column(shown(column.group), shown(row_label(key)), column.kind, shown(row_label(key)))
             if isinstance(key := column.key, RowKey)
-            else _Column(column.group, column.name, column.kind, str(key or ""))
+            else _Column(shown(column.group), shown(column.name), column.kind, shown(str(key or "")))
             for column in section.columns
         ]
-        rows = tuple(_Row(row.group, labels[row.key], row.cells) for row in section.rows)
-        found.append(_Section(title, tuple(columns), rows, section.notes, section.backbone, section.suites, section.head))
+        rows = tuple(_Row(shown(row.group), shown(labels[row.key]), row.cells) for row in section.rows)
+        notes = tuple(map(shown, section.notes))
+        found.append(_Section(title, tuple(columns), rows, notes, section.backbone, section.suites, section.head))
     return found
 
 
@@ -91,11 +90,12 @@ def terminal(table: Table, width: int | None = None, colour: bool = False) -> st
         colour: bold and underlined by escape codes; marks ``*`` and ``+`` after the numbers otherwise.
     """
     stream = io.StringIO()
-    console = Console(
+    # Without force_jupyter=False the table would go to a notebook's display, and the text would be empty.
+    console = Terminal(
         file=stream, width=width or 10_000, force_terminal=colour, color_system="standard" if colour else None,
-        highlight=False, markup=False, emoji=False, legacy_windows=False,
+        force_jupyter=False, legacy_windows=False,
     )  # fmt: skip
-    console.print(Text(table.caption, style="bold"))
+    console.print(Text(one_line(table.caption), style="bold"))
     for section in _printed(table):
         console.print(Text(f"\n{section.title}", style="italic"))
         for columns in _blocks(section, width, colour):
@@ -104,7 +104,7 @@ def terminal(table: Table, width: int | None = None, colour: bool = False) -> st
             console.print(Text(note, style="dim"))
     console.print()
     for line in [*_terminal_legend(table, colour), *table.footer]:
-        console.print(Text(line, style="dim"))
+        console.print(Text(one_line(line), style="dim"))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
@@ -161,22 +161,22 @@ def _terminal_cell(cell: Cell, colour: bool) -> Text:
 
 def markdown(table: Table) -> str:
     """GitHub's tables; underlining is HTML, as Markdown has none."""
-    lines = [f"### {_md(table.caption)}"]
+    lines = [f"### {for_markdown(table.caption)}"]
     for section in _printed(table):
-        lines += ["", f"**{_md(section.title)}**", "", *_md_section(section), "", *(f"- {_md(note)}" for note in section.notes)]
+        lines += ["", f"**{for_markdown(section.title)}**", "", *_md_section(section), "", *(f"- {for_markdown(note)}" for note in section.notes)]
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
-    return "\n".join([*lines, "", "Notes:", "", *(f"- {_md(line)}" for line in [*legend, *table.footer])]) + "\n"
+    return "\n".join([*lines, "", "Notes:", "", *(f"- {for_markdown(line)}" for line in [*legend, *table.footer])]) + "\n"
 
 
 def _md_section(section: _Section) -> Iterator[str]:
     headed = bool(_column_groups(section.columns))
-    names = [f"{_md(c.group)}<br>{_md(c.name)}" if headed and c.group else _md(c.name) for c in section.columns]
-    yield _md_row([_md(section.head), *names])
+    names = [f"{for_markdown(c.group)}<br>{for_markdown(c.name)}" if headed and c.group else for_markdown(c.name) for c in section.columns]
+    yield _md_row([for_markdown(section.head), *names])
     yield _md_row(["---", *("---:" for _ in names)])
     for group, rows in _grouped(section.rows):
         if group:
-            yield _md_row([f"*{_md(group)}*", *("" for _ in names)])
-        yield from (_md_row([_md(row.label), *map(_md_cell, row.cells)]) for row in rows)
+            yield _md_row([f"*{for_markdown(group)}*", *("" for _ in names)])
+        yield from (_md_row([for_markdown(row.label), *map(_md_cell, row.cells)]) for row in rows)
 
 
 def _md_row(texts: Sequence[str]) -> str:
@@ -184,23 +184,13 @@ def _md_row(texts: Sequence[str]) -> str:
 
 
 def _md_cell(cell: Cell) -> str:
-    text = _md(_noted(cell))
+    text = for_markdown(_noted(cell))
     return {1: f"**{text}**", 2: f"<u>{text}</u>", None: text}[cell.rank]
-
-
-def _md(text: str) -> str:
-    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text)
 
 
 # LaTeX
 
 _TEX_WIDTH = 78  # characters that fit a line of the class article, at which a tabular is cut into two
-
-_TEX_ESCAPES = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "±": r"$\pm$", "\u00d7": r"$\times$", "\u2013": "--",
-}  # fmt: skip
 
 
 def latex(table: Table) -> str:
@@ -224,9 +214,9 @@ def latex(table: Table) -> str:
 
 def _tex_float(title: str, section: _Section, tabular: list[str], first: bool, notes: Sequence[str] = ()) -> list[str]:
     """One float; all but the first take the number of the one before."""
-    caption = rf"\caption{{{_tex(title)}}}" if first else rf"\addtocounter{{table}}{{-1}}\caption{{{_tex(title)} (continued)}}"
+    caption = rf"\caption{{{for_latex(title)}}}" if first else rf"\addtocounter{{table}}{{-1}}\caption{{{for_latex(title)} (continued)}}"
     head = [r"\begin{table}[htbp]", r"\centering", r"\small", caption]
-    section_title = rf"\par\medskip\textit{{{_tex(section.title)}}}\par\smallskip"
+    section_title = rf"\par\medskip\textit{{{for_latex(section.title)}}}\par\smallskip"
     return [*head, section_title, *tabular, *(_tex_notes(notes) if notes else []), r"\end{table}"]
 
 
@@ -243,12 +233,12 @@ def _tex_tabular(section: _Section) -> Iterator[str]:
     yield rf"\begin{{tabular}}{{l{'r' * count}}}"
     yield r"\toprule"
     yield from _tex_column_groups(section.columns)
-    yield _tex_row([_tex(section.head), *(_tex(column.name) for column in section.columns)])
+    yield _tex_row([for_latex(section.head), *(for_latex(column.name) for column in section.columns)])
     for group, rows in _grouped(section.rows):
         yield r"\midrule"
         if group:
-            yield rf"\multicolumn{{{count + 1}}}{{l}}{{\textit{{{_tex(group)}}}}} \\"
-        yield from (_tex_row([_tex(row.label), *map(_tex_cell, row.cells)]) for row in rows)
+            yield rf"\multicolumn{{{count + 1}}}{{l}}{{\textit{{{for_latex(group)}}}}} \\"
+        yield from (_tex_row([for_latex(row.label), *map(_tex_cell, row.cells)]) for row in rows)
     yield r"\bottomrule"
     yield r"\end{tabular}"
 
@@ -257,7 +247,7 @@ def _tex_column_groups(columns: Sequence[_Column]) -> Iterator[str]:
     groups = _column_groups(columns)
     if not groups:
         return
-    yield _tex_row(["", *(rf"\multicolumn{{{span}}}{{c}}{{{_tex(group)}}}" for group, span in groups)])
+    yield _tex_row(["", *(rf"\multicolumn{{{span}}}{{c}}{{{for_latex(group)}}}" for group, span in groups)])
     first = 2
     for group, span in groups:
         if group:
@@ -270,16 +260,12 @@ def _tex_row(texts: Sequence[str]) -> str:
 
 
 def _tex_cell(cell: Cell) -> str:
-    text = _tex(cell.text) + (rf"\textsuperscript{{{','.join(cell.notes)}}}" if cell.notes else "")
+    text = for_latex(cell.text) + (rf"\textsuperscript{{{','.join(cell.notes)}}}" if cell.notes else "")
     return {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}", None: text}[cell.rank]
 
 
 def _tex_notes(lines: Sequence[str]) -> list[str]:
-    return [r"\par\smallskip", r"{\raggedright\footnotesize", *(rf"{_tex(line)}\par" for line in lines), "}"]
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX_ESCAPES.get(character, character) for character in text)
+    return [r"\par\smallskip", r"{\raggedright\footnotesize", *(rf"{for_latex(line)}\par" for line in lines), "}"]
 
 
 # A web page
@@ -287,40 +273,40 @@ def _tex(text: str) -> str:
 
 def web(table: Table) -> str:
     """Plain tables with captions and scoped headers for a page's body; no style, script or address in them."""
-    lines = ["<section>", f"<h2>{html.escape(table.caption)}</h2>"]
+    lines = ["<section>", f"<h2>{for_html(table.caption)}</h2>"]
     for section in _printed(table):
         lines += _web_section(section)
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
-    notes = [f"<li>{html.escape(line)}</li>" for line in [*legend, *table.footer]]
+    notes = [f"<li>{for_html(line)}</li>" for line in [*legend, *table.footer]]
     return "\n".join([*lines, "<ul>", *notes, "</ul>", "</section>"]) + "\n"
 
 
 def _web_section(section: _Section) -> Iterator[str]:
     count = len(section.columns) + 1
     yield "<table>"
-    yield f"<caption>{html.escape(section.title)}</caption>"
+    yield f"<caption>{for_html(section.title)}</caption>"
     yield "<thead>"
     if groups := _column_groups(section.columns):
-        heads = [f'<th colspan="{span}" scope="colgroup">{html.escape(group)}</th>' if group else f'<td colspan="{span}"></td>'
+        heads = [f'<th colspan="{span}" scope="colgroup">{for_html(group)}</th>' if group else f'<td colspan="{span}"></td>'
                  for group, span in groups]  # fmt: skip
         yield f"<tr><td></td>{''.join(heads)}</tr>"
-    names = "".join(f'<th scope="col">{html.escape(column.name)}</th>' for column in section.columns)
-    yield f'<tr><th scope="col">{html.escape(section.head)}</th>{names}</tr>'
+    names = "".join(f'<th scope="col">{for_html(column.name)}</th>' for column in section.columns)
+    yield f'<tr><th scope="col">{for_html(section.head)}</th>{names}</tr>'
     yield "</thead>"
     for group, rows in _grouped(section.rows):
         yield "<tbody>"
         if group:
-            yield f'<tr><th colspan="{count}" scope="rowgroup">{html.escape(group)}</th></tr>'
+            yield f'<tr><th colspan="{count}" scope="rowgroup">{for_html(group)}</th></tr>'
         for row in rows:
             cells = "".join(f"<td>{_web_cell(cell)}</td>" for cell in row.cells)
-            yield f'<tr><th scope="row">{html.escape(row.label)}</th>{cells}</tr>'
+            yield f'<tr><th scope="row">{for_html(row.label)}</th>{cells}</tr>'
         yield "</tbody>"
     yield "</table>"
-    yield from (f"<p>{html.escape(note)}</p>" for note in section.notes)
+    yield from (f"<p>{for_html(note)}</p>" for note in section.notes)
 
 
 def _web_cell(cell: Cell) -> str:
-    text = html.escape(cell.text)
+    text = for_html(cell.text)
     marked = {1: f"<strong>{text}</strong>", 2: f"<u>{text}</u>", None: text}[cell.rank]
     return marked + (f"<sup>{','.join(cell.notes)}</sup>" if cell.notes else "")
 
@@ -352,20 +338,20 @@ def _lines(section: _Section, row: _Row) -> Iterator[tuple[Any, ...]]:
         other = reported.get(column.key, Cell())
         group = "" if column.kind == "reported" else column.group
         yield (
-            section.title, row.group, row.label, group, column.name, cell.mean, cell.std, cell.n,
+            *map(for_spreadsheet, (section.title, row.group, row.label, group, column.name)), cell.mean, cell.std, cell.n,
             other.mean, gaps.get(column.key), " ".join(other.notes),
         )  # fmt: skip
 
 
-def as_json(table: Table) -> str:
+def json_text(table: Table) -> str:
     """The table with marks and text."""
-    sections = [asdict(section) for section in _printed(table)]
+    sections = [asdict(section) for section in _printed(table, str)]
     content = {"number": table.number, "title": table.title, "sections": sections, "footer": table.footer}
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return as_json(content) + "\n"
 
 
 RENDERERS: Mapping[str, Callable[[Table], str]] = MappingProxyType(
-    {"terminal": terminal, "md": markdown, "tex": latex, "html": web, "csv": comma_separated, "json": as_json}
+    {"terminal": terminal, "md": markdown, "tex": latex, "html": web, "csv": comma_separated, "json": json_text}
 )
 SUFFIXES: Mapping[str, str] = MappingProxyType(
     {"terminal": ".txt", "md": ".md", "tex": ".tex", "html": ".html", "csv": ".csv", "json": ".json"}
