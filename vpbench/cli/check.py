@@ -120,7 +120,7 @@ def _run(
     keep: Path | None, update: bool,
 ) -> pd.DataFrame:  # fmt: skip
     from vpbench.checking.gate_runs import plan_grid, run_grid
-    from vpbench.cli.progress import RunProgress
+    from vpbench.execution.run_progress import RunProgress
     from vpbench.planning.plan import seeds_of
     from vpbench.planning.suites import suite_card
     from vpbench.spec.request import DEFAULT_METHODS

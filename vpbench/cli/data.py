@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vpbench.cli.streams import warnings_as_lines
+
 if TYPE_CHECKING:
     from vpbench.data.doctor import Finding, Verification
 
@@ -42,7 +44,8 @@ def list_datasets(as_json: AsJson = False) -> None:
     from vpbench.data.catalog import dataset_card
     from vpbench.reporting.describe import listing
 
-    entries = [{**entry, "licence": dataset_card(entry["name"]).licence} for entry in listing("datasets")]
+    with warnings_as_lines():
+        entries = [{**entry, "licence": dataset_card(entry["name"]).licence} for entry in listing("datasets")]
     if as_json:
         _as_json(entries)
         return

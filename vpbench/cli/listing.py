@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from vpbench.cli.streams import warnings_as_lines
+
 
 def list_entries(
     kind: Annotated[str, typer.Argument(help="methods, datasets, suites, backbones or searches", metavar="KIND")],
@@ -23,7 +25,8 @@ def list_entries(
 
     from vpbench.reporting.describe import in_words, listing
 
-    entries = listing(kind)
+    with warnings_as_lines():
+        entries = listing(kind)
     if as_json:
         typer.echo(json.dumps(entries, indent=2))
         return

@@ -11,7 +11,7 @@ import typer
 from vpbench.cli import options as flags
 
 if TYPE_CHECKING:
-    from vpbench.cli.progress import RunProgress
+    from vpbench.execution.run_progress import RunProgress
     from vpbench.planning.plan import Plan
     from vpbench.spec.request import Request
     from vpbench.spec.run_options import RunOptions
@@ -43,7 +43,7 @@ def run(
     import json
 
     from vpbench.api import run_request
-    from vpbench.cli.progress import RunProgress
+    from vpbench.execution.run_progress import RunProgress
 
     if dry_run:
         _show_plan(request, options, results, as_json)
@@ -65,7 +65,7 @@ def _show_plan(request: Request, options: RunOptions, results: Path, as_json: bo
     from rich.table import Table
 
     from vpbench.api import expected_seconds, plan_request
-    from vpbench.cli.progress import RunProgress
+    from vpbench.execution.run_progress import RunProgress
     from vpbench.core.names import counted
     from vpbench.core.terminal import Terminal
     from vpbench.store.store import Store

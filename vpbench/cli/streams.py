@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import typer
 
 from vpbench.core.escaping import visible
 
@@ -47,6 +50,18 @@ def guarded_streams() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Print each warning, such as a broken result file, as one line on stderr."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        try:
+            yield
+        finally:
+            for warning in caught:
+                typer.echo(f"warning: {' '.join(str(warning.message).split())}", err=True)
 
 
 def write_styled(text: str) -> None:

@@ -49,7 +49,7 @@ def tune(
     import json
 
     from vpbench import api
-    from vpbench.cli.progress import RunProgress
+    from vpbench.execution.run_progress import RunProgress
     from vpbench.search.search_plan import UnfinishedError
     from vpbench.store.store import Store
 

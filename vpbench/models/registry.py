@@ -17,9 +17,19 @@ from vpbench.interface.method import Group
 from vpbench.spec.run_spec import MethodSpec
 
 
+FACTS = ("title", "summary", "paper", "fidelity")  # that every method states
+
+
 def method_registry() -> Registry[type[Method[Any]]]:
     """Every file in ``methods/``, and the entry points of the group ``vpbench.methods``."""
-    return Registry("method", "vpbench.methods", subclass_in(Method), group="vpbench.methods")
+    return Registry("method", "vpbench.methods", _pick, group="vpbench.methods")
+
+
+def _pick(name: str, found: Any) -> type[Method[Any]]:
+    method = subclass_in(Method)(name, found)
+    if lacking := [fact for fact in FACTS if not hasattr(method, fact)]:
+        raise UsageError(f"method '{name}': class {method.__name__} has no {' and no '.join(lacking)}.")
+    return method
 
 
 def method_class(name: str) -> type[Method[Any]]:
@@ -45,8 +55,7 @@ def expand_labels(labels: Sequence[str]) -> list[str]:
         if group is not None and group not in get_args(Group):
             raise unknown("group of methods", group, get_args(Group))
         if label == "all" or group is not None:
-            names = method_registry().names()
-            found += [name for name in names if group is None or method_class(name).group == group]
+            found += [name for name, method in method_registry().working() if group is None or method.group == group]
         else:
             found.append(label)
     return list(dict.fromkeys(found))
@@ -82,7 +91,10 @@ def resolve_method(label: str, settings: Mapping[str, Any] | None = None) -> Met
 
 
 def current_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's options, as a row has them, by their present names; those of an unknown method as they are."""
+    """A method's options, as a row has them, by their present names; those of an unknown or broken method as they are."""
     if not method_registry().has(method):
         return dict(options)
-    return renamed_options(options, method_class(method).Config.former_names())
+    try:
+        return renamed_options(options, method_class(method).Config.former_names())
+    except UsageError:
+        return dict(options)

@@ -15,6 +15,7 @@ from vpbench.core.files import write_atomically
 from vpbench.core.hashing import digest
 from vpbench.core.names import unknown
 from vpbench.reporting.definition import leaderboard
+from vpbench.reporting.figure_text import PLAIN, escape_text
 from vpbench.reporting.frame import Filters, arrange, of_section, sections_in
 from vpbench.reporting.keys import RowKey, SectionKey
 from vpbench.reporting.plot_registry import plot_names, plot_registry
@@ -117,8 +118,11 @@ def draw_figures(name: str, store: Store, runs: pd.DataFrame, filters: Filters, 
     if folder.suffix in _METADATA:
         raise UsageError(f"--out {folder} names a file; figures need a folder, as each is written as PNG and as PDF.")
     paths = []
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's matplotlibrc, with LaTeX say, is for other figures
+        matplotlib.rcParams.update({**_STYLE, **PLAIN})
         for stem, figure in plot.draw(store, runs, filters):
+            escape_text(figure)
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # both files take the places that were found now
             paths += [_save(figure, folder / f"{stem}{suffix}") for suffix in _METADATA]

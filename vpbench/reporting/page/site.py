@@ -19,6 +19,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vpbench.core.errors import StoreError, UsageError
+from vpbench.core.escaping import visible
 from vpbench.core.version import __version__
 from vpbench.reporting.frame import Filters, Names, load_rows
 from vpbench.reporting.page.leaderboard import Standings, standings
@@ -152,14 +153,20 @@ def _write(path: Path, template: str, **values: Any) -> None:
 
 @lru_cache(maxsize=1)
 def environment() -> Environment:
-    """Templates that escape everything and raise for undefined names."""
+    """Templates that escape everything, show control characters and raise for undefined names."""
     return Environment(
         loader=PackageLoader("vpbench.reporting.page"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _shown(value: Any) -> Any:
+    """What a template writes: no control characters."""
+    return visible(value) if type(value) is str else value
 
 
 # The folder

@@ -1,11 +1,10 @@
-"""Progress on the terminal: one bar for all runs, one for each run under way, one line per finished run."""
+"""Progress on the terminal or in a notebook: one bar for all runs, one for each run under way, one line per finished run."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,12 +16,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from vpbench.core.terminal import Terminal
 from vpbench.execution.callbacks import Callback
-from vpbench.planning.plan import Plan, PlannedRun
-from vpbench.training.fit import Epoch
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from vpbench.planning.plan import Plan, PlannedRun
+    from vpbench.training.fit import Epoch
 
 
 class RunProgress(Callback):
@@ -34,9 +35,9 @@ class RunProgress(Callback):
     """
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = Terminal(stderr=True)
         self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("ETA"), TimeRemainingColumn(), console=self._console, transient=True,
             disable=not self._console.is_terminal,  # no bars in a log, only its lines
         )  # fmt: skip
@@ -60,7 +61,7 @@ class RunProgress(Callback):
         self.left_over = missing - self._total
         self._progress.reset(self._all, total=self._total, visible=True)
         if stored := len(plan.runs) - missing:
-            self._console.print(f"{stored} of {len(plan.runs)} runs are stored already.", highlight=False)
+            self._console.print(f"{stored} of {len(plan.runs)} runs are stored already.")
 
     def preparing(self, dataset: str, done: int, total: int) -> None:
         self._progress.update(
@@ -89,13 +90,11 @@ class RunProgress(Callback):
             outcome = f"{row['acc1']:5.1f} % top-1"
         self._console.print(
             f"[{self.done}/{self._total}] {run.spec.label}: {outcome}, {row['wall_s']:.0f} s",
-            highlight=False,
-            markup=False,
             soft_wrap=True,
         )
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
     def tested_on_noise(self, row: dict[Hashable, Any], accuracies: pd.DataFrame) -> None:
         found = ", ".join(f"{acc1:.1f} at {sigma:g}" for sigma, acc1 in zip(accuracies["sigma"], accuracies["acc1"]))
