@@ -24,6 +24,7 @@ from vpbench.cli.run import run
 from vpbench.cli.show import show
 from vpbench.cli.status import status
 from vpbench.cli.streams import guarded_streams
+from vpbench.cli.strict import StrictTyper
 from vpbench.cli.tune import tune
 from vpbench.core.version import __version__
 
@@ -49,7 +50,7 @@ class LazyCommand(TyperCommand):
 
     def built(self) -> Any:
         """The command with its options."""
-        own = typer.Typer(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich")
+        own = StrictTyper(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich")
         own.command(self.name)(self._function)
         return typer.main.get_command(own)
 

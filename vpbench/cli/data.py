@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vpbench.cli.streams import warnings_as_lines
+from vpbench.cli.strict import StrictTyper
 
 if TYPE_CHECKING:
     from vpbench.data.doctor import Finding, Verification
 
 FAILED, NO_DATA, INTERRUPTED = 1, 3, 130
 
-app = typer.Typer(help="List, fetch, check and convert published data sets.", no_args_is_help=True)
+app = StrictTyper(help="List, fetch, check and convert published data sets.", no_args_is_help=True)
 
 Root = Annotated[
     str | None, typer.Option("--data-root", metavar="FOLDER", help="Where published data sets lie. Default: VPBENCH_DATA.")

@@ -89,7 +89,7 @@ def _show_plan(request: Request, options: RunOptions, results: Path, as_json: bo
     for column in shown:
         table.add_column(column, overflow="fold", no_wrap=column in UNBROKEN)
     for row in rows:
-        row["expected_s"] = "" if row["expected_s"] is None else f"{row['expected_s']:.0f}"
+        row["expected_s"] = "" if row["expected_s"] is None else f"{max(1, row['expected_s']):.0f}"
         table.add_row(*(row["run_id"][:8] if name == "run_id" else str(row[name]) for name in shown))
     Terminal().print(table)
     kinds = Counter(row["status"] for row in rows)

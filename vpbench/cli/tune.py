@@ -108,7 +108,7 @@ def _show_plan(plan: SearchPlan, store: Store, as_json: bool) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         seconds = row["expected_s"]
-        table.add_row(*(str(row[name]) for name in columns[:-1]), "" if seconds is None else f"{seconds:.0f}")
+        table.add_row(*(str(row[name]) for name in columns[:-1]), "" if seconds is None else f"{max(1, seconds):.0f}")
     Terminal().print(table)
     known = [row["expected_s"] for row in rows if row["expected_s"] is not None]
     count = f"{len(known)} of {len(rows)} searches"

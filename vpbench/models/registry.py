@@ -90,6 +90,35 @@ def resolve_method(label: str, settings: Mapping[str, Any] | None = None) -> Met
     )  # fmt: skip
 
 
+def check_preset(label: str, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that undo what defines a preset: the run would have its name and be something else.
+
+    Args:
+        label: ``name`` or ``name:preset``.
+        settings: by the names of ``--set``, ``METHOD.OPTION``; those of other methods do not matter.
+
+    Raises:
+        UsageError: for an option that the preset changes and a setting puts back to its default.
+    """
+    name, _, preset = label.partition(":")
+    if not preset or preset not in (method := method_class(name)).presets:
+        return
+    defining = method.presets[preset].settings
+    own = {key.removeprefix(f"{name}."): value for key, value in settings.items() if key.startswith(f"{name}.")}
+    given = renamed_options(own, method.Config.former_names())
+    for option in [option for option in defining if option in given]:
+        try:
+            config = method.Config.model_validate({**defining, option: given[option]})
+        except ValidationError:
+            continue  # a value that does not fit is an error of its own
+        chosen, default = getattr(config, option), method.Config.model_fields[option].default
+        if chosen == default != defining[option]:
+            raise UsageError(
+                f"{name}.{option}={chosen} undoes what {label} is ({option}={defining[option]}): ask for {name} instead, "
+                "with the other options set as you want them."
+            )
+
+
 def current_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """A method's options, as a row has them, by their present names; those of an unknown or broken method as they are."""
     if not method_registry().has(method):

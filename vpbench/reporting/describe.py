@@ -136,7 +136,7 @@ def _method(label: str) -> dict[str, Any]:
                 "option": option,
                 "value": value,
                 "meaning": fields[option].description,
-                "source": (fields[option].json_schema_extra or {}).get("source", ""),  # type: ignore[union-attr]
+                "source": _source(method, spec.preset, option),
             }
             for option, value in spec.config.items()
         ],
@@ -150,6 +150,13 @@ def _method(label: str) -> dict[str, Any]:
             for name, preset in method.presets.items()
         ],
     }
+
+
+def _source(method: type[Method[Any]], preset: str | None, option: str) -> str:
+    """Where an option's value comes from: the preset that sets it, or what the default is from."""
+    if preset and option in method.presets[preset].settings:
+        return f"the preset {preset}: {method.presets[preset].summary}"
+    return str((method.Config.model_fields[option].json_schema_extra or {}).get("source", ""))  # type: ignore[union-attr]
 
 
 def _run(name: str, results: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.escaping import visible
@@ -166,7 +167,9 @@ def environment() -> Environment:
 
 def _shown(value: Any) -> Any:
     """What a template writes: no control characters."""
-    return visible(value) if type(value) is str else value
+    if isinstance(value, Markup):
+        return Markup(visible(value))
+    return visible(value) if isinstance(value, str) else value
 
 
 # The folder
