@@ -65,9 +65,9 @@ def _show_plan(request: Request, options: RunOptions, results: Path, as_json: bo
     from rich.table import Table
 
     from vpbench.api import expected_seconds, plan_request
-    from vpbench.execution.run_progress import RunProgress
     from vpbench.core.names import counted
     from vpbench.core.terminal import Terminal
+    from vpbench.execution.run_progress import RunProgress
     from vpbench.store.store import Store
 
     plan, store = plan_request(request, options, results, RunProgress()), Store(results)

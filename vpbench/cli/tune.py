@@ -59,7 +59,7 @@ def tune(
         return
     try:
         with RunProgress() as progress:
-            outcomes = api.tune(request, budget, options, results, progress)
+            outcomes = api.tune_request(request, budget, options, results, progress)
     except UnfinishedError:
         typer.echo("Not all trials are done yet; the same command continues.", err=True)
         return

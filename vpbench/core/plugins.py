@@ -58,7 +58,9 @@ class Registry(Generic[T]):
         for name in self.names():
             if name in modules and name in points:
                 theirs = points[name][0].value
-                warnings.warn(f"{self.kind} '{name}' of {theirs} is hidden by vpbench's own: rename or uninstall it.", stacklevel=2)
+                warnings.warn(
+                    f"{self.kind} '{name}' of {theirs} is hidden by vpbench's own: rename or uninstall it.", stacklevel=2
+                )
             try:
                 yield name, self.get(name)
             except UsageError as error:
@@ -71,7 +73,9 @@ class Registry(Generic[T]):
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] == "vpbench":
                 raise self._broken(name, module, error) from error
-            way_out = f"an extra: pip install 'vpbench[{name}]'" if name in _extras() else f"not installed: pip install {error.name}"
+            way_out = (
+                f"an extra: pip install 'vpbench[{name}]'" if name in _extras() else f"not installed: pip install {error.name}"
+            )
             raise UsageError(f"{self.kind} '{name}' needs the library {error.name}, {way_out}.") from error
         except (Exception, SystemExit) as error:
             raise self._broken(name, module, error) from error

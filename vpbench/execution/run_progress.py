@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from vpbench.training.fit import Epoch
 
 
+def is_watched() -> bool:
+    """Whether a person sees what is written to stderr: on a terminal, or in a notebook."""
+    console = Terminal(stderr=True)
+    return console.is_terminal or console.is_jupyter
+
+
 class RunProgress(Callback):
     """A callback that draws on stderr, so that stdout stays free for results.
 

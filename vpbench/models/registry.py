@@ -16,7 +16,6 @@ from vpbench.interface.config import renamed_options
 from vpbench.interface.method import Group
 from vpbench.spec.run_spec import MethodSpec
 
-
 FACTS = ("title", "summary", "paper", "fidelity")  # that every method states
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import pandas as pd
+from matplotlib.backend_bases import FigureCanvasBase
 
 from vpbench.core.errors import UsageError
 from vpbench.core.files import write_atomically
@@ -115,7 +116,7 @@ def draw_figures(name: str, store: Store, runs: pd.DataFrame, filters: Filters, 
     if (asked := name.replace("_", "-")) not in plot_names():
         raise unknown("plot", name, plot_names())
     plot = plot_registry().get(asked.replace("-", "_"))
-    if folder.suffix in _METADATA:
+    if folder.suffix.lower().removeprefix(".") in FigureCanvasBase.get_supported_filetypes() and not folder.is_dir():
         raise UsageError(f"--out {folder} names a file; figures need a folder, as each is written as PNG and as PDF.")
     paths = []
     with matplotlib.rc_context():

@@ -163,14 +163,24 @@ def markdown(table: Table) -> str:
     """GitHub's tables; underlining is HTML, as Markdown has none."""
     lines = [f"### {for_markdown(table.caption)}"]
     for section in _printed(table):
-        lines += ["", f"**{for_markdown(section.title)}**", "", *_md_section(section), "", *(f"- {for_markdown(note)}" for note in section.notes)]
+        lines += [
+            "",
+            f"**{for_markdown(section.title)}**",
+            "",
+            *_md_section(section),
+            "",
+            *(f"- {for_markdown(note)}" for note in section.notes),
+        ]
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
     return "\n".join([*lines, "", "Notes:", "", *(f"- {for_markdown(line)}" for line in [*legend, *table.footer])]) + "\n"
 
 
 def _md_section(section: _Section) -> Iterator[str]:
     headed = bool(_column_groups(section.columns))
-    names = [f"{for_markdown(c.group)}<br>{for_markdown(c.name)}" if headed and c.group else for_markdown(c.name) for c in section.columns]
+    names = [
+        f"{for_markdown(c.group)}<br>{for_markdown(c.name)}" if headed and c.group else for_markdown(c.name)
+        for c in section.columns
+    ]
     yield _md_row([for_markdown(section.head), *names])
     yield _md_row(["---", *("---:" for _ in names)])
     for group, rows in _grouped(section.rows):
@@ -214,7 +224,11 @@ def latex(table: Table) -> str:
 
 def _tex_float(title: str, section: _Section, tabular: list[str], first: bool, notes: Sequence[str] = ()) -> list[str]:
     """One float; all but the first take the number of the one before."""
-    caption = rf"\caption{{{for_latex(title)}}}" if first else rf"\addtocounter{{table}}{{-1}}\caption{{{for_latex(title)} (continued)}}"
+    caption = (
+        rf"\caption{{{for_latex(title)}}}"
+        if first
+        else rf"\addtocounter{{table}}{{-1}}\caption{{{for_latex(title)} (continued)}}"
+    )
     head = [r"\begin{table}[htbp]", r"\centering", r"\small", caption]
     section_title = rf"\par\medskip\textit{{{for_latex(section.title)}}}\par\smallskip"
     return [*head, section_title, *tabular, *(_tex_notes(notes) if notes else []), r"\end{table}"]
