@@ -11,10 +11,13 @@ import json
 import re
 from typing import Any
 
-# Control characters but line feed and tab, separators of lines, marks that reverse the direction of text, and halves of
-# surrogate pairs, which no encoding has.
 _UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
+    "["
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but line feed and tab
+    "\u2028\u2029\ufeff\ufffe\uffff"  # separators of lines, and what is no character
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that reverse the direction of text
+    "\ud800-\udfff"  # halves of surrogate pairs, which no encoding has
+    "]"
 )
 
 _TEX = {

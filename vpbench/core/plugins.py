@@ -57,10 +57,8 @@ class Registry(Generic[T]):
         modules, points = self._modules(), self._entry_points()
         for name in self.names():
             if name in modules and name in points:
-                theirs = points[name][0].value
-                warnings.warn(
-                    f"{self.kind} '{name}' of {theirs} is hidden by vpbench's own: rename or uninstall it.", stacklevel=2
-                )
+                hidden = f"{self.kind} '{name}' of {points[name][0].value} is hidden by vpbench's own: rename or uninstall it."
+                warnings.warn(hidden, stacklevel=2)
             try:
                 yield name, self.get(name)
             except UsageError as error:
@@ -73,10 +71,8 @@ class Registry(Generic[T]):
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] == "vpbench":
                 raise self._broken(name, module, error) from error
-            way_out = (
-                f"an extra: pip install 'vpbench[{name}]'" if name in _extras() else f"not installed: pip install {error.name}"
-            )
-            raise UsageError(f"{self.kind} '{name}' needs the library {error.name}, {way_out}.") from error
+            extra = f"an extra: pip install 'vpbench[{name}]'" if name in _extras() else "which is not installed"
+            raise UsageError(f"{self.kind} '{name}' needs the library {error.name}, {extra}.") from error
         except (Exception, SystemExit) as error:
             raise self._broken(name, module, error) from error
 

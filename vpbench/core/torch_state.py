@@ -1,4 +1,4 @@
-"""What a program that calls vpbench has set in torch, NumPy and Python: left as it was, and without effect on what is computed."""
+"""What a program that calls vpbench has set in torch, NumPy and Python: left as it was, and without effect on the runs."""
 
 from __future__ import annotations
 

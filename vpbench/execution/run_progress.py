@@ -43,8 +43,8 @@ class RunProgress(Callback):
     def __init__(self) -> None:
         self._console = Terminal(stderr=True)
         self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("ETA"), TimeRemainingColumn(), console=self._console, transient=True,
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=self._console, transient=True,
             disable=not self._console.is_terminal,  # no bars in a log, only its lines
         )  # fmt: skip
         self.done = self.left_over = self._total = 0

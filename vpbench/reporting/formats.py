@@ -13,7 +13,9 @@ import pandas as pd
 from rich.table import Table as Grid
 from rich.text import Text
 
-from vpbench.core.escaping import as_json, for_html, for_latex, for_markdown, for_spreadsheet, one_line
+from vpbench.core.escaping import as_json, for_html, for_spreadsheet, one_line
+from vpbench.core.escaping import for_latex as _tex
+from vpbench.core.escaping import for_markdown as _md
 from vpbench.core.terminal import Terminal
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.row_labels import row_label, row_labels, section_titles
@@ -161,32 +163,22 @@ def _terminal_cell(cell: Cell, colour: bool) -> Text:
 
 def markdown(table: Table) -> str:
     """GitHub's tables; underlining is HTML, as Markdown has none."""
-    lines = [f"### {for_markdown(table.caption)}"]
+    lines = [f"### {_md(table.caption)}"]
     for section in _printed(table):
-        lines += [
-            "",
-            f"**{for_markdown(section.title)}**",
-            "",
-            *_md_section(section),
-            "",
-            *(f"- {for_markdown(note)}" for note in section.notes),
-        ]
+        lines += ["", f"**{_md(section.title)}**", "", *_md_section(section), "", *(f"- {_md(note)}" for note in section.notes)]
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
-    return "\n".join([*lines, "", "Notes:", "", *(f"- {for_markdown(line)}" for line in [*legend, *table.footer])]) + "\n"
+    return "\n".join([*lines, "", "Notes:", "", *(f"- {_md(line)}" for line in [*legend, *table.footer])]) + "\n"
 
 
 def _md_section(section: _Section) -> Iterator[str]:
     headed = bool(_column_groups(section.columns))
-    names = [
-        f"{for_markdown(c.group)}<br>{for_markdown(c.name)}" if headed and c.group else for_markdown(c.name)
-        for c in section.columns
-    ]
-    yield _md_row([for_markdown(section.head), *names])
+    names = [f"{_md(c.group)}<br>{_md(c.name)}" if headed and c.group else _md(c.name) for c in section.columns]
+    yield _md_row([_md(section.head), *names])
     yield _md_row(["---", *("---:" for _ in names)])
     for group, rows in _grouped(section.rows):
         if group:
-            yield _md_row([f"*{for_markdown(group)}*", *("" for _ in names)])
-        yield from (_md_row([for_markdown(row.label), *map(_md_cell, row.cells)]) for row in rows)
+            yield _md_row([f"*{_md(group)}*", *("" for _ in names)])
+        yield from (_md_row([_md(row.label), *map(_md_cell, row.cells)]) for row in rows)
 
 
 def _md_row(texts: Sequence[str]) -> str:
@@ -194,7 +186,7 @@ def _md_row(texts: Sequence[str]) -> str:
 
 
 def _md_cell(cell: Cell) -> str:
-    text = for_markdown(_noted(cell))
+    text = _md(_noted(cell))
     return {1: f"**{text}**", 2: f"<u>{text}</u>", None: text}[cell.rank]
 
 
@@ -224,13 +216,9 @@ def latex(table: Table) -> str:
 
 def _tex_float(title: str, section: _Section, tabular: list[str], first: bool, notes: Sequence[str] = ()) -> list[str]:
     """One float; all but the first take the number of the one before."""
-    caption = (
-        rf"\caption{{{for_latex(title)}}}"
-        if first
-        else rf"\addtocounter{{table}}{{-1}}\caption{{{for_latex(title)} (continued)}}"
-    )
+    caption = rf"\caption{{{_tex(title)}}}" if first else rf"\addtocounter{{table}}{{-1}}\caption{{{_tex(title)} (continued)}}"
     head = [r"\begin{table}[htbp]", r"\centering", r"\small", caption]
-    section_title = rf"\par\medskip\textit{{{for_latex(section.title)}}}\par\smallskip"
+    section_title = rf"\par\medskip\textit{{{_tex(section.title)}}}\par\smallskip"
     return [*head, section_title, *tabular, *(_tex_notes(notes) if notes else []), r"\end{table}"]
 
 
@@ -247,12 +235,12 @@ def _tex_tabular(section: _Section) -> Iterator[str]:
     yield rf"\begin{{tabular}}{{l{'r' * count}}}"
     yield r"\toprule"
     yield from _tex_column_groups(section.columns)
-    yield _tex_row([for_latex(section.head), *(for_latex(column.name) for column in section.columns)])
+    yield _tex_row([_tex(section.head), *(_tex(column.name) for column in section.columns)])
     for group, rows in _grouped(section.rows):
         yield r"\midrule"
         if group:
-            yield rf"\multicolumn{{{count + 1}}}{{l}}{{\textit{{{for_latex(group)}}}}} \\"
-        yield from (_tex_row([for_latex(row.label), *map(_tex_cell, row.cells)]) for row in rows)
+            yield rf"\multicolumn{{{count + 1}}}{{l}}{{\textit{{{_tex(group)}}}}} \\"
+        yield from (_tex_row([_tex(row.label), *map(_tex_cell, row.cells)]) for row in rows)
     yield r"\bottomrule"
     yield r"\end{tabular}"
 
@@ -261,7 +249,7 @@ def _tex_column_groups(columns: Sequence[_Column]) -> Iterator[str]:
     groups = _column_groups(columns)
     if not groups:
         return
-    yield _tex_row(["", *(rf"\multicolumn{{{span}}}{{c}}{{{for_latex(group)}}}" for group, span in groups)])
+    yield _tex_row(["", *(rf"\multicolumn{{{span}}}{{c}}{{{_tex(group)}}}" for group, span in groups)])
     first = 2
     for group, span in groups:
         if group:
@@ -274,12 +262,12 @@ def _tex_row(texts: Sequence[str]) -> str:
 
 
 def _tex_cell(cell: Cell) -> str:
-    text = for_latex(cell.text) + (rf"\textsuperscript{{{','.join(cell.notes)}}}" if cell.notes else "")
+    text = _tex(cell.text) + (rf"\textsuperscript{{{','.join(cell.notes)}}}" if cell.notes else "")
     return {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}", None: text}[cell.rank]
 
 
 def _tex_notes(lines: Sequence[str]) -> list[str]:
-    return [r"\par\smallskip", r"{\raggedright\footnotesize", *(rf"{for_latex(line)}\par" for line in lines), "}"]
+    return [r"\par\smallskip", r"{\raggedright\footnotesize", *(rf"{_tex(line)}\par" for line in lines), "}"]
 
 
 # A web page
