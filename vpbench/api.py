@@ -16,7 +16,7 @@ from vpbench.spec.budget import Budget
 from vpbench.spec.flag import keywords_of
 from vpbench.spec.parsing import words
 from vpbench.spec.recipe import Recipe
-from vpbench.spec.request import Request
+from vpbench.spec.request import DEFAULT_SUITE, Request
 from vpbench.spec.run_options import RunOptions
 from vpbench.store.store import DEFAULT_FOLDER, Store
 
@@ -176,6 +176,7 @@ def plan_request(
     (executor or make_executor(options)).check_device(request.device)
     plan = plan_runs(request, options, Store(results))
     _note_data(plan, callback)
+    _note_seeds(request, sorted({run.spec.seed for run in plan.runs}), callback)
     return plan
 
 
@@ -229,6 +230,7 @@ def plan_tuning(
     plan = plan_search(request, budget)
     Store(results).statuses()
     _note_data(plan.trials, callback)
+    _note_seeds(request, plan.seeds, callback)
     return plan
 
 
@@ -237,6 +239,17 @@ def _note_data(planned: Plan | ResolvedRequest, callback: Callback | None) -> No
     for name, raw in planned.data.items():
         if callback is not None and raw.note:
             callback.note(f"note on {name}: {raw.note}")
+
+
+def _note_seeds(request: Request, seeds: Sequence[int], callback: Callback | None) -> None:
+    """Which seeds are none of the suite's."""
+    from vpbench.planning.suites import CUSTOM_SUITE, suite_card
+
+    name = CUSTOM_SUITE if request.data else (request.suite or DEFAULT_SUITE)
+    own = suite_card(name).seeds
+    if callback is not None and (more := [str(seed) for seed in seeds if seed not in own]):
+        listed = ", ".join(map(str, own))
+        callback.note(f"suite {name} has the seeds {listed}; beyond them these are taken: {', '.join(more)}.")
 
 
 def noisy_accuracies(

@@ -15,6 +15,7 @@ from vpbench.core.hashing import file_sha256
 from vpbench.core.names import unknown
 from vpbench.spec.run_spec import BackboneSpec
 
+MOST_TOKENS = 2**20  # in a sequence; no machine attends over as many
 WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".tar")
 
 
@@ -119,6 +120,11 @@ def resolve_backbone(
         raise UsageError(
             f"image size {image_size} is no multiple of the patch size {patch_size} of {name}: "
             f"take {_nearest(image_size, patch_size)}."
+        )
+    if (tokens := (image_size // patch_size) ** 2) > MOST_TOKENS:
+        raise UsageError(
+            f"image size {image_size} makes {tokens:,} tokens of {patch_size} px patches, and {MOST_TOKENS:,} are the most: "
+            "take a smaller --image-size."
         )
     if weights == "random":
         source, path = "random", None

@@ -120,12 +120,15 @@ def _summary(progress: RunProgress, frame: Any, results: Path) -> None:
     """What went wrong, where the rows are, how many of them are new, and what to do next."""
     from vpbench.core.names import counted
 
-    for row in frame[frame["status"] != "ok"].itertuples():
+    failed = frame[frame["status"] != "ok"]
+    for row in failed.itertuples():
         reason = (row.error.strip().splitlines() or [""])[-1]
         typer.echo(
             f"{row.method} on {row.dataset}, seed {row.seed}: {row.status} - {reason} (vpbench show run {row.run_id[:8]})",
             err=True,
         )
+    if old := len(set(failed["run_id"]) - progress.fresh):
+        typer.echo(f"{counted(old, 'run')} of these had ended so before; --rerun failed repeats them.", err=True)
     if progress.left_over:
         count = counted(progress.left_over, "run")
         typer.echo(f"Left over by --limit {progress.limit}: {count}; the same command does the next ones.", err=True)

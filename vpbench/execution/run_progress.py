@@ -37,6 +37,7 @@ class RunProgress(Callback):
 
     Attributes:
         done: how many runs of the present plan have finished.
+        fresh: their ids.
         left_over: how many of its missing runs are not to be done, because of ``limit``.
     """
 
@@ -49,6 +50,7 @@ class RunProgress(Callback):
         )  # fmt: skip
         self.done = self.left_over = self._total = 0
         self.limit: int | None = None
+        self.fresh: set[str] = set()
         self._all = self._progress.add_task("all runs", total=None, visible=False)
         self._decoding = self._progress.add_task("", total=None, visible=False)
         self._runs: dict[str, TaskID] = {}
@@ -85,6 +87,7 @@ class RunProgress(Callback):
 
     def finished(self, run: PlannedRun, row: dict[str, Any]) -> None:
         self.done += 1
+        self.fresh.add(run.spec.run_id)
         self._progress.update(self._all, completed=self.done)
         if (bar := self._runs.pop(run.spec.run_id, None)) is not None:
             self._progress.remove_task(bar)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
-from vpbench.core.cards import card_names, first_error, read_toml
+from vpbench.core.cards import all_errors, card_names, first_error, read_toml
 from vpbench.core.errors import UsageError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.hashing import digest
@@ -183,7 +183,7 @@ def _card(place: str, given: dict[str, Any]) -> SpaceCard:
         if both := sorted(card.parameters.keys() & card.settings.keys()):
             raise UsageError(f"{both[0]} is both a setting and a parameter; keep one.")
     except ValidationError as error:
-        raise UsageError(f"{place}: {first_error(error)}") from error
+        raise UsageError(f"{place}: {all_errors(error)}") from error
     except UsageError as error:
         raise UsageError(f"{place}: {error}") from error
     return card
