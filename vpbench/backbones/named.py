@@ -13,6 +13,7 @@ from vpbench.core.errors import UsageError, WeightsError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.hashing import file_sha256
 from vpbench.core.names import unknown
+from vpbench.core.user_folders import user_path
 from vpbench.spec.run_spec import BackboneSpec
 
 MOST_TOKENS = 2**20  # in a sequence; no machine attends over as many
@@ -165,7 +166,7 @@ def _weight_file(weights: str | None, name: str, stems: tuple[str, ...]) -> Path
     given = weights or os.environ.get("VPBENCH_WEIGHTS")
     if not given:
         return None
-    path = Path(given).expanduser()
+    path = user_path(given)
     origin = f"--weights {given}" if weights else f"VPBENCH_WEIGHTS={given}"
     if not path.exists():
         raise WeightsError(f"{origin}: there is no such file or folder.")

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vpbench.core.cache_folder import cache_root
 from vpbench.core.errors import DataError
 from vpbench.core.hashing import digest
+from vpbench.core.user_folders import cache_root
 from vpbench.data.raw import Labels, RawData, RawSplit
 from vpbench.spec.run_spec import Preprocess
 

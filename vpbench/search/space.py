@@ -6,7 +6,6 @@ import tomllib
 from collections.abc import Mapping
 from itertools import product
 from math import prod
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
@@ -16,6 +15,7 @@ from vpbench.core.errors import UsageError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.hashing import digest
 from vpbench.core.names import unknown
+from vpbench.core.user_folders import user_path
 from vpbench.models.registry import method_class, method_registry
 
 FOLDER = "searches"
@@ -164,7 +164,7 @@ def read_space(name: str) -> Space:
         if name not in space_names():
             raise unknown("search space", name, space_names(), "(vpbench list searches), or give a file: --space my.toml.")
         return Space(name, _card(f"benchmarks/{FOLDER}/{name}.toml", read_toml(FOLDER, name)))
-    path = Path(name).expanduser()
+    path = user_path(name)
     try:
         return Space(path.stem, _card(name, tomllib.loads(path.read_text(encoding="utf-8"))))
     except OSError as error:
