@@ -26,6 +26,13 @@ def check(done: Outcome, code: int, *parts: str) -> None:
     [
         ("--methods linaer", 2, ["'linaer'", "Did you mean 'linear'?"]),
         ("--methods vpt:shalow", 2, ["'shalow'", "Did you mean 'shallow'?"]),
+        ("--suite a --suite b", 2, ["--suite is given 2 times: give it once."]),
+        ("--threads 1 --threads=2", 2, ["--threads is given 2 times: give it once."]),
+        ("--methods linear --methods vpt", 2, ["--methods is given 2 times", "with commas"]),
+        ("--set recipe.lr=1 --set recipe.lr=2", 2, ["--set recipe.lr is given twice, as 1 and as 2"]),
+        ("--epochs 1 --set recipe.epochs=2", 2, ["--epochs", "--set recipe.epochs=2", "keep one"]),
+        ("--methods vpt:shallow --set vpt.deep=true", 2, ["vpt.deep=True undoes what vpt:shallow is"]),
+        ("--image-size 1000000", 2, ["image size 1000000", "smaller --image-size"]),
         ("--methods ,", 2, ["--methods", "vpbench list methods"]),
         ("--methods vpt --set vpt.promt_length=3", 2, ["'promt_length'", "Did you mean 'prompt_length'?"]),
         ("--methods vpt --set vpt.prompt_length=abc", 2, ["vpt.prompt_length", "integer", "'abc'"]),
