@@ -47,7 +47,7 @@ def _written(found: re.Match[str]) -> str:
 def for_markdown(text: str) -> str:
     """For a cell or a paragraph of GitHub's Markdown."""
     text = re.sub(r"([\\|*_`<>\[\]&~$])", r"\\\1", one_line(text))
-    text = re.sub(r"(?=:(?://|[\w+-]+:))|(?<=www)(?=\.)", r"\\", text)  # no addresses, and no :smile:
+    text = re.sub(r"(?=://)|(?<!\d)(?=:[\w+-]+:)|(?<=www)(?=\.)", r"\\", text)  # no addresses, and no :smile:
     return re.sub(r"^(\d*)(?=[.)]\s|(?:[+-]|#+)\s)", r"\1\\", text)  # no heading, no list
 
 

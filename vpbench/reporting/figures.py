@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.backend_bases import FigureCanvasBase
 
 from vpbench.core.errors import UsageError
+from vpbench.core.file_names import file_name
 from vpbench.core.files import write_atomically
 from vpbench.core.hashing import digest
 from vpbench.core.names import unknown
@@ -126,7 +127,7 @@ def draw_figures(name: str, store: Store, runs: pd.DataFrame, filters: Filters, 
             escape_text(figure)
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # both files take the places that were found now
-            paths += [_save(figure, folder / f"{stem}{suffix}") for suffix in _METADATA]
+            paths += [_save(figure, folder / f"{file_name(stem)}{suffix}") for suffix in _METADATA]
     return paths
 
 
