@@ -109,11 +109,12 @@ def main() -> NoReturn:
 def _run() -> int:
     """Run the command; its exit code, unless it ends the process itself."""
     from vpbench.core.errors import VpbenchError
+    from vpbench.core.escaping import visible
 
     try:
         app()
     except VpbenchError as error:
-        typer.echo(f"vpbench: {' '.join(str(error).split())}", err=True)
+        typer.echo(f"vpbench: {visible(' '.join(str(error).split()))}", err=True)
         return error.exit_code
     except InterruptError:
         typer.echo("vpbench: interrupted; finished runs are stored, the same command continues.", err=True)
