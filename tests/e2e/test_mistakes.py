@@ -127,10 +127,12 @@ def test_no_gpu(results: Path, command: list[str]) -> None:
 def test_broken_image(results: Path, images: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(images, tmp_path / "broken"))
     broken = data / "test" / "c1" / "2.png"
-    broken.write_bytes(broken.read_bytes()[:200])
+    other = data / "test" / "c2" / "1.png"
+    for path in (broken, other):
+        path.write_bytes(path.read_bytes()[:200])
     before = traces(results)
     done = vpbench("run", "--data", data, "--methods", "linear", "--image-size", 40, "--epochs", 1, "--results", results)
-    check(done, 3, str(broken), "repair or remove it")
+    check(done, 3, str(broken), "repair or remove it", f"The same is true of 1 more image: {other}.")  # all at once
     assert traces(results) == before
 
 

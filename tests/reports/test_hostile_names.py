@@ -7,7 +7,6 @@ import io
 import json
 import re
 import warnings
-from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         rows.append(make_row("linear", name, backbone=name, suite=name, dataset_group=name, weights=name, device_name=name))
         rows.append(make_row("vpt", name, backbone=name, suite=name, dataset_group=name, weights=name, minutes=place))
     found = fill(tmp_path_factory.mktemp("hostile") / "runs", *rows)
-    for row in rows[:3]:
+    for row in [row for row in rows if row["backbone"] == HOSTILE[2]]:
         phase = '"' + HOSTILE[3] + '"'
         found.write_artefact(row["run_id"], "curve.csv", lambda path, phase=phase: path.write_text(CURVE.format(phase)) and None)
         save_features(found, row["run_id"], np.random.default_rng(0).normal(size=(12, 4)), np.repeat([0, 1, 2], 4))
@@ -125,16 +124,16 @@ def test_html_table(texts: dict[str, str]) -> None:
 
 
 def test_page_and_figures(store: Store, tmp_path: Path) -> None:
-    """The page draws every plot that the store has data for: a data set with such a name, and a backbone, which names files."""
+    """The page draws every plot that the store has data for: names of a data set and of a backbone are in the names of files."""
     (tmp_path / "in").mkdir()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        write_page(store.folder, tmp_path / "in" / "page", method=["linear", "vpt"], dataset=[HOSTILE[2]])
+        write_page(store.folder, tmp_path / "in" / "page", method=["linear", "vpt"], dataset=[HOSTILE[2]], backbone=HOSTILE[2])
     assert not [text for warning in caught if "cannot be drawn" in (text := str(warning.message))]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
     assert sorted(path.name for path in (tmp_path / "in").iterdir()) == ["page"]
-    drawn = Counter(path.parent.name for path in (tmp_path / "in" / "page" / "figures").rglob("*.png"))
-    assert drawn == {"pareto": 2, "heatmap": 2, "seeds": 2, "curves": 1, "tsne": 1}
+    drawn = {path.parent.name for path in (tmp_path / "in" / "page" / "figures").rglob("*.png")}
+    assert drawn == {"pareto", "heatmap", "seeds", "curves", "tsne"}
     for path in (tmp_path / "in" / "page").rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         assert OBEYED.findall(text) == [], path
