@@ -56,8 +56,8 @@ def check_batch(model: PromptedModel, images: int, device: torch.device) -> None
     needed = 4 * LEAST * images * (stage.grid**2 + shape.prefix) * stage.width
     if needed > available:
         raise MemoryError(
-            f"a batch of {images} images of {shape.image_size} px needs more than {needed / 2**30:.0f} GiB in training, and this "
-            f"machine has {available / 2**30:.0f}: a smaller recipe.batch_size or --image-size."
+            f"a batch of {images} images of {shape.image_size} px needs more than {needed / 2**30:.1f} GiB in training, and this "
+            f"machine has {available / 2**30:.1f}: a smaller recipe.batch_size or --image-size."
         )
 
 
