@@ -67,8 +67,10 @@ def test_streams() -> None:
     try:
         with guarded_streams():
             sys.stdout.write("a\x1b[1mb\r\nc\x00\n")
+            sys.stdout.write("\r 50%\x1b[1m")  # a bar of tqdm
+            sys.stdout.write("\rhidden\n")
             Terminal().print("[red]d\x1b[0m")
             write_styled("\x1b[1me\x1b[0m\n")
     finally:
         sys.stdout = before
-    assert out.getvalue() == "a\\x1b[1mb\nc\\x00\n[red]d\\x1b[0m\n\x1b[1me\x1b[0m\n"
+    assert out.getvalue() == "a\\x1b[1mb\nc\\x00\n\r 50%\\x1b[1m\\rhidden\n[red]d\\x1b[0m\n\x1b[1me\x1b[0m\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -11,6 +12,10 @@ from typing import Any
 import typer
 
 from vpbench.core.escaping import visible
+
+
+# How tqdm, with which libraries show downloads, returns to the lines of its bars; it ends no line in the same call.
+_REDRAWN = re.compile(r"(?:\r|\n|\x1b\[A)*")
 
 
 class GuardedStream:
@@ -25,7 +30,8 @@ class GuardedStream:
         self.rich_proxied_file = stream
 
     def write(self, text: str) -> int:
-        self.rich_proxied_file.write(visible(text.replace("\r\n", "\n")))
+        bar = "" if text.endswith("\n") else _REDRAWN.match(text)[0]  # type: ignore[index]
+        self.rich_proxied_file.write(bar + visible(text[len(bar) :].replace("\r\n", "\n")))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
