@@ -13,7 +13,6 @@ import typer
 
 from vpbench.core.escaping import visible
 
-
 # How tqdm, with which libraries show downloads, returns to the lines of its bars; it ends no line in the same call.
 _REDRAWN = re.compile(r"(?:\r|\n|\x1b\[A)*")
 
