@@ -15,6 +15,7 @@ import vpbench
 from vpbench.api import plan_request
 from vpbench.core.errors import UsageError
 from vpbench.execution.callbacks import Callback
+from vpbench.reporting.page import site
 from vpbench.spec.request import Request
 from vpbench.spec.run_options import RunOptions
 from vpbench.store.schema import COLUMNS
@@ -121,11 +122,12 @@ def test_report_in_a_notebook(finished: Path, monkeypatch: pytest.MonkeyPatch) -
     assert text._repr_html_().startswith("<pre>Table 1: Top-1 accuracy")
 
 
-def test_report_of_figures_and_a_page(finished: Path, tmp_path: Path) -> None:
+def test_report_of_figures_and_a_page(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"x.svg names a file; figures need a folder"):
         vpbench.report(plot="seeds", results=finished, out=tmp_path / "x.svg")
     figures = vpbench.report(plot="seeds", results=finished, out=tmp_path / "figures")
     assert sorted(path.name for path in figures) == ["seeds_vit-nano.pdf", "seeds_vit-nano.png"]
+    monkeypatch.setattr(site, "draw_all", lambda *_: [])
     assert vpbench.report(html=tmp_path / "page", results=finished) == [tmp_path / "page" / "index.html"]
 
 
