@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
 from vpbench.core.errors import UsageError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class StrictCommand(TyperCommand):
@@ -27,5 +30,5 @@ class StrictCommand(TyperCommand):
 class StrictTyper(typer.Typer):
     """A group of such commands."""
 
-    def command(self, *names: Any, **options: Any) -> Any:
+    def command(self, *names: Any, **options: Any) -> Callable[[Command], Command]:
         return super().command(*names, **{"cls": StrictCommand, **options})

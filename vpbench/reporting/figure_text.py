@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axis import Axis
@@ -13,7 +12,7 @@ from matplotlib.ticker import Formatter, LogFormatterMathtext
 from vpbench.core.escaping import visible
 
 # Dollar signs in names are no formulas; tick labels of logarithmic axes, which are, become plain numbers below.
-PLAIN = {"text.parse_math": False, "text.usetex": False}
+PLAIN: dict[Any, Any] = {"text.parse_math": False, "text.usetex": False}
 
 
 def escape_text(figure: Figure) -> None:
@@ -32,7 +31,7 @@ def _escape_ticks(formatter: Formatter) -> None:
     made = formatter.format_ticks
     formulas = isinstance(formatter, LogFormatterMathtext)
 
-    def format_ticks(values: Sequence[float]) -> list[str]:
+    def format_ticks(values: list[float]) -> list[str]:
         return [f"{value:g}" if formulas and label else visible(label) for value, label in zip(values, made(values))]
 
     changed: Any = formatter

@@ -106,7 +106,7 @@ def _pairs(given: Sequence[str] | Sequence[Sequence[str]] | str) -> list[tuple[s
     found = [tuple(pair) for pair in pairs]
     if any(len(pair) != 2 or not all(isinstance(name, str) for name in pair) for pair in found):
         raise UsageError(f"compare={given!r}: two methods are compared, e.g. compare=('insvp', 'vpt').")
-    return [(first, second) for first, second in found]
+    return [(str(first), str(second)) for first, second in found]
 
 
 @contextmanager
