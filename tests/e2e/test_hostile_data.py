@@ -10,7 +10,7 @@ from command import traces, vpbench, write_images
 from hostile_names import OBEYED
 
 FOLDER = "[red]$x$ =1 \x1b[31m%j"
-CLASSES = ("=cmd|x", "\x1b[2Jclear", "[bold]b[/bold]")
+CLASSES = ("=cmd|x", "\x1b[2Jclear", "[bold]b")
 
 
 def test_own_images(tmp_path: Path, unmeasured: None) -> None:
