@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
 
 from vpbench.core.errors import UsageError
+from vpbench.core.user_folders import user_path
 from vpbench.interface import (
     ALL_FAMILIES,
     NO_PARTS,
@@ -56,7 +56,7 @@ class TransHPConfig(MethodConfig):
         """A file is read at once, so that a run's specification has the labels themselves."""
         if not isinstance(value, str):
             return value
-        path = Path(value).expanduser()
+        path = user_path(value)
         if not path.is_file():
             raise ValueError(f"there is no file {value}")
         try:

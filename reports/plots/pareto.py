@@ -39,7 +39,7 @@ class Cost:
 
 COSTS = (
     Cost("params_trainable", "trained parameters (thousands)", 1e3),
-    Cost("flops_forward", "FLOPs of one image (10$^9$)", 1e9),
+    Cost("flops_forward", "FLOPs of one image (10⁹)", 1e9),
     Cost("latency_ms_p50", "latency of one image, median (ms)", 1, timed=True),
     Cost("mem_train_peak", "peak memory in training (MiB)", 2**20, timed=True),
 )

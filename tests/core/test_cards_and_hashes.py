@@ -51,7 +51,7 @@ def test_good_card(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('title = "T"\n', "", "title: Field required"),
+        ('title = "T"\n', "", "it lacks title"),
         ("parameters = 3", 'parameters = "three"', "parameters: "),
         ("parameters = 3", "parameters = 0", "(given: 0)"),
         ("parameters = 3", "parameters = 3\nparametres = 4", "parametres: Extra inputs are not permitted"),

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vpbench.core.cache_folder import cache_root
 from vpbench.core.errors import DataError
+from vpbench.core.user_folders import cache_root
 from vpbench.data import cache
 from vpbench.data.cache import CachedData, RaggedImages, SplitCache, prepare, resized
 from vpbench.data.decoding import AS_LOADED

@@ -92,6 +92,12 @@ def test_validation_is_cut_from_train(tmp_path: Path) -> None:
     )
 
 
+def test_labels_with_gaps_are_noted(write: Callable[[pa.Table], Path]) -> None:
+    rows = [(label, split) for split in ("train", "val", "test") for label in (0, 99, 199)]
+    assert "no count from 0 (0, 99, 199): 3 classes are named after them" in open_path(write(table(rows))).note
+    assert open_path(write(table([(label // 99, split) for label, split in rows]))).note == ""
+
+
 def test_digest_follows_content_and_not_the_place(tmp_path: Path) -> None:
     first = fill(tmp_path / "first", {"train/a": 3, "train/b": 3, "test/a": 1, "test/b": 1})
     shutil.copytree(first, tmp_path / "second")
@@ -210,6 +216,7 @@ BAD_TABLES: dict[str, tuple[Callable[[], pa.Table], str]] = {
     "label of floats": (lambda: table([(1.5, "train")]), "column 'label' is double"),
     "split of numbers": (lambda: table([(1, 0)]), "column 'split' is int64"),
     "images of text": (lambda: table(ROWS).set_column(0, "image", pa.array(["x"] * 15)), "column 'image' is string"),
+    "negative label": (lambda: table([(-1, "train"), (99, "train"), (199, "test")]), "label -1 means no label in many data sets"),
     "null label": (lambda: with_null("label"), "row 4 of column 'label' has no label"),
     "null split": (lambda: with_null("split"), "row 4 of column 'split' has no split"),
     "image without bytes": (lambda: with_null("image"), "row 4 of column 'image' has no bytes"),

@@ -42,10 +42,20 @@ class Outcome:
     err: str
 
 
+def overridden(words: tuple[object, ...]) -> list[str]:
+    """The words of a command line in which later ones replace the options of the fixture ``command``."""
+    found = [str(word) for word in words]
+    for option in ("--data", "--image-size", "--epochs", "--device", "--precision"):
+        while found.count(option) > 1:
+            place = found.index(option)
+            del found[place : place + 2]
+    return found
+
+
 def vpbench(*words: object) -> Outcome:
     """Run the command in this process, where torch is imported already."""
     out, err = io.StringIO(), io.StringIO()
-    with mock.patch.object(sys, "argv", ["vpbench", *map(str, words)]), redirect_stdout(out), redirect_stderr(err):
+    with mock.patch.object(sys, "argv", ["vpbench", *overridden(words)]), redirect_stdout(out), redirect_stderr(err):
         try:
             main()
         except SystemExit as stop:
@@ -56,7 +66,7 @@ def vpbench(*words: object) -> Outcome:
 def start(*words: object) -> subprocess.Popen[str]:
     """Start the command as a process of its own, for what only a process can show."""
     return subprocess.Popen(
-        [sys.executable, "-m", "vpbench", *map(str, words)],
+        [sys.executable, "-m", "vpbench", *overridden(words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

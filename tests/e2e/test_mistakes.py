@@ -26,6 +26,13 @@ def check(done: Outcome, code: int, *parts: str) -> None:
     [
         ("--methods linaer", 2, ["'linaer'", "Did you mean 'linear'?"]),
         ("--methods vpt:shalow", 2, ["'shalow'", "Did you mean 'shallow'?"]),
+        ("--suite a --suite b", 2, ["--suite is given 2 times: give it once."]),
+        ("--threads 1 --threads=2", 2, ["--threads is given 2 times: give it once."]),
+        ("--methods linear --methods vpt", 2, ["--methods is given 2 times", "with commas"]),
+        ("--set recipe.lr=1 --set recipe.lr=2", 2, ["--set recipe.lr is given twice, as 1 and as 2"]),
+        ("--epochs 1 --set recipe.epochs=2", 2, ["--epochs", "--set recipe.epochs=2", "keep one"]),
+        ("--methods vpt:shallow --set vpt.deep=true", 2, ["vpt.deep=True undoes what vpt:shallow is"]),
+        ("--image-size 1000000", 2, ["image size 1000000", "smaller --image-size"]),
         ("--methods ,", 2, ["--methods", "vpbench list methods"]),
         ("--methods vpt --set vpt.promt_length=3", 2, ["'promt_length'", "Did you mean 'prompt_length'?"]),
         ("--methods vpt --set vpt.prompt_length=abc", 2, ["vpt.prompt_length", "integer", "'abc'"]),
@@ -129,10 +136,12 @@ def test_no_gpu(results: Path, command: list[str]) -> None:
 def test_broken_image(results: Path, images: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(images, tmp_path / "broken"))
     broken = data / "test" / "c1" / "2.png"
-    broken.write_bytes(broken.read_bytes()[:200])
+    other = data / "test" / "c2" / "1.png"
+    for path in (broken, other):
+        path.write_bytes(path.read_bytes()[:200])
     before = traces(results)
     done = vpbench("run", "--data", data, "--methods", "linear", "--image-size", 40, "--epochs", 1, "--results", results)
-    check(done, 3, str(broken), "repair or remove it")
+    check(done, 3, str(broken), "repair or remove it", f"The same is true of 1 more image: {other}.")  # all at once
     assert traces(results) == before
 
 

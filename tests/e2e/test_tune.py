@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from command import rows, traces, vpbench
 
-from vpbench.cli.progress import RunProgress
+from vpbench.execution.run_progress import RunProgress
 from vpbench.store.schema import REPRODUCIBLE
 from vpbench.store.store import Store
 

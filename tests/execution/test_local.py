@@ -375,11 +375,24 @@ def test_expected_seconds(images: Path, store: Store) -> None:
     assert longest_first([linear, vpt, longer], PastRuns([]))[0] == longer
 
 
+def test_expected_seconds_of_other_sizes(images: Path, store: Store) -> None:
+    """Pixels count, and what a run takes beside training: decoding, testing, measuring."""
+    (vpt,) = jobs_of(images, store)
+    assert (vpt.spec.backbone.image_size, vpt.n_train, vpt.spec.recipe.epochs) == (32, 6, 1)
+    assert PastRuns([past(image_size=64)]).seconds(Work.of(vpt)) == pytest.approx(6 / 4)
+    assert PastRuns([past(image_size=16)]).seconds(Work.of(vpt)) == pytest.approx(6 * 4)
+    # 60 images in 60 s, of which training took 20: 40 s stay, whatever the set.
+    row = past(image_size=32, train_images_per_s=3.0)
+    assert PastRuns([row]).seconds(Work.of(vpt)) == pytest.approx(40 + 2)
+    assert PastRuns([past(train_images_per_s=0.5)]).seconds(Work.of(vpt)) == pytest.approx(6)  # slower steps than the whole run
+    assert format_duration(0.2) == "less than 1 s"
+
+
 def test_past_rows_of_a_store(images: Path, store: Store) -> None:
     (job,) = jobs_of(images, store)
     assert past_runs(store).seconds(Work.of(job)) is None
     row = run_job(job, store)
-    assert past_runs(store).seconds(Work.of(job)) == pytest.approx(row["wall_s"])
+    assert past_runs(store).seconds(Work.of(job)) == pytest.approx(row["wall_s"])  # the same again
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_ranges(tmp_path: Path) -> None:
     [
         ("[parameter]\nlr = [1]", "unknown field of a search space 'parameter'. Did you mean 'parameters'?"),
         ("[parameters]", "parameters: Dictionary should have at least 1 item"),
-        ("", "parameters: Field required"),
+        ("", "it lacks parameters"),
         ('sampler = "random"\n[parameters]\nn = [1]', "sampler: Input should be 'grid' or 'tpe' (given: 'random')"),
         ("trials = 0\n[parameters]\nn = [1]", "trials: Input should be greater than or equal to 1 (given: 0)"),
         ("[parameters]\nn = []", "n must be a list of values"),
@@ -90,6 +90,14 @@ def test_mistakes(text: str, message: str, tmp_path: Path) -> None:
     assert message in str(caught.value)
     assert "mine.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('title = "x"\nsampler = "random"\n')
+    with pytest.raises(UsageError) as caught:
+        read_space(str(path))
+    assert "it lacks description, source, parameters; sampler: Input should be 'grid' or 'tpe'" in str(caught.value)
 
 
 def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:

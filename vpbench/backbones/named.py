@@ -13,8 +13,10 @@ from vpbench.core.errors import UsageError, WeightsError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.hashing import file_sha256
 from vpbench.core.names import unknown
+from vpbench.core.user_folders import user_path
 from vpbench.spec.run_spec import BackboneSpec
 
+MOST_TOKENS = 2**20  # in a sequence; no machine attends over as many
 WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".tar")
 
 
@@ -120,6 +122,11 @@ def resolve_backbone(
             f"image size {image_size} is no multiple of the patch size {patch_size} of {name}: "
             f"take {_nearest(image_size, patch_size)}."
         )
+    if (tokens := (image_size // patch_size) ** 2) > MOST_TOKENS:
+        raise UsageError(
+            f"image size {image_size} makes {tokens:,} tokens of {patch_size} px patches, and {MOST_TOKENS:,} are the most: "
+            "take a smaller --image-size."
+        )
     if weights == "random":
         source, path = "random", None
     elif found := _weight_file(weights, name, stems):
@@ -159,7 +166,7 @@ def _weight_file(weights: str | None, name: str, stems: tuple[str, ...]) -> Path
     given = weights or os.environ.get("VPBENCH_WEIGHTS")
     if not given:
         return None
-    path = Path(given).expanduser()
+    path = user_path(given)
     origin = f"--weights {given}" if weights else f"VPBENCH_WEIGHTS={given}"
     if not path.exists():
         raise WeightsError(f"{origin}: there is no such file or folder.")

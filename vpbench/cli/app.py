@@ -23,6 +23,8 @@ from vpbench.cli.report import report
 from vpbench.cli.run import run
 from vpbench.cli.show import show
 from vpbench.cli.status import status
+from vpbench.cli.streams import guarded_streams
+from vpbench.cli.strict import StrictTyper
 from vpbench.cli.tune import tune
 from vpbench.core.version import __version__
 
@@ -48,7 +50,7 @@ class LazyCommand(TyperCommand):
 
     def built(self) -> Any:
         """The command with its options."""
-        own = typer.Typer(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich")
+        own = StrictTyper(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich")
         own.command(self.name)(self._function)
         return typer.main.get_command(own)
 
@@ -100,17 +102,23 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command line; a user's mistake is one line on stderr and an exit code, never a traceback."""
+    with guarded_streams():
+        sys.exit(_run())
+
+
+def _run() -> int:
+    """Run the command; its exit code, unless it ends the process itself."""
     from vpbench.core.errors import VpbenchError
+    from vpbench.core.escaping import visible
 
     try:
         app()
     except VpbenchError as error:
-        typer.echo(f"vpbench: {' '.join(str(error).split())}", err=True)
-        sys.exit(error.exit_code)
+        typer.echo(f"vpbench: {visible(' '.join(str(error).split()))}", err=True)
+        return error.exit_code
     except InterruptError:
         typer.echo("vpbench: interrupted; finished runs are stored, the same command continues.", err=True)
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone, as with `vpbench list | head`
-        sys.exit(0)
-    sys.exit(0)
+    return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vpbench.cli.warning_lines import warnings_as_lines
+from vpbench.cli.streams import warnings_as_lines
 from vpbench.spec.parsing import numbers, words
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _run(
     keep: Path | None, update: bool,
 ) -> pd.DataFrame:  # fmt: skip
     from vpbench.checking.gate_runs import plan_grid, run_grid
-    from vpbench.cli.progress import RunProgress
+    from vpbench.execution.run_progress import RunProgress
     from vpbench.planning.plan import seeds_of
     from vpbench.planning.suites import suite_card
     from vpbench.spec.request import DEFAULT_METHODS

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vpbench.cli.streams import warnings_as_lines
+from vpbench.cli.strict import StrictTyper
+
 if TYPE_CHECKING:
     from vpbench.data.doctor import Finding, Verification
 
 FAILED, NO_DATA, INTERRUPTED = 1, 3, 130
 
-app = typer.Typer(help="List, fetch, check and convert published data sets.", no_args_is_help=True)
+app = StrictTyper(help="List, fetch, check and convert published data sets.", no_args_is_help=True)
 
 Root = Annotated[
     str | None, typer.Option("--data-root", metavar="FOLDER", help="Where published data sets lie. Default: VPBENCH_DATA.")
@@ -42,7 +45,8 @@ def list_datasets(as_json: AsJson = False) -> None:
     from vpbench.data.catalog import dataset_card
     from vpbench.reporting.describe import listing
 
-    entries = [{**entry, "licence": dataset_card(entry["name"]).licence} for entry in listing("datasets")]
+    with warnings_as_lines():
+        entries = [{**entry, "licence": dataset_card(entry["name"]).licence} for entry in listing("datasets")]
     if as_json:
         _as_json(entries)
         return
@@ -307,10 +311,11 @@ def _dry_run(name: str, card: Any, root: Path, force: bool) -> None:
 @contextmanager
 def _stepwise(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
     """A bar in bytes with the time that is left, on stderr; without a terminal, one line per step."""
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    console = Console(stderr=True)
+    from vpbench.core.terminal import Terminal
+
+    console = Terminal(stderr=True)
     bar = Progress(
         TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
         TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
@@ -333,10 +338,11 @@ def _stepwise(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
 @contextmanager
 def _counting(title: str) -> Iterator[Callable[[int, int], None]]:
     """A bar of images with the time that is left, on stderr; nothing without a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    from vpbench.core.terminal import Terminal
+
+    console = Terminal(stderr=True)
     bar = Progress(
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("ETA"),
         TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,

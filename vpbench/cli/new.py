@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Write the files that a new plug-in starts from.", no_args_is_help=True)
+from vpbench.cli.strict import StrictTyper
+
+app = StrictTyper(help="Write the files that a new plug-in starts from.", no_args_is_help=True)
 
 
 @app.callback()

@@ -11,7 +11,7 @@ import typer
 from vpbench.cli import options as flags
 
 if TYPE_CHECKING:
-    from vpbench.cli.progress import RunProgress
+    from vpbench.execution.run_progress import RunProgress
     from vpbench.planning.plan import Plan
     from vpbench.spec.request import Request
     from vpbench.spec.run_options import RunOptions
@@ -43,7 +43,7 @@ def run(
     import json
 
     from vpbench.api import run_request
-    from vpbench.cli.progress import RunProgress
+    from vpbench.execution.run_progress import RunProgress
 
     if dry_run:
         _show_plan(request, options, results, as_json)
@@ -62,12 +62,12 @@ def _show_plan(request: Request, options: RunOptions, results: Path, as_json: bo
     import json
     from collections import Counter
 
-    from rich.console import Console
     from rich.table import Table
 
     from vpbench.api import expected_seconds, plan_request
-    from vpbench.cli.progress import RunProgress
     from vpbench.core.names import counted
+    from vpbench.core.terminal import Terminal
+    from vpbench.execution.run_progress import RunProgress
     from vpbench.store.store import Store
 
     plan, store = plan_request(request, options, results, RunProgress()), Store(results)
@@ -89,9 +89,9 @@ def _show_plan(request: Request, options: RunOptions, results: Path, as_json: bo
     for column in shown:
         table.add_column(column, overflow="fold", no_wrap=column in UNBROKEN)
     for row in rows:
-        row["expected_s"] = "" if row["expected_s"] is None else f"{row['expected_s']:.0f}"
+        row["expected_s"] = "" if row["expected_s"] is None else f"{max(1, row['expected_s']):.0f}"
         table.add_row(*(row["run_id"][:8] if name == "run_id" else str(row[name]) for name in shown))
-    Console().print(table)
+    Terminal().print(table)
     kinds = Counter(row["status"] for row in rows)
     again = f", {kinds['again']} to be repeated" if kinds["again"] else ""
     typer.echo(
@@ -120,12 +120,15 @@ def _summary(progress: RunProgress, frame: Any, results: Path) -> None:
     """What went wrong, where the rows are, how many of them are new, and what to do next."""
     from vpbench.core.names import counted
 
-    for row in frame[frame["status"] != "ok"].itertuples():
+    failed = frame[frame["status"] != "ok"]
+    for row in failed.itertuples():
         reason = (row.error.strip().splitlines() or [""])[-1]
         typer.echo(
             f"{row.method} on {row.dataset}, seed {row.seed}: {row.status} - {reason} (vpbench show run {row.run_id[:8]})",
             err=True,
         )
+    if old := len(set(failed["run_id"]) - progress.fresh):
+        typer.echo(f"{counted(old, 'run')} of these had ended so before; --rerun failed repeats them.", err=True)
     if progress.left_over:
         count = counted(progress.left_over, "run")
         typer.echo(f"Left over by --limit {progress.limit}: {count}; the same command does the next ones.", err=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vpbench.cli.warning_lines import warnings_as_lines
+from vpbench.cli.streams import warnings_as_lines
+
+if TYPE_CHECKING:
+    from vpbench.core.terminal import Terminal
 
 
 def show(
@@ -33,42 +36,42 @@ def show(
     if as_json:
         typer.echo(json.dumps(facts, indent=2, default=str))
         return
-    from rich.console import Console
+    from vpbench.core.terminal import Terminal
 
-    console = Console()
+    terminal = Terminal()
     for key, value in in_words(facts).items():
-        _print(console, key, value)
+        _print(terminal, key, value)
 
 
-def _print(console: Any, key: str, value: Any) -> None:
-    """One fact: a line, an indented block, or a table where it is a list of alike entries."""
-    from rich.markup import escape
+def _print(terminal: Terminal, key: str, value: Any) -> None:
+    """One fact, by the name that ``--set`` and programs use: a line, an indented block, or a table of alike entries."""
     from rich.padding import Padding
     from rich.table import Table
+    from rich.text import Text
 
-    title = f"[bold]{escape(key.replace('_', ' '))}[/bold]"
+    title = Text(key, style="bold")
     if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
         nested = [inner for inner in value[0] if isinstance(value[0][inner], list)]
-        console.print(f"\n{title}")
+        terminal.print("\n", title, sep="")
         if nested:  # presets: each its own block, because it holds a table
             for entry in value:
                 for inner, content in entry.items():
-                    _print(console, inner, content)
+                    _print(terminal, inner, content)
             return
         table = Table(header_style="dim", box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in value[0]:
             table.add_column(column, overflow="fold")
         for entry in value:
-            table.add_row(*(escape(str(content)) for content in entry.values()))
-        console.print(Padding(table, (0, 0, 0, 2)))
+            table.add_row(*(str(content) for content in entry.values()))
+        terminal.print(Padding(table, (0, 0, 0, 2)))
     elif isinstance(value, dict):
-        console.print(title)
+        terminal.print(title)
         for inner, content in value.items():
-            console.print(f"  {escape(inner.replace('_', ' '))}: {escape(str(content))}", highlight=False)
+            terminal.print(f"  {inner}: {content}")
     elif isinstance(value, list) and value and any(len(str(entry)) > 30 for entry in value):
-        console.print(title)
+        terminal.print(title)
         for entry in value:
-            console.print(f"  - {escape(str(entry))}", highlight=False)
+            terminal.print(f"  - {entry}")
     else:
         text = ", ".join(map(str, value)) if isinstance(value, list) else value
-        console.print(f"{title}: {escape(str(text))}", highlight=False)
+        terminal.print(Text.assemble(title, f": {text}"))

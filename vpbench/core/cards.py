@@ -36,7 +36,7 @@ def read_card(folder: str, name: str, kind: type[Card], word: str) -> Card:
     try:
         return kind.model_validate(read_toml(folder, name))
     except ValidationError as error:
-        raise UsageError(f"benchmarks/{folder}/{name}.toml: {first_error(error)}") from error
+        raise UsageError(f"benchmarks/{folder}/{name}.toml: {all_errors(error)}") from error
 
 
 def read_toml(folder: str, name: str) -> dict[str, Any]:
@@ -58,11 +58,26 @@ def packaged_file(folder: str, name: str) -> Path:
 
 def first_error(error: ValidationError) -> str:
     """The first of pydantic's errors in one line: field, message and input value."""
-    details = error.errors()[0]
-    where = ".".join(str(part) for part in details["loc"]) or "it"
+    return _in_words(error.errors()[0])
+
+
+def all_errors(error: ValidationError) -> str:
+    """All of pydantic's errors in one line, for a file that somebody writes: missing fields together, then the others."""
+    missing = [_place(details) for details in error.errors() if details["type"] == "missing"]
+    others = [_in_words(details) for details in error.errors() if details["type"] != "missing"]
+    return "; ".join([*([f"it lacks {', '.join(missing)}"] if missing else []), *others])
+
+
+def _place(details: Any) -> str:
+    return ".".join(str(part) for part in details["loc"]) or "it"
+
+
+def _in_words(details: Any) -> str:
     text = details["msg"].removeprefix("Value error, ")
     given = details.get("input")
-    return f"{where}: {text}" + (f" (given: {_shown(given)})" if isinstance(given, str | int | float | bool | list) else "")
+    return f"{_place(details)}: {text}" + (
+        f" (given: {_shown(given)})" if isinstance(given, str | int | float | bool | list) else ""
+    )
 
 
 def _shown(given: Any) -> str:

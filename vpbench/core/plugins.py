@@ -1,14 +1,16 @@
 """Registry of plug-ins with lazy import: the modules of a package and the entry points of a group.
 
-A plug-in is one file, registered under its file name, so that names are listed without importing anything.
+A plug-in is one file, registered under its file name, so that names are listed without importing anything. One that is broken
+is an error where it is asked for, and takes nothing else away.
 """
 
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, metadata
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -35,38 +37,49 @@ class Registry(Generic[T]):
         package = import_module(self._package)
         return {info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_")}
 
-    def _entry_points(self) -> dict[str, EntryPoint]:
-        found: dict[str, EntryPoint] = {}
+    def _entry_points(self) -> dict[str, list[EntryPoint]]:
+        """By name; several where distributions disagree on what it is."""
+        found: dict[str, dict[str, EntryPoint]] = {}
         for point in entry_points(group=self._group) if self._group else ():
-            other = found.setdefault(point.name, point)
-            if other.value != point.value:
-                raise UsageError(f"{self.kind} '{point.name}' is both {other.value} and {point.value}; uninstall one of them.")
-        return found
+            found.setdefault(point.name, {})[point.value] = point
+        return {name: list(points.values()) for name, points in found.items()}
 
     def has(self, name: str) -> bool:
         """Whether there is an entry of that name; imports nothing."""
         return name in self._modules() or name in self._entry_points()
 
     def names(self) -> list[str]:
-        """All names, sorted. Imports no entry.
+        """All names, sorted. Imports no entry."""
+        return sorted(self._modules() | self._entry_points().keys())
 
-        Raises:
-            UsageError: when an entry point has the name of another entry.
-        """
+    def working(self) -> Iterator[tuple[str, T]]:
+        """Every entry that can be imported, by name; a warning of one line names each of the others, and collisions."""
         modules, points = self._modules(), self._entry_points()
-        for name in sorted(modules & points.keys()):
-            raise UsageError(f"{self.kind} '{name}' of {points[name].value} collides with vpbench's own: rename or uninstall it.")
-        return sorted(modules | points.keys())
+        for name in self.names():
+            if name in modules and name in points:
+                hidden = f"{self.kind} '{name}' of {points[name][0].value} is hidden by vpbench's own: rename or uninstall it."
+                warnings.warn(hidden, stacklevel=2)
+            try:
+                yield name, self.get(name)
+            except UsageError as error:
+                warnings.warn(f"{error} It is left out.", stacklevel=2)
 
     def _imported(self, name: str) -> ModuleType:
+        module = f"{self._package}.{name}"
         try:
-            return import_module(f"{self._package}.{name}")
+            return import_module(module)
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] == "vpbench":
-                raise
-            raise UsageError(
-                f"{self.kind} '{name}' needs the library {error.name}, an extra: pip install 'vpbench[{name}]'."
-            ) from error
+                raise self._broken(name, module, error) from error
+            extra = f"an extra: pip install 'vpbench[{name}]'" if name in _extras() else "which is not installed"
+            raise UsageError(f"{self.kind} '{name}' needs the library {error.name}, {extra}.") from error
+        except (Exception, SystemExit) as error:
+            raise self._broken(name, module, error) from error
+
+    def _broken(self, name: str, place: str, error: BaseException) -> UsageError:
+        """In one line; a plug-in may raise anything, and may call ``exit``."""
+        said = " ".join(str(error).split())
+        return UsageError(f"{self.kind} '{name}' cannot be imported from {place}: {type(error).__name__}: {said}.")
 
     def get(self, name: str) -> T:
         """The entry called ``name``.
@@ -78,14 +91,22 @@ class Registry(Generic[T]):
             return self._pick(name, self._imported(name))
         if name not in (names := self.names()):
             raise unknown(self.kind, name, names)
-        point = self._entry_points()[name]
+        point, *others = self._entry_points()[name]
+        if others:
+            raise UsageError(f"{self.kind} '{name}' is both {point.value} and {others[0].value}; uninstall one of them.")
         try:
             loaded = point.load()
-        except Exception as error:
-            raise UsageError(
-                f"{self.kind} '{name}' cannot be imported from {point.value}: {type(error).__name__}: {error}"
-            ) from error
+        except (Exception, SystemExit) as error:
+            raise self._broken(name, point.value, error) from error
         return self._pick(name, loaded)
+
+
+def _extras() -> set[str]:
+    """Names of vpbench's extras; none in a checkout that is not installed."""
+    try:
+        return set(metadata("vpbench").get_all("Provides-Extra") or ())
+    except PackageNotFoundError:
+        return set()
 
 
 def _is_part(module: str, package: str) -> bool:

@@ -25,9 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vpbench.core.cache_folder import cache_root
 from vpbench.core.errors import DataError
 from vpbench.core.hashing import digest
+from vpbench.core.names import counted
+from vpbench.core.user_folders import cache_root
 from vpbench.data.raw import Labels, RawData, RawSplit
 from vpbench.spec.run_spec import Preprocess
 
@@ -36,6 +37,7 @@ VERSION = 2
 SCRATCH = ".building-"
 PIXELS, SIZES = "pixels.bin", "sizes.npy"
 BLOCK = 1 << 24  # bytes with a checksum of their own, so that several threads share a file
+SHOWN = 9  # broken images that a message names beside the first
 
 Pixels = NDArray[np.uint8]
 OnProgress = Callable[[int, int], None]
@@ -284,15 +286,29 @@ class SplitCache:
             stream.write(json.dumps(summary, indent=1).encode())
 
     def _resized_all(self) -> Iterator[Pixels]:
-        """All images in order. Pillow releases the GIL, so threads suffice."""
+        """All images in order. Pillow releases the GIL, so threads suffice.
 
-        def one(index: int) -> Pixels:
-            image = self.split.image(index, self.preprocess)
-            return resized(image, self.preprocess, self.image_size, keep_margin=self.keep_margin)
+        Raises:
+            DataError: at the end, for all images that cannot be decoded.
+        """
+        broken: dict[str, DataError] = {}
+
+        def one(index: int) -> Pixels | None:
+            try:
+                image = self.split.image(index, self.preprocess)
+                return resized(image, self.preprocess, self.image_size, keep_margin=self.keep_margin)
+            except DataError as error:
+                broken[self.split.name(index)] = error
+                return None
 
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(self.split), 256):  # map() submits all of its input at once, which would fill the memory
-                yield from pool.map(one, range(start, min(start + 256, len(self.split))))
+                done = pool.map(one, range(start, min(start + 256, len(self.split))))
+                yield from (pixels for pixels in done if pixels is not None)
+        if broken:
+            first, *others = sorted(broken)
+            more = f" The same is true of {counted(len(others), 'more image')}: {', '.join(others[:SHOWN])}" if others else ""
+            raise DataError(f"{broken[first]}{more}{', ...' if len(others) > SHOWN else '.' if others else ''}")
 
 
 def checksums_of(path: Path) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ from vpbench.store.store import Store
 from vpbench.training.checkpoint import Checkpoints, UnusableCheckpointError
 from vpbench.training.evaluate import Scores
 from vpbench.training.fit import Epoch, Trainer
-from vpbench.training.memory import is_out_of_memory
+from vpbench.training.memory import check_batch, is_out_of_memory
 
 FEATURE_IMAGES = 1000  # test images whose features are kept for t-SNE
 
@@ -86,8 +86,9 @@ def execute(
         row.update(status="unsupported", error=str(error))
     except torch.OutOfMemoryError as error:
         row.update(status="oom", error=str(error).splitlines()[0])
-    except MemoryError:
-        row.update(status="oom", error="the machine has too little memory for this run: --checkpoint-blocks, or a smaller batch.")
+    except MemoryError as error:
+        usual = "the machine has too little memory for this run: --checkpoint-blocks, or a smaller batch."
+        row.update(status="oom", error=str(error) or usual)
     except _TimeUp:
         row.update(status="timeout", error=f"{traceback.format_exc(limit=-6)}{timed_out(job.timeout_s)}")
     except Exception as error:
@@ -210,6 +211,7 @@ def _run(
     normalise = Normaliser(spec.backbone.mean, spec.backbone.std, device)
     trainer = Trainer(model, data, spec, normalise, device, on_epoch, checkpoints)
     sizes = {**parameter_counts(model), "params_by_part": json.dumps(parameters_by_part(model))}
+    check_batch(model, min(spec.recipe.batch_size, len(data.train)), device)
     trainer.fit()
     sizes["params_active"] = parameter_counts(model)["params_active"]
     found = {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from vpbench.core.user_folders import user_path
 from vpbench.data.places import data_root
 from vpbench.planning.plan import Plan, PlannedRun
 from vpbench.spec.device import planned_device
@@ -76,7 +76,7 @@ class Job(JobOptions):
 
 
 def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).expanduser().absolute())
+    return None if path is None else str(user_path(path).absolute())
 
 
 def row_since(job: Job, store: Store) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator
 from vpbench.core.errors import UsageError
 from vpbench.core.hashing import file_sha256
 from vpbench.core.tensor_files import load_pickled, unfit_values
+from vpbench.core.user_folders import user_path
 from vpbench.interface.lazy import torch
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def _pinned(value: str) -> str:
     """The path with the beginning of its file's SHA-256; as it is where it has one already, wherever that file may be."""
     if MARK in value:
         return value
-    path = Path(value).expanduser()
+    path = user_path(value)
     if not path.is_file():
         raise ValueError(f"{value}: there is no such file")
     return f"{path.absolute()}{MARK}{file_sha256(path)[:DIGITS]}"

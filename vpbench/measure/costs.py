@@ -32,7 +32,7 @@ from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_pa
 from vpbench.measure.timing import example_images, inference, training_step
 from vpbench.models.build import add_method, build_empty, needs_classifier
 from vpbench.models.prompted import PromptedModel
-from vpbench.models.registry import expand_labels, method_class, resolve_method
+from vpbench.models.registry import check_preset, expand_labels, method_class, resolve_method
 from vpbench.spec.device import describe, resolve_device
 from vpbench.spec.precision import float32_products, resolve_precision
 from vpbench.spec.run_spec import BackboneSpec, MethodSpec
@@ -108,6 +108,8 @@ class Costs:
         self.precision = resolve_precision(request.precision, self.device)
         labels = expand_labels(request.methods)
         options = _options(request.settings, labels)
+        for label in labels:
+            check_preset(label, request.settings)
         specs = [resolve_method(label, options.get(label.partition(":")[0], {})) for label in labels]
         self.backbone: BackboneSpec = resolve_backbone(request.backbone, "random", request.image_size)
         self.entries = [Entry(PLAIN, None, self._plain_columns())]

@@ -16,10 +16,19 @@ from vpbench.interface.config import renamed_options
 from vpbench.interface.method import Group
 from vpbench.spec.run_spec import MethodSpec
 
+FACTS = ("title", "summary", "paper", "fidelity")  # that every method states
+
 
 def method_registry() -> Registry[type[Method[Any]]]:
     """Every file in ``methods/``, and the entry points of the group ``vpbench.methods``."""
-    return Registry("method", "vpbench.methods", subclass_in(Method), group="vpbench.methods")
+    return Registry("method", "vpbench.methods", _pick, group="vpbench.methods")
+
+
+def _pick(name: str, found: Any) -> type[Method[Any]]:
+    method = subclass_in(Method)(name, found)
+    if lacking := [fact for fact in FACTS if not hasattr(method, fact)]:
+        raise UsageError(f"method '{name}': class {method.__name__} has no {' and no '.join(lacking)}.")
+    return method
 
 
 def method_class(name: str) -> type[Method[Any]]:
@@ -45,8 +54,7 @@ def expand_labels(labels: Sequence[str]) -> list[str]:
         if group is not None and group not in get_args(Group):
             raise unknown("group of methods", group, get_args(Group))
         if label == "all" or group is not None:
-            names = method_registry().names()
-            found += [name for name in names if group is None or method_class(name).group == group]
+            found += [name for name, method in method_registry().working() if group is None or method.group == group]
         else:
             found.append(label)
     return list(dict.fromkeys(found))
@@ -81,8 +89,40 @@ def resolve_method(label: str, settings: Mapping[str, Any] | None = None) -> Met
     )  # fmt: skip
 
 
+def check_preset(label: str, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that undo what defines a preset: the run would have its name and be something else.
+
+    Args:
+        label: ``name`` or ``name:preset``.
+        settings: by the names of ``--set``, ``METHOD.OPTION``; those of other methods do not matter.
+
+    Raises:
+        UsageError: for an option that the preset changes and a setting puts back to its default.
+    """
+    name, _, preset = label.partition(":")
+    if not preset or preset not in (method := method_class(name)).presets:
+        return
+    defining = method.presets[preset].settings
+    own = {key.removeprefix(f"{name}."): value for key, value in settings.items() if key.startswith(f"{name}.")}
+    given = renamed_options(own, method.Config.former_names())
+    for option in [option for option in defining if option in given]:
+        try:
+            config = method.Config.model_validate({**defining, option: given[option]})
+        except ValidationError:
+            continue  # a value that does not fit is an error of its own
+        chosen, default = getattr(config, option), method.Config.model_fields[option].default
+        if chosen == default != defining[option]:
+            raise UsageError(
+                f"{name}.{option}={chosen} undoes what {label} is ({option}={defining[option]}): ask for {name} instead, "
+                "with the other options set as you want them."
+            )
+
+
 def current_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's options, as a row has them, by their present names; those of an unknown method as they are."""
+    """A method's options, as a row has them, by their present names; those of an unknown or broken method as they are."""
     if not method_registry().has(method):
         return dict(options)
-    return renamed_options(options, method_class(method).Config.former_names())
+    try:
+        return renamed_options(options, method_class(method).Config.former_names())
+    except UsageError:
+        return dict(options)

@@ -15,7 +15,7 @@ from vpbench.data.catalog import dataset_card
 from vpbench.data.class_names import normalised
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path
-from vpbench.models.registry import expand_labels, method_class, resolve_method
+from vpbench.models.registry import check_preset, expand_labels, method_class, resolve_method
 from vpbench.planning.rerun import to_repeat
 from vpbench.planning.suites import (
     CUSTOM_SUITE,
@@ -262,6 +262,10 @@ def _split_settings(request: Request) -> tuple[dict[str, dict[str, Any]], dict[s
     recipes: dict[str, dict[str, Any]] = {"": {}}
     if request.epochs is not None:
         recipes[""]["epochs"] = request.epochs
+    if request.epochs not in (None, request.settings.get("recipe.epochs", request.epochs)):
+        raise UsageError(f"--epochs {request.epochs} and --set recipe.epochs={request.settings['recipe.epochs']}: keep one.")
+    for label in request.methods:
+        check_preset(label, request.settings)
     for name, value in request.settings.items():
         parts = name.split(".")
         if len(parts) == 2 and parts[0] == "recipe":

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
-from vpbench.core.cards import card_names, first_error, read_toml
+from vpbench.core.cards import all_errors, card_names, first_error, read_toml
 from vpbench.core.errors import DataError, UsageError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.names import unknown
@@ -104,7 +104,7 @@ def suite_card(name: str) -> SuiteCard:
             raise UsageError(f"benchmarks/suites/{name}.toml: preprocess.{min(decoding)} belongs on the cards of its data sets.")
         return card
     except ValidationError as error:
-        raise UsageError(f"benchmarks/suites/{name}.toml: {first_error(error)}") from error
+        raise UsageError(f"benchmarks/suites/{name}.toml: {all_errors(error)}") from error
 
 
 def _suite_values(name: str, heirs: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def recipe_card(method: str) -> RecipeCard:
     try:
         return RecipeCard.model_validate(read_toml("recipes", method))
     except ValidationError as error:
-        raise UsageError(f"benchmarks/recipes/{method}.toml: {first_error(error)}") from error
+        raise UsageError(f"benchmarks/recipes/{method}.toml: {all_errors(error)}") from error
 
 
 def recipe_entries(method: str, suite: str, dataset: str, preset: str | None) -> list[RecipeEntry]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
-from vpbench.core.cards import first_error
+from vpbench.core.cards import all_errors
 from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
 from vpbench.reporting.keys import RowKey, split_name
@@ -171,7 +171,7 @@ def load_definition(paper: str, number: str) -> TableDefinition:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{numbers[number]}: {error}") from error
     except ValidationError as error:
-        raise UsageError(f"{numbers[number]}: {first_error(error)}") from error
+        raise UsageError(f"{numbers[number]}: {all_errors(error)}") from error
 
 
 def leaderboard() -> TableDefinition:

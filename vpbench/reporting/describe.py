@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pydantic import BaseModel
+
 from vpbench.backbones.named import backbone_card, backbone_names
-from vpbench.core.errors import StoreError
+from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.names import unknown
 from vpbench.data.catalog import dataset_card, dataset_names
+from vpbench.interface import Method
 from vpbench.models.registry import method_class, method_registry, resolve_method
 from vpbench.planning.suites import suite_card, suite_names
 from vpbench.reporting.row_labels import images_text, selection_text
@@ -52,48 +56,37 @@ def in_words(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def listing(kind: str) -> list[dict[str, Any]]:
-    """One short entry per plug-in of a kind.
+    """One short entry per plug-in of a kind; a warning of one line names each that is broken.
 
     Raises:
         UsageError: for an unknown kind.
     """
     makers: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "methods": lambda: [_method_line(name) for name in method_registry().names()],
-        "datasets": lambda: [
-            {
-                "name": name,
-                **dataset_card(name).model_dump(mode="json", include={"title", "group", "classes", "n_train", "n_val", "n_test"}),
-            }
-            for name in dataset_names()
-        ],
-        "suites": lambda: [
-            {
-                "name": name,
-                "title": suite_card(name).title,
-                "datasets": list(suite_card(name).datasets),
-                "backbone": suite_card(name).backbone,
-            }
-            for name in suite_names()
-        ],
-        "backbones": lambda: [
-            {
-                "name": name,
-                **backbone_card(name).model_dump(mode="json", include={"title", "parameters", "pretraining", "licence"}),
-            }
-            for name in backbone_names()
-        ],
-        "searches": lambda: [
-            {"name": name, **read_space(name).card.model_dump(mode="json", include={"title", "description", "sampler"})}
-            for name in space_names()
-        ],
+        "methods": lambda: [_method_line(name, method) for name, method in method_registry().working()],
+        "datasets": lambda: _lines(dataset_names(), dataset_card, "title group classes n_train n_val n_test"),
+        "suites": lambda: _lines(suite_names(), suite_card, "title datasets backbone"),
+        "backbones": lambda: _lines(backbone_names(), backbone_card, "title parameters pretraining licence"),
+        "searches": lambda: _lines(space_names(), lambda name: read_space(name).card, "title description sampler"),
     }
     if kind not in makers:
         raise unknown("listing", kind, makers)
     return makers[kind]()
 
 
-def _method_line(name: str) -> dict[str, Any]:
-    method = method_class(name)
+def _lines(names: Iterable[str], read: Callable[[str], BaseModel], fields: str) -> list[dict[str, Any]]:
+    """These fields of every card, in this order."""
+    found = []
+    for name in names:
+        try:
+            card = read(name).model_dump(mode="json")
+        except UsageError as error:
+            warnings.warn(f"{error} It is left out.", stacklevel=2)
+        else:
+            found.append({"name": name, **{field: card[field] for field in fields.split()}})
+    return found
+
+
+def _method_line(name: str, method: type[Method[Any]]) -> dict[str, Any]:
     return {
         "name": name, "group": method.group, "summary": method.summary, "presets": sorted(method.presets),
         "requires": list(method.requires), "fidelity": method.fidelity,
@@ -144,7 +137,7 @@ def _method(label: str) -> dict[str, Any]:
                 "option": option,
                 "value": value,
                 "meaning": fields[option].description,
-                "source": (fields[option].json_schema_extra or {}).get("source", ""),  # type: ignore[union-attr]
+                "source": _source(method, spec.preset, option),
             }
             for option, value in spec.config.items()
         ],
@@ -158,6 +151,13 @@ def _method(label: str) -> dict[str, Any]:
             for name, preset in method.presets.items()
         ],
     }
+
+
+def _source(method: type[Method[Any]], preset: str | None, option: str) -> str:
+    """Where an option's value comes from: the preset that sets it, or what the default is from."""
+    if preset and option in method.presets[preset].settings:
+        return f"the preset {preset}: {method.presets[preset].summary}"
+    return str((method.Config.model_fields[option].json_schema_extra or {}).get("source", ""))  # type: ignore[union-attr]
 
 
 def _run(name: str, results: Path) -> dict[str, Any]:

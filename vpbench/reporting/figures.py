@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import pandas as pd
+from matplotlib.backend_bases import FigureCanvasBase
 
 from vpbench.core.errors import UsageError
 from vpbench.core.file_names import file_name
@@ -16,6 +17,7 @@ from vpbench.core.files import write_atomically
 from vpbench.core.hashing import digest
 from vpbench.core.names import unknown
 from vpbench.reporting.definition import leaderboard
+from vpbench.reporting.figure_text import PLAIN, escape_text
 from vpbench.reporting.frame import Filters, arrange, of_section, sections_in
 from vpbench.reporting.keys import RowKey, SectionKey
 from vpbench.reporting.plot_registry import plot_names, plot_registry
@@ -116,11 +118,14 @@ def draw_figures(name: str, store: Store, runs: pd.DataFrame, filters: Filters, 
     if (asked := name.replace("_", "-")) not in plot_names():
         raise unknown("plot", name, plot_names())
     plot = plot_registry().get(asked.replace("-", "_"))
-    if folder.suffix in _METADATA:
+    if folder.suffix.lower().removeprefix(".") in FigureCanvasBase.get_supported_filetypes() and not folder.is_dir():
         raise UsageError(f"--out {folder} names a file; figures need a folder, as each is written as PNG and as PDF.")
     paths = []
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's matplotlibrc, with LaTeX say, is for other figures
+        matplotlib.rcParams.update({**_STYLE, **PLAIN})
         for stem, figure in plot.draw(store, runs, filters):
+            escape_text(figure)
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # both files take the places that were found now
             paths += [_save(figure, folder / f"{file_name(stem)}{suffix}") for suffix in _METADATA]

@@ -6,16 +6,16 @@ import tomllib
 from collections.abc import Mapping
 from itertools import product
 from math import prod
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
-from vpbench.core.cards import card_names, first_error, read_toml
+from vpbench.core.cards import all_errors, card_names, first_error, read_toml
 from vpbench.core.errors import UsageError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.hashing import digest
 from vpbench.core.names import shortened, unknown
+from vpbench.core.user_folders import user_path
 from vpbench.models.registry import method_class, method_registry
 from vpbench.spec.parsing import is_shallow
 
@@ -175,7 +175,7 @@ def read_space(name: str) -> Space:
         if name not in space_names():
             raise unknown("search space", name, space_names(), "(vpbench list searches), or give a file: --space my.toml.")
         return Space(name, _card(f"benchmarks/{FOLDER}/{name}.toml", read_toml(FOLDER, name)))
-    path = Path(name).expanduser()
+    path = user_path(name)
     try:
         return Space(path.stem, _card(name, tomllib.loads(path.read_text(encoding="utf-8"))))
     except OSError as error:
@@ -198,7 +198,7 @@ def _card(place: str, given: dict[str, Any]) -> SpaceCard:
         if both := sorted(card.parameters.keys() & card.settings.keys()):
             raise UsageError(f"{both[0]} is both a setting and a parameter; keep one.")
     except ValidationError as error:
-        raise UsageError(f"{place}: {first_error(error)}") from error
+        raise UsageError(f"{place}: {all_errors(error)}") from error
     except UsageError as error:
         raise UsageError(f"{place}: {error}") from error
     return card

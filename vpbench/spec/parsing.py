@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -76,14 +77,14 @@ def _assignments(given: list[str], option: str, form: str, example: str) -> dict
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UsageError(f"{option} {text}: write {form}, e.g. {option} {example}.")
+        if name in found:
+            raise UsageError(f"{option} {name} is given twice, as {json.dumps(found[name])} and as {value}: keep one.")
         found[name] = value_of(value)
     return found
 
 
 def value_of(text: str) -> Any:
     """A value as JSON where it is JSON, with Python's spelling allowed; else as text."""
-    import json
-
     try:
         value = json.loads(text.replace("True", "true").replace("False", "false").replace("None", "null"))
     except (ValueError, RecursionError):  # RecursionError: brackets by the thousand; ValueError: digits too

@@ -9,6 +9,7 @@ from typing import Any
 
 from vpbench.core.errors import DataError, UsageError, WrongCountsError, WrongSplitsError
 from vpbench.core.plugins import Registry
+from vpbench.core.user_folders import user_path
 from vpbench.data.catalog import DatasetCard
 from vpbench.data.places import data_root, dataset_folder, find_folder
 from vpbench.data.protocols import split_sha256, with_validation
@@ -81,7 +82,7 @@ def open_path(path: str | Path, columns: Mapping[str, str] | None = None) -> Raw
     Raises:
         DataError: in one line: the file, the value and how to fix it.
     """
-    place = Path(path).expanduser()
+    place = user_path(path)
     with _readable(place):
         if not place.exists():
             raise DataError(

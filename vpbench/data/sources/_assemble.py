@@ -54,11 +54,12 @@ def assemble(
     parts = _random_parts(keys, notes) if membership is None else {name: np.flatnonzero(membership == name) for name in SPLITS}
     if membership is not None and len(parts["train"]) and not len(parts["val"]):
         parts = _with_validation(parts, keys, notes)
-    for name in ("train", "test"):
-        if not len(parts[name]):
-            raise DataError(
-                " ".join([f"{origin} has no {name} images; add a split '{name}' with images of every class.", *notes])
-            )
+    if keys.dtype.kind == "i":
+        _check_numbers(origin, np.unique(keys).tolist(), class_name, notes)
+    for split in ("train", "test"):
+        if not len(parts[split]):
+            refusal = f"{origin} has no {split} images; add a split '{split}' with images of every class."
+            raise DataError(" ".join([refusal, *notes]))
     _check_classes(origin, {name: keys[part] for name, part in parts.items()}, class_name, notes)
 
     classes = np.unique(keys[parts["train"]])
@@ -71,6 +72,19 @@ def assemble(
     if whites:
         notes.append(f"Images of more than 8 bits per sample: {len(deep)}; {' or '.join(sorted(whites))} is white in them.")
     return RawData.of([class_name(key) for key in classes.tolist()], dict(splits), notes)
+
+
+def _check_numbers(origin: str, labels: Sequence[int], class_name: Callable[[int | str], str], notes: list[str]) -> None:
+    """Labels that are numbers should count the classes from 0; without names for them, others are noted.
+
+    Raises:
+        DataError: for a negative label, which data sets give to images without one.
+    """
+    if labels[0] < 0:
+        raise DataError(f"{origin}: label {labels[0]} means no label in many data sets; remove these images or name the class.")
+    if labels != list(range(len(labels))) and class_name(labels[0]) == str(labels[0]):
+        shown = ", ".join(map(str, labels[:5])) + (", ..." if len(labels) > 5 else "")
+        notes.append(f"The labels are no count from 0 ({shown}): {len(labels)} classes are named after them.")
 
 
 def _random_parts(keys: Keys, notes: list[str]) -> dict[str, Indices]:

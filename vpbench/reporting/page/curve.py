@@ -11,6 +11,8 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
+from vpbench.core.escaping import visible
+
 WIDTH, HEIGHT = 340, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 12, 34
 _MOST_TICKS = 6  # on a logarithmic axis
@@ -101,7 +103,7 @@ def _panel(title: str, values: Sequence[float | None], phases: Sequence[str], ma
         count = len(list(members))
         if start > 1:
             parts.append(f'<path class="phase" d="M{x(start - 0.5):.1f} {_TOP}V{bottom}"/>')
-            parts.append(f'<text class="tick" x="{x(start - 0.5) + 4:.1f}" y="{_TOP + 8}">{escape(phase)}</text>')
+            parts.append(f'<text class="tick" x="{x(start - 0.5) + 4:.1f}" y="{_TOP + 8}">{escape(visible(phase))}</text>')
         points = [(x(at), y(value)) for at in range(start, start + count) if (value := values[at - 1]) is not None]
         parts.append(f'<polyline class="line" points="{" ".join(f"{left:.1f},{top:.1f}" for left, top in points)}"/>')
         if count <= 40:
@@ -109,7 +111,7 @@ def _panel(title: str, values: Sequence[float | None], phases: Sequence[str], ma
         start += count
     story = f"{title} of {name}: {known[0]:.4g} in the first epoch, {known[-1]:.4g} in the last of {len(values)}."
     return Markup('<figure class="curve"><figcaption>{}</figcaption>').format(title) + Markup(
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(story)}">{"".join(parts)}</svg></figure>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(visible(story))}">{"".join(parts)}</svg></figure>'
     )
 
 
