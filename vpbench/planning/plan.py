@@ -20,6 +20,7 @@ from vpbench.planning.suites import (
     CUSTOM_SUITE,
     SuiteCard,
     apply_protocol,
+    default_methods,
     method_options,
     recipe_entries,
     resolve_recipe,
@@ -90,6 +91,11 @@ class ResolvedRequest:
     stage: Literal["search", "final"] | None = None
     _known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # looking a name up takes 10 ms
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Labels of all methods, as the request or the suite names them."""
+        return self.request.methods or ()
+
     def at(self, stage: Literal["search", "final"]) -> ResolvedRequest:
         """The same for trials of a search, or for runs with what it has chosen."""
         data = {name: apply_protocol(raw, self.suite, stage) for name, raw in self.opened.items()}
@@ -146,7 +152,7 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> 
     """
     resolved = resolve(request)
     seeds = seeds_of(resolved.suite, request.seeds)
-    runs = [run for name in resolved.data for label in resolved.request.methods for run in resolved.runs(label, name, seeds)]
+    runs = [run for name in resolved.data for label in resolved.methods for run in resolved.runs(label, name, seeds)]
     check_runs(runs, resolved.data)
     return Plan(runs, stored_runs(runs, store, artefacts), resolved.data, request)
 
@@ -169,9 +175,8 @@ def resolve(request: Request) -> ResolvedRequest:
     """
     if request.seeds < 1:
         raise UsageError(f"--seeds {request.seeds}: ask for at least one.")
-    request = request.model_copy(update={"methods": tuple(expand_labels(request.methods))})
-    suite_name = CUSTOM_SUITE if request.data else (request.suite or DEFAULT_SUITE)
-    suite = suite_card(suite_name)
+    suite_name, suite = suite_of(request)
+    request = request.model_copy(update={"methods": tuple(methods_of(request, suite))})
     suite_name = suite.part_of or suite_name  # a part's runs are runs of the whole suite
     opened = _open(request, suite)
     backbone = _normalised(
@@ -182,6 +187,21 @@ def resolve(request: Request) -> ResolvedRequest:
     selection = _choice("selection", request.selection or suite.selection, ("last", "best_val"))
     data = {name: apply_protocol(raw, suite) for name, raw in opened.items()}
     return ResolvedRequest(request, suite, suite_name, opened, data, backbone, selection, precision, options, overrides)
+
+
+def suite_of(request: Request) -> tuple[str, SuiteCard]:
+    """Name and card of the suite that a request names, or leaves to the default."""
+    name = CUSTOM_SUITE if request.data else (request.suite or DEFAULT_SUITE)
+    return name, suite_card(name)
+
+
+def methods_of(request: Request, suite: SuiteCard) -> list[str]:
+    """Labels of the methods that a request names, or leaves to its suite.
+
+    Raises:
+        UsageError: when it names none, or for an unknown group.
+    """
+    return expand_labels(default_methods(suite) if request.methods is None else request.methods)
 
 
 def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> None:
@@ -246,7 +266,7 @@ def _own_name(path: Path) -> str:
 
 def _split_settings(request: Request) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """``--set`` by method: options, and fields of the recipe (under "" for all methods)."""
-    asked = {label.partition(":")[0] for label in request.methods}
+    asked = {label.partition(":")[0] for label in request.methods or ()}
     options: dict[str, dict[str, Any]] = {}
     recipes: dict[str, dict[str, Any]] = {"": {}}
     if request.epochs is not None:

@@ -13,6 +13,7 @@ from vpbench.core.names import unknown
 from vpbench.data.protocols import with_all_for_training, with_few_shots
 from vpbench.data.raw import RawData
 from vpbench.spec.recipe import Recipe
+from vpbench.spec.request import DEFAULT_SUITE
 from vpbench.spec.run_spec import Precision, Preprocess
 
 CUSTOM_SUITE = "custom"  # the protocol for --data
@@ -41,6 +42,7 @@ class SuiteCard(FrozenModel):
     part_of: str | None = Field(None, description="the suite that this one is a part of; its runs carry that name")
     base: str | None = Field(None, description="the suite whose card this one starts from")
     datasets: tuple[str, ...]
+    methods: tuple[str, ...] = Field((), description="what is run when no method is named; (): as in the suite mini")
     backbone: str
     seeds: tuple[int, ...] = Field(min_length=1)
     preprocess: Preprocess
@@ -126,6 +128,11 @@ def _suite_values(name: str, heirs: tuple[str, ...] = ()) -> dict[str, Any]:
     both = [key for key in ("preprocess", "training") if isinstance(own.get(key), dict) and isinstance(inherited.get(key), dict)]
     tables = {key: {**inherited[key], **own[key]} for key in both}
     return {**inherited, "base": None, **own, **tables}
+
+
+def default_methods(suite: SuiteCard) -> tuple[str, ...]:
+    """What is run on a suite when no method is named."""
+    return suite.methods or suite_card(DEFAULT_SUITE).methods
 
 
 def apply_protocol(raw: RawData, suite: SuiteCard, stage: str | None = None) -> RawData:

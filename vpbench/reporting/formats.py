@@ -53,13 +53,13 @@ class _Section:
     head: str
 
 
-def _printed(table: Table) -> list[_Section]:
-    """The sections with titles, headings and labels in place of keys."""
+def _printed(table: Table, names: Mapping[str, str]) -> list[_Section]:
+    """The sections with titles, headings and labels in place of keys; ``names`` as in :class:`Table`."""
     titles = section_titles({*(section.key for section in table.sections if section.key), *table.others})
     found = []
     for section in table.sections:
         title = ": ".join(filter(None, (section.caption, titles[section.key] if section.key else "")))
-        labels = row_labels(row.key for row in section.rows)
+        labels = row_labels((row.key for row in section.rows), names)
         columns = [
             _Column(column.group, row_label(key), column.kind, row_label(key))
             if isinstance(key := column.key, RowKey)
@@ -96,7 +96,7 @@ def terminal(table: Table, width: int | None = None, colour: bool = False) -> st
         highlight=False, markup=False, emoji=False, legacy_windows=False,
     )  # fmt: skip
     console.print(Text(table.caption, style="bold"))
-    for section in _printed(table):
+    for section in _printed(table, table.names):
         console.print(Text(f"\n{section.title}", style="italic"))
         for columns in _blocks(section, width, colour):
             console.print(_grid(section, columns, colour))
@@ -162,7 +162,7 @@ def _terminal_cell(cell: Cell, colour: bool) -> Text:
 def markdown(table: Table) -> str:
     """GitHub's tables; underlining is HTML, as Markdown has none."""
     lines = [f"### {_md(table.caption)}"]
-    for section in _printed(table):
+    for section in _printed(table, table.names):
         lines += ["", f"**{_md(section.title)}**", "", *_md_section(section), "", *(f"- {_md(note)}" for note in section.notes)]
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
     return "\n".join([*lines, "", "Notes:", "", *(f"- {_md(line)}" for line in [*legend, *table.footer])]) + "\n"
@@ -209,7 +209,7 @@ def latex(table: Table) -> str:
     A small table is one float with its notes. A wide one, or one of several sections, is several floats with one number, as a
     float that is longer than a page loses its end; the notes follow as text.
     """
-    sections = _printed(table)
+    sections = _printed(table, table.names)
     parts = [(section, tabular) for section in sections for tabular in _tex_tabulars(section)]
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
     lines = [r"% needs \usepackage{booktabs}"]
@@ -288,7 +288,7 @@ def _tex(text: str) -> str:
 def web(table: Table) -> str:
     """Plain tables with captions and scoped headers for a page's body; no style, script or address in them."""
     lines = ["<section>", f"<h2>{html.escape(table.caption)}</h2>"]
-    for section in _printed(table):
+    for section in _printed(table, table.names):
         lines += _web_section(section)
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
     notes = [f"<li>{html.escape(line)}</li>" for line in [*legend, *table.footer]]
@@ -329,12 +329,12 @@ def _web_cell(cell: Cell) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """One line per cell, nine decimals, without title, marks and footer; missing numbers are empty.
+    """One line per cell, nine decimals, without title, marks and footer; missing numbers are empty, methods have our names.
 
     Columns: section, group, method, column_group, column, mean, std, n; with published figures also reported, gap and notes,
     on the line of what was measured.
     """
-    sections = _printed(table)
+    sections = _printed(table, {})
     published = any(column.kind == "reported" for section in sections for column in section.columns)
     lines = [line for section in sections for row in section.rows for line in _lines(section, row)]
     names = ["section", "group", "method", "column_group", "column", "mean", "std", "n", "reported", "gap", "notes"]
@@ -358,8 +358,8 @@ def _lines(section: _Section, row: _Row) -> Iterator[tuple[Any, ...]]:
 
 
 def as_json(table: Table) -> str:
-    """The table with marks and text."""
-    sections = [asdict(section) for section in _printed(table)]
+    """The table with marks and text; methods have our names."""
+    sections = [asdict(section) for section in _printed(table, {})]
     content = {"number": table.number, "title": table.title, "sections": sections, "footer": table.footer}
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 

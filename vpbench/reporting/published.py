@@ -14,9 +14,8 @@ from importlib.resources import files
 from string import ascii_lowercase
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from vpbench.core.errors import UsageError
+from vpbench.core.frozen_model import FrozenModel
 from vpbench.reporting.definition import MEANS, TableDefinition
 from vpbench.reporting.keys import ColumnKey
 from vpbench.reporting.table import Cell, Column, Row, Section, Table
@@ -47,13 +46,11 @@ class PublishedNumber:
     note: str
 
 
-class Footnote(BaseModel):
+class Footnote(FrozenModel):
     """A remark on a table (no method and no dataset given), or about the cells of these methods and data sets.
 
     Names are the paper's; empty stands for all.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     paper: str
     tables: tuple[str, ...]
@@ -191,9 +188,18 @@ def with_reported(table: Table, definition: TableDefinition, paper: str) -> Tabl
     lines = [
         f"Reported: as printed in {definition.paper}; gap: measured minus reported. No reported figure enters a mean or a rank.",
         *letters.lines(),
+        *(f"No row of ours: {', '.join(names)} ({why})." for why, names in _without_row(definition).items()),
         *(f"On the paper's table: {_sentence(note.text)}" for note in known if not note.on_cells()),
     ]
     return replace(table, sections=(*sections, *alone), footer=(*table.footer, *lines))
+
+
+def _without_row(definition: TableDefinition) -> dict[str, list[str]]:
+    """The paper's rows that no run of ours can be, by the reason."""
+    found: dict[str, list[str]] = {}
+    for name, why in definition.without_row.items():
+        found.setdefault(why, []).append(name)
+    return found
 
 
 def _by_backbone(figures: Iterable[PublishedNumber]) -> dict[tuple[str, str], list[PublishedNumber]]:
