@@ -54,12 +54,14 @@ class Plan:
         stored: ids of the runs whose rows count as they are.
         data: each data set once, opened but not decoded.
         request: what was asked for; where data lies and on which kind of device runs happen.
+        unsupported: by id, why the method of a run does not work on the backbone; such a run becomes a row with that status.
     """
 
     runs: list[PlannedRun]
     stored: frozenset[str]
     data: dict[str, RawData]
     request: Request
+    unsupported: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def missing(self) -> list[PlannedRun]:
@@ -153,8 +155,8 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> 
     resolved = resolve(request)
     seeds = seeds_of(resolved.suite, request.seeds)
     runs = [run for name in resolved.data for label in resolved.methods for run in resolved.runs(label, name, seeds)]
-    check_runs(runs, resolved.data)
-    return Plan(runs, stored_runs(runs, store, artefacts), resolved.data, request)
+    unsupported = check_runs(runs, resolved.data)
+    return Plan(runs, stored_runs(runs, store, artefacts), resolved.data, request, unsupported)
 
 
 def plan_runs(request: Request, options: RunOptions, store: Store) -> Plan:
@@ -204,14 +206,18 @@ def methods_of(request: Request, suite: SuiteCard) -> list[str]:
     return expand_labels(default_methods(suite) if request.methods is None else request.methods)
 
 
-def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> None:
+def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> dict[str, str]:
     """That every model can be built, and has the validation images that it needs.
 
+    Returns:
+        by id, why the method of a run does not work on the backbone.
+
     Raises:
-        VpbenchError: for a run that cannot work.
+        VpbenchError: for anything else that cannot work.
     """
-    _check_models(runs, {name: len(raw.class_names) for name, raw in data.items()})
+    unsupported = _check_models(runs, {name: len(raw.class_names) for name, raw in data.items()})
     _check_validation(runs, data)
+    return unsupported
 
 
 def _normalised(backbone: BackboneSpec, suite: SuiteCard) -> BackboneSpec:
@@ -297,25 +303,33 @@ def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:
     return value
 
 
-def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> None:
+def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> dict[str, str]:
     """Build every kind of model once without values, so that an option that does not fit fails before any training."""
+    reasons: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for run in runs:
+        method, count = run.spec.method, classes[run.spec.data.dataset]
+        key = json.dumps([method.model_dump(), count], sort_keys=True)
+        if key not in reasons:
+            reasons[key] = _why_unsupported(method, run.spec.backbone, count)
+        if reasons[key]:
+            found[run.spec.run_id] = reasons[key]
+    return found
+
+
+def _why_unsupported(method: MethodSpec, backbone: BackboneSpec, classes: int) -> str:
+    """Why the method does not work on the backbone; empty where it does."""
     from vpbench.models.build import build_empty
 
-    seen: set[str] = set()
-    for run in runs:
-        method: MethodSpec = run.spec.method
-        key = json.dumps([method.model_dump(), classes[run.spec.data.dataset]], sort_keys=True)
-        if key in seen:
-            continue
-        seen.add(key)
-        try:
-            build_empty(method, run.spec.backbone, classes[run.spec.data.dataset], "meta")
-        except UnsupportedError:
-            continue  # becomes a row with that status
-        except VpbenchError:
-            raise
-        except Exception:
-            continue  # a bug in the method becomes a row with its traceback, and does not stop the others
+    try:
+        build_empty(method, backbone, classes, "meta")
+    except UnsupportedError as error:
+        return str(error)
+    except VpbenchError:
+        raise
+    except Exception:
+        return ""  # a bug in the method becomes a row with its traceback, and does not stop the others
+    return ""
 
 
 def _check_validation(runs: list[PlannedRun], datasets: dict[str, RawData]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,24 @@ def draw_figures(name: str, store: Store, runs: pd.DataFrame, filters: Filters, 
         for stem, figure in plot.draw(store, runs, filters):
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # both files take the places that were found now
+            _thin_out_labels(figure)
             paths += [_save(figure, folder / f"{stem}{suffix}") for suffix in _METADATA]
     return paths
+
+
+def _thin_out_labels(figure: Any) -> None:
+    """Of tick labels on one axis that touch, every second, third, ... is kept."""
+    for ax in figure.axes:
+        for axis, across in ((ax.xaxis, True), (ax.yaxis, False)):
+            labels = [label for label in axis.get_majorticklabels() if label.get_visible() and label.get_text()]
+            boxes = [label.get_window_extent() for label in labels]
+            spans = [(box.x0, box.x1) if across else (box.y0, box.y1) for box in boxes]
+            inside = sorted(range(len(labels)), key=lambda place: spans[place])
+            every = next(
+                n for n in range(1, len(labels) + 2) if all(spans[a][1] + 1 < spans[b][0] for a, b in pairwise(inside[::n]))
+            )
+            for place in set(inside) - set(inside[::every]):
+                labels[place].set_visible(False)
 
 
 def _save(figure: Any, path: Path) -> Path:

@@ -347,8 +347,9 @@ def _lines(section: _Section, row: _Row) -> Iterator[tuple[Any, ...]]:
     reported = {column.key: cell for column, cell in cells if column.kind == "reported"}
     gaps = {column.key: cell.mean for column, cell in cells if column.kind == "gap"}
     measured = [(column, cell) for column, cell in cells if column.kind not in ("reported", "gap")]
-    # Where nothing was measured, the lines are those of the published columns.
-    for column, cell in measured or [(column, Cell()) for column, _ in cells]:
+    keys = {column.key for column, _ in measured}
+    alone = [(column, Cell()) for column, _ in cells if column.kind == "reported" and column.key not in keys]
+    for column, cell in (*measured, *alone):
         other = reported.get(column.key, Cell())
         group = "" if column.kind == "reported" else column.group
         yield (

@@ -227,17 +227,15 @@ Cells = Mapping[tuple[str, ColumnKey], tuple[PublishedNumber, tuple[str, ...]]]
 
 def _beside(section: Section, definition: TableDefinition, cells: Cells) -> Section:
     """The section with reported columns, gaps, and the rows of methods that only the paper has."""
-    named = {column.key: column for column in section.columns if isinstance(column.key, ColumnKey)}
-    ours = [column.key for column in section.columns if isinstance(column.key, ColumnKey)]
-    keys = [key for key in ours if any(key == theirs for _, theirs in cells)]
-    if not keys:
-        return section
+    named = {column.key: column.name for column in section.columns if isinstance(column.key, ColumnKey)}
+    theirs = {key: _name(figure, definition) for (_, key), (figure, _) in cells.items()}
+    keys = [key for key in named if key in theirs] + [key for key in theirs if key not in named]
     hidden = {ColumnKey("cost", cost.column) for cost in definition.costs if not cost.gap}
-    gaps = [key for key in keys if key not in hidden]
+    gaps = [key for key in keys if key in named and key not in hidden]
     columns = (
         *section.columns,
-        *(Column(REPORTED, named[key].name, "reported", key) for key in keys),
-        *(Column(GAP, named[key].name, "gap", key) for key in gaps),
+        *(Column(REPORTED, named.get(key, theirs[key]), "reported", key) for key in keys),
+        *(Column(GAP, named[key], "gap", key) for key in gaps),
     )
     rows = [
         replace(row, cells=(*row.cells, *_extra(row, section.columns, definition.published_name(row.key), keys, gaps, cells)))

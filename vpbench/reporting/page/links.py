@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from vpbench.core.hashing import digest
-from vpbench.reporting.page.quantities import is_missing
+from vpbench.reporting.frame import is_missing
 
 # Up to here every run has a page of its own; in larger stores runs that differ in their seed share one.
 OWN_PAGE = 2000
