@@ -87,8 +87,8 @@ def _figure(
     longest = max(len(short(names[k], 16)) for k in shown)
     side = max(1.7, 0.16 * len(shown))
     figure = Figure(
-        figsize=(max(columns * (side + 0.25) + 0.07 * longest + 0.6, 3.6), lines * (side + 0.35) + 0.07 * longest + 1.3),
-        layout="constrained",
+        figsize=(max(columns * (side + 0.1) + 0.06 * longest + 0.35, 3.6), lines * (side + 0.4) + 0.06 * longest + 1.0),
+        layout="compressed",
     )
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for ax, (row, own) in zip(axes, counts.items()):

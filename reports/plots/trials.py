@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from vpbench.core.errors import StoreError
 from vpbench.core.hashing import digest
@@ -25,6 +25,7 @@ from vpbench.store.store import Store
 
 PLACE = 65  # on a page
 _COLUMNS = 3
+_FEW = 6  # values that have a tick each
 _GROUP = ("method", "backbone", "suite", "dataset", "search", "weights", "image_size", "data_digest")
 
 
@@ -102,13 +103,17 @@ def _panel(ax: Axes, name: str, values: pd.DataFrame, colour: str) -> None:
     if not numeric:
         ax.set_xticks(range(len(words)), words)
         ax.margins(x=0.2)
-    elif min(at) > 0 and max(at) / min(at) > 8:
+        return
+    wide = min(at) > 0 and max(at) / min(at) > 8
+    if wide:
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator())
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
+    if len(set(at)) <= _FEW:
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticks(sorted(set(at)))
     else:
-        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_locator(LogLocator() if wide else MaxNLocator(4))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _word(value: Any) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 import shutil
 import subprocess
 from importlib.resources import files
@@ -21,7 +23,9 @@ from vpbench.models.registry import resolve_method
 from vpbench.planning.suites import suite_card
 from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import load_definition
-from vpbench.reporting.formats import comma_separated, web
+from vpbench.reporting.formats import comma_separated, terminal, web
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.keys import RowKey
 from vpbench.reporting.make_report import make_report
 from vpbench.reporting.published import footnotes, our_backbones, published_figures, with_reported
 from vpbench.reporting.table import Cell, Section, Table
@@ -81,6 +85,132 @@ def test_every_command_that_fills_a_table_parses(paper: str, number: str) -> Non
             resolve_method(method, settings if method.partition(":")[0] in owners else {})
         for dataset in given.get("--datasets", [""])[0].split(","):
             assert not dataset or dataset in suite_card(given["--suite"][0]).datasets
+
+
+# Numbers printed in each table, dashes left out, counted in the files of benchmarks/reference.
+PRINTED = {
+    ("insvp", "1"): 191, ("insvp", "2"): 33, ("insvp", "3"): 30, ("insvp", "4"): 30, ("insvp", "5"): 20,
+    ("ivpt", "1"): 389, ("ivpt", "2"): 16, ("ivpt", "3"): 20, ("ivpt", "4"): 12, ("ivpt", "5"): 32, ("ivpt", "6"): 32,
+    ("ivpt", "7"): 15, ("ivpt", "8"): 22, ("ivpt", "9"): 43, ("ivpt", "10"): 92, ("ivpt", "11"): 115, ("ivpt", "12"): 69,
+    ("ivpt", "13"): 165, ("ivpt", "14"): 108, ("viapt", "1"): 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("paper", "number"), TABLES)
+def test_every_printed_row_is_one_of_ours_or_named_with_the_reason(paper: str, number: str) -> None:
+    definition = load_definition(paper, number)
+    printed = {figure.method for figure in published_figures(definition, paper)}
+    rows = [definition.row_of(name) for name in printed]
+    without = {row for row in rows if isinstance(row, str)}
+    assert without == (printed if definition.unavailable else set(definition.without_row))
+    for row in set(rows) - without:
+        assert definition.lists(row) and definition.published_name(row) in printed
+    listed = {name for line in definition.lines for name in (line.label,)}
+    assert set(definition.published) | set(definition.elsewhere) <= listed | {
+        name for rows in definition.rows for name in rows.methods
+    } | {name for name in definition.published if ":" in name}
+
+
+def test_tables_of_methods_have_all_rows_of_the_paper() -> None:
+    rows = {paper: len(set(load_definition(paper, "1").published.values())) for paper in ("insvp", "ivpt")}
+    assert rows == {"insvp": 18, "ivpt": 17}
+
+
+@pytest.mark.parametrize(("paper", "number"), TABLES)
+def test_every_published_number_is_printed_beside_its_row(paper: str, number: str) -> None:
+    """Without a run, and where there is a run of one method on one data set."""
+    definition = load_definition(paper, number)
+    runs = []
+    if definition.suites and not definition.unavailable:
+        suite, method = definition.suites[0], (*definition.lines[:1], *definition.rows[0].methods[:1])[0]
+        label, options = (method, None) if isinstance(method, str) else (method.method, dict(method.options))
+        on = {"backbone": definition.backbones[0], "weights": "file", "suite": suite}
+        runs = [hta_row(label, suite_card(suite).datasets[0], options=options, **on)]
+    for rows in ([], runs):
+        table = reported(rows, paper, number)
+        cells = [
+            (section, row, cell)
+            for section in table.sections
+            for row in section.rows
+            for column, cell in zip(section.columns, row.cells, strict=True)
+            if column.kind == "reported" and cell.mean is not None
+        ]
+        assert len(cells) == PRINTED[paper, number]
+        figures = [figure for figure in published_figures(definition, paper) if figure.value is not None]
+        assert sorted(cell.text for *_, cell in cells) == sorted(figure.text for figure in figures)
+        assert all(cell.n is None and cell.rank is None for *_, cell in cells)
+
+
+def test_rows_of_the_paper_stay_without_a_run() -> None:
+    table = build_table(frame_of(hta_row("vpt", "cub"), hta_row("insvp:released", "cub")), load_definition("insvp", "1"))
+    (section,) = table.sections
+    names = [row.key.name for row in section.rows if not isinstance(row.key, str)]
+    assert names == [
+        "full", "linear", "partial", "mlp", "bias", "sidetune", "adapter", "adaptformer", "vp", "vpt", "dam_vp", "ilm_vp",
+        "e2vpt", "transhp", "lion", "autovp", "insvp", "insvp:released",
+    ]  # fmt: skip
+    assert all(
+        each == Cell()
+        for row in section.rows
+        if row.key not in (RowKey("vpt"), RowKey("insvp", "released"))
+        for each in row.cells
+    )
+    (line,) = [line for line in table.footer if line.startswith("No run here of Full, Linear, Partial-1, MLP-3, Bias, ")]
+    assert "vpbench run --methods full,linear,partial" in line
+    only = build_table(frame_of(hta_row("vpt", "cub")), load_definition("insvp", "1"), Filters(method=("vpt",)))
+    elsewhere = build_table(frame_of(make_row("vpt")), load_definition("insvp", "1"))
+    assert labels_of(only.sections[0]) == labels_of(elsewhere.sections[0]) == ["vpt"]
+
+
+def test_a_row_on_a_backbone_of_its_own() -> None:
+    """GaPT stands in InsVP's Table 1 with MoCo v3 weights, which no other row there has."""
+    moco = {"backbone": "vit-b16-mocov3"}
+    runs = [hta_row("vpt", "cub"), hta_row("gapt", "cub", **moco), hta_row("vpt", "cub", **moco)]
+    table = reported(runs)
+    assert [labels_of(section)[:1] for section in table.sections] == [["full"], ["gapt"]]
+    assert cell(table.sections[1], "gapt", "gap", "cub").text == "-2.9"
+    assert "Left out: 1 run with another backbone: vit-b16-mocov3 (--backbone shows them)." in table.footer
+
+
+def test_tables_show_the_papers_names_and_programs_ours() -> None:
+    rows = [hta_row(name, "cub") for name in ("partial", "vpt", "vpt:shallow", "gapt", "adapter:zero", "lora", "viapt", "zebra")]
+    table = build_table(
+        frame_of(*rows, hta_row("vpt", "cub", options={"prompt_length": 99}, minutes=1)), load_definition("insvp", "1")
+    )
+    text = terminal(table)
+    for name in ("Partial-1", "MLP-3", "VPT", "VPT:shallow", "VPT (prompt_length=99)", "Yoo et al (GaPT)", "Adapter:zero", "LoRA",
+                 "ViaPT", "zebra", "E2VPT", "DAM-VP"):  # fmt: skip
+        assert re.search(rf"│ +{re.escape(name)} +│", text), name
+    assert {"partial", "vpt:shallow", "adapter:zero"} <= set(pd.read_csv(io.StringIO(comma_separated(table)))["method"])
+    named = {name for paper, number in TABLES for name in load_definition(paper, number).names.values()}
+    assert {
+        "Full",
+        "Linear",
+        "Bias",
+        "Sidetune",
+        "SSF",
+        "SCT",
+        "FacT",
+        "SNF",
+        "Bi-Adapter",
+        "SPT",
+        "EXPRESS",
+        "iVPT",
+        "GaPT",
+    } <= named
+    assert "│   vpt " in terminal(build_table(frame_of(make_row("vpt")), load_definition("vpbench", "1")))
+
+
+def test_titles_name_the_papers_data_only_above_runs_of_it() -> None:
+    own = build_table(frame_of(make_row("vpt", "photos", suite="custom")), load_definition("insvp", "2"))
+    papers = build_table(
+        frame_of(make_row("vpt", "vtab.svhn", suite="vtab1k", backbone="vit-b16-in21k")), load_definition("insvp", "2")
+    )
+    assert (own.title, papers.title) == ("Top-1 accuracy by group (%)", "VTAB-1k, top-1 accuracy by group (%)")
+    for paper, number in TABLES:
+        definition = load_definition(paper, number)
+        assert definition.subject in definition.title
+        assert not re.search("VTAB|FGVC|HTA|Swin|MoCo", definition.title_for(False))
 
 
 def test_every_figure_has_a_column_or_is_known_to_have_none() -> None:
