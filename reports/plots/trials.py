@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from vpbench.core.errors import StoreError
 from vpbench.core.hashing import digest
 from vpbench.reporting.frame import Filters
-from vpbench.reporting.looks import below, headline, method_looks, tidy
+from vpbench.reporting.looks import below, headline, method_looks, name_ticks, tidy
 from vpbench.reporting.settings import options_of, search_in, settings_in
 from vpbench.store.store import Store
 
@@ -101,8 +101,7 @@ def _panel(ax: Axes, name: str, values: pd.DataFrame, colour: str) -> None:
     ax.plot(at[best], values["score"].iloc[best], ls="", marker="o", markersize=8, color="black", markerfacecolor="none")
     ax.set_xlabel(name)
     if not numeric:
-        ax.set_xticks(range(len(words)), words)
-        ax.margins(x=0.2)
+        name_ticks(ax, words)
         return
     wide = min(at) > 0 and max(at) / min(at) > 8
     if wide:

@@ -105,6 +105,13 @@ def tidy(ax: Axes, grid: str = "both") -> None:
     ax.set_axisbelow(True)
 
 
+def name_ticks(ax: Axes, names: Sequence[str]) -> None:
+    """Words below the places 0, 1, ... of a panel; on a slant where they would touch."""
+    slant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, names)) > 22 else {}
+    ax.set_xticks(range(len(names)), names, **slant)
+    ax.margins(x=0.15)
+
+
 def deviation_bars(means: Sequence[float], deviations: Sequence[float | None]) -> list[list[float]]:
     """Lengths of error bars down and up, (2, n), for accuracies in percent: no bar leaves 0 ... 100."""
     known = [0.0 if deviation is None or math.isnan(deviation) else deviation for deviation in deviations]
