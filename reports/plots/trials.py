@@ -39,7 +39,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         StoreError: when no trial of a search is stored.
     """
     rows = store.load()
-    trials = rows[rows["stage"] == "search"]
+    trials = rows[rows["stage"] == "search"].sort_values(["started_at", "run_id"])
     if trials.empty:
         raise StoreError(
             f"no trial of a search in {store.folder}. Make some: vpbench tune --methods vpt --suite mini --results {store.folder}"

@@ -109,9 +109,7 @@ def test_planning_finds_what_does_not_run_and_nothing_else(method: str) -> None:
 def test_weights_without_a_source_classifier(label: str, tmp_path: Path) -> None:
     save_file({"cls_token": torch.zeros(1, 1, 48)}, tmp_path / "headless.safetensors")
     backbone = spec_of("vit", weights="file", path=str(tmp_path / "headless.safetensors"))
-    with pytest.raises(
-        UnsupportedError, match=r"the weights headless\.safetensors have none"
-    ):
+    with pytest.raises(UnsupportedError, match=r"the weights headless\.safetensors have none"):
         build_empty(resolve_method(label), backbone, CLASSES, "meta")
 
 
