@@ -103,7 +103,7 @@ def test_report(finished: Path) -> None:
     shown = vpbench("report", "--table", 1, "--results", finished)
     assert shown.code == 0
     for row in rows(finished).itertuples():
-        assert any(str(row.method) in line and f"{row.acc1:.1f}" in line for line in shown.out.splitlines())
+        assert any(str(row.method) in line.lower() and f"{row.acc1:.1f}" in line for line in shown.out.splitlines())
 
 
 def test_more_seeds_add_runs(results: Path, command: list[str], unmeasured: None) -> None:

@@ -107,7 +107,7 @@ def tidy(ax: Axes, grid: str = "both") -> None:
 
 def name_ticks(ax: Axes, names: Sequence[str]) -> None:
     """Words below the places 0, 1, ... of a panel; on a slant where they would touch."""
-    slant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, names)) > 22 else {}
+    slant: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, names)) > 22 else {}
     ax.set_xticks(range(len(names)), names, **slant)
     ax.margins(x=0.15)
 
