@@ -44,8 +44,8 @@ def run(
     """Train and measure every method on every data set, skipping what is stored, and return the rows.
 
     Args:
-        methods: names, each with an optional preset (``"insvp:released"``), as a list or separated by commas; None: all six of
-            vpbench.
+        methods: names, each with an optional preset (``"insvp:released"``), as a list or separated by commas; None: those
+            of the suite's card.
         suite: which data sets and protocol; ``"mini"`` needs nothing but vpbench itself.
         results: folder of the rows.
         callback: is called as runs proceed.

@@ -12,11 +12,12 @@ from torch import Tensor
 from vpbench.core.errors import DivergedError
 from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.interface import Tokens
-from vpbench.spec.request import DEFAULT_METHODS
+from vpbench.planning.suites import suite_card
 from vpbench.spec.run_spec import Preprocess
 from vpbench.training.fit import Trainer
 
 MakeTrainer = Callable[..., Trainer]
+SIX = suite_card("mini").methods
 
 
 def fitted(trainer: Trainer) -> Trainer:
@@ -24,7 +25,7 @@ def fitted(trainer: Trainer) -> Trainer:
     return trainer
 
 
-@pytest.mark.parametrize("label", DEFAULT_METHODS)
+@pytest.mark.parametrize("label", SIX)
 def test_training_changes_the_method_and_not_the_backbone(label: str, make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(label, weight_decay=0.1)
     backbone = {name: tensor.clone() for name, tensor in trainer.model.backbone.state_dict().items()}

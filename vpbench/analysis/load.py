@@ -85,37 +85,47 @@ def load_stored(
 
 
 def stored_spec(row: Mapping[Any, Any]) -> RunSpec:
-    """The specification in a row.
+    """The specification in a row, with the paths that the row names where they are there on this machine.
 
     Raises:
         StoreError: when this version of vpbench does not understand it.
     """
     try:
-        return RunSpec.model_validate(json.loads(row["spec"]))
+        spec = RunSpec.model_validate(json.loads(row["spec"]))
     except ValidationError as error:
         raise StoreError(
             f"run {row['run_id']} was described by another version of vpbench ({first_error(error)}); run it again."
         ) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"run {row['run_id']} has no readable specification; run it again.") from error
+    backbone = spec.backbone.model_copy(update={"path": _still_there(row.get("weights_path"))})
+    return spec.model_copy(
+        update={"backbone": backbone, "data": spec.data.model_copy(update={"path": _still_there(row.get("data_path"))})}
+    )
+
+
+def _still_there(path: Any) -> str | None:
+    """A path that a row names, where something is there on this machine."""
+    return path if isinstance(path, str) and path and Path(path).exists() else None
 
 
 def open_data(spec: RunSpec) -> RawData:
-    """The data set of a run, opened again: a known one by its card, a user's own by its name below the data root.
+    """The data set of a run, opened again: a known one by its card, a user's own by its path, or its name below the data root.
 
     Raises:
         DataError: when it is not there, or its digest is not the run's.
     """
     name, suite = spec.data.dataset, spec.data.suite
-    if suite == CUSTOM_SUITE:
-        path = _own_data(name, data_root())
-        raw, place = open_path(path, spec.data.columns), str(path)
-    else:
-        raw, place = open_dataset(dataset_card(name)), name
-    raw = apply_protocol(raw, suite_card(suite), spec.stage)
-    if raw.digest != spec.data.digest:
-        raise DataError(f"{place} is not the data that the stored run saw (its digest differs); run it again on this data.")
-    return raw
+    for path in dict.fromkeys((spec.data.path, None)):
+        if suite != CUSTOM_SUITE:
+            raw, place = open_dataset(dataset_card(name)), name
+        else:
+            own = Path(path) if path else _own_data(name, data_root())
+            raw, place = open_path(own, spec.data.columns), str(own)
+        raw = apply_protocol(raw, suite_card(suite), spec.stage)
+        if raw.digest == spec.data.digest:
+            return raw
+    raise DataError(f"{place} is not the data that the stored run saw (its digest differs); run it again on this data.")
 
 
 def _own_data(name: str, root: Path) -> Path:

@@ -78,6 +78,7 @@ def _show_plan(request: Request, options: RunOptions, results: Path, as_json: bo
             "method": run.spec.method.label, "dataset": run.spec.data.dataset, "backbone": run.spec.backbone.name,
             "weights": run.spec.backbone.weights, "seed": run.spec.seed, "epochs": run.spec.recipe.epochs,
             "lr": run.spec.recipe.peak_lr, "precision": run.spec.precision, "expected_s": expected.get(run.spec.run_id),
+            "unsupported": plan.unsupported.get(run.spec.run_id, ""),
         }
         for run in plan.runs
     ]  # fmt: skip
@@ -85,13 +86,15 @@ def _show_plan(request: Request, options: RunOptions, results: Path, as_json: bo
         typer.echo(json.dumps(rows, indent=2))
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    shown = [name for name in rows[0] if name not in ("weights", "lr", "precision")]  # these are in --json
+    shown = [name for name in rows[0] if name not in ("weights", "lr", "precision", "unsupported")]  # these are in --json
     for column in shown:
         table.add_column(column, overflow="fold", no_wrap=column in UNBROKEN)
     for row in rows:
         row["expected_s"] = "" if row["expected_s"] is None else f"{max(1, row['expected_s']):.0f}"
         table.add_row(*(row["run_id"][:8] if name == "run_id" else str(row[name]) for name in shown))
     Terminal().print(table)
+    for method, reason in dict.fromkeys((row["method"], row["unsupported"]) for row in rows if row["unsupported"]):
+        typer.echo(f"{method} is unsupported here: {reason}")
     kinds = Counter(row["status"] for row in rows)
     again = f", {kinds['again']} to be repeated" if kinds["again"] else ""
     typer.echo(

@@ -195,7 +195,13 @@ def known_columns(job: Job) -> dict[str, Any]:
         "batch_size": spec.recipe.batch_size,
         "precision": spec.precision,
         "selection": spec.selection,
+        "data_path": _absolute(spec.data.path),
+        "weights_path": _absolute(spec.backbone.path if spec.backbone.weights == "file" else None),
     }
+
+
+def _absolute(path: str | None) -> str | None:
+    return str(Path(path).absolute()) if path else None
 
 
 def _run(
@@ -275,12 +281,14 @@ def _save(job: Job, trainer: Trainer, scores: Scores, store: Store) -> None:
         description = Description.of(job.spec, trainer.model, trainer.data.class_names)
         path.write_bytes(encode_model(trainer.model, description))
 
+    names = np.array(trainer.data.class_names)
     if scores.features is not None:
         count = len(scores.features)
-        arrays = {"features": scores.features, "labels": scores.labels[:count], "indices": np.arange(count)}
+        labels, places = scores.labels[:count], np.arange(count)
+        arrays = {"features": scores.features, "labels": labels, "indices": places, "class_names": names}
         store.write_artefact(run_id, ARTEFACTS["features"], write_npz(**arrays))
     if "predictions" in save:
-        arrays = {"labels": scores.labels, "ranked": scores.ranked, "confidence": scores.confidence}
+        arrays = {"labels": scores.labels, "ranked": scores.ranked, "confidence": scores.confidence, "class_names": names}
         store.write_artefact(run_id, ARTEFACTS["predictions"], write_npz(**arrays))
     if "curve" in save:
         store.write_artefact(run_id, ARTEFACTS["curve"], write_curve)

@@ -59,6 +59,9 @@ class Method(Generic[C]):
     uses_plain_features: ClassVar[bool] = False
     """Whether the method reads ``context.plain_features(context.images)``, so that they are worth caching."""
 
+    sensitive_to_rounding: ClassVar[bool] = False
+    """Whether another order of the same sums changes the method's numbers visibly, as on another processor."""
+
     def __init__(self, config: C, shape: BackboneShape, classes: int) -> None:
         self.config, self.shape, self.classes = config, shape, classes
         self.own: Any = nn.Module()

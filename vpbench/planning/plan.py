@@ -21,6 +21,7 @@ from vpbench.planning.suites import (
     CUSTOM_SUITE,
     SuiteCard,
     apply_protocol,
+    default_methods,
     method_options,
     preprocess_for,
     recipe_entries,
@@ -56,12 +57,14 @@ class Plan:
         stored: ids of the runs whose rows count as they are.
         data: each data set once, opened but not decoded.
         request: what was asked for; where data lies and on which kind of device runs happen.
+        unsupported: by id, why the method of a run does not work on the backbone; such a run becomes a row with that status.
     """
 
     runs: list[PlannedRun]
     stored: frozenset[str]
     data: dict[str, RawData]
     request: Request
+    unsupported: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def missing(self) -> list[PlannedRun]:
@@ -92,6 +95,11 @@ class ResolvedRequest:
     overrides: dict[str, dict[str, Any]]
     stage: Literal["search", "final"] | None = None
     _known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # looking a name up takes 10 ms
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Labels of all methods, as the request or the suite names them."""
+        return self.request.methods or ()
 
     def at(self, stage: Literal["search", "final"]) -> ResolvedRequest:
         """The same for trials of a search, or for runs with what it has chosen."""
@@ -154,9 +162,9 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> 
     """
     resolved = resolve(request)
     seeds = seeds_of(resolved.suite, request.seeds)
-    runs = [run for name in resolved.data for label in resolved.request.methods for run in resolved.runs(label, name, seeds)]
-    check_runs(runs, resolved.data)
-    return Plan(runs, stored_runs(runs, store, artefacts), resolved.data, request)
+    runs = [run for name in resolved.data for label in resolved.methods for run in resolved.runs(label, name, seeds)]
+    unsupported = check_runs(runs, resolved.data)
+    return Plan(runs, stored_runs(runs, store, artefacts), resolved.data, request, unsupported)
 
 
 def plan_runs(request: Request, options: RunOptions, store: Store) -> Plan:
@@ -177,9 +185,8 @@ def resolve(request: Request) -> ResolvedRequest:
     """
     if request.seeds < 1:
         raise UsageError(f"--seeds {request.seeds}: ask for at least one.")
-    request = request.model_copy(update={"methods": tuple(expand_labels(request.methods))})
-    suite_name = CUSTOM_SUITE if request.data else (request.suite or DEFAULT_SUITE)
-    suite = suite_card(suite_name)
+    suite_name, suite = suite_of(request)
+    request = request.model_copy(update={"methods": tuple(methods_of(request, suite))})
     suite_name = suite.part_of or suite_name  # a part's runs are runs of the whole suite
     opened = _open(request, suite)
     backbone = _normalised(
@@ -192,14 +199,33 @@ def resolve(request: Request) -> ResolvedRequest:
     return ResolvedRequest(request, suite, suite_name, opened, data, backbone, selection, precision, options, overrides)
 
 
-def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> None:
-    """That every model can be built, and has the validation images that it needs.
+def suite_of(request: Request) -> tuple[str, SuiteCard]:
+    """Name and card of the suite that a request names, or leaves to the default."""
+    name = CUSTOM_SUITE if request.data else (request.suite or DEFAULT_SUITE)
+    return name, suite_card(name)
+
+
+def methods_of(request: Request, suite: SuiteCard) -> list[str]:
+    """Labels of the methods that a request names, or leaves to its suite.
 
     Raises:
-        VpbenchError: for a run that cannot work.
+        UsageError: when it names none, or for an unknown group.
     """
-    _check_models(runs, {name: len(raw.class_names) for name, raw in data.items()})
+    return expand_labels(default_methods(suite) if request.methods is None else request.methods)
+
+
+def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> dict[str, str]:
+    """That every model can be built, and has the validation images that it needs.
+
+    Returns:
+        by id, why the method of a run does not work on the backbone.
+
+    Raises:
+        VpbenchError: for anything else that cannot work.
+    """
+    unsupported = _check_models(runs, {name: len(raw.class_names) for name, raw in data.items()})
     check_validation([run.spec for run in runs], data)
+    return unsupported
 
 
 def _normalised(backbone: BackboneSpec, suite: SuiteCard) -> BackboneSpec:
@@ -257,7 +283,7 @@ def _own_name(path: Path) -> str:
 
 def _split_settings(request: Request) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """``--set`` by method: options, and fields of the recipe (under "" for all methods)."""
-    asked = {label.partition(":")[0] for label in request.methods}
+    asked = {label.partition(":")[0] for label in request.methods or ()}
     options: dict[str, dict[str, Any]] = {}
     recipes: dict[str, dict[str, Any]] = {"": {}}
     if request.epochs is not None:
@@ -292,25 +318,33 @@ def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:
     return value
 
 
-def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> None:
+def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> dict[str, str]:
     """Build every kind of model once without values, so that an option that does not fit fails before any training."""
+    reasons: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for run in runs:
+        method, count = run.spec.method, classes[run.spec.data.dataset]
+        key = json.dumps([method.model_dump(), count], sort_keys=True)
+        if key not in reasons:
+            reasons[key] = _why_unsupported(method, run.spec.backbone, count)
+        if reasons[key]:
+            found[run.spec.run_id] = reasons[key]
+    return found
+
+
+def _why_unsupported(method: MethodSpec, backbone: BackboneSpec, classes: int) -> str:
+    """Why the method does not work on the backbone; empty where it does."""
     from vpbench.models.build import build_empty
 
-    seen: set[str] = set()
-    for run in runs:
-        method: MethodSpec = run.spec.method
-        key = json.dumps([method.model_dump(), classes[run.spec.data.dataset]], sort_keys=True)
-        if key in seen:
-            continue
-        seen.add(key)
-        try:
-            build_empty(method, run.spec.backbone, classes[run.spec.data.dataset], "meta")
-        except UnsupportedError:
-            continue  # becomes a row with that status
-        except VpbenchError:
-            raise
-        except Exception:
-            continue  # a bug in the method becomes a row with its traceback, and does not stop the others
+    try:
+        build_empty(method, backbone, classes, "meta")
+    except UnsupportedError as error:
+        return str(error)
+    except VpbenchError:
+        raise
+    except Exception:
+        return ""  # a bug in the method becomes a row with its traceback, and does not stop the others
+    return ""
 
 
 def stored_runs(runs: list[PlannedRun], store: Store, artefacts: Iterable[str]) -> frozenset[str]:

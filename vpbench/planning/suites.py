@@ -14,6 +14,7 @@ from vpbench.data.protocols import with_all_for_training, with_few_shots
 from vpbench.data.raw import RawData
 from vpbench.spec.decoding_rule import OWN_DECODING
 from vpbench.spec.recipe import Recipe
+from vpbench.spec.request import DEFAULT_SUITE
 from vpbench.spec.run_spec import Precision, Preprocess
 
 CUSTOM_SUITE = "custom"  # the protocol for --data
@@ -42,6 +43,7 @@ class SuiteCard(FrozenModel):
     part_of: str | None = Field(None, description="the suite that this one is a part of; its runs carry that name")
     base: str | None = Field(None, description="the suite whose card this one starts from")
     datasets: tuple[str, ...]
+    methods: tuple[str, ...] = Field((), description="what is run when no method is named; (): as in the suite mini")
     backbone: str
     seeds: tuple[int, ...] = Field(min_length=1)
     preprocess: Preprocess
@@ -141,6 +143,11 @@ def preprocess_for(suite: SuiteCard, decoding: dict[str, str] | None, background
     """
     own = {**OWN_DECODING, **({"background": background} if background else {})}
     return suite.preprocess.model_copy(update=own if decoding is None else decoding)
+
+
+def default_methods(suite: SuiteCard) -> tuple[str, ...]:
+    """What is run on a suite when no method is named."""
+    return suite.methods or suite_card(DEFAULT_SUITE).methods
 
 
 def apply_protocol(raw: RawData, suite: SuiteCard, stage: str | None = None) -> RawData:

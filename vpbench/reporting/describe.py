@@ -161,7 +161,8 @@ def _source(method: type[Method[Any]], preset: str | None, option: str) -> str:
 
 
 def _run(name: str, results: Path) -> dict[str, Any]:
-    from vpbench.store.store import Store  # imports pandas, which lists do not need
+    from vpbench.reporting.repeat_command import Plans, repeat_command
+    from vpbench.store.store import Store  # both import pandas, which lists do not need
 
     frame = Store(results).load()
     found = frame[frame["run_id"].str.startswith(name)] if len(frame) else frame
@@ -171,4 +172,6 @@ def _run(name: str, results: Path) -> dict[str, Any]:
     row = json.loads(found.iloc[0].to_json(date_format="iso", double_precision=15))
     for column in ("spec", "method_config", "preprocess", "recipe"):
         row[column] = settings_in(row[column]) or None
-    return dict(row)
+    command = repeat_command(found.iloc[0].to_dict(), Plans())
+    notes = {"repeat_notes": list(command.notes)} if command.notes else {}
+    return {**row, "repeat_with": command.line, **notes}

@@ -12,8 +12,18 @@ from vpbench.core.cards import first_error
 from vpbench.core.errors import UsageError, VpbenchError
 from vpbench.core.names import counted, unknown
 from vpbench.models.build import build_empty
-from vpbench.models.registry import expand_labels, resolve_method
-from vpbench.planning.plan import Plan, PlannedRun, ResolvedRequest, check_runs, resolve, seeds_of, stored_runs
+from vpbench.models.registry import resolve_method
+from vpbench.planning.plan import (
+    Plan,
+    PlannedRun,
+    ResolvedRequest,
+    check_runs,
+    methods_of,
+    resolve,
+    seeds_of,
+    stored_runs,
+    suite_of,
+)
 from vpbench.search.space import Point, Space, read_space, split
 from vpbench.search.study import Row, Study, Trial, import_optuna, winner
 from vpbench.spec.budget import Budget
@@ -85,7 +95,7 @@ def plan_search(request: Request, budget: Budget) -> SearchPlan:
         VpbenchError: for anything in the request or the space that cannot work.
     """
     space = read_space(budget.space)
-    methods = expand_labels(request.methods)
+    methods = methods_of(request, suite_of(request)[1])
     for label in methods:
         resolve_method(label)
     searches = {label: _search(space, label, budget) for label in methods}

@@ -12,7 +12,6 @@ from vpbench.spec.decoding_rule import Background
 from vpbench.spec.flag import Flag
 from vpbench.spec.parsing import columns_of, settings_of, words
 
-DEFAULT_METHODS = ("linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt")
 DEFAULT_SUITE = "mini"
 
 
@@ -22,8 +21,8 @@ class Request(FrozenModel):
     ``device`` is here because it decides the precision that ``auto`` means, which is part of a run's identity.
     """
 
-    methods: Annotated[tuple[str, ...], Flag(parse=words)] = Field(
-        default=DEFAULT_METHODS,
+    methods: Annotated[tuple[str, ...] | None, Flag(parse=words)] = Field(
+        default=None,
         description="Methods, with commas: insvp,vpt:shallow; all; group:partial, :extra or :prompts. Default: six.",
     )
     suite: Annotated[str | None, Flag()] = Field(

@@ -103,6 +103,8 @@ _COST = {
     "energy_infer_j": (pa.float64(), "the same in inference"),
 }
 _ENVIRONMENT = {
+    "data_path": (pa.string(), "where the images of --data lay on the machine of the run"),
+    "weights_path": (pa.string(), "where the weight file of the backbone lay there, for weights from a file"),
     "vpbench_version": (pa.string(), ""),
     "git_commit": (pa.string(), "of the checkout vpbench ran from, null when installed"),
     "git_dirty": (pa.bool_(), "whether that checkout had uncommitted changes"),
