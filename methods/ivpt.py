@@ -99,6 +99,7 @@ class IVPT(Method[IVPTConfig]):
     )
     fidelity = "paper"
     families = ALL_FAMILIES
+    requires = ("class token (ar = topk on a ViT)",)
     notes = (
         "No code was released; everything follows the equations, and what they leave open is an option marked as assumption.",
         "The paper's table prints 0.02 M for DA where (L-1) N^2 gives 0.04 M; its other figures confirm the formula.",

@@ -137,6 +137,7 @@ class ViaPT(Method[ViaPTConfig]):
     paper = "Xiao et al., Visual Instance-aware Prompt Tuning, ACM MM 2025"
     fidelity = "paper"
     families = ALL_FAMILIES
+    requires = ("pass over training images before training (pca_mode = fixed)",)
     notes = (
         "Only parts of the paper were at hand, and no final code is released: what is open is an option marked as assumption.",
         "m=0 is VPT-deep and m=D is VPT-shallow exactly only without instance prompts. With them block 0 differs; m=0 with"

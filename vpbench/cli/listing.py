@@ -9,6 +9,7 @@ import typer
 
 def list_entries(
     kind: Annotated[str, typer.Argument(help="methods, datasets, suites, backbones or searches", metavar="KIND")],
+    group: Annotated[str | None, typer.Option(metavar="GROUP", help="Methods of one group: partial, extra or prompts.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """List what there is by name.
@@ -17,13 +18,14 @@ def list_entries(
 
     \b
       vpbench list methods
+      vpbench list methods --group partial
       vpbench list datasets --json
     """
     import json
 
     from vpbench.reporting.describe import in_words, listing
 
-    entries = listing(kind)
+    entries = listing(kind, group)
     if as_json:
         typer.echo(json.dumps(entries, indent=2))
         return

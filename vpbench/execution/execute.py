@@ -215,6 +215,7 @@ def _run(
         "bytes_saved": bytes_saved(model),
         "linear_kernel": model.backbone.linear_kernel,
         "batch_parts": trainer.batch_parts,
+        "prepare_s": trainer.prepare_s,
     }
     if spec.stage == "search":
         return {**found, **_validated(trainer)}
