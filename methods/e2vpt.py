@@ -269,7 +269,11 @@ class E2VPT(Method[E2VPTConfig]):
                 mask.fill_(1).scatter_(-1, scores.argsort(dim=-1, stable=True)[..., :count], 0)
 
     def active_parameters(self) -> int:
-        """Parameters that pruning left: of each block's visual ones sum(m M) D/R, and all key-value ones."""
-        kept = torch.count_nonzero(self.own.token_mask[..., None] * self.own.segment_mask, dim=(1, 2)).expand(self.shape.depth)
+        """Parameters that pruning left: of each block's visual ones sum(m M) D/R, and all key-value ones; on the meta device
+        nothing is pruned."""
+        masks = self.own.token_mask[..., None] * self.own.segment_mask
+        if masks.is_meta:
+            masks = torch.ones(masks.shape, device="cpu")
+        kept = torch.count_nonzero(masks, dim=(1, 2)).expand(self.shape.depth)
         visual = sum(int(kept[block]) * self.shape.width_of(block) for block in range(self.shape.depth)) // self.config.segments
         return visual + sum(tensor.numel() for tensor in stage_tensors(self.own.kv_prompts))
