@@ -73,7 +73,7 @@ def test_without_a_backbone_nothing_is_counted() -> None:
         ("show method lora --set rank=4", "write METHOD.OPTION=VALUE"),
         ("show method lora --set vpt.prompt_length=4", "vpt is not among the methods asked for, lora"),
         ("show method lora --backbone vit-nan", "Did you mean 'vit-nano'?"),
-        ("show method gapt --backbone swin-b-in22k", "GaPT works on vit, not on swin"),
+        ("show method gapt --backbone swin_tiny_patch4_window7_224", "GaPT works on vit, not on swin"),
         ("show suite mini --backbone vit-nano", "--backbone and --set are for 'vpbench show method NAME', not for a suite"),
         ("list methods --group prompt", "Did you mean 'prompts'?"),
         ("list suites --group prompts", "methods have groups, suites have none"),
