@@ -57,7 +57,7 @@ class GPS(Method[GPSConfig]):
     their ``columns``: an entry of W follows the same path as under a gradient mask, and the others are bit-identical by
     construction. Merged exactly.
 
-    Parameters of ViT-B/16: 83,712 k + 83,712; 167,424 at k = 1.
+    Parameters: (k + 1) (9 L D + D): k for every output neuron and its bias; 83,712 k + 83,712 on ViT-B/16, 167,424 at k = 1.
     """
 
     title = "GPS"

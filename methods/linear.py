@@ -10,7 +10,10 @@ class LinearConfig(MethodConfig):
 
 
 class Linear(Method[LinearConfig]):
-    """Trains the head alone; the features of an image never change."""
+    """Trains the head alone; the features of an image never change.
+
+    Parameters: none but the head's, D + 1 for every class.
+    """
 
     title = "Linear probing"
     summary = "a linear classifier on frozen features"

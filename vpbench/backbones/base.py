@@ -20,9 +20,21 @@ from vpbench.backbones.kernels import linear_kernel
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import BackboneShape, ClassAttention, ReceivedAttention, Scope, Tokens
 from vpbench.interface.scope import Affine, Edit, Site, check_block
+from vpbench.interface.shape import Linears
 
 Needed = Literal["all", "image", "class"]
 """Which tokens of a block's output are used: all, those of the image (prefix and patches), or the class token alone."""
+
+
+def linear_widths(block: Any) -> Linears:
+    """Input and output widths of the linear layers of one of timm's blocks, as far as it has them."""
+    attention, mlp = block.attn, getattr(block, "mlp", None)
+    owners = {"qkv": attention, "proj": attention, "fc1": mlp, "fc2": mlp}
+    layers = {site: getattr(owner, site, None) for site, owner in owners.items()}
+    found = {site: (layer.in_features, layer.out_features) for site, layer in layers.items() if isinstance(layer, nn.Linear)}
+    if isinstance(query := getattr(attention, "q_proj", None), nn.Linear):  # queries, keys and values one by one
+        found["qkv"] = (query.in_features, 3 * query.out_features)
+    return tuple(found.items())
 
 
 class RecipeDropPath(DropPath):  # type: ignore[misc]  # timm is untyped

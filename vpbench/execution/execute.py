@@ -231,6 +231,7 @@ def _run(
         "bytes_saved": bytes_saved(model),
         "linear_kernel": model.backbone.linear_kernel,
         "batch_parts": trainer.batch_parts,
+        "prepare_s": trainer.prepare_s,
     }
     if spec.stage == "search":
         return {**found, **_validated(trainer)}

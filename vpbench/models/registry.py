@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -50,14 +50,46 @@ def expand_labels(labels: Sequence[str]) -> list[str]:
         raise UsageError("--methods names no method; vpbench list methods shows them.")
     found: list[str] = []
     for label in labels:
-        group = label.removeprefix("group:") if label.startswith("group:") else None
-        if group is not None and group not in get_args(Group):
-            raise unknown("group of methods", group, get_args(Group))
-        if label == "all" or group is not None:
-            found += [name for name, method in method_registry().working() if group is None or method.group == group]
+        if label == "all":
+            found += [name for name, _ in working_methods()]
+        elif label.startswith("group:"):
+            found += [name for name, _ in working_methods(label.removeprefix("group:"))]
         else:
             found.append(label)
     return list(dict.fromkeys(found))
+
+
+def working_methods(group: str | None = None) -> Iterator[tuple[str, type[Method[Any]]]]:
+    """Every method that can be imported, or those of a group; a warning of one line names each of the others.
+
+    Raises:
+        UsageError: for an unknown group, with a suggestion.
+    """
+    if group is not None and group not in get_args(Group):
+        raise unknown("group of methods", group, get_args(Group))
+    return ((name, method) for name, method in method_registry().working() if group in (None, method.group))
+
+
+def options_by_method(settings: Mapping[str, Any], labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``{"vpt.prompt_length": 50}`` as ``{"vpt": {"prompt_length": 50}}``.
+
+    Args:
+        labels: the methods that are asked for; a setting of another one is an error.
+
+    Raises:
+        UsageError: for a name that is no option of one of them.
+    """
+    asked = {label.partition(":")[0] for label in labels}
+    options: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        method, dot, option = name.partition(".")
+        if not dot or "." in option:
+            raise UsageError(f"--set {name}: write METHOD.OPTION=VALUE, e.g. --set vpt.prompt_length=50.")
+        if method not in asked:
+            method_class(method)  # an unknown name gets its own error
+            raise UsageError(f"--set {name}: {method} is not among the methods asked for, {','.join(sorted(asked))}.")
+        options.setdefault(method, {})[option] = value
+    return options
 
 
 def resolve_method(label: str, settings: Mapping[str, Any] | None = None) -> MethodSpec:

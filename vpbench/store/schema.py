@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 STATUSES = ("ok", "diverged", "oom", "failed", "timeout", "unsupported")
 # Statuses that a repetition would not change; such runs are not repeated.
@@ -95,6 +95,10 @@ _COST = {
     "throughput": (pa.float64(), "images per second in inference"),
     "throughput_batch": (pa.int64(), "batch size of throughput"),
     "train_step_ms": (pa.float64(), "median time of a training step, milliseconds"),
+    "prepare_s": (
+        pa.float64(),
+        "seconds of the method's pass over data before training: clustering, sensitivities; null where it has none",
+    ),
     "train_images_per_s": (pa.float64(), "images per second in training, of such steps"),
     "mem_kind": (pa.string(), "kind of the two peaks: allocator (CUDA), or process (libraries and weights included)"),
     "mem_train_peak": (pa.int64(), "peak memory in training, bytes: device allocator, or process on a CPU"),

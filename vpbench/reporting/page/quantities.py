@@ -40,7 +40,7 @@ _UNITS: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("macs_forward", "macs_fvcore"), "multiply-adds per image"),
         **dict.fromkeys(("throughput", "train_images_per_s"), "images/s"),
         **dict.fromkeys(("energy_train_j", "energy_infer_j"), "J per image"),
-        "wall_s": "s",
+        **dict.fromkeys(("wall_s", "prepare_s"), "s"),
         "image_size": "px",
     }
 )
