@@ -125,12 +125,13 @@ def open_data(spec: RunSpec) -> RawData:
         DataError: when it is not there, or its digest is not the run's.
     """
     name, suite = spec.data.dataset, spec.data.suite
-    if suite == CUSTOM_SUITE:
-        path = _own_data(name, data_root())
+    card = suite_card(suite)
+    if suite == CUSTOM_SUITE or name in card.data:
+        path = Path(card.data.get(name) or _own_data(name, data_root()))
         raw, place = open_path(path), str(path)
     else:
         raw, place = open_dataset(dataset_card(name)), name
-    raw = apply_protocol(raw, suite_card(suite), spec.stage)
+    raw = apply_protocol(raw, card, spec.stage)
     if raw.digest != spec.data.digest:
         raise DataError(f"{place} is not the data that the stored run saw (its digest differs); run it again on this data.")
     return raw

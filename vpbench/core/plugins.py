@@ -1,4 +1,4 @@
-"""Registry of plug-ins with lazy import: the modules of a package and the entry points of a group.
+"""Registry of plug-ins with lazy import: the modules of a package, the user's own files, and the entry points of a group.
 
 A plug-in is one file, registered under its file name, so that names are listed without importing anything.
 """
@@ -6,14 +6,19 @@ A plug-in is one file, registered under its file name, so that names are listed 
 from __future__ import annotations
 
 import pkgutil
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from traceback import walk_tb
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
+from vpbench.core.user_files import user_files
 
 T = TypeVar("T")
 
@@ -26,14 +31,20 @@ class Registry(Generic[T]):
         package: the package whose modules are entries, e.g. ``"vpbench.methods"``.
         pick: selects the entry in an imported module, or validates the object that an entry point loads.
         group: entry-point group through which other distributions add entries, or None.
+        folder: of the user's folders, whose files are entries, too, e.g. ``"methods"``; or None.
     """
 
-    def __init__(self, kind: str, package: str, pick: Callable[[str, Any], T], group: str | None = None) -> None:
-        self.kind, self._package, self._pick, self._group = kind, package, pick, group
+    def __init__(
+        self, kind: str, package: str, pick: Callable[[str, Any], T], group: str | None = None, folder: str | None = None
+    ) -> None:
+        self.kind, self._package, self._pick, self._group, self._folder = kind, package, pick, group, folder
 
     def _modules(self) -> set[str]:
         package = import_module(self._package)
         return {info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_")}
+
+    def _files(self) -> dict[str, list[Path]]:
+        return user_files(self._folder) if self._folder else {}
 
     def _entry_points(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}
@@ -45,7 +56,7 @@ class Registry(Generic[T]):
 
     def has(self, name: str) -> bool:
         """Whether there is an entry of that name; imports nothing."""
-        return name in self._modules() or name in self._entry_points()
+        return name in self._modules() or name in self._files() or name in self._entry_points()
 
     def names(self) -> list[str]:
         """All names, sorted. Imports no entry.
@@ -56,7 +67,15 @@ class Registry(Generic[T]):
         modules, points = self._modules(), self._entry_points()
         for name in sorted(modules & points.keys()):
             raise UsageError(f"{self.kind} '{name}' of {points[name].value} collides with vpbench's own: rename or uninstall it.")
-        return sorted(modules | points.keys())
+        return sorted(modules | self._files().keys() | points.keys())
+
+    def _file(self, name: str) -> Path | None:
+        """The user's file of that name, which nothing else may have."""
+        files = self._files().get(name, [])
+        others = [*map(str, files[1:]), *(["vpbench's own"] if name in self._modules() else [])]
+        if files and others:
+            raise UsageError(f"{self.kind} '{name}' is both {files[0]} and {others[0]}; rename yours.")
+        return files[0] if files else None
 
     def _imported(self, name: str) -> ModuleType:
         try:
@@ -74,6 +93,8 @@ class Registry(Generic[T]):
         Raises:
             UsageError: for an unknown name (with a suggestion) or an entry that cannot be imported.
         """
+        if file := self._file(name):
+            return self._pick(name, _imported_file(self.kind, name, file))
         if name in self._modules():  # without looking at other distributions, which takes 50 ms
             return self._pick(name, self._imported(name))
         if name not in (names := self.names()):
@@ -86,6 +107,39 @@ class Registry(Generic[T]):
                 f"{self.kind} '{name}' cannot be imported from {point.value}: {type(error).__name__}: {error}"
             ) from error
         return self._pick(name, loaded)
+
+
+def _imported_file(kind: str, name: str, file: Path) -> ModuleType:
+    """A file as a module, imported once per process.
+
+    Raises:
+        UsageError: when it cannot be imported; the message names its line.
+    """
+    called = f"vpbench_user.{kind.replace(' ', '_')}.{name}"
+    known = sys.modules.get(called)
+    if known is not None and known.__file__ == str(file):
+        return known
+    spec = spec_from_file_location(called, file)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[called] = module_from_spec(spec)  # there before it runs, as for any import
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[called]
+        raise UsageError(f"{kind} '{name}' cannot be imported from {_place(file, error)}: {_reason(error)}") from error
+    return module
+
+
+def _place(file: Path, error: BaseException) -> str:
+    """``FILE:LINE`` of what failed in an import: a syntax error's own line, else the last line of the file that was run."""
+    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == str(file)]
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        lines.append(error.lineno or 1)
+    return f"{file}:{lines[-1]}" if lines else str(file)
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _is_part(module: str, package: str) -> bool:

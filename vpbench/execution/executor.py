@@ -81,7 +81,9 @@ class Executor:
 
 def executor_registry() -> Registry[type[Executor]]:
     """Every module or package of ``vpbench.execution.executors``, and the entry points of the group ``vpbench.executors``."""
-    return Registry("executor", "vpbench.execution.executors", subclass_in(Executor), group="vpbench.executors")
+    return Registry(
+        "executor", "vpbench.execution.executors", subclass_in(Executor), group="vpbench.executors", folder="executors"
+    )
 
 
 def get_executor(name: str, **options: Any) -> Executor:
