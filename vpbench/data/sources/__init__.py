@@ -1,4 +1,7 @@
-"""Sources of images: a registry with one module per source, here or in the user's folders. Each defines ``read(**options) -> RawData``."""
+"""Sources of images: a registry with one module per source, here or in the user's folders.
+
+Each defines ``read(**options) -> RawData``.
+"""
 
 from __future__ import annotations
 
@@ -74,11 +77,8 @@ def check_source(card: DatasetCard) -> Reader:
         raise unknown(f"option of the data source {card.source}", strange[0], known, f"It is on the card of {card.title}.")
     needed = [name for name, parameter in known.items() if parameter.default is parameter.empty and name not in given]
     if needed:
-        way = (
-            "folders, below the data root, or path in place of source"
-            if needed[0] == _place_of(reader)
-            else f"options.{needed[0]}"
-        )
+        is_place = needed[0] == _place_of(reader)
+        way = "folders, below the data root, or path in place of source" if is_place else f"options.{needed[0]}"
         raise UsageError(f"the card of {card.title} says source = '{card.source}' and not what it reads: add {way}.")
     return reader
 
