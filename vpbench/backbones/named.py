@@ -245,6 +245,18 @@ def _timm_facts(name: str) -> tuple[Any, Any, tuple[int, int], str | None]:
     return mean, std, _sizes(architecture), _hub_file(name)
 
 
+def timm_facts(name: str) -> tuple[str, str, str]:
+    """Architecture, tag of the weights ("" where timm has none), and the feature that timm's classifier reads, as on a card."""
+    import timm
+    import torch
+
+    architecture = name.partition(".")[0]
+    facts = timm.get_pretrained_cfg(name)
+    with torch.device("meta"):
+        model = timm.create_model(architecture)
+    return architecture, facts.tag if facts and facts.has_weights else "", "class" if model.global_pool == "token" else "mean"
+
+
 def _similar(names: list[str], name: str) -> list[str]:
     from difflib import get_close_matches
 

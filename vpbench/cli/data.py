@@ -106,7 +106,12 @@ def get(
     cards = {name: dataset_card(name) for name in _chosen(ids, suite)}
     if dry_run:
         for name, card in cards.items():
-            _dry_run(name, card, root, force)
+            try:
+                _dry_run(name, card, root, force)
+            except DataError as error:  # it is got by hand, which ends nothing where others are fetched
+                if len(cards) == 1:
+                    raise
+                typer.echo(f"{name}: by hand. {error}")
         return
     findings: list[Finding] = []
     failed = 0
@@ -165,7 +170,8 @@ def verify(
 
 @app.command()
 def convert(
-    name: Annotated[str, typer.Argument(metavar="ID", help="Data set.")],
+    ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Data sets.", show_default=False)] = None,
+    suite: Suite = None,
     source: Annotated[
         str, typer.Option("--from", metavar="SOURCE", help="tfds: a prepared TFDS folder; original: the publisher's files.")
     ] = "tfds",
@@ -174,28 +180,66 @@ def convert(
         typer.Option(metavar="FILE_OR_FOLDER", help="What to convert; TFDS's own data folder when left out with --from tfds."),
     ] = None,
     data_root: Root = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be converted and stop.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what an earlier conversion wrote.")] = False,
 ) -> None:
-    """Write a data set's images as files below the data root, with the split lists that vpbench reads.
+    """Write images of data sets as files below the data root, with the split lists that vpbench reads.
+
+    Of several data sets those that are there are skipped, those whose files need a login or another step by hand come last, and
+    one that fails does not stop the others.
 
     Examples:
 
     \b
       vpbench data convert vtab.dtd
+      vpbench data convert --suite vtab1k
       vpbench data convert vtab.dsprites-location --from original --path dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz
     """
+    from functools import partial
     from typing import cast, get_args
 
+    from vpbench.core.errors import VpbenchError
     from vpbench.core.names import unknown
-    from vpbench.data.conversion import Source
+    from vpbench.data.catalog import dataset_card
+    from vpbench.data.conversion import MANUAL, Source, in_order
     from vpbench.data.conversion import convert as write
+    from vpbench.data.doctor import examine
     from vpbench.data.places import data_root as resolve
 
     if source not in get_args(Source):
         raise unknown("source of a conversion", source, get_args(Source))
-    with _counting(f"converting {name}") as on_progress:
-        folder = write(name, cast(Source, source), path, resolve(data_root), force=force, on_progress=on_progress)
-    typer.echo(folder)
+    root, names = resolve(data_root), in_order(_chosen(ids, suite))
+    there = {name for name in names if len(names) > 1 and not force and examine(name, dataset_card(name), root).ready}
+    for name in sorted(there):
+        typer.echo(f"{name}: there already")
+    names = [name for name in names if name not in there]
+    if dry_run:
+        for name in names:
+            target = root / (dataset_card(name).folders or (name,))[0]
+            typer.echo(f"{name}: to {target}" + (f" ({MANUAL[name]})" if name in MANUAL else ""))
+        return
+    failed: list[VpbenchError] = []
+    cards = {name: dataset_card(name) for name in names}
+    sizes = {name: card.n_train + card.n_val + card.n_test for name, card in cards.items()}
+    before, everything = 0, sum(sizes.values())
+    with _counting(f"converting {names[0] if len(names) == 1 else f'{len(names)} data sets'}") as on_progress:
+        for name in names:
+            try:
+                here = partial(_add, on_progress, before, everything)
+                typer.echo(write(name, cast(Source, source), path, root, force=force, on_progress=here))
+            except VpbenchError as error:
+                if len(names) == 1:
+                    raise
+                failed.append(error)
+                typer.echo(f"vpbench: {name}: {' '.join(str(error).split())}", err=True)
+            before += sizes[name]
+    if failed:
+        raise typer.Exit(failed[0].exit_code)
+
+
+def _add(on_progress: Callable[[int, int], None], before: int, everything: int, done: int, _: int) -> None:
+    """Progress in one of several data sets, of the progress in all."""
+    on_progress(before + done, everything)
 
 
 def _chosen(ids: list[str] | None, suite: str | None, *, everything: bool = False) -> list[str]:

@@ -42,7 +42,7 @@ def places() -> list[Path]:
     for origin, place in said:
         place = place.expanduser().absolute()
         if not place.exists():
-            raise UsageError(f"{origin}: there is no such folder; correct it, or make it with 'vpbench new'.")
+            raise UsageError(f"{origin}: there is no such folder or file; correct it, or create it.")
         found.append(place)
     return list(dict.fromkeys(found))
 
@@ -53,7 +53,7 @@ def add_places(added: Iterable[str | Path]) -> None:
     new = [str(Path(place).expanduser().absolute()) for place in added]
     if any(os.pathsep in place for place in new):
         raise UsageError(f"{', '.join(new)}: the path holds '{os.pathsep}', which separates paths in {SETTING}; rename it.")
-    os.environ[SETTING] = os.pathsep.join(dict.fromkeys([*known, *new]))
+    os.environ[SETTING] = os.pathsep.join(dict.fromkeys([*new, *known]))
 
 
 def add_file(given: str, kind: str, option: str) -> str:

@@ -243,7 +243,7 @@ def _open(request: Request, suite: SuiteCard, suite_name: str, without_data: boo
             raise UsageError("--suite and --data exclude each other: a suite brings its own data.")
         if request.datasets:
             raise UsageError("--datasets and --data exclude each other: --datasets chooses among those of a suite.")
-        return {_own_name(Path(request.data)): open_path(request.data)}
+        return {own_name(Path(request.data)): open_path(request.data)}
     names = request.datasets or suite.datasets
     for name in names:
         if name not in suite.datasets:
@@ -284,7 +284,7 @@ def _not_ready(problems: dict[str, DataError], opened: Iterable[str], request: R
     )
 
 
-def _own_name(path: Path) -> str:
+def own_name(path: Path) -> str:
     """What a user's own data is called: a folder by its name, a file by its name without the ending."""
     place = path if path.name not in ("", "..") else path.resolve()
     return place.stem if place.is_file() else place.name

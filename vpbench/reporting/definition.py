@@ -173,6 +173,11 @@ def load_definition(paper: str, number: str) -> TableDefinition:
     return validated(TableDefinition, read_toml(found[0]), found[0])
 
 
+def table_numbers() -> list[str]:
+    """Numbers of the tables that come with vpbench, of all papers."""
+    return sorted({file.name.removesuffix(".toml") for file in _tables().glob("*/*.toml")})
+
+
 def leaderboard() -> TableDefinition:
     """The order in which reports list methods, and the method that the others are compared with."""
     return load_definition("vpbench", "leaderboard")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +16,23 @@ Source = Literal["tfds", "original"]
 
 ORIGINAL = (*dsprites.TASKS, *norb.TASKS)
 
+# What has to be done by hand before TFDS can prepare a data set.
+MANUAL = {
+    "vtab.resisc45": "by hand first: NWPU-RESISC45.rar, unpacked, into TFDS's folder downloads/manual",
+    "vtab.retinopathy": "by hand first: the images, with a Kaggle login, into TFDS's folder downloads/manual",
+}
+
 
 def convertible(source: Source) -> tuple[str, ...]:
     """Data sets that can be converted from ``source``."""
     return tuple(tfds.RULES) if source == "tfds" else ORIGINAL
+
+
+def in_order(datasets: Sequence[str]) -> list[str]:
+    """Those whose files need a login or another step by hand last, and tasks on the same images one after the other."""
+    names = {name: tfds.RULES[name].name if name in tfds.RULES else name for name in datasets}
+    first = list(dict.fromkeys(names.values()))
+    return sorted(datasets, key=lambda name: (name in MANUAL, first.index(names[name])))
 
 
 def convert(
