@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from vpbench.cli.convert import convert
+from vpbench.cli.data_options import Root, Suite, chosen
+from vpbench.cli.data_progress import counting, stepwise
 
 if TYPE_CHECKING:
     from vpbench.data.doctor import Finding, Verification
@@ -16,10 +18,6 @@ FAILED, NO_DATA, INTERRUPTED = 1, 3, 130
 
 app = typer.Typer(help="List, fetch, check and convert published data sets.", no_args_is_help=True)
 
-Root = Annotated[
-    str | None, typer.Option("--data-root", metavar="FOLDER", help="Where published data sets lie. Default: VPBENCH_DATA.")
-]
-Suite = Annotated[str | None, typer.Option(help="The data sets of this suite.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 
 
@@ -72,7 +70,7 @@ def doctor(
     from vpbench.data.places import data_root as resolve
 
     root = resolve(data_root)
-    findings = [examine(name, dataset_card(name), root) for name in _chosen(ids, suite, everything=True)]
+    findings = [examine(name, dataset_card(name), root) for name in chosen(ids, suite, everything=True)]
     if as_json:
         _as_json([_finding(one) for one in findings])
     else:
@@ -103,7 +101,7 @@ def get(
     from vpbench.data.places import data_root as resolve
 
     root = resolve(data_root)
-    cards = {name: dataset_card(name) for name in _chosen(ids, suite)}
+    cards = {name: dataset_card(name) for name in chosen(ids, suite)}
     if dry_run:
         for name, card in cards.items():
             try:
@@ -117,7 +115,7 @@ def get(
     failed = 0
     for name, card in cards.items():
         try:
-            with _stepwise(name) as on_step:
+            with stepwise(name) as on_step:
                 findings.append(get_dataset(name, card, root, force=force, on_step=on_step))
         except DataError as error:
             if len(cards) == 1:
@@ -157,8 +155,8 @@ def verify(
 
     root = resolve(data_root)
     results = []
-    for name, card in {name: dataset_card(name) for name in _chosen(ids, None)}.items():
-        with _counting(f"decoding {name}") as on_progress:
+    for name, card in {name: dataset_card(name) for name in chosen(ids, None)}.items():
+        with counting(f"decoding {name}") as on_progress:
             results.append(compare(name, card, root, images=images, on_progress=on_progress))
         if not as_json:
             _show_verification(results[-1])
@@ -168,98 +166,7 @@ def verify(
         raise typer.Exit(FAILED)
 
 
-@app.command()
-def convert(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Data sets.", show_default=False)] = None,
-    suite: Suite = None,
-    source: Annotated[
-        str, typer.Option("--from", metavar="SOURCE", help="tfds: a prepared TFDS folder; original: the publisher's files.")
-    ] = "tfds",
-    path: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE_OR_FOLDER", help="What to convert; TFDS's own data folder when left out with --from tfds."),
-    ] = None,
-    data_root: Root = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be converted and stop.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace what an earlier conversion wrote.")] = False,
-) -> None:
-    """Write images of data sets as files below the data root, with the split lists that vpbench reads.
-
-    Of several data sets those that are there are skipped, those whose files need a login or another step by hand come last, and
-    one that fails does not stop the others.
-
-    Examples:
-
-    \b
-      vpbench data convert vtab.dtd
-      vpbench data convert --suite vtab1k
-      vpbench data convert vtab.dsprites-location --from original --path dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz
-    """
-    from functools import partial
-    from typing import cast, get_args
-
-    from vpbench.core.errors import VpbenchError
-    from vpbench.core.names import unknown
-    from vpbench.data.catalog import dataset_card
-    from vpbench.data.conversion import MANUAL, Source, in_order
-    from vpbench.data.conversion import convert as write
-    from vpbench.data.doctor import examine
-    from vpbench.data.places import data_root as resolve
-
-    if source not in get_args(Source):
-        raise unknown("source of a conversion", source, get_args(Source))
-    root, names = resolve(data_root), in_order(_chosen(ids, suite))
-    there = {name for name in names if len(names) > 1 and not force and examine(name, dataset_card(name), root).ready}
-    for name in sorted(there):
-        typer.echo(f"{name}: there already")
-    names = [name for name in names if name not in there]
-    if dry_run:
-        for name in names:
-            target = root / (dataset_card(name).folders or (name,))[0]
-            typer.echo(f"{name}: to {target}" + (f" ({MANUAL[name]})" if name in MANUAL else ""))
-        return
-    failed: list[VpbenchError] = []
-    cards = {name: dataset_card(name) for name in names}
-    sizes = {name: card.n_train + card.n_val + card.n_test for name, card in cards.items()}
-    before, everything = 0, sum(sizes.values())
-    with _counting(f"converting {names[0] if len(names) == 1 else f'{len(names)} data sets'}") as on_progress:
-        for name in names:
-            try:
-                here = partial(_add, on_progress, before, everything)
-                typer.echo(write(name, cast(Source, source), path, root, force=force, on_progress=here))
-            except VpbenchError as error:
-                if len(names) == 1:
-                    raise
-                failed.append(error)
-                typer.echo(f"vpbench: {name}: {' '.join(str(error).split())}", err=True)
-            before += sizes[name]
-    if failed:
-        raise typer.Exit(failed[0].exit_code)
-
-
-def _add(on_progress: Callable[[int, int], None], before: int, everything: int, done: int, _: int) -> None:
-    """Progress in one of several data sets, of the progress in all."""
-    on_progress(before + done, everything)
-
-
-def _chosen(ids: list[str] | None, suite: str | None, *, everything: bool = False) -> list[str]:
-    """The data sets that are meant: by name (several, or with commas), of a suite, or all."""
-    from vpbench.core.errors import UsageError
-    from vpbench.data.catalog import dataset_names
-    from vpbench.planning.suites import suite_card
-
-    names = [name.strip() for given in ids or () for name in given.split(",") if name.strip()]
-    if suite is not None:
-        if names:
-            raise UsageError(f"--suite {suite} and {', '.join(names)} exclude each other; leave one out.")
-        names = list(suite_card(suite).datasets)
-        if not names:
-            raise UsageError(f"the suite '{suite}' has no data sets of its own; name another suite or data sets.")
-    elif not names:
-        if not everything:
-            raise UsageError("name at least one data set, or --suite SUITE (vpbench data list).")
-        names = dataset_names()
-    return list(dict.fromkeys(names))
+app.command()(convert)
 
 
 def _as_json(value: Any) -> None:
@@ -346,45 +253,3 @@ def _dry_run(name: str, card: Any, root: Path, force: bool) -> None:
             state = size if force or not step.done else f"{size}, {decimal(step.done)} of it are there"
         unpacked = ", unpacked" if step.download.unpack else ""
         typer.echo(f"{name}: {step.download.url} to {step.target} ({state}{unpacked})")
-
-
-@contextmanager
-def _stepwise(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A bar in bytes with the time that is left, on stderr; without a terminal, one line per step."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-        TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
-    current: list[str] = []
-    task = bar.add_task(name, total=None, start=False)
-
-    def on_step(step: str, done: int, total: int | None) -> None:
-        if current != [step]:
-            current[:] = [step]
-            if not console.is_terminal:
-                typer.echo(f"{name}: {step}", err=True)
-            bar.reset(task, description=f"{name}: {step}", total=total, completed=done)
-        bar.update(task, completed=done, total=total)
-
-    with bar:
-        yield on_step
-
-
-@contextmanager
-def _counting(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar of images with the time that is left, on stderr; nothing without a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("ETA"),
-        TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
-    task = bar.add_task(title, total=None, visible=False)
-    with bar:
-        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)

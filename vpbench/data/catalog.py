@@ -20,11 +20,18 @@ class Download(Strict):
     """A file that ``vpbench data get`` downloads."""
 
     url: str
+    mirrors: tuple[str, ...] = Field((), description="other addresses of the same bytes, tried in order when url does not answer")
     file: str = Field("", description="path below the data set's folder; default: last part of the URL")
     md5: str | None = Field(None, description="as published by the source")
     sha256: str | None = None
     size: int | None = Field(None, ge=1, description="bytes")
     unpack: bool = Field(False, description="whether the file is an archive to unpack below the data set's folder")
+
+    @model_validator(mode="after")
+    def _same_bytes(self) -> Self:
+        if self.mirrors and not (self.md5 or self.sha256):
+            raise ValueError("mirrors need the md5 or sha256 of the file, so that all have the same bytes")
+        return self
 
     @property
     def path(self) -> str:
