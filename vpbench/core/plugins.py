@@ -110,18 +110,20 @@ class Registry(Generic[T]):
 
 
 def _imported_file(kind: str, name: str, file: Path) -> ModuleType:
-    """A file as a module, imported once per process.
+    """A file as a module, imported once per process, and again when it has changed.
 
     Raises:
         UsageError: when it cannot be imported; the message names its line.
     """
     called = f"vpbench_user.{kind.replace(' ', '_')}.{name}"
+    state = (str(file), file.stat().st_mtime_ns, file.stat().st_size)
     known = sys.modules.get(called)
-    if known is not None and known.__file__ == str(file):
+    if known is not None and getattr(known, "_vpbench_state", None) == state:
         return known
     spec = spec_from_file_location(called, file)
     assert spec is not None and spec.loader is not None
     module = sys.modules[called] = module_from_spec(spec)  # there before it runs, as for any import
+    module._vpbench_state = state  # type: ignore[attr-defined]
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:

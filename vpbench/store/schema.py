@@ -16,7 +16,7 @@ _IDENTITY = {
     "run_id": (pa.string(), "hash of the specification"),
     "group_id": (pa.string(), "the same without the seed"),
     "status": (pa.string(), "ok, diverged, oom, failed, timeout or unsupported"),
-    "error": (pa.string(), "what went wrong, empty when ok"),
+    "error": (pa.string(), "what went wrong; when ok a warning about the training, or empty"),
     "started_at": (pa.timestamp("ms", tz="UTC"), "when the run began"),
     "wall_s": (pa.float64(), "seconds from start to row, measuring included"),
     "stage": (pa.string(), "search: a trial, never tested; final: with the settings selected by a search; null: an ordinary run"),
