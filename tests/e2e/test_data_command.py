@@ -183,6 +183,7 @@ def test_verify_of_what_is_not_there(cards: Path) -> None:
         ("get picture", 2, ["'picture'", "Did you mean 'pictures'?"]),
         ("doctor picture", 2, ["Did you mean 'pictures'?"]),
         ("verify picture", 2, ["Did you mean 'pictures'?"]),
+        ("convert", 2, ["at least one data set"]),
         ("convert picture", 2, ["Did you mean 'pictures'?"]),
         ("convert pictures --from tdfs", 2, ["'tdfs'", "Did you mean 'tfds'?"]),
         ("convert pictures", 2, ["pictures cannot be converted from tfds"]),

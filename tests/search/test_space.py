@@ -63,7 +63,7 @@ def test_ranges(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[parameter]\nlr = [1]", "unknown field of a search space 'parameter'. Did you mean 'parameters'?"),
+        ("[parameter]\nlr = [1]", "line 4: parameter: Extra inputs are not permitted. Did you mean 'parameters'?"),
         ("[parameters]", "parameters: Dictionary should have at least 1 item"),
         ("", "parameters: Field required"),
         ('sampler = "random"\n[parameters]\nn = [1]', "sampler: Input should be 'grid' or 'tpe' (given: 'random')"),
@@ -77,7 +77,7 @@ def test_ranges(tmp_path: Path) -> None:
         ('[parameters]\n"recipee.lr" = [1]', "unknown method 'recipee'. Did you mean 'recipe'?"),
         ('[parameters]\n"vpt.recip.lr" = [1]', "parameter vpt.recip.lr: write recipe.FIELD"),
         ("[parameters]\nn = [1]\n[settings]\nn = 1", "n is both a setting and a parameter"),
-        ("[parameters", "is no TOML"),
+        ("[parameters", "is not valid TOML"),
     ],
 )
 def test_mistakes(text: str, message: str, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def _guess(details: Any, kind: type[BaseModel]) -> str:
     if details["type"] != "extra_forbidden" or len(details["loc"]) != 1:
         return ""
     close = get_close_matches(str(details["loc"][0]), kind.model_fields, n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    return f". Did you mean '{close[0]}'?" if close else ""
 
 
 def _packaged(folder: str) -> dict[str, Path]:

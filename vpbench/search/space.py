@@ -74,7 +74,7 @@ class SpaceCard(FrozenModel):
 def _parameter(name: str, given: Any) -> Parameter:
     if isinstance(given, dict):
         if strange := [key for key in given if key not in Range.model_fields]:
-            raise unknown(f"field of the range {name}", strange[0], Range.model_fields)
+            raise ValueError(str(unknown(f"field of the range {name}", strange[0], Range.model_fields)))
         try:
             return Range.model_validate(given)
         except ValidationError as error:
