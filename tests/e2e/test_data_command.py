@@ -38,7 +38,7 @@ def cards(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) -
     They are found as they would be had they come with vpbench: in the package of cards, and in that of sources.
     """
     site = tmp_path / "site"
-    for folder in ("datasets", "suites", "recipes"):
+    for folder in ("datasets", "suites", "recipes", "searches"):
         shutil.copytree(CHECKOUT / "benchmarks" / folder, site / "benchmarks" / folder)
     (site / "benchmarks" / "backbones").symlink_to(CHECKOUT / "benchmarks" / "backbones")
     (site / "benchmarks" / "__init__.py").write_text("")

@@ -115,7 +115,7 @@ def test_worker_processes_find_them(work: Path, workers: None) -> None:
         ("suite mine --datasets digit", "Did you mean 'digits'?"),
         ("table 1", "there is a table '1' already"),
         ("backbone vit-nano", "there is a backbone 'vit-nano' already"),
-        ("backbone mine --timm resnet50", "resnet50"),
+        ("backbone mine --timm resnet50", "ResNet cannot carry prompts"),
         ("backbone mine --weights nowhere.safetensors", "nowhere.safetensors"),
         ("recipe vptt", "Did you mean 'vpt'?"),
         ("search adamw", "there is a search space 'adamw' already"),
