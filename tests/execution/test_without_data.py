@@ -45,9 +45,7 @@ def test_a_plan_of_a_suite(tmp_path: Path) -> None:
     assert len(plan.missing) == len(plan.runs) == 4
     assert len({run.spec.run_id for run in plan.runs}) == 4
     assert [len(plan.data["vtab.dtd"].splits[part]) for part in ("train", "val", "test")] == [1000, 0, 1880]
-    with pytest.raises(
-        MissingDataError, match=r"vtab\.dtd, vtab\.kitti of vtab1k are not in .*--suite vtab1k' writes them"
-    ):
+    with pytest.raises(MissingDataError, match=r"vtab\.dtd, vtab\.kitti of vtab1k are not in .*--suite vtab1k' writes them"):
         make_plan(request, Store(tmp_path / "runs"))
 
 
