@@ -87,7 +87,9 @@ def _convert_all(sources: dict[str, Source], path: Path | None, root: Path, forc
 
     cards = {name: dataset_card(name) for name in sources}
     sizes = {name: card.n_train + card.n_val + card.n_test for name, card in cards.items()}
-    files, failed, before = dict.fromkeys(sources, path), [], 0
+    files: dict[str, Path | None] = dict.fromkeys(sources, path)
+    failed: list[int] = []
+    before = 0
     for name in [name for name, source in sources.items() if source == "original" and path is None]:
         try:
             with stepwise(name) as on_step:

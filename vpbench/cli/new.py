@@ -232,6 +232,7 @@ def _write(targets: Mapping[str, str], words: Mapping[str, str], folder: Path | 
         folder: the chosen one, or None for the user's own, which is made if there is none.
     """
     import re
+    from functools import partial
     from importlib.resources import files
 
     from vpbench.core.errors import UsageError
@@ -249,7 +250,7 @@ def _write(targets: Mapping[str, str], words: Mapping[str, str], folder: Path | 
     for path, text in texts.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda partial, text=text: partial.write_text(text, encoding="utf-8"))
+            write_atomically(path, partial(Path.write_text, data=text, encoding="utf-8"))
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror or error}. Choose another --folder.") from error
         typer.echo(path)

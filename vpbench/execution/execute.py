@@ -237,7 +237,7 @@ def _run(
     )
     _save(job, trainer, scores, store)
     costs, problems = _costs(model, spec, data, device)
-    return {**found, **costs, "error": " ".join(filter(None, [found.get("error"), *problems]))}
+    return {**found, **costs, "error": " ".join(filter(None, [str(found.get("error") or ""), *problems]))}
 
 
 def _costs(
@@ -250,7 +250,7 @@ def _costs(
         "operations": lambda: count_operations(spec.method, spec.backbone, len(data.class_names)),
     }
     found: dict[str, Any] = {}
-    problems = []
+    problems: list[str] = []
     for what, measure in measures.items():
         try:
             found.update(measure())

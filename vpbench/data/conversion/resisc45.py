@@ -21,14 +21,17 @@ from vpbench.data.conversion.vtab_layout import Example, refuse_existing, write_
 TASK = "vtab.resisc45"
 FOLDER = "NWPU-RESISC45"
 IMAGES = 31_500
+HUB = "https://huggingface.co/datasets"
 
 # The authors offer a .rar file on OneDrive, which asks for a browser. These are copies of the folder as .zip on the Hugging Face
 # hub; torchgeo uses the first.
-ARCHIVE = Download(
-    url="https://huggingface.co/datasets/isaaccorley/resisc45/resolve/883edc0eee77b2c84225472f10f126e3ed83fa6e/NWPU-RESISC45.zip",
-    mirrors=("https://huggingface.co/datasets/taesiri/NWPU-RESISC45/resolve/main/NWPU-RESISC45.zip",),
-    sha256="beeecd0b63656290ae6d65cf7763185b0c1c4c54a753ef8088d6fba3faaf1f53",
-    size=427_389_445,
+ARCHIVE = Download.model_validate(
+    {
+        "url": f"{HUB}/isaaccorley/resisc45/resolve/883edc0eee77b2c84225472f10f126e3ed83fa6e/NWPU-RESISC45.zip",
+        "mirrors": [f"{HUB}/taesiri/NWPU-RESISC45/resolve/main/NWPU-RESISC45.zip"],
+        "sha256": "beeecd0b63656290ae6d65cf7763185b0c1c4c54a753ef8088d6fba3faaf1f53",
+        "size": 427_389_445,
+    }
 )
 
 # Percent of TFDS's only split, and images: as VTAB's published code.
