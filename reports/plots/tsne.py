@@ -6,6 +6,7 @@ full feature space, agree on its class.
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -119,9 +120,9 @@ def _perplexity(n: int) -> float:
 def _load(store: Store, run: dict[Any, Any]) -> Panel:
     path = store.artefact_path(run["run_id"], "features.npz")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(store.read_artefact(run["run_id"], "features.npz")), allow_pickle=False) as arrays:
             features, labels, indices = arrays["features"].astype(np.float32), arrays["labels"], arrays["indices"]
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of zipfile and numpy, whatever is wrong with the file
         raise StoreError(f"{path} holds no features: {error}. Run {row_label(run['row'])} again with --save features.") from error
     if not np.isfinite(features).all():
         raise StoreError(f"features of run {run['run_id']} ({row_label(run['row'])}) hold NaN or infinity: {path}.")

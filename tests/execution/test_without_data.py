@@ -32,9 +32,10 @@ def test_counts_come_from_the_card() -> None:
         200, {"train": 5394, "val": 600, "test": 5794},
     )  # fmt: skip
     both = with_all_for_training(raw)
+    assert raw.remarks == ""
     assert (len(both.splits["train"]), len(both.splits["val"]), both.digest) == (5994, 0, "")
     assert len(with_few_shots(raw, 2).splits["train"]) == 400
-    with pytest.raises(MissingDataError, match="image 3 of CUB-200-2011 is not here, only counted"):
+    with pytest.raises(MissingDataError, match="image 3 of CUB-200-2011 train is not here, only counted"):
         raw.splits["train"].content(3)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vpbench.cli.warning_lines import warnings_as_lines
 from vpbench.spec.parsing import numbers, words
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ def check(
     if not update and (known is None or known.empty):
         raise UsageError(f"the baseline {baseline} has no row of {_said(suite, asked, sets)}; it has {_content(old)}.")
     if results is not None:
-        now = _part(read_results(results), suite, asked, sets)
+        with warnings_as_lines():
+            now = _part(read_results(results), suite, asked, sets)
         if now.empty:
             raise UsageError(f"the results folder {results} has no row of {_said(suite, asked, sets)}.")
     else:

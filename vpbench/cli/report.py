@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Annotated
 
 import typer
 
+from vpbench.cli.warning_lines import warnings_as_lines
 from vpbench.reports import plots
 
 # vpbench's own, listed without the registry, so that --help is fast.
@@ -68,10 +66,10 @@ def report(
             raise UsageError("--html writes a whole page: leave out --table, --plot, --format, --json and --out.")
         from vpbench.reporting.page import write_page
 
-        with _warnings_as_lines():
+        with warnings_as_lines():
             typer.echo(write_page(results, html, dataset=dataset, suite=suite, backbone=backbone, method=method, seed=seed))
         return
-    with _warnings_as_lines():
+    with warnings_as_lines():
         made = make_report(
             table, plot, paper=paper, format="json" if json else format, results=results, out=out,
             dataset=dataset, suite=suite, backbone=backbone, method=method, seed=seed, width=_width(), colour=_colour(),
@@ -87,15 +85,3 @@ def _width() -> int | None:
 
 def _colour() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-
-@contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    """Print each warning, such as a broken result file, as one line on stderr."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
-        try:
-            yield
-        finally:
-            for warning in caught:
-                typer.echo(f"warning: {' '.join(str(warning.message).split())}", err=True)

@@ -137,4 +137,5 @@ def _summary(progress: RunProgress, frame: Any, results: Path) -> None:
         count = counted(progress.left_over, "run")
         typer.echo(f"Left over by --limit {progress.limit}: {count}; the same command does the next ones.", err=True)
     following = f" Next: vpbench report --table 1 --results {results}" if len(frame) else ""
-    typer.echo(f"{counted(len(frame), 'row')} in {results}, {progress.done} of them new.{following}")
+    others = f", {progress.by_others} by another command" if progress.by_others else ""
+    typer.echo(f"{counted(len(frame), 'row')} in {results}, {progress.done - progress.by_others} of them new{others}.{following}")

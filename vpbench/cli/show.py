@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from vpbench.cli.warning_lines import warnings_as_lines
+
 
 def show(
     kind: Annotated[str, typer.Argument(help="method, dataset, suite, backbone, search or run", metavar="KIND")],
@@ -26,7 +28,8 @@ def show(
 
     from vpbench.reporting.describe import describe, in_words
 
-    facts = describe(kind, name, results)
+    with warnings_as_lines():
+        facts = describe(kind, name, results)
     if as_json:
         typer.echo(json.dumps(facts, indent=2, default=str))
         return

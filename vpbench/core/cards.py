@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from vpbench.core.errors import UsageError
-from vpbench.core.names import unknown
+from vpbench.core.names import shortened, unknown
 from vpbench.core.user_files import user_files
 
 Card = TypeVar("Card", bound=BaseModel)
@@ -92,6 +92,8 @@ def read_toml(file: Path) -> dict[str, Any]:
         raise UsageError(f"{shown(file)} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:  # of the syntax, or of the encoding
         raise UsageError(f"{shown(file)} is not valid TOML: {error}") from error
+    except RecursionError as error:  # brackets by the thousand
+        raise UsageError(f"{shown(file)} is nested too deeply.") from error
 
 
 def validated(kind: type[Card], values: Mapping[str, Any], file: Path) -> Card:
@@ -156,7 +158,14 @@ def _problem(details: Any) -> str:
     where = ".".join(str(part) for part in details["loc"]) or "it"
     text = details["msg"].removeprefix("Value error, ")
     given = details.get("input")
-    return f"{where}: {text}" + (f" (given: {given!r})" if isinstance(given, str | int | float | bool | list) else "")
+    return f"{where}: {text}" + (f" (given: {_shown(given)})" if isinstance(given, str | int | float | bool | list) else "")
+
+
+def _shown(given: Any) -> str:
+    try:
+        return shortened(repr(given), 200)
+    except ValueError:  # a number of more digits than Python writes
+        return "a number of thousands of digits"
 
 
 def _guess(details: Any, kind: type[BaseModel]) -> str:

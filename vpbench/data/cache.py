@@ -11,10 +11,12 @@ import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
@@ -32,6 +34,8 @@ from vpbench.spec.run_spec import Preprocess
 # Incremented when resized pixels or the file layout change.
 VERSION = 2
 SCRATCH = ".building-"
+PIXELS, SIZES = "pixels.bin", "sizes.npy"
+BLOCK = 1 << 24  # bytes with a checksum of their own, so that several threads share a file
 
 Pixels = NDArray[np.uint8]
 OnProgress = Callable[[int, int], None]
@@ -97,12 +101,13 @@ class CachedSplit:
 
 @dataclass(frozen=True)
 class CachedData:
-    """A data set's splits, ready for batches; ``val`` may be empty."""
+    """A data set's splits, ready for batches; ``val`` may be empty. ``notes`` are what was odd about its pixels."""
 
     train: CachedSplit
     val: CachedSplit
     test: CachedSplit
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -134,7 +139,11 @@ def prepare(
     images = {name: plan.images(progress) for name, plan in plans.items()}
     empty = np.empty((0, image_size, image_size, 3), np.uint8)
     splits = {name: CachedSplit(images.get(name, empty), split.labels, image_size) for name, split in raw.splits.items()}
-    return CachedData(**splits, class_names=raw.class_names)
+    plain = {name: plan.one_colour() for name, plan in plans.items()}
+    notes = [
+        f"{count} of {len(raw.splits[name])} {name} images are of one colour each." for name, count in plain.items() if count
+    ]
+    return CachedData(**splits, class_names=raw.class_names, notes=tuple(notes))
 
 
 def resized(image: Image.Image, preprocess: Preprocess, image_size: int, *, keep_margin: bool = False) -> Pixels:
@@ -200,8 +209,9 @@ class SplitCache:
         """The folder's name is a hash of what cached pixels depend on; flips and normalisation are applied on the device."""
         crops = preprocess.resize == "crop"
         keep_margin = training and crops and preprocess.random_crop
-        fields = {"resize", "interpolation", "antialias"} | ({"crop_ratio"} if crops else set())
-        key = [VERSION, split.digest, image_size, keep_margin, preprocess.model_dump(mode="json", include=fields)]
+        fields = {"resize", "interpolation", "antialias", "orientation", "background"} | ({"crop_ratio"} if crops else set())
+        chosen = {name: value for name, value in preprocess.identity().items() if name in fields}
+        key = [VERSION, split.digest, image_size, keep_margin, chosen]
         return cls(root / digest(key), split, preprocess, image_size, keep_margin)
 
     def images(self, progress: Progress) -> Pixels | RaggedImages:
@@ -216,16 +226,22 @@ class SplitCache:
         )
 
     def load(self) -> Pixels | RaggedImages | None:
-        """The cached images, or None if the cache is missing or incomplete."""
+        """The cached images, or None if the cache is missing, incomplete, damaged, or without checksums as earlier ones."""
         try:
-            expected = json.loads((self.folder / "complete.json").read_text())["bytes"]
-            if any((self.folder / name).stat().st_size != size for name, size in expected.items()):
+            wanted = json.loads((self.folder / "complete.json").read_text())["crc32"]
+            if any(checksums_of(self.folder / name) != tuple(wanted[name]) for name in (PIXELS, SIZES)):
                 return None
-            sizes: NDArray[np.int64] = np.load(self.folder / "sizes.npy")
-            flat: Pixels = np.memmap(self.folder / "pixels.bin", np.uint8, mode="r")
-        except (OSError, ValueError, KeyError):
+            sizes: NDArray[np.int64] = np.load(self.folder / SIZES)
+            flat: Pixels = np.memmap(self.folder / PIXELS, np.uint8, mode="r")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return flat.reshape(len(sizes), *sizes[0], 3) if (sizes == sizes[0]).all() else RaggedImages(flat, sizes)
+
+    def one_colour(self) -> int:
+        """How many images have one colour only, as found when the cache was built."""
+        with suppress(OSError, ValueError):
+            return int(json.loads((self.folder / "complete.json").read_text()).get("one_colour", 0))
+        return 0
 
     def _build(self, progress: Progress) -> None:
         """Builds the cache in a temporary folder and renames it; no partial cache is left behind on errors."""
@@ -247,16 +263,23 @@ class SplitCache:
 
     def _write(self, new: Path, progress: Progress) -> None:
         """Writes ``pixels.bin`` (all images, flat), ``sizes.npy`` ((n, 2): height, width) and, last, ``complete.json`` with the
-        size of each file, by which truncated files are detected."""
-        sizes = []
-        with _synced(new / "pixels.bin") as stream:
+        size and the checksums of each file, by which files that were cut off or have changed are detected."""
+        sizes, one_colour = [], 0
+        with _synced(new / PIXELS) as stream:
             for pixels in self._resized_all():
                 stream.write(pixels.tobytes())
                 sizes.append(pixels.shape[:2])
+                one_colour += bool((pixels == pixels[:1, :1]).all())
                 progress()
-        with _synced(new / "sizes.npy") as stream:
+        with _synced(new / SIZES) as stream:
             np.save(stream, np.array(sizes, np.int64).reshape(-1, 2))
-        summary = {"images": len(sizes), "bytes": {file.name: file.stat().st_size for file in sorted(new.iterdir())}}
+        files = sorted(new.iterdir())
+        summary = {
+            "images": len(sizes),
+            "one_colour": one_colour,
+            "bytes": {file.name: file.stat().st_size for file in files},
+            "crc32": {file.name: checksums_of(file) for file in files},
+        }
         with _synced(new / "complete.json") as stream:
             stream.write(json.dumps(summary, indent=1).encode())
 
@@ -264,11 +287,29 @@ class SplitCache:
         """All images in order. Pillow releases the GIL, so threads suffice."""
 
         def one(index: int) -> Pixels:
-            return resized(self.split.image(index), self.preprocess, self.image_size, keep_margin=self.keep_margin)
+            image = self.split.image(index, self.preprocess)
+            return resized(image, self.preprocess, self.image_size, keep_margin=self.keep_margin)
 
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(self.split), 256):  # map() submits all of its input at once, which would fill the memory
                 yield from pool.map(one, range(start, min(start + 256, len(self.split))))
+
+
+def checksums_of(path: Path) -> tuple[int, ...]:
+    """CRC-32 of every :data:`BLOCK` bytes of a file. A process computes them once for a file that does not change."""
+    state = path.stat()
+    return _checksums(path, state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@cache
+def _checksums(path: Path, size: int, *_version: int) -> tuple[int, ...]:
+    def of_block(start: int) -> int:
+        with path.open("rb") as stream:
+            stream.seek(start)
+            return zlib.crc32(stream.read(BLOCK))
+
+    with ThreadPoolExecutor() as pool:  # crc32 and read release the GIL
+        return tuple(pool.map(of_block, range(0, size, BLOCK)))
 
 
 def _sweep(root: Path) -> None:

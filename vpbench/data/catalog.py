@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from vpbench.core.cards import card_file, card_names, read_toml, validated
+from vpbench.spec.decoding_rule import Background, Orientation
 
 FOLDER = "datasets"
 
@@ -54,6 +55,8 @@ class DatasetCard(Strict):
     n_val: int = Field(ge=0, description="held out of train with a fixed seed where the source has no validation images")
     n_test: int = Field(ge=1)
     image_size: str = Field(description="pixels before preprocessing, e.g. 64x64, or 'varies'")
+    orientation: Orientation = "exif"
+    background: Background = Field("white", validate_default=True)
     licence: str
     origin: str = Field(description="where images and labels come from, with a reference")
     revision: str = Field("", description="version of the source, e.g. tfds cifar100 3.0.2")
@@ -71,6 +74,11 @@ class DatasetCard(Strict):
         if self.path and (self.folders or self.downloads or self.options):
             raise ValueError("path is for your own data, which has no folders below the data root, downloads or options")
         return self
+
+    @property
+    def decoding(self) -> dict[str, str]:
+        """How its images become RGB, as fields of :class:`vpbench.spec.run_spec.Preprocess`."""
+        return {"orientation": self.orientation, "background": self.background}
 
 
 def dataset_names() -> list[str]:

@@ -12,14 +12,17 @@ from vpbench.data.raw import RawData, RawSplit
 
 
 class CountedSplit(RawSplit):
-    """Images that are not there. Classes are equally frequent."""
+    """Images that are not there: all different, and with equally frequent classes."""
 
-    def __init__(self, count: int, classes: int, title: str) -> None:
+    def __init__(self, count: int, classes: int, origin: str) -> None:
         super().__init__(np.arange(count, dtype=np.int64) % classes)
-        self._title = title
+        self._origin = origin
 
     def name(self, index: int) -> str:
-        return f"image {index} of {self._title}"
+        return f"image {index} of {self._origin}"
+
+    def identity(self, index: int) -> str:
+        return self.name(index)
 
     def content(self, index: int) -> bytes:
         raise MissingDataError(f"{self.name(index)} is not here, only counted; get the data set first.")
@@ -31,7 +34,9 @@ class CountedData(RawData):
     @classmethod
     def of_card(cls, card: DatasetCard) -> CountedData:
         sizes = {"train": card.n_train, "val": card.n_val, "test": card.n_test}
-        splits: dict[str, RawSplit] = {part: CountedSplit(size, card.classes, card.title) for part, size in sizes.items()}
+        splits: dict[str, RawSplit] = {
+            part: CountedSplit(size, card.classes, f"{card.title} {part}") for part, size in sizes.items()
+        }
         return cls(tuple(map(str, range(card.classes))), splits, digest="")
 
     def with_splits(self, **changed: RawSplit) -> RawData:

@@ -25,17 +25,19 @@ from vpbench.data.cache import CachedData
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.job import Job
 from vpbench.measure.operations import count_operations
-from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part, serialised
+from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part
 from vpbench.measure.timing import measure_inference, measure_training
 from vpbench.models.build import build_model
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import method_class
+from vpbench.models.saved import Description, encode_model
+from vpbench.planning.validation_images import lacks_validation, unsupported
 from vpbench.spec.device import describe, resolve_device
 from vpbench.spec.precision import float32_products
 from vpbench.spec.run_spec import RunSpec
 from vpbench.store.artefacts import ARTEFACTS
 from vpbench.store.store import Store
-from vpbench.training.checkpoint import Checkpoints
+from vpbench.training.checkpoint import Checkpoints, UnusableCheckpointError
 from vpbench.training.evaluate import Scores
 from vpbench.training.fit import Epoch, Trainer
 from vpbench.training.memory import is_out_of_memory
@@ -68,6 +70,7 @@ def execute(
         WeightsError: when the backbone cannot be loaded, whatever the method.
         Paused: when the run was paused, for another process to resume; there is no row then.
         StoppedError: when a second SIGTERM came before it could be paused; there is no row then either.
+        UnusableCheckpointError: when the checkpoint does not fit the run; there is no row then either.
     """
     started, checkpoints, device = datetime.now(UTC), checkpoints or Checkpoints(), resolve_device(job.device)
     row = {
@@ -78,7 +81,7 @@ def execute(
         on_epoch = partial(callback.epoch, job.planned)
         with _time_limit(left_s, on_epoch) as after_epoch, float32_products(job.spec.precision):
             row.update(_run(job, data, store, device, after_epoch, checkpoints))
-    except (StoreError, WeightsError, StoppedError):
+    except (StoreError, WeightsError, StoppedError, UnusableCheckpointError):
         raise
     except DivergedError as error:
         row.update(status="diverged", error=str(error))
@@ -182,7 +185,7 @@ def known_columns(job: Job) -> dict[str, Any]:
         "dataset": spec.data.dataset,
         "dataset_group": job.group,
         "data_digest": spec.data.digest,
-        "preprocess": spec.preprocess.model_dump_json(),
+        "preprocess": json.dumps(spec.preprocess.identity()),
         **job.sizes,
         "seed": spec.seed,
         "recipe": spec.recipe.model_dump_json(),
@@ -201,6 +204,8 @@ def _run(
     job: Job, data: CachedData, store: Store, device: torch.device, on_epoch: Callable[[Epoch], None], checkpoints: Checkpoints
 ) -> dict[str, Any]:  # fmt: skip
     spec = job.spec
+    if lacks_validation(spec.method, len(data.val)):
+        raise UnsupportedError(unsupported(spec))
     torch.manual_seed(spec.seed)
     model = build_model(spec.method, spec.backbone, len(data.class_names), device)
     model.backbone.use_fastest_kernels(device.type, spec.precision)
@@ -212,6 +217,7 @@ def _run(
     sizes["params_active"] = parameter_counts(model)["params_active"]
     found = {
         **sizes,
+        "error": trainer.doubt(),
         "weights_sha256": model.backbone.weights_sha256,
         "epochs_run": len(trainer.curve),
         "selected_epoch": trainer.selected_epoch,
@@ -294,7 +300,8 @@ def _save(job: Job, trainer: Trainer, scores: Scores, store: Store) -> None:
 
     def write_weights(path: Path) -> None:
         # Written by Python, since a full disk is an OSError there and a SafetensorError in save_file.
-        path.write_bytes(serialised(trainer.model))
+        description = Description.of(job.spec, trainer.model, trainer.data.class_names)
+        path.write_bytes(encode_model(trainer.model, description))
 
     if scores.features is not None:
         count = len(scores.features)

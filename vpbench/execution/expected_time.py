@@ -8,11 +8,18 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vpbench.execution.job import Job
     from vpbench.spec.run_spec import RunSpec
     from vpbench.store.store import Store
 
 COLUMNS = ["run_id", "status", "method", "dataset", "backbone", "device", "epochs", "n_train", "wall_s"]
+
+LIKE = (
+    ("device", "backbone", "method", "dataset"), ("device", "backbone", "method"), ("device", "backbone"),
+)  # fmt: skip
+"""What similar runs have in common, from the most to the least similar."""
 
 
 @dataclass(frozen=True)
@@ -43,35 +50,34 @@ class PastRuns:
         rows: with :data:`COLUMNS`; those without the status ``ok`` are ignored.
     """
 
-    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
-        self._rates: dict[tuple[str, ...], list[float]] = {}
-        for row in rows:
-            if row["status"] != "ok" or not row["wall_s"]:
-                continue
-            images = max(1, (row["epochs"] or 0) * (row["n_train"] or 0))
-            for key in _keys(Work(row["device"], row["backbone"], row["method"], row["dataset"], images)):
-                self._rates.setdefault(key, []).append(row["wall_s"] / images)
+    def __init__(self, rows: pd.DataFrame | Iterable[dict[str, Any]]) -> None:
+        import pandas as pd
+
+        runs = pd.DataFrame(rows, columns=COLUMNS)
+        runs = runs[(runs["status"] == "ok") & (runs["wall_s"].astype(float) > 0)]
+        images = (runs["epochs"].astype(float) * runs["n_train"].astype(float)).fillna(1).clip(lower=1)
+        rates = runs.assign(rate=runs["wall_s"].astype(float) / images)
+        self._rates: dict[tuple[str, ...], float] = {}
+        for names in LIKE:
+            self._rates.update(rates.groupby(list(names), sort=False)["rate"].median().to_dict())
 
     def seconds(self, work: Work) -> float | None:
         """Of the most similar runs - same method and data set first, then same method, then same backbone - in proportion to
         epochs and training images; None when there is none like it on this kind of device."""
         for key in _keys(work):
             if key in self._rates:
-                return median(self._rates[key]) * work.images
+                return self._rates[key] * work.images
         return None
 
 
 def _keys(work: Work) -> list[tuple[str, ...]]:
     """From the most to the least similar."""
-    return [
-        (work.device, work.backbone, work.method, work.dataset), (work.device, work.backbone, work.method),
-        (work.device, work.backbone),
-    ]  # fmt: skip
+    return [tuple(getattr(work, name) for name in names) for names in LIKE]
 
 
 def past_runs(store: Store) -> PastRuns:
     """Of everything in a results folder."""
-    return PastRuns(store.read_columns(COLUMNS))
+    return PastRuns(store.read(COLUMNS).table.to_pandas())
 
 
 def longest_first(jobs: Sequence[Job], past: PastRuns) -> list[Job]:

@@ -18,7 +18,7 @@ from vpbench.execution.opened_data import OpenedData
 from vpbench.spec.device import describe, resolve_device
 from vpbench.store.claims import DATA
 from vpbench.store.store import Store
-from vpbench.training.checkpoint import Checkpoints
+from vpbench.training.checkpoint import Checkpoints, UnusableCheckpointError
 
 
 def run_unclaimed_job(
@@ -48,8 +48,7 @@ def run_unclaimed_job(
         row = row_since(job, store)
         if row is None:
             return _train_and_store(job, data, store, callback, paused)
-        callback.started(job.planned)
-        callback.finished(job.planned, row)
+        callback.found(job.planned, row)
         return row
 
 
@@ -75,7 +74,11 @@ def prepare_data(job: Job, store: Store, opened: OpenedData, callback: Callback)
     spec, raw = job.spec, opened.get(job)
     with store.claims.alone(f"{DATA}{spec.data.digest}"):
         on_progress = partial(callback.preparing, spec.data.dataset)
-        return prepare(raw, spec.preprocess, spec.backbone.image_size, on_progress=on_progress)
+        data = prepare(raw, spec.preprocess, spec.backbone.image_size, on_progress=on_progress)
+    for note in data.notes:
+        if opened.is_new(said := f"note on {spec.data.dataset}: {note}"):
+            callback.note(said)
+    return data
 
 
 def _train_and_store(
@@ -87,7 +90,12 @@ def _train_and_store(
     resolve_device(job.device)
     callback.started(job.planned)
     checkpoints = Checkpoints(store, job.run_id, _identity(job), job.checkpoint_s, paused, callback.note)
-    row = execute(job, data, store, callback, checkpoints)
+    try:
+        row = execute(job, data, store, callback, checkpoints)
+    except UnusableCheckpointError as error:
+        checkpoints.forget(error)
+        checkpoints = Checkpoints(store, job.run_id, _identity(job), job.checkpoint_s, paused, callback.note)
+        row = execute(job, data, store, callback, checkpoints)
     callback.finished(job.planned, row)
     return row
 

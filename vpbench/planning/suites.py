@@ -8,13 +8,14 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue, ValidationError
 
 from vpbench.core.cards import card_file, card_files, card_names, first_error, read_toml, shown, validated
-from vpbench.core.errors import UsageError
+from vpbench.core.errors import DataError, UsageError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.names import unknown
 from vpbench.core.user_files import add_file
 from vpbench.data.catalog import dataset_card, dataset_names
 from vpbench.data.protocols import with_all_for_training, with_few_shots
 from vpbench.data.raw import RawData
+from vpbench.spec.decoding_rule import OWN_DECODING
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.run_spec import Precision, Preprocess
 
@@ -110,6 +111,8 @@ def suite_card(name: str) -> SuiteCard:
     card = validated(SuiteCard, _suite_values(name), file)
     if twice := [data for data in card.data if data in card.datasets or data in dataset_names()]:
         raise UsageError(f"{shown(file)}: data.{twice[0]} has the name of a data set; rename it.")
+    if decoding := card.preprocess.identity().keys() & {"orientation", "background"}:
+        raise UsageError(f"{shown(file)}: preprocess.{min(decoding)} belongs on the cards of its data sets.")
     return card.model_copy(update={"datasets": (*card.datasets, *card.data)})
 
 
@@ -162,8 +165,25 @@ def _suite_values(name: str, heirs: tuple[str, ...] = ()) -> dict[str, Any]:
     return {**inherited, "base": None, **own, **tables}
 
 
+def preprocess_for(suite: SuiteCard, decoding: dict[str, str] | None, background: str | None = None) -> Preprocess:
+    """The suite's preprocessing of a data set.
+
+    Args:
+        decoding: of the data set's card; None for a user's own images, which are made upright.
+        background: ground under transparent pixels of own images, by default white.
+    """
+    own = {**OWN_DECODING, **({"background": background} if background else {})}
+    return suite.preprocess.model_copy(update=own if decoding is None else decoding)
+
+
 def apply_protocol(raw: RawData, suite: SuiteCard, stage: str | None = None) -> RawData:
-    """A data set with the training images that the suite's protocol uses; a trial never trains on those for validation."""
+    """A data set with the training images that the suite's protocol uses; a trial never trains on those for validation.
+
+    Raises:
+        DataError: when training and validation images are to be told apart, and the data set does not say which are which.
+    """
+    if raw.val_in_train and (suite.shots or suite.fit == "train") and stage != "search":
+        raise DataError(f"{suite.title} trains without the validation images. {raw.note}")
     if suite.shots:
         raw = with_few_shots(raw, suite.shots)
     return with_all_for_training(raw) if suite.fit == "train+val" and stage != "search" else raw

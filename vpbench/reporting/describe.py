@@ -15,6 +15,7 @@ from vpbench.data.catalog import dataset_card, dataset_names
 from vpbench.models.registry import method_class, method_registry, resolve_method
 from vpbench.planning.suites import suite_card, suite_names
 from vpbench.reporting.row_labels import images_text, selection_text
+from vpbench.reporting.settings import settings_in
 from vpbench.search.space import read_space, space_names
 
 KINDS = ("methods", "datasets", "suites", "backbones", "searches")
@@ -169,5 +170,5 @@ def _run(name: str, results: Path) -> dict[str, Any]:
         raise StoreError(f"{results}: {many} ({len(frame)} runs are stored there; --results chooses another folder).")
     row = json.loads(found.iloc[0].to_json(date_format="iso", double_precision=15))
     for column in ("spec", "method_config", "preprocess", "recipe"):
-        row[column] = json.loads(row[column]) if row[column] else None
+        row[column] = settings_in(row[column]) or None
     return dict(row)

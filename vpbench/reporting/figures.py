@@ -11,6 +11,7 @@ import matplotlib
 import pandas as pd
 
 from vpbench.core.errors import UsageError
+from vpbench.core.file_names import file_name
 from vpbench.core.files import write_atomically
 from vpbench.core.hashing import digest
 from vpbench.core.names import unknown
@@ -76,7 +77,8 @@ def sections(runs: pd.DataFrame, filters: Filters) -> Iterator[SectionRuns]:
     backbones = [key.backbone for key in titles]
     for key, title in titles.items():
         # Two sections of one backbone (say, 10 and 100 epochs) need different file names.
-        suffix = f"_{digest([*key.values[:-1], key.data or ''], 6)}" if backbones.count(key.backbone) > 1 else ""
+        version = [part for part in key.data or () if part] or ""
+        suffix = f"_{digest([*key.values[:-1], version], 6)}" if backbones.count(key.backbone) > 1 else ""
         yield SectionRuns(key, title, suffix, of_section(runs, key))
 
 
@@ -121,7 +123,7 @@ def draw_figures(name: str, store: Store, runs: pd.DataFrame, filters: Filters, 
         for stem, figure in plot.draw(store, runs, filters):
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # both files take the places that were found now
-            paths += [_save(figure, folder / f"{stem}{suffix}") for suffix in _METADATA]
+            paths += [_save(figure, folder / f"{file_name(stem)}{suffix}") for suffix in _METADATA]
     return paths
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vpbench.models.registry import current_options
+from vpbench.spec.parsing import is_shallow
 
 
 def settings_in(text: Any) -> dict[str, Any]:
@@ -15,9 +16,18 @@ def settings_in(text: Any) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         value = text
+    value = value if is_shallow(value) else text
     return value if isinstance(value, dict) else {"value": value}
+
+
+def decoding_in(text: Any) -> str:
+    """How a run's images were decoded, in words, from its preprocessing; empty for the plain way of the papers' loaders."""
+    found = settings_in(text)
+    ground = found.get("background", "ignored")
+    parts = ["EXIF orientation"] if found.get("orientation") == "exif" else []
+    return ", ".join([*parts, *([f"transparency on {ground}"] if ground != "ignored" else [])])
 
 
 def options_of(row: Mapping[Any, Any]) -> dict[str, Any]:

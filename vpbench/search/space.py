@@ -14,10 +14,13 @@ from vpbench.core.cards import card_file, card_names, first_error, read_toml, sh
 from vpbench.core.errors import UsageError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.hashing import digest
-from vpbench.core.names import unknown
+from vpbench.core.names import shortened, unknown
 from vpbench.models.registry import method_class, method_registry
+from vpbench.spec.parsing import is_shallow
 
 FOLDER = "searches"
+MOST_VALUES = 1000  # of a parameter
+MOST_POINTS = 10_000  # of a grid: every one is a run
 RECIPE = "recipe."  # how the names of a recipe's fields begin
 
 Point = dict[str, Any]  # values of one trial by parameter
@@ -80,7 +83,9 @@ def _parameter(name: str, given: Any) -> Parameter:
         except ValidationError as error:
             raise ValueError(f"{name}.{first_error(error)}") from error
     if not isinstance(given, list) or not given:
-        raise ValueError(f"{name} must be a list of values, or a table with low and high; it is {given!r}")
+        raise ValueError(f"{name} must be a list of values, or a table with low and high; it is {shortened(repr(given))}")
+    if len(given) > MOST_VALUES:
+        raise ValueError(f"{name} has {len(given)} values; take {MOST_VALUES} at most, or a table with low and high")
     if repeated := [value for place, value in enumerate(given) if value in given[:place]]:
         raise ValueError(f"{name} has {repeated[0]!r} twice")
     return tuple(given)
@@ -114,9 +119,15 @@ class Space:
         """Points of the grid.
 
         Raises:
-            UsageError: when a parameter is a range.
+            UsageError: when a parameter is a range, or there are more points than anybody runs.
         """
-        return prod(len(values) for values in self._lists(method).values())
+        size = prod(len(values) for values in self._lists(method).values())
+        if size > MOST_POINTS:
+            raise UsageError(
+                f"search space {self.name}: its grid has {size:,} points for {method}, and a grid may have {MOST_POINTS:,}: "
+                "list fewer values, or say --sampler tpe --trials N."
+            )
+        return size
 
     def grid(self, method: str) -> list[Point]:
         """All combinations, the last parameter changing fastest."""
@@ -168,7 +179,10 @@ def read_space(name: str) -> Space:
 
 
 def _card(file: Path) -> SpaceCard:
-    card = validated(SpaceCard, read_toml(file), file)
+    given = read_toml(file)
+    if not is_shallow(given):
+        raise UsageError(f"{shown(file)} is nested too deeply for a search space.")
+    card = validated(SpaceCard, given, file)
     try:
         for name in (*card.parameters, *card.settings):
             _check_name(name)

@@ -6,6 +6,10 @@ import re
 from typing import Any
 
 from vpbench.core.errors import UsageError
+from vpbench.core.names import shortened
+
+DEEPEST = 20  # levels of lists and mappings in a setting
+LONGEST_S = 1000 * 86400  # of a run, far below what timers take
 
 
 def words(text: str | None) -> list[str] | None:
@@ -46,6 +50,21 @@ def settings_of(given: list[str]) -> dict[str, Any]:
     return _assignments(given, "--set", "METHOD.OPTION=VALUE", "vpt.prompt_length=50")
 
 
+def columns_of(text: str) -> dict[str, str]:
+    """``"image=img,label=fine_label"`` to a mapping.
+
+    Raises:
+        UsageError: for anything but ``image``, ``label`` or ``split``, each at most once, with the name of a column.
+    """
+    found: dict[str, str] = {}
+    for word in words(text) or []:
+        role, _, name = (part.strip() for part in word.partition("="))
+        if role not in ("image", "label", "split") or not name or role in found:
+            raise UsageError(f"--columns {text}: write image=NAME,label=NAME,split=NAME, or some of them, each once.")
+        found[role] = name
+    return found
+
+
 def executor_options_of(given: list[str]) -> dict[str, Any]:
     """``["partition=gpu"]`` to a mapping, as :func:`settings_of`."""
     return _assignments(given, "--executor-option", "NAME=VALUE", "partition=gpu")
@@ -66,9 +85,16 @@ def value_of(text: str) -> Any:
     import json
 
     try:
-        return json.loads(text.replace("True", "true").replace("False", "false").replace("None", "null"))
-    except json.JSONDecodeError:
+        value = json.loads(text.replace("True", "true").replace("False", "false").replace("None", "null"))
+    except (ValueError, RecursionError):  # RecursionError: brackets by the thousand; ValueError: digits too
         return text
+    return value if is_shallow(value) else text
+
+
+def is_shallow(value: Any, levels: int = DEEPEST) -> bool:
+    """Whether lists and mappings are nested in so few levels only, as settings are; what handles them is recursive."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(is_shallow(each, levels - 1) for each in inner)
 
 
 def seconds(option: str, text: str | None) -> float | None:
@@ -82,5 +108,7 @@ def seconds(option: str, text: str | None) -> float | None:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     value = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0
     if not value:
-        raise UsageError(f"{option} {text}: write a time such as 90s, 30m, 2h or 1d, or never.")
+        raise UsageError(f"{option} {shortened(text)}: write a time such as 90s, 30m, 2h or 1d, or never.")
+    if value > LONGEST_S:
+        raise UsageError(f"{option} {shortened(text)} is more than {LONGEST_S // 86400} days: write a shorter time, or never.")
     return value

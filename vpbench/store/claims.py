@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -17,10 +18,23 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vpbench.core.errors import StoreError
+from vpbench.core.file_names import inside
 
 GRID, DATA, STORE = "grid-", "data-", "store-"  # prefixes of locks that are not for runs
 COMPACTING = f"{STORE}compacting"  # held by the process that may write or remove compacted files
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 ACQUIRE_TIMEOUT = 0.3  # seconds; 'vpbench status' holds a lock for a moment when it tests whether it is held
+
+
+def _refusal(folder: Path, error: OSError) -> str:
+    """What is said when a lock cannot be had."""
+    reason = error.strerror or str(error)
+    if error.errno in NO_LOCKS:
+        return (
+            f"the file system of {folder} has no file locks ({reason}), which keep two commands from doing the same run: choose "
+            "--results FOLDER on another one, or have locks switched on (NFS: its lock service, and no option nolock)."
+        )
+    return f"{folder} cannot be written: {reason}. Free space or choose --results FOLDER."
 
 
 class Claims:
@@ -43,7 +57,7 @@ class Claims:
         Raises:
             StoreError: when the lock file cannot be created.
         """
-        lock, note = self._lock(run_id), self.folder / f"{run_id}.json"
+        lock, note = self._lock(run_id), inside(self.folder, f"{run_id}.json")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=ACQUIRE_TIMEOUT)
@@ -51,9 +65,7 @@ class Claims:
             yield False
             return
         except OSError as error:
-            raise StoreError(
-                f"{self.folder} cannot be written: {error.strerror or error}. Free space or choose --results FOLDER."
-            ) from error
+            raise StoreError(_refusal(self.folder, error)) from error
         try:
             with suppress(OSError):  # informational; the claim is valid without it
                 note.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), **about}))
@@ -92,6 +104,17 @@ class Claims:
         with self.claim(name, since=datetime.now(UTC).isoformat(), runs=runs):
             yield
 
+    def sweep(self) -> None:
+        """Removes what killed commands have published with :meth:`grid`: locks that nobody holds."""
+        for note in sorted({path.with_suffix(".json") for path in self.folder.glob(f"{GRID}*") if path.name[0] != "."}):
+            lock = self._lock(note.stem)
+            with suppress(Timeout, OSError):
+                lock.acquire(timeout=0)
+                for path in (note, Path(lock.lock_file)):
+                    with suppress(OSError):
+                        path.unlink()
+                lock.release()
+
     def grids(self) -> list[dict[str, Any]]:
         """The published runs of all active commands, see :meth:`grid`."""
         return [about for name, about in self._all_held().items() if name.startswith(GRID)]
@@ -121,4 +144,4 @@ class Claims:
         return False
 
     def _lock(self, name: str) -> FileLock:
-        return FileLock(self.folder / f"{name}.lock")
+        return FileLock(inside(self.folder, f"{name}.lock"))

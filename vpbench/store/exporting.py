@@ -7,16 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.files import write_atomically
+from vpbench.store.checked_parquet import write_table
 from vpbench.store.schema import SCHEMA
 from vpbench.store.store import as_frame
 
 
 def _parquet(rows: pa.Table, path: Path) -> None:
-    pq.write_table(rows.replace_schema_metadata(SCHEMA.metadata), path, compression="zstd")
+    write_table(rows.replace_schema_metadata(SCHEMA.metadata), path)
 
 
 def _csv(rows: pa.Table, path: Path) -> None:

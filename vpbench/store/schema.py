@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 
 import pyarrow as pa
@@ -79,7 +80,7 @@ _SIZE = {
     "params_head": (pa.int64(), "parameters of the classifier"),
     "params_total": (pa.int64(), "all parameters, backbone included"),
     "params_by_part": (pa.string(), "trained or not, by the method's own names, of the head and of the backbone, JSON"),
-    "bytes_saved": (pa.int64(), "size of the method's and the head's tensors as a file"),
+    "bytes_saved": (pa.int64(), "size of the method's and the head's tensors as a file, without its metadata"),
 }
 _COST = {
     "flops_forward": (pa.int64(), "floating-point operations per image (2 per multiply-add), all tokens through all blocks"),
@@ -140,7 +141,8 @@ SCHEMA = pa.schema(
 
 def version_of(metadata: Mapping[bytes, bytes] | None) -> str:
     """The version that a file with these metadata was written with; ``unknown`` if there is none."""
-    return (metadata or {}).get(b"vpbench_schema", b"unknown").decode(errors="replace")
+    version = (metadata or {}).get(b"vpbench_schema", b"")
+    return version.decode() if re.fullmatch(rb"\d{1,9}", version) else "unknown"
 
 
 def is_newer(version: str) -> bool:

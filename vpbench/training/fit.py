@@ -24,13 +24,15 @@ from vpbench.models.prompted import Inputs as ModelInputs
 from vpbench.models.prompted import PromptedModel
 from vpbench.spec.precision import autocast
 from vpbench.spec.run_spec import RunSpec
-from vpbench.training.checkpoint import Checkpoints, Training, load_state, state_of
+from vpbench.training.checkpoint import Checkpoints, Training, load_state, state_of, usable
 from vpbench.training.ema import MovingAverage
 from vpbench.training.evaluate import Scores
 from vpbench.training.inputs import Batch, Inputs
 from vpbench.training.memory import in_pieces, is_out_of_memory
 from vpbench.training.optim import lr_factor, make_optimizer
 from vpbench.training.other_data import open_other
+
+FAR_ABOVE = 100  # times the loss of guessing, where methods with losses of their own do not come
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,18 @@ class Trainer:
         """Run the method's own set-up and phases."""
         self.model.method.prepare(self)
         self.model.method.phases(self)
+
+    def doubt(self) -> str:
+        """A warning about a training that has ended with a finite loss and yet went wrong; empty without reason for one."""
+        if broken := [name for name, tensor in self.model.own_tensors() if not torch.isfinite(tensor).all()]:
+            return f"warning: {broken[0]} is not finite after training; a smaller recipe.lr may help."
+        loss, guessing = self.curve[-1].train_loss, math.log(max(2, len(self.data.class_names)))
+        if loss > FAR_ABOVE * guessing:
+            return (
+                f"warning: the loss of the last epoch is {loss:.3g}, and that of guessing {guessing:.3g}: "
+                "the training went wrong; a smaller recipe.lr may help."
+            )
+        return ""
 
     # What a method may call
 
@@ -250,8 +264,9 @@ class Trainer:
         if state is None:
             return Training()
         self._load(state)
-        optimizer.load_state_dict(state["optimizer"])
-        return Training.of(state["training"], self.device)
+        with usable():
+            optimizer.load_state_dict(state["optimizer"])
+            return Training.of(state["training"], self.device)
 
     def _average(self, tensors: list[Tensor], at: Training) -> MovingAverage | None:
         if not self.spec.recipe.ema:
@@ -276,10 +291,11 @@ class Trainer:
         }  # fmt: skip
 
     def _load(self, state: dict[str, Any]) -> None:
-        load_state(self.model, self._order, state)
-        self.first_losses, self.selected_epoch = list(state["first_losses"]), state["selected_epoch"]
-        self.batch_parts = state["batch_parts"]
-        self.curve += [Epoch(**epoch) for epoch in state["curve"]]
+        with usable():
+            load_state(self.model, self._order, state)
+            self.first_losses, self.selected_epoch = list(state["first_losses"]), state["selected_epoch"]
+            self.batch_parts = state["batch_parts"]
+            self.curve += [Epoch(**epoch) for epoch in state["curve"]]
 
     def _may_pause_between(self) -> None:
         """Between trainings; within one, a run can pause after a step only."""

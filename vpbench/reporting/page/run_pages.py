@@ -156,6 +156,7 @@ def _curve(run_id: str, title: str, store: Store) -> tuple[tuple[Markup, ...], s
     if Path(run_id).name != run_id or not path.is_file():
         return (), "No learning curve was stored; --save curve keeps one."
     try:
+        store.read_artefact(run_id, "curve.csv")  # raises for one that is damaged
         drawn = curves(read_epochs(path), title)
     except (OSError, ValueError) as error:
         return (), f"curve.csv cannot be read: {str(error).splitlines()[0]}."
