@@ -111,9 +111,9 @@ def test_published_data_that_is_not_there(tmp_path: Path) -> None:
     """All that a suite misses is told at once, with what a person can do."""
     before = traces(tmp_path)
     done = vpbench("run", "--suite", "fgvc", "--methods", "vpt", "--data-root", tmp_path, "--results", tmp_path / "new")
-    check(done, 3, "CUB-200-2011 is not in", str(tmp_path), "data.caltech.edu", "VPBENCH_DATA", "nabirds, flowers, dogs, cars")
+    check(done, 3, "cub, nabirds, flowers, dogs, cars of fgvc are not in", str(tmp_path), "data get --suite fgvc", "VPBENCH_DATA")
     done = vpbench("run", "--suite", "vtab1k-natural", "--data-root", tmp_path, "--results", tmp_path / "new")
-    check(done, 3, "vtab.cifar100", "vpbench data convert vtab.cifar100", "vtab.sun397")
+    check(done, 3, "vtab.cifar100", "vpbench data convert --suite vtab1k-natural", "vtab.sun397")
     assert traces(tmp_path) == before
 
 

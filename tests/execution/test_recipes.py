@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vpbench.core.cards import card_names, read_toml
+from vpbench.core.cards import card_file, card_names, read_toml
 from vpbench.models.registry import method_class, method_registry, resolve_method
 from vpbench.planning.suites import (
     DEFAULT_PRESET,
@@ -64,7 +64,7 @@ def test_every_built_in_method_has_a_recipe() -> None:
 @pytest.mark.parametrize("source", [{}, {"source": ""}, {"source": "  "}])
 def test_a_value_without_a_source_is_an_error(source: dict[str, str]) -> None:
     for method in card_names("recipes"):
-        content = read_toml("recipes", method)
+        content = read_toml(card_file("recipes", method, "recipe"))
         RecipeCard.model_validate(content)
         bare = {key: value for key, value in content["recipe"][-1].items() if key != "source"}
         with pytest.raises(ValidationError, match="source"):

@@ -116,13 +116,14 @@ def open_data(spec: RunSpec) -> RawData:
         DataError: when it is not there, or its digest is not the run's.
     """
     name, suite = spec.data.dataset, spec.data.suite
-    for path in dict.fromkeys((spec.data.path, None)):
-        if suite != CUSTOM_SUITE:
-            raw, place = open_dataset(dataset_card(name)), name
-        else:
+    card = suite_card(suite)
+    for path in dict.fromkeys((spec.data.path, card.data.get(name), None)):
+        if suite == CUSTOM_SUITE or name in card.data:
             own = Path(path) if path else _own_data(name, data_root())
             raw, place = open_path(own, spec.data.columns), str(own)
-        raw = apply_protocol(raw, suite_card(suite), spec.stage)
+        else:
+            raw, place = open_dataset(dataset_card(name)), name
+        raw = apply_protocol(raw, card, spec.stage)
         if raw.digest == spec.data.digest:
             return raw
     raise DataError(f"{place} is not the data that the stored run saw (its digest differs); run it again on this data.")

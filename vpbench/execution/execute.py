@@ -28,11 +28,13 @@ from vpbench.measure.operations import count_operations
 from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part
 from vpbench.measure.timing import measure_inference, measure_training
 from vpbench.models.build import build_model
+from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import method_class
 from vpbench.models.saved import Description, encode_model
 from vpbench.planning.validation_images import lacks_validation, unsupported
 from vpbench.spec.device import describe, resolve_device
 from vpbench.spec.precision import float32_products
+from vpbench.spec.run_spec import RunSpec
 from vpbench.store.artefacts import ARTEFACTS
 from vpbench.store.store import Store
 from vpbench.training.checkpoint import Checkpoints, UnusableCheckpointError
@@ -46,7 +48,8 @@ FEATURE_IMAGES = 1000  # test images whose features are kept for t-SNE
 def execute(
     job: Job, data: CachedData, store: Store, callback: Callback, checkpoints: Checkpoints | None = None
 ) -> dict[str, Any]:  # fmt: skip
-    """Train, measure, test once, and store. What goes wrong in the run becomes a row with a status and the error.
+    """Train, test once, measure, and store. What goes wrong in the run becomes a row with a status and the error; what cannot
+    be measured is empty in the row of a tested model, and its error says why.
 
     A trial of a search is trained, scored on validation images and stored; nothing else. ``checkpoint_blocks`` recomputes the
     backbone's blocks in the backward pass: less memory in training, and the same quality and size columns, so that it is no
@@ -248,10 +251,37 @@ def _run(
         **_validated(trainer),
     )
     _save(job, trainer, scores, store)
-    found.update(measure_training(model, spec.recipe, device, spec.precision))
-    found.update(measure_inference(model, device, spec.precision))
-    found.update(count_operations(spec.method, spec.backbone, len(data.class_names)))
-    return found
+    costs, problems = _costs(model, spec, data, device)
+    return {**found, **costs, "error": " ".join(filter(None, [str(found.get("error") or ""), *problems]))}
+
+
+def _costs(
+    model: PromptedModel, spec: RunSpec, data: CachedData, device: torch.device
+) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
+    """The columns of cost, and sentences on those that are empty: a model that is tested is not lost by measuring it."""
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "a training step": lambda: measure_training(model, spec.recipe, device, spec.precision, len(data.train)),
+        "inference": lambda: measure_inference(model, device, spec.precision),
+        "operations": lambda: count_operations(spec.method, spec.backbone, len(data.class_names)),
+    }
+    found: dict[str, Any] = {}
+    problems: list[str] = []
+    for what, measure in measures.items():
+        try:
+            found.update(measure())
+        except StoppedError:
+            raise
+        except _TimeUp:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # it would ring again
+            return found, [*problems, f"The time was up before {what} was measured."]
+        except Exception as error:
+            reason = "too little memory" if isinstance(error, MemoryError) or is_out_of_memory(error) else _in_a_line(error)
+            problems.append(f"Not measured: {what} ({reason}).")
+    return found, problems
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def _validated(trainer: Trainer) -> dict[str, Any]:

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from vpbench.data.catalog import dataset_card
 from vpbench.models.registry import method_class
-from vpbench.planning.suites import SuiteCard
+from vpbench.planning.suites import SuiteCard, group_of
 from vpbench.reporting.cells import Mean, Scores, cost_cell, costs_of, mean_cell, score_cell, scores_of, with_ranks
 from vpbench.reporting.definition import MEANS, TableDefinition
 from vpbench.reporting.frame import Filters, arrange, known_methods, known_suite, of_section, sections_in
@@ -233,7 +232,7 @@ def _suite_means(suite: str, runs: pd.DataFrame, version: str) -> tuple[list[Mea
     card = known_suite(suite)
     groups = {column.name: column.group for column in _columns(runs)}
     names = card.datasets if card and card.datasets else tuple(groups)
-    members = {name: groups[name] if name in groups else dataset_card(name).group for name in names}
+    members = {name: groups[name] if card is None or name in groups else group_of(card, name) for name in names}
     count = len(set(members.values()))
     kinds = [kind for kind in (card.means if card else ()) or ("datasets",) if kind == "datasets" or count > 1]
     tails = {"datasets": f"mean of {len(members)}", "groups": f"mean of {count} groups"}
@@ -309,6 +308,6 @@ def _means(runs: pd.DataFrame, definition: TableDefinition, columns: Sequence[Co
 
 def _members(suite: SuiteCard, groups: dict[str, str]) -> dict[str, str]:
     """The suite's data sets with their groups, in those groups that the table has a column of."""
-    members = {name: groups[name] if name in groups else dataset_card(name).group for name in suite.datasets}
+    members = {name: groups[name] if name in groups else group_of(suite, name) for name in suite.datasets}
     present = {group for name, group in members.items() if name in groups}
     return {name: group for name, group in members.items() if group in present}

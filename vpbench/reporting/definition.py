@@ -1,19 +1,19 @@
-"""Definitions of tables, read from ``reports/tables/<paper>/<number>.toml``."""
+"""Definitions of tables: ``reports/tables/<paper>/<number>.toml``, and ``tables/<name>.toml`` of the user's folders."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
-from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, JsonValue, ValidationError, field_validator
+from pydantic import Field, JsonValue, field_validator
 
-from vpbench.core.cards import all_errors
+from vpbench.core.cards import read_toml, validated
 from vpbench.core.errors import UsageError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.names import unknown
+from vpbench.core.user_files import user_files
 from vpbench.reporting.keys import RowKey, split_name
 from vpbench.store.schema import COLUMNS
 
@@ -188,7 +188,7 @@ class TableDefinition(FrozenModel):
 
 
 def load_definition(paper: str, number: str) -> TableDefinition:
-    """The definition of table ``number`` of ``paper``.
+    """The definition of table ``number`` of ``paper``, or of the user's table of that name.
 
     Raises:
         UsageError: for a paper or a table that has no file, or a file that is not a definition.
@@ -196,15 +196,19 @@ def load_definition(paper: str, number: str) -> TableDefinition:
     papers = {folder.name: folder for folder in _tables().iterdir() if folder.is_dir()}
     if paper not in papers:
         raise unknown("paper", paper, papers)
-    numbers = {file.name.removesuffix(".toml"): file for file in papers[paper].iterdir() if file.name.endswith(".toml")}
-    if number not in numbers:
-        raise unknown("table", number, numbers, f"Those are of {paper}; --paper takes {', '.join(sorted(papers))}.")
-    try:
-        return TableDefinition.model_validate(tomllib.loads(numbers[number].read_text(encoding="utf-8")))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{numbers[number]}: {error}") from error
-    except ValidationError as error:
-        raise UsageError(f"{numbers[number]}: {all_errors(error)}") from error
+    numbers = {file.name.removesuffix(".toml"): [file] for file in papers[paper].iterdir() if file.name.endswith(".toml")}
+    own = user_files("tables")
+    found = [*numbers.get(number, []), *own.get(number, [])]
+    if not found:
+        raise unknown("table", number, {**numbers, **own}, f"Those are of {paper}; --paper takes {', '.join(sorted(papers))}.")
+    if len(found) > 1:
+        raise UsageError(f"table '{number}' is both {found[0]} and {found[1]}; rename yours.")
+    return validated(TableDefinition, read_toml(found[0]), found[0])
+
+
+def table_numbers() -> list[str]:
+    """Numbers of the tables that come with vpbench, of all papers."""
+    return sorted({file.name.removesuffix(".toml") for file in _tables().glob("*/*.toml")})
 
 
 def leaderboard() -> TableDefinition:
@@ -212,5 +216,5 @@ def leaderboard() -> TableDefinition:
     return load_definition("vpbench", "leaderboard")
 
 
-def _tables() -> Traversable:
-    return files("vpbench.reports").joinpath("tables")
+def _tables() -> Path:
+    return Path(str(files("vpbench.reports").joinpath("tables")))

@@ -88,8 +88,11 @@ class UnfinishedError(Exception):
     """Some runs of a round have no rows: they were left over by a limit, or another process works on them."""
 
 
-def plan_search(request: Request, budget: Budget) -> SearchPlan:
+def plan_search(request: Request, budget: Budget, *, without_data: bool = False) -> SearchPlan:
     """Resolve and check every search, before anything is computed.
+
+    Args:
+        without_data: whether data sets that are not there are counted by their cards, for a plan that is only shown.
 
     Raises:
         VpbenchError: for anything in the request or the space that cannot work.
@@ -101,7 +104,7 @@ def plan_search(request: Request, budget: Budget) -> SearchPlan:
     searches = {label: _search(space, label, budget) for label in methods}
     _check_equal(space, searches)
     _check_free(space, request, methods)
-    resolved = resolve(request)
+    resolved = resolve(request, without_data=without_data)
     trials, finals = resolved.at("search"), resolved.at("final")
     seeds = seeds_of(resolved.suite, budget.seeds or len(resolved.suite.seeds))
     studies = [_study(space, searches[label], label, name, trials, seeds[0]) for name in resolved.data for label in methods]

@@ -23,10 +23,10 @@ class Request(FrozenModel):
 
     methods: Annotated[tuple[str, ...] | None, Flag(parse=words)] = Field(
         default=None,
-        description="Methods, with commas: insvp,vpt:shallow; all; group:partial, :extra or :prompts. Default: six.",
+        description="Methods, with commas: insvp,vpt:shallow,./mine.py; all; group:partial, :extra or :prompts. Default: six.",
     )
     suite: Annotated[str | None, Flag()] = Field(
-        default=None, description="Data sets and protocol. Default: mini, which is built in."
+        default=None, description="Data sets and protocol, by name or path (my.toml). Default: mini, built in."
     )
     data: Annotated[str | None, Flag(metavar="PATH")] = Field(
         default=None, description="Your own images: an ImageFolder tree, a parquet file or a folder of parquet shards."
