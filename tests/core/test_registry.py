@@ -193,6 +193,7 @@ def test_every_method_has_its_facts() -> None:
         assert issubclass(kind, Method)
         for fact in (kind.title, kind.summary, kind.paper, kind.fidelity):
             assert fact
+        assert str(kind.year) in kind.paper, f"{name}: the source of its year"
         for field, info in kind.Config.model_fields.items():
             assert info.description, (name, field)
             assert isinstance(info.json_schema_extra, dict) and info.json_schema_extra["source"], (name, field)

@@ -94,8 +94,8 @@ def listing(kind: str) -> list[dict[str, Any]]:
 def _method_line(name: str) -> dict[str, Any]:
     method = method_class(name)
     return {
-        "name": name, "group": method.group, "summary": method.summary, "presets": sorted(method.presets),
-        "requires": list(method.requires), "fidelity": method.fidelity,
+        "name": name, "group": method.group, "year": method.year or "unknown", "summary": method.summary,
+        "presets": sorted(method.presets), "requires": list(method.requires), "fidelity": method.fidelity,
     }  # fmt: skip
 
 
@@ -133,6 +133,8 @@ def _method(label: str) -> dict[str, Any]:
         "title": method.title,
         "summary": method.summary,
         "paper": method.paper,
+        "group": method.group,
+        "year": method.year or "unknown",
         "fidelity": method.fidelity,
         "version": method.version,
         "families": sorted(method.families),
