@@ -75,6 +75,7 @@ class BPT(TokenPrompts[BPTConfig]):
         "On MAE the released code norms the mean over prompts and patches, as the backbone vit-b16-mae-released; its moving"
         " average of weights is never evaluated, and the best epoch is taken on the test images.",
     )
+    requires = ("pass over training images before training (basis = white)",)
     Config = BPTConfig
     presets = {
         "deep": Preset(

@@ -60,6 +60,7 @@ class SA2VP(Method[SA2VPConfig]):
         " (assumptions: the released backbones have neither).",
         "It does not start as the frozen model. Blocks run twice: about 2.5 times the operations of the backbone.",
     )
+    requires = ("class token",)
     Config = SA2VPConfig
 
     def build(self) -> None:

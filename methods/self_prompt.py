@@ -59,7 +59,7 @@ class SelfPrompt(TokenPrompts[SelfPromptConfig]):
         " average of weights (0.9999) is never evaluated, and the best epoch is taken on the test images.",
         "Settings per task are in scripts that are not in the repository; two commands of its README are public.",
     )
-    requires = ("pass before training",)
+    requires = ("pass over training images before training",)
     Config = SelfPromptConfig
     presets = {
         "shallow": Preset(
