@@ -48,7 +48,7 @@ def test_golden(case: str) -> None:
     context = model.train().context(images(config))
     logits = model.head(model.features(images(config), context))
     check_logits(logits, expected)
-    assert float(model.method.proxy_loss(labels(config), context)) == pytest.approx(expected["proxy_loss"], rel=1e-4)  # type: ignore[attr-defined]
+    assert model.method.proxy_loss(labels(config), context).item() == pytest.approx(expected["proxy_loss"], rel=1e-4)  # type: ignore[attr-defined]
     loss = model.method.loss(logits, labels(config), context)
     assert loss.item() == pytest.approx(expected["loss"], rel=1e-4)
     loss.backward()
@@ -107,7 +107,7 @@ def test_classes_are_grouped_before_training_and_after_every_epoch() -> None:
         torch.manual_seed(seed)
         model.method.prepare(Features())  # type: ignore[arg-type]
         groups.append(model.own.mapping.clone())
-    assert torch.equal(*groups) and groups[0][0] == groups[0][3] and groups[0][1] == groups[0][4]
+    assert torch.equal(*groups) and len(groups[0].unique()) == 3
     model.train().training_loss(images(config), labels(config))
     assert model.own.counts.sum() == config["B"]
     model.method.epoch_ended(0, 2)
