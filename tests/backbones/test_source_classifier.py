@@ -200,7 +200,8 @@ def test_the_real_vit_tiny_knows_photographs(shared: Path) -> None:
     spec = resolve_backbone("vit-tiny-augreg", str(shared / FILE))
     backbone = load_backbone(spec, source_classifier=True)
     assert backbone.shape.source_classes == 1000
-    places = {ImageNetInfo("imagenet-1k").index_to_label_name(index): index for index in range(1000)}
+    known = ImageNetInfo("imagenet-1k")  # reads files
+    places = {known.index_to_label_name(index): index for index in range(1000)}
     targets = torch.tensor([places[names[label].split()[0]] for label in labels])
     classifier = backbone.source_classifier
     assert classifier is not None

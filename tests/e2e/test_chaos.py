@@ -99,10 +99,14 @@ def count(results: Path) -> int:
     return len(row_files(results))
 
 
+def at_work(results: Path) -> set[int]:
+    """Processes that are doing a run."""
+    return {about["pid"] for about in Store(results).claims.held().values() if "pid" in about}
+
+
 def kill_a_worker(results: Path, parent: int) -> bool:
     """Of those that are doing a run, if any."""
-    pids = [about.get("pid") for about in Store(results).claims.held().values()]
-    hit = [pid for pid in pids if pid is not None and pid != parent]
+    hit = sorted(at_work(results) - {parent})
     for pid in hit[:1]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -180,7 +184,10 @@ def test_killed_parent_killed_worker_and_two_commands(command: list[str], tmp_pa
     cut_a_cache_file(tmp_path / "cache", random.Random(0))
 
     second = start(*command, results, *grid, "--workers", 1, "--retries", 2)
+    assert until(lambda: at_work(results) - {second.pid}, second), second.communicate()
+    killed = at_work(results)
     assert until(lambda: kill_a_worker(results, second.pid), second), second.communicate()
+    assert until(lambda: at_work(results) - killed, second), second.communicate()  # another worker took the place
     here = vpbench(*command, results, *grid)  # while the second command goes on
     _, err = second.communicate(timeout=200)
     assert (here.code, second.returncode) == (0, 0), (here.err, err)
