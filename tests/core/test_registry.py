@@ -13,6 +13,7 @@ from vpbench.core.names import unknown
 from vpbench.core.plugins import Registry, subclass_in
 from vpbench.interface import Method
 from vpbench.models.registry import method_class, method_registry, resolve_method
+from vpbench.reporting.describe import listing
 
 PLUG_IN = """
 from vpbench.interface import Method, MethodConfig, option
@@ -185,6 +186,12 @@ def test_options(label: str, settings: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve_method(label, settings)
     assert words in one_line(caught)
+
+
+def test_a_list_of_methods_says_group_and_year() -> None:
+    lines = {line["name"]: line for line in listing("methods")}
+    assert (lines["vpt"]["group"], lines["vpt"]["year"]) == ("prompts", 2022)
+    assert all(isinstance(line["year"], int) for line in lines.values())
 
 
 def test_every_method_has_its_facts() -> None:
