@@ -35,8 +35,9 @@ CLASSES, WIDTH, DEPTH, SIZE = 7, 192, 2, 32
 SOURCE_CLASSES = 24  # of the classifier that a backbone was pretrained with
 STEPS = 2  # of training: values that start at zero may need a first step before others receive gradient
 # Settings without which a preset made for a large backbone does not fit this small one.
-FITTING = {"viapt:scaffold": {"pca_dim": 96}, "dam_vp:released": {"pad": 4}}
-FITTING_SWIN = {"viapt": {"pca_dim": 24}, "viapt:scaffold": {"pca_dim": 32}, "dam_vp:released": {"pad": 4}}
+FEW_TOKENS = {"self_prompt:one-image": {"prompt_length": 8}, "self_prompt:shallow": {"prompt_length": 8}}
+FITTING = {"viapt:scaffold": {"pca_dim": 96}, "dam_vp:released": {"pad": 4}, **FEW_TOKENS}
+FITTING_SWIN = {"viapt": {"pca_dim": 24}, "viapt:scaffold": {"pca_dim": 32}, "dam_vp:released": {"pad": 4}, **FEW_TOKENS}
 
 VIT = partial(VisionTransformer, img_size=SIZE, patch_size=8, embed_dim=WIDTH, depth=DEPTH, num_heads=3, num_classes=0)
 BACKBONES: dict[str, Callable[..., torch.nn.Module]] = {
