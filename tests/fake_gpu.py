@@ -26,11 +26,11 @@ VALUES_NEEDED = (DataDependentOutputException, DynamicOutputShapeException)
 
 
 class Constants(TorchFunctionMode):
-    """Constants for what reads the values of a tensor."""
+    """Constants for what reads the values of a tensor, also on the meta device."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         name = getattr(func, "__name__", "")
-        if args and isinstance(args[0], FakeTensor):
+        if args and isinstance(args[0], Tensor) and (isinstance(args[0], FakeTensor) or args[0].is_meta):
             tensor = args[0]
             if name == "numpy":
                 if tensor.device.type != "cpu":

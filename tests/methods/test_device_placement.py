@@ -1,20 +1,22 @@
-"""Every tensor is on the device of the model: every method, preset and family on a fake GPU (see ``fake_gpu``).
+"""Every tensor is on the device of the model: every method and preset on each family, on a fake GPU or the meta device.
 
 The registry is swept, so that a new method is tested without an edit here. What is checked: forward passes in training and in
 evaluation mode (with ``predict``), the backward pass, ``prepare``, ``phases`` and the training loop, and the analysis of a
-trained model.
+trained model. A fake GPU (see ``fake_gpu``) refuses what a real one does, and is slow; the meta device refuses tensors on the CPU
+as well, runs backward passes, and is fast. So the first sees every method on each family and every preset on a ViT, the second
+every preset on each family.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fake_gpu import DEVICE, FakeGpu, moved_to_meta, skip_where_values_matter
+from fake_gpu import DEVICE, Constants, FakeGpu, moved_to_meta, skip_where_values_matter
 from test_contract import SOURCE_CLASSES, fitting, labels
 from timm.models import SwinTransformer, VisionTransformer
 from timm.models.eva import Eva
@@ -46,7 +48,8 @@ BACKBONES: dict[str, Callable[..., torch.nn.Module]] = {
         SwinTransformer, img_size=SIZE, patch_size=4, embed_dim=96, depths=(2, 2), num_heads=(3, 6), window_size=4, num_classes=0
     ),
 }
-FAMILIES = ("vit", "swin")  # with all presets; the variants with every method once
+FAMILIES = ("vit", "eva", "swin")
+VARIANTS = ("registers", "clip", "mean")  # of a ViT, which no method treats in a way of its own
 SPLIT = CachedSplit(np.zeros((4, SIZE, SIZE, 3), np.uint8), np.array([0, 3, 6, 2]), SIZE)
 DATA = CachedData(SPLIT, SPLIT, SPLIT, tuple(map(str, range(CLASSES))))
 
@@ -58,15 +61,20 @@ pytestmark = pytest.mark.skipif(
 GRADIENT_HOOKS = {"gps", "spt"}
 
 
-def cases() -> Iterator[Any]:
+def on_fake_gpu() -> Iterator[tuple[str, str]]:
     for label in labels():
-        for name in BACKBONES:
-            if name in FAMILIES or ":" not in label:
-                yield pytest.param(label, name, id=f"{label}-{name}")
+        yield from ((label, name) for name in (FAMILIES if ":" not in label else ("vit",)))
+    yield from (("vpt", name) for name in VARIANTS)
 
 
-BARE = [f"{label}-{name}" for label in labels() if ":" not in label for name in FAMILIES]
-sweep = pytest.mark.parametrize(("label", "name"), list(cases()))
+def sweep(pairs: Iterable[tuple[str, str]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("label", "name"), [pytest.param(*pair, id="-".join(pair)) for pair in pairs])
+
+
+def trains_in_its_own_way(label: str) -> bool:
+    """Of a preset: whether its method does more than the training loop."""
+    kind = method_class(label.partition(":")[0])
+    return kind.prepare is not Method.prepare or kind.phases is not Method.phases
 
 
 def model_of(kind: type[Method[Any]], config: MethodConfig, name: str, source_classifier: bool = False) -> PromptedModel:
@@ -122,8 +130,8 @@ def check_forward(model: PromptedModel) -> None:
             on_device(model(images))
 
 
-def check_backward(model: PromptedModel) -> None:
-    """On the meta device, whose operations refuse tensors on the CPU as well."""
+def check_on_meta(model: PromptedModel) -> None:
+    """Training mode with the backward pass, evaluation mode, then merged."""
     model = moved_to_meta(model)
     images, targets = torch.empty(4, 3, SIZE, SIZE, device="meta"), torch.empty(4, dtype=torch.long, device="meta")
     loss, _ = model.train().training_loss(images, targets)
@@ -131,6 +139,10 @@ def check_backward(model: PromptedModel) -> None:
     gradients = [(name, tensor.grad) for name, tensor in model.trainable()]
     assert [name for name, gradient in gradients if gradient is not None and gradient.device.type != "meta"] == []
     assert any(gradient is not None for _, gradient in gradients)
+    with torch.no_grad(), Constants():
+        model.eval().prediction(images)
+        model.merge()
+        assert model(images).device.type == "meta"
 
 
 def check_training(model: PromptedModel, label: str = "linear", **recipe: Any) -> Trainer:
@@ -169,18 +181,18 @@ def check_analysis(model: PromptedModel) -> None:
             inside.attention_by_block(model, images)
 
 
-@sweep
+@sweep(on_fake_gpu())
 def test_forward(label: str, name: str) -> None:
     with skip_where_values_matter():
         check_forward(build(label, name))
 
 
-@pytest.mark.parametrize(("label", "name"), [case for case in cases() if case.values[1] in FAMILIES])
-def test_backward(label: str, name: str) -> None:
-    check_backward(build(label, name))
+@sweep((label, name) for label in labels() for name in FAMILIES)
+def test_on_meta(label: str, name: str) -> None:
+    check_on_meta(build(label, name))
 
 
-@pytest.mark.parametrize("label", list(labels()))
+@pytest.mark.parametrize("label", [label for label in labels() if ":" not in label or trains_in_its_own_way(label)])
 def test_training(label: str) -> None:
     if label.partition(":")[0] in GRADIENT_HOOKS:
         pytest.skip("needs a backward pass with values")
@@ -197,7 +209,7 @@ def test_training_loop(label: str) -> None:
     check_training(build(label, "vit"), label, mixup=0.8, cutmix=1.0, label_smoothing=0.1)
 
 
-@pytest.mark.parametrize(("label", "name"), [case for case in cases() if case.id in BARE])
+@sweep([*((label, "vit") for label in labels() if ":" not in label), ("linear", "swin"), ("vpt", "swin")])
 def test_analysis(label: str, name: str) -> None:
     with skip_where_values_matter():
         check_analysis(build(label, name))
@@ -275,11 +287,11 @@ class InAnalysisOnly(Forgetful):
     ("kind", "check"),
     [
         (InForward, check_forward),
-        (InForward, check_backward),
+        (InForward, check_on_meta),
         (InTrainingOnly, check_forward),
         (InPredictOnly, check_forward),
         (InLossOnly, check_forward),
-        (InBackwardOnly, check_backward),
+        (InBackwardOnly, check_on_meta),
         (InPrepareOnly, check_training),
         (InPhasesOnly, check_training),
         (InAnalysisOnly, check_analysis),
@@ -303,6 +315,6 @@ class Right(Method[MethodConfig]):
         return super().loss(logits, targets, context) + torch.ones((), device=logits.device)
 
 
-@pytest.mark.parametrize("check", [check_forward, check_backward, check_training, check_analysis])
+@pytest.mark.parametrize("check", [check_forward, check_on_meta, check_training, check_analysis])
 def test_a_buffer_is_moved(check: Callable[[PromptedModel], object]) -> None:
     check(model_of(Right, MethodConfig(), "vit"))

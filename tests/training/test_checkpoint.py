@@ -16,6 +16,7 @@ from torch import Tensor
 from vpbench.backbones.weights import adapter_for
 from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData, CachedSplit
+from vpbench.interface import Method
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import method_class, method_registry, resolve_method
 from vpbench.spec.recipe import Recipe
@@ -45,8 +46,11 @@ DATA = CachedData(split(9, 0), split(6, 1), split(6, 2), ("dark", "grey", "brigh
 
 
 def labels() -> Iterator[str]:
+    """Every method; its presets where it does more than the training loop, which does not see other options."""
     for name in method_registry().names():
-        yield from (name, *(f"{name}:{preset}" for preset in sorted(method_class(name).presets)))
+        kind = method_class(name)
+        own = kind.prepare is not Method.prepare or kind.phases is not Method.phases
+        yield from (name, *(f"{name}:{preset}" for preset in sorted(kind.presets) if own))
 
 
 def spec(label: str, **changes: Any) -> RunSpec:

@@ -47,8 +47,9 @@ def numbers(trainer: Trainer) -> tuple[list[float], list[int], dict[str, torch.T
     return losses, trainer.evaluate(trainer.data.test).ranked.ravel().tolist(), trainer.snapshot()
 
 
-@late
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("label", "options", "first", "precision"), [*((*case, "fp32") for case in LATE), (*LATE[0], "bf16"), (*LATE[4], "bf16")]
+)
 def test_a_shortcut_only(
     label: str, options: dict[str, Any], first: int, precision: str, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
