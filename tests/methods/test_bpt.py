@@ -99,7 +99,7 @@ def test_whitened_bases(basis: str) -> None:
         bases.append(torch.stack([each.detach().clone() for each in model.own.bases.parameters()]))  # type: ignore[union-attr]
         torch.nn.init.normal_(model.own.codes)
     assert torch.equal(bases[0], bases[1]) and not torch.equal(bases[0], bases[2]) and bases[0].isfinite().all()
-    assert torch.linalg.matrix_rank(bases[0].double()).tolist() == [config["channels"]] * 3
+    assert torch.linalg.matrix_rank(bases[0].double()).tolist() == [config["channels"]] * config["depth"]
 
 
 def test_whitening_whitens() -> None:
@@ -118,5 +118,5 @@ def test_merged(deep: bool) -> None:
 
 
 def test_more_columns_than_there_are() -> None:
-    with pytest.raises(UsageError, match=r"bpt\.rank=60: there are 48 columns"):
-        model_of(basis="white", rank=60)
+    with pytest.raises(UsageError, match=r"bpt\.rank=9999: there are \d+ columns"):
+        model_of(basis="white", rank=9999)
