@@ -25,6 +25,7 @@ class Bias(Method[BiasConfig]):
     title = "BitFit"
     summary = "all biases of the backbone are fine-tuned"
     paper = "Ben Zaken et al., BitFit, ACL 2022; baseline 'Bias' of VPT's tables"
+    year = 2022
     group = "partial"
     fidelity = "released-code"
     families = ALL_FAMILIES

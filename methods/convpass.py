@@ -44,6 +44,7 @@ class Convpass(Method[ConvpassConfig]):
     title = "Convpass"
     summary = "convolutional bypasses beside attention and MLP"
     paper = "Jie and Deng, Convolutional Bypasses Are Better Vision Transformer Adapters, ECAI 2024 (arXiv 2207.07039)"
+    year = 2024
     group = "extra"
     fidelity = "released-code"
     families = ALL_FAMILIES

@@ -106,6 +106,7 @@ class E2VPT(Method[E2VPTConfig]):
     title = "E2VPT"
     summary = "visual and key-value prompts, pruned by token and segment"
     paper = "Han et al., E^2VPT: An Effective and Efficient Approach for Visual Prompt Tuning, ICCV 2023"
+    year = 2023
     fidelity = "both-differ"
     families = ALL_FAMILIES
     notes = (

@@ -43,6 +43,7 @@ class EXPRES(Method[EXPRESConfig]):
     title = "EXPRES"
     summary = "shallow prompts that are classified, with residual prompts in every block"
     paper = "Das et al., Learning Expressive Prompting With Residuals for Vision Transformers, CVPR 2023"
+    year = 2023
     fidelity = "approximate"
     families = ALL_FAMILIES
     notes = (

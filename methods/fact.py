@@ -68,6 +68,7 @@ class FacT(Method[FacTConfig]):
     title = "FacT"
     summary = "low-rank updates of all linear layers with factors shared by the whole network"
     paper = "Jie and Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023"
+    year = 2023
     group = "extra"
     fidelity = "both-differ"
     families = ALL_FAMILIES

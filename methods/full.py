@@ -18,7 +18,8 @@ class Full(Method[FullConfig]):
 
     title = "Full fine-tuning"
     summary = "all parameters of the backbone are fine-tuned"
-    paper = "the upper baseline of every paper in the field"
+    paper = "Yosinski et al., How Transferable Are Features in Deep Neural Networks?, NeurIPS 2014; every upper baseline"
+    year = 2014
     group = "partial"
     fidelity = "released-code"
     families = ALL_FAMILIES

@@ -63,6 +63,7 @@ class GaPT(Method[GaPTConfig]):
     title = "GaPT"
     summary = "shallow prompts with learned gates and attention temperatures"
     paper = "Yoo et al., Improving Visual Prompt Tuning for Self-supervised Vision Transformers, ICML 2023"
+    year = 2023
     fidelity = "released-code"
     requires = ("class token",)
     notes = (

@@ -63,6 +63,7 @@ class GPS(Method[GPSConfig]):
     title = "GPS"
     summary = "of every neuron, the weights with the largest gradients"
     paper = "Zhang et al., Gradient-based Parameter Selection for Efficient Fine-Tuning, CVPR 2024"
+    year = 2024
     group = "partial"
     fidelity = "released-code"
     families = ALL_FAMILIES

@@ -97,6 +97,7 @@ class IVPT(Method[IVPTConfig]):
     paper = (
         "Zhou et al., Improving Task-relevant Information Sharing in Visual Prompt Tuning by Cross-layer Dynamic Connection, 2024"
     )
+    year = 2024
     fidelity = "paper"
     families = ALL_FAMILIES
     requires = ("class token (ar = topk on a ViT)",)

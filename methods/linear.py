@@ -17,7 +17,8 @@ class Linear(Method[LinearConfig]):
 
     title = "Linear probing"
     summary = "a linear classifier on frozen features"
-    paper = "the baseline of every paper in the field"
+    paper = "Alain and Bengio, Understanding Intermediate Layers Using Linear Classifier Probes, 2016; every baseline"
+    year = 2016
     group = "partial"
     fidelity = "paper"
     families = ALL_FAMILIES

@@ -51,6 +51,7 @@ class LoRA(Method[LoRAConfig]):
     title = "LoRA"
     summary = "low-rank updates of frozen linear layers"
     paper = "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022"
+    year = 2022
     group = "extra"
     fidelity = "released-code"
     families = ALL_FAMILIES

@@ -24,6 +24,7 @@ class MLP(Method[MLPConfig]):
     title = "MLP-k"
     summary = "a classifier with hidden layers on frozen features"
     paper = "Jia et al., Visual Prompt Tuning, ECCV 2022, as a baseline (MLP-3)"
+    year = 2022
     group = "partial"
     fidelity = "released-code"
     families = ALL_FAMILIES

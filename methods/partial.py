@@ -21,6 +21,7 @@ class Partial(Method[PartialConfig]):
     title = "Partial-k"
     summary = "the last blocks of the backbone are fine-tuned"
     paper = "Jia et al., Visual Prompt Tuning, ECCV 2022, as a baseline (Partial-1)"
+    year = 2022
     group = "partial"
     fidelity = "released-code"
     families = ALL_FAMILIES

@@ -45,6 +45,7 @@ class Sidetune(Method[SidetuneConfig]):
     title = "Sidetune"
     summary = "an AlexNet beside the frozen backbone, features blended"
     paper = "Zhang et al., Side-Tuning: Network Adaptation via Additive Side Networks, ECCV 2020; baseline of VPT's tables"
+    year = 2020
     group = "extra"
     fidelity = "released-code"
     families = ALL_FAMILIES

@@ -31,6 +31,7 @@ class SSF(Method[SSFConfig]):
     title = "SSF"
     summary = "scales and shifts features after every operation"
     paper = "Lian et al., Scaling & Shifting Your Features, NeurIPS 2022"
+    year = 2022
     group = "extra"
     fidelity = "released-code"
     families = ALL_FAMILIES

@@ -135,6 +135,7 @@ class ViaPT(Method[ViaPTConfig]):
     title = "ViaPT"
     summary = "dataset-level and sampled instance prompts, carried from block to block through a PCA"
     paper = "Xiao et al., Visual Instance-aware Prompt Tuning, ACM MM 2025"
+    year = 2025
     fidelity = "paper"
     families = ALL_FAMILIES
     # It projects on the principal axes of few rows: which sign an axis has, and which way it points at equal variances, depends

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -22,6 +23,8 @@ from vpbench.interface import BackboneShape, ClassAttention, ReceivedAttention, 
 from vpbench.interface.scope import Affine, Edit, Site, check_block
 from vpbench.interface.shape import Linears
 
+LAST_OF_BRANCH: Mapping[Site, Site] = MappingProxyType({"attention_branch": "proj", "mlp_branch": "fc2"})
+"""The last linear layer of a residual branch; behind it the branch only has factors per channel."""
 Needed = Literal["all", "image", "class"]
 """Which tokens of a block's output are used: all, those of the image (prefix and patches), or the class token alone."""
 
@@ -212,6 +215,7 @@ class Backbone(nn.Module):
 
     def affine(self, site: Site, block: int | None) -> list[Affine]:
         """See :meth:`vpbench.interface.Scope.fold`."""
+        site = LAST_OF_BRANCH.get(site, site)
         if site not in ("patch_embed", "norm1", "norm2", "norm", "qkv", "proj", "fc1", "fc2"):
             raise self._cannot(f"has no linear map at the site {site}")
         return [Affine.plain(self.site_module(site, block))]

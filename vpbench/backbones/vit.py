@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from vpbench.backbones.attention import ClassAttentionRow, OpenAttention, inner_attention
-from vpbench.backbones.base import Backbone, Needed, linear_widths
+from vpbench.backbones.base import LAST_OF_BRANCH, Backbone, Needed, linear_widths
 from vpbench.backbones.edits import hook_edit
 from vpbench.backbones.frozen_linear import freeze_linears
 from vpbench.backbones.needed import can_skip_tokens, run_needed_tokens
@@ -171,6 +171,9 @@ class ViTAdapter(Backbone):
             if not isinstance(self.vit.patch_embed.norm, nn.Identity):
                 raise self._cannot("whose patches are normalised takes no update of their projection")
             return [Affine.plain(self.vit.patch_embed.proj)]
+        if block is not None and site in LAST_OF_BRANCH and isinstance(self.vit.blocks[block], ResPostBlock | EvaBlockPostNorm):
+            norm = "norm1" if site == "attention_branch" else "norm2"
+            return [Affine.plain(getattr(self.vit.blocks[block], norm))]
         return super().affine(site, block)
 
     def positions(self) -> tuple[Any, str]:

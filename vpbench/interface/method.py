@@ -45,6 +45,8 @@ class Method(Generic[C]):
     paper: ClassVar[str]
     fidelity: ClassVar[Fidelity]
     notes: ClassVar[tuple[str, ...]] = ()
+    year: ClassVar[int | None] = None
+    """In which ``paper`` was published: at the venue that it names, else as a preprint."""
     version: ClassVar[int] = 1
     families: ClassVar[frozenset[str]] = frozenset({"vit"})
     Config: ClassVar[type[MethodConfig]] = MethodConfig

@@ -106,8 +106,8 @@ def _lines(names: Iterable[str], read: Callable[[str], BaseModel], fields: str) 
 
 def _method_line(name: str, method: type[Method[Any]]) -> dict[str, Any]:
     return {
-        "name": name, "group": method.group, "summary": method.summary, "presets": sorted(method.presets),
-        "requires": list(method.requires), "fidelity": method.fidelity,
+        "name": name, "group": method.group, "year": method.year or "unknown", "summary": method.summary,
+        "presets": sorted(method.presets), "requires": list(method.requires), "fidelity": method.fidelity,
     }  # fmt: skip
 
 
@@ -163,6 +163,8 @@ def describe_method(
         "title": method.title,
         "summary": method.summary,
         "paper": method.paper,
+        "group": method.group,
+        "year": method.year or "unknown",
         "fidelity": method.fidelity,
         "version": method.version,
         "families": sorted(method.families),
