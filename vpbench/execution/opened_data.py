@@ -54,8 +54,10 @@ def _key(job: Job) -> _Key:
 
 def _open(job: Job) -> RawData:
     data = job.spec.data
-    own = data.path is not None
-    raw = open_path(data.path, data.columns) if own else open_dataset(dataset_card(data.dataset), job.data_root)
+    if data.path is not None:
+        raw = open_path(data.path, data.columns)
+    else:
+        raw = open_dataset(dataset_card(data.dataset), job.data_root)
     raw = apply_protocol(raw, suite_card(data.suite), job.spec.stage)
     if raw.digest != data.digest:
         where = data.path or f"{data.dataset} in {job.data_root}"

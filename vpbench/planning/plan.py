@@ -335,7 +335,7 @@ def _split_settings(request: Request) -> tuple[dict[str, dict[str, Any]], dict[s
         recipes[""]["epochs"] = request.epochs
     if request.epochs not in (None, request.settings.get("recipe.epochs", request.epochs)):
         raise UsageError(f"--epochs {request.epochs} and --set recipe.epochs={request.settings['recipe.epochs']}: keep one.")
-    for label in request.methods:
+    for label in request.methods or ():
         check_preset(label, request.settings)
     for name, value in request.settings.items():
         parts = name.split(".")

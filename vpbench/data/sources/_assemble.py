@@ -56,9 +56,9 @@ def assemble(
         parts = _with_validation(parts, keys, notes)
     if keys.dtype.kind == "i":
         _check_numbers(origin, np.unique(keys).tolist(), class_name, notes)
-    for split in ("train", "test"):
-        if not len(parts[split]):
-            refusal = f"{origin} has no {split} images; add a split '{split}' with images of every class."
+    for name in ("train", "test"):
+        if not len(parts[name]):
+            refusal = f"{origin} has no {name} images; add a split '{name}' with images of every class."
             raise DataError(" ".join([refusal, *notes]))
     _check_classes(origin, {name: keys[part] for name, part in parts.items()}, class_name, notes)
 
