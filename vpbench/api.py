@@ -237,8 +237,8 @@ def plan_tuning(
 def _note_data(planned: Plan | ResolvedRequest, callback: Callback | None) -> None:
     """What users should know of their data sets."""
     for name, raw in planned.data.items():
-        if callback is not None and raw.note:
-            callback.note(f"note on {name}: {raw.note}")
+        if callback is not None and raw.remarks:
+            callback.note(f"note on {name}: {raw.remarks}")
 
 
 def _note_seeds(request: Request, seeds: Sequence[int], callback: Callback | None) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -84,6 +84,21 @@ def run_job(job: Job, store: Store) -> dict[str, Any]:
 
 
 # A job
+
+
+def test_images_of_one_colour_are_noted_once(images: Path, store: Store) -> None:
+    class Notes(Callback):
+        said: ClassVar[list[str]] = []
+
+        def note(self, text: str) -> None:
+            self.said.append(text)
+
+    for file in sorted((images / "test").rglob("*.png"))[:4]:
+        Image.new("RGB", (20, 20), (len(file.stem), 7, 7)).save(file)
+    opened, callback = OpenedData(), Notes()
+    for job in jobs_of(images, store, seeds=2):
+        job_runner.prepare_data(job, store, opened, callback)
+    assert callback.said == ["note on noise: 4 of 6 test images are of one colour each."]
 
 
 def test_a_job_travels_as_json(images: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

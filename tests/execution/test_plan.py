@@ -79,6 +79,7 @@ DIFFERENT: list[dict[str, Any]] = [
     {"backbone": {"image_size": 48}},
     {"backbone": {"patch_size": 4}}, {"backbone": {"mean": (0.4,) * 3}}, {"backbone": {"std": (0.4,) * 3}},
     {"data": {"suite": "x"}}, {"data": {"dataset": "x"}}, {"data": {"digest": "x"}},
+    {"data": {"columns": {"label": "x"}}}, {"preprocess": {"orientation": "exif"}}, {"preprocess": {"background": "#ffffff"}},
     {"preprocess": {"resize": "crop"}}, {"preprocess": {"random_flip": True}}, {"preprocess": {"interpolation": "bilinear"}},
     {"recipe": {"lr": 0.1}}, {"recipe": {"epochs": 99}}, {"recipe": {"decay": "matrices"}},
     {"recipe": {"warmup_from_zero": True}},
@@ -105,11 +106,9 @@ def test_every_field_is_in_the_run_id() -> None:
     assert set(identity) == set(RunSpec.model_fields) - {"stage", "search"}  # of plain runs, which have neither
     for part in ("method", "backbone", "data", "preprocess", "recipe"):
         assert set(type(getattr(SPEC, part)).model_fields) - set(identity[part]) <= {
-            "path",
-            "hashed_names",
-            "drop_path",
-            "ema",
-            "groups",
+            *("path", "columns", "hashed_names"),
+            *("drop_path", "ema", "groups"),
+            *("orientation", "background"),
         }
 
 

@@ -154,6 +154,7 @@ def test_runs_of_a_suite_with_a_base_are_its_own(own_cards: Path, tmp_path: Path
         ('part_of = "mini"\ntitle = "t"\ndatasets = ["cub"]', "part of 'mini', which has no cub"),
         ('base = "mini"\npreprocess = 3', "odd.toml: preprocess"),
         ('base = "mini"\ntraining = 3', "odd.toml: training"),
+        ('base = "mini"\n[preprocess]\norientation = "exif"', "odd.toml: preprocess.orientation belongs on the cards"),
         ('base = "mini"\nmeans = ["median"]', "odd.toml: means"),
     ],
 )

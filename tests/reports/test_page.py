@@ -21,6 +21,7 @@ from vpbench.cli.report import report
 from vpbench.cli.run import run as run_command
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.planning.plan import Request, make_plan
+from vpbench.planning.suites import preprocess_for, suite_card
 from vpbench.reporting.page import write_page
 from vpbench.reporting.page.curve import curves, epoch_ticks, read_epochs, value_axis
 from vpbench.reporting.page.links import file_stem
@@ -405,7 +406,7 @@ def planned_rows(**request: object) -> list[dict[str, object]]:
             "run_id": run.spec.run_id, "method": run.spec.method.label, "method_version": run.spec.method.version,
             "method_config": json.dumps(run.spec.method.config), "suite": run.spec.data.suite, "dataset": run.spec.data.dataset,
             "backbone": run.spec.backbone.name, "weights": run.spec.backbone.weights, "weights_sha256": None,
-            "image_size": run.spec.backbone.image_size, "preprocess": run.spec.preprocess.model_dump_json(),
+            "image_size": run.spec.backbone.image_size, "preprocess": json.dumps(run.spec.preprocess.identity()),
             "recipe": run.spec.recipe.model_dump_json(), "seed": run.spec.seed, "precision": run.spec.precision,
             "selection": run.spec.selection,
         }
@@ -465,6 +466,10 @@ def test_the_command_says_what_it_cannot_bring_back() -> None:
         assert part in notes
     custom = repeat_command({**row, "suite": "custom", "dataset": "mine"}, Plans())
     assert "--data PATH" in custom.line
+    own = preprocess_for(suite_card("custom"), None, "#102030").identity()
+    custom = repeat_command({**row, "suite": "custom", "dataset": "mine", "preprocess": json.dumps(own)}, Plans())
+    assert "--background '#102030'" in custom.line
+    assert not any("prepared images otherwise" in note for note in custom.notes)
     assert repeat_command({**row, "suite": "lost"}, Plans()).notes[0] == "This version of vpbench has no suite 'lost'."
 
 

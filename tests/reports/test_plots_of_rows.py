@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from report_rows import fill, grid, make_row
 
@@ -367,6 +369,33 @@ def test_gains_over_linear_probing(tmp_path: Path) -> None:
     rows += [make_row("vpt", "flowers", acc1=50), make_row("linear", "sprites_location", acc1=50)]
     gains = heatmap.gains_of(section_of(tmp_path, *rows)).rename(index=lambda row: row.name)
     assert json.loads(gains.to_json()) == {"digits": {"vpt": 10}, "flowers": {"vpt": None}, "sprites_location": {"vpt": None}}
+
+
+def test_long_names_leave_room_for_the_heat_map(tmp_path: Path) -> None:
+    """Names of 120 letters lose their middles; the panel keeps its size and every label is on the figure."""
+    name = "photographs-of-" + "very-" * 20 + "rare-birds"
+    assert len(name) >= 120
+    usual = fill(tmp_path / "usual", make_row("linear", acc1=60), make_row("vpt", acc1=70))
+    long = fill(
+        tmp_path / "long",
+        *(make_row(method, data, acc1=60) for method in ("linear", "vpt") for data in (name, f"{name}-2")),
+        make_row(f"vpt:{'p' * 120}", name, acc1=70),
+    )
+    heights = []
+    for store in (usual, long):
+        ((_, figure),) = heatmap.draw(store, store.load(), Filters())
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of a layout that has no room for its panels
+            FigureCanvasAgg(figure).draw()
+        ax, whole = figure.axes[0], figure.bbox
+        heights.append(ax.get_window_extent().height)
+        for label in (*ax.get_xticklabels(), *ax.get_yticklabels()):
+            box = label.get_window_extent()
+            assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1
+        assert figure.get_figwidth() < 12
+    assert heights[1] > 0.9 * heights[0]
+    texts = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert all(len(text) == 40 and "…" in text for text in texts) and texts[1].endswith("rare-birds-2")
 
 
 def test_noise_shows_what_all_seeds_have(tmp_path: Path) -> None:

@@ -99,12 +99,13 @@ class CachedSplit:
 
 @dataclass(frozen=True)
 class CachedData:
-    """A data set's splits, ready for batches; ``val`` may be empty."""
+    """A data set's splits, ready for batches; ``val`` may be empty. ``notes`` are what was odd about its pixels."""
 
     train: CachedSplit
     val: CachedSplit
     test: CachedSplit
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -136,7 +137,11 @@ def prepare(
     images = {name: plan.images(progress) for name, plan in plans.items()}
     empty = np.empty((0, image_size, image_size, 3), np.uint8)
     splits = {name: CachedSplit(images.get(name, empty), split.labels, image_size) for name, split in raw.splits.items()}
-    return CachedData(**splits, class_names=raw.class_names)
+    plain = {name: plan.one_colour() for name, plan in plans.items()}
+    notes = [
+        f"{count} of {len(raw.splits[name])} {name} images are of one colour each." for name, count in plain.items() if count
+    ]
+    return CachedData(**splits, class_names=raw.class_names, notes=tuple(notes))
 
 
 def resized(image: Image.Image, preprocess: Preprocess, image_size: int, *, keep_margin: bool = False) -> Pixels:
@@ -202,8 +207,9 @@ class SplitCache:
         """The folder's name is a hash of what cached pixels depend on; flips and normalisation are applied on the device."""
         crops = preprocess.resize == "crop"
         keep_margin = training and crops and preprocess.random_crop
-        fields = {"resize", "interpolation", "antialias"} | ({"crop_ratio"} if crops else set())
-        key = [VERSION, split.digest, image_size, keep_margin, preprocess.model_dump(mode="json", include=fields)]
+        fields = {"resize", "interpolation", "antialias", "orientation", "background"} | ({"crop_ratio"} if crops else set())
+        chosen = {name: value for name, value in preprocess.identity().items() if name in fields}
+        key = [VERSION, split.digest, image_size, keep_margin, chosen]
         return cls(root / digest(key), split, preprocess, image_size, keep_margin)
 
     def images(self, progress: Progress) -> Pixels | RaggedImages:
@@ -229,6 +235,12 @@ class SplitCache:
             return None
         return flat.reshape(len(sizes), *sizes[0], 3) if (sizes == sizes[0]).all() else RaggedImages(flat, sizes)
 
+    def one_colour(self) -> int:
+        """How many images have one colour only, as found when the cache was built."""
+        with suppress(OSError, ValueError):
+            return int(json.loads((self.folder / "complete.json").read_text()).get("one_colour", 0))
+        return 0
+
     def _build(self, progress: Progress) -> None:
         """Builds the cache in a temporary folder and renames it; no partial cache is left behind on errors."""
         root = self.folder.parent
@@ -250,15 +262,20 @@ class SplitCache:
     def _write(self, new: Path, progress: Progress) -> None:
         """Writes ``pixels.bin`` (all images, flat), ``sizes.npy`` ((n, 2): height, width) and, last, ``complete.json`` with the
         size of each file, by which truncated files are detected."""
-        sizes = []
+        sizes, one_colour = [], 0
         with _synced(new / "pixels.bin") as stream:
             for pixels in self._resized_all():
                 stream.write(pixels.tobytes())
                 sizes.append(pixels.shape[:2])
+                one_colour += bool((pixels == pixels[:1, :1]).all())
                 progress()
         with _synced(new / "sizes.npy") as stream:
             np.save(stream, np.array(sizes, np.int64).reshape(-1, 2))
-        summary = {"images": len(sizes), "bytes": {file.name: file.stat().st_size for file in sorted(new.iterdir())}}
+        summary = {
+            "images": len(sizes),
+            "one_colour": one_colour,
+            "bytes": {file.name: file.stat().st_size for file in sorted(new.iterdir())},
+        }
         with _synced(new / "complete.json") as stream:
             stream.write(json.dumps(summary, indent=1).encode())
 
@@ -272,7 +289,8 @@ class SplitCache:
 
         def one(index: int) -> Pixels | None:
             try:
-                return resized(self.split.image(index), self.preprocess, self.image_size, keep_margin=self.keep_margin)
+                image = self.split.image(index, self.preprocess)
+                return resized(image, self.preprocess, self.image_size, keep_margin=self.keep_margin)
             except DataError as error:
                 broken[self.split.name(index)] = error
                 return None

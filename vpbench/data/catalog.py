@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from vpbench.core.cards import card_names, read_card
+from vpbench.spec.decoding_rule import Background, Orientation
 
 FOLDER = "datasets"
 
@@ -43,6 +44,8 @@ class DatasetCard(Strict):
     n_val: int = Field(ge=0, description="held out of train with a fixed seed where the source has no validation images")
     n_test: int = Field(ge=1)
     image_size: str = Field(description="pixels before preprocessing, e.g. 64x64, or 'varies'")
+    orientation: Orientation = "exif"
+    background: Background = Field("white", validate_default=True)
     licence: str
     origin: str = Field(description="where images and labels come from, with a reference")
     revision: str = Field("", description="version of the source, e.g. tfds cifar100 3.0.2")
@@ -52,6 +55,11 @@ class DatasetCard(Strict):
     downloads: tuple[Download, ...] = ()
     how_to_get: str = Field("", description="instructions for manual download, one or two sentences with the URL")
     coarse: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="coarse class: names of its classes")
+
+    @property
+    def decoding(self) -> dict[str, str]:
+        """How its images become RGB, as fields of :class:`vpbench.spec.run_spec.Preprocess`."""
+        return {"orientation": self.orientation, "background": self.background}
 
 
 def dataset_names() -> list[str]:

@@ -13,7 +13,7 @@ from vpbench.data.catalog import DatasetCard
 from vpbench.data.places import find_folder
 from vpbench.data.protocols import split_sha256
 from vpbench.data.raw import RawData, RawSplit
-from vpbench.data.sources import counts, open_dataset, read_dataset
+from vpbench.data.sources import counts, expected_counts, open_dataset, read_dataset
 
 Status = Literal["built in", "ready", "incomplete", "wrong size", "wrong splits", "missing"]
 
@@ -58,7 +58,7 @@ def examine(name: str, card: DatasetCard, root: Path) -> Finding:
     except DataError as error:
         return Finding(name, "incomplete", folder, str(error))
     numbers = ", ".join(f"{len(split)} {part}" for part, split in raw.splits.items())
-    return Finding(name, "ready", folder, f"{len(raw.class_names)} classes; images: {numbers}. {raw.note}".rstrip())
+    return Finding(name, "ready", folder, f"{len(raw.class_names)} classes; images: {numbers}. {raw.remarks}".rstrip())
 
 
 def find_or_first(card: DatasetCard, root: Path) -> Path:
@@ -105,16 +105,15 @@ def verify(
     except DataError as error:
         return Verification(name, folder, expected_sha256=card.split_sha256, problems=(str(error),))
     found, listed = counts(raw), split_sha256(raw)
-    problems = [
-        f"{part} is {value}, the card says {getattr(card, part)}" for part, value in found.items() if value != getattr(card, part)
-    ]
-    if card.split_sha256 not in (None, listed):
+    wanted = expected_counts(card, raw)
+    problems = [f"{part} is {value}, the card says {wanted[part]}" for part, value in found.items() if value != wanted[part]]
+    if card.split_sha256 not in (None, listed) and not raw.val_in_train:
         problems.append(f"the split list's sha256 is {listed}, the card says {card.split_sha256}")
     bad = _unreadable(raw, on_progress) if images else []
     if bad:
         problems.append(f"{len(bad)} of {_total(raw)} images cannot be read")
     return Verification(
-        name, folder, found, listed, card.split_sha256, _total(raw) if images else None, tuple(bad), tuple(problems), raw.note
+        name, folder, found, listed, card.split_sha256, _total(raw) if images else None, tuple(bad), tuple(problems), raw.remarks
     )
 
 

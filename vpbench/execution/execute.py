@@ -25,10 +25,12 @@ from vpbench.data.cache import CachedData
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.job import Job
 from vpbench.measure.operations import count_operations
-from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part, serialised
+from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part
 from vpbench.measure.timing import measure_inference, measure_training
 from vpbench.models.build import build_model
 from vpbench.models.registry import method_class
+from vpbench.models.saved import Description, encode_model
+from vpbench.planning.validation_images import lacks_validation, unsupported
 from vpbench.spec.device import describe, resolve_device
 from vpbench.spec.precision import float32_products
 from vpbench.store.artefacts import ARTEFACTS
@@ -178,7 +180,7 @@ def known_columns(job: Job) -> dict[str, Any]:
         "dataset": spec.data.dataset,
         "dataset_group": job.group,
         "data_digest": spec.data.digest,
-        "preprocess": spec.preprocess.model_dump_json(),
+        "preprocess": json.dumps(spec.preprocess.identity()),
         **job.sizes,
         "seed": spec.seed,
         "recipe": spec.recipe.model_dump_json(),
@@ -197,6 +199,8 @@ def _run(
     job: Job, data: CachedData, store: Store, device: torch.device, on_epoch: Callable[[Epoch], None], checkpoints: Checkpoints
 ) -> dict[str, Any]:  # fmt: skip
     spec = job.spec
+    if lacks_validation(spec.method, len(data.val)):
+        raise UnsupportedError(unsupported(spec))
     torch.manual_seed(spec.seed)
     model = build_model(spec.method, spec.backbone, len(data.class_names), device)
     model.backbone.use_fastest_kernels(device.type, spec.precision)
@@ -264,7 +268,8 @@ def _save(job: Job, trainer: Trainer, scores: Scores, store: Store) -> None:
 
     def write_weights(path: Path) -> None:
         # Written by Python, since a full disk is an OSError there and a SafetensorError in save_file.
-        path.write_bytes(serialised(trainer.model))
+        description = Description.of(job.spec, trainer.model, trainer.data.class_names)
+        path.write_bytes(encode_model(trainer.model, description))
 
     if scores.features is not None:
         count = len(scores.features)

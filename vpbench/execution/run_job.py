@@ -72,7 +72,11 @@ def prepare_data(job: Job, store: Store, opened: OpenedData, callback: Callback)
     spec, raw = job.spec, opened.get(job)
     with store.claims.alone(f"{DATA}{spec.data.digest}"):
         on_progress = partial(callback.preparing, spec.data.dataset)
-        return prepare(raw, spec.preprocess, spec.backbone.image_size, on_progress=on_progress)
+        data = prepare(raw, spec.preprocess, spec.backbone.image_size, on_progress=on_progress)
+    for note in data.notes:
+        if opened.is_new(said := f"note on {spec.data.dataset}: {note}"):
+            callback.note(said)
+    return data
 
 
 def _train_and_store(

@@ -8,6 +8,7 @@ from safetensors.torch import save
 from torch import nn
 
 from vpbench.models.prompted import PromptedModel
+from vpbench.models.saved import packed_tensors
 
 
 def parameter_counts(model: PromptedModel) -> dict[str, int]:
@@ -42,15 +43,12 @@ def parameters_by_part(model: PromptedModel) -> dict[str, int]:
     return {**parts, "backbone": _count(model.parameters()) - sum(parts.values())}
 
 
-def serialised(model: PromptedModel) -> bytes:
-    """The method's and the head's tensors as a safetensors file, as the method packs them: what ``--save weights`` writes."""
-    packed = model.method.pack({name: tensor.detach() for name, tensor in model.own_tensors()})
-    return save({name: tensor.cpu().contiguous() for name, tensor in packed.items()})
-
-
 def bytes_saved(model: PromptedModel) -> int:
-    """Size of that file."""
-    return len(serialised(model))
+    """Size of the method's and the head's tensors as a safetensors file, as the method packs them.
+
+    Without the description of the model that ``--save weights`` adds, whose size depends on the names of the classes.
+    """
+    return len(save(packed_tensors(model)))
 
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:

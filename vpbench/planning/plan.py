@@ -12,6 +12,7 @@ from vpbench.backbones.named import resolve_backbone
 from vpbench.core.errors import DataError, UnsupportedError, UsageError, VpbenchError
 from vpbench.core.names import unknown
 from vpbench.data.catalog import dataset_card
+from vpbench.data.class_names import normalised
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path
 from vpbench.models.registry import check_preset, expand_labels, method_class, resolve_method
@@ -21,10 +22,12 @@ from vpbench.planning.suites import (
     SuiteCard,
     apply_protocol,
     method_options,
+    preprocess_for,
     recipe_entries,
     resolve_recipe,
     suite_card,
 )
+from vpbench.planning.validation_images import check_validation
 from vpbench.spec.device import planned_device
 from vpbench.spec.precision import resolve_precision
 from vpbench.spec.request import DEFAULT_SUITE, Request
@@ -114,12 +117,17 @@ class ResolvedRequest:
             settled, _ = resolve_recipe(self.suite, entries, {**recipe, **overrides})
         if search:
             source = f"{source}; search {search.space} on validation images"
-        group = "custom" if self.request.data else self._once(dataset_card, name).group
-        data = DataSpec(suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=self.request.data)
+        card = None if self.request.data else self._once(dataset_card, name)
+        group, decoding = (card.group, card.decoding) if card else ("custom", None)
+        preprocess = preprocess_for(self.suite, decoding, self.request.background)
+        data = DataSpec(
+            suite=self.suite_name, dataset=name, digest=self.data[name].digest,
+            path=self.request.data, columns=self.request.columns,
+        )  # fmt: skip
         return [
             PlannedRun(
                 RunSpec(
-                    method=chosen, backbone=self.backbone, preprocess=self.suite.preprocess, recipe=settled, seed=seed, data=data,
+                    method=chosen, backbone=self.backbone, preprocess=preprocess, recipe=settled, seed=seed, data=data,
                     selection=self.selection, precision=self.precision, stage=self.stage, search=search,
                 ), source, group,
             )
@@ -191,7 +199,7 @@ def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> None:
         VpbenchError: for a run that cannot work.
     """
     _check_models(runs, {name: len(raw.class_names) for name, raw in data.items()})
-    _check_validation(runs, data)
+    check_validation([run.spec for run in runs], data)
 
 
 def _normalised(backbone: BackboneSpec, suite: SuiteCard) -> BackboneSpec:
@@ -217,7 +225,10 @@ def _open(request: Request, suite: SuiteCard) -> dict[str, RawData]:
             raise UsageError("--suite and --data exclude each other: a suite brings its own data.")
         if request.datasets:
             raise UsageError("--datasets and --data exclude each other: --datasets chooses among those of a suite.")
-        return {_own_name(Path(request.data)): open_path(request.data)}
+        return {_own_name(Path(request.data)): open_path(request.data, request.columns)}
+    for option in ("columns", "background"):
+        if getattr(request, option):
+            raise UsageError(f"--{option} goes with --data; published data sets have theirs on their cards.")
     names = request.datasets or suite.datasets
     for name in names:
         if name not in suite.datasets:
@@ -241,7 +252,7 @@ def _open(request: Request, suite: SuiteCard) -> dict[str, RawData]:
 def _own_name(path: Path) -> str:
     """What a user's own data is called: a folder by its name, a file by its name without the ending."""
     place = path if path.name not in ("", "..") else path.resolve()
-    return place.stem if place.is_file() else place.name
+    return normalised(place.stem if place.is_file() else place.name, "--data")
 
 
 def _split_settings(request: Request) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
@@ -300,24 +311,6 @@ def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> None:
             raise
         except Exception:
             continue  # a bug in the method becomes a row with its traceback, and does not stop the others
-
-
-def _check_validation(runs: list[PlannedRun], datasets: dict[str, RawData]) -> None:
-    for run in runs:
-        if run.spec.stage == "search" and not len(datasets[run.spec.data.dataset].splits["val"]):
-            raise UsageError(
-                f"{run.spec.data.dataset} has no validation images, and a search chooses on nothing else: leave the data set out."
-            )
-        if run.spec.selection == "best_val" and not len(datasets[run.spec.data.dataset].splits["val"]):
-            raise UsageError(
-                f"{run.spec.data.dataset} has no validation images, so the best epoch cannot be chosen: use --selection last."
-            )
-        method = run.spec.method
-        if method_class(method.name).needs_validation(method.config) and not len(datasets[run.spec.data.dataset].splits["val"]):
-            raise UsageError(
-                f"{run.spec.data.dataset} has no validation images, and {method.label} chooses between candidates on them: "
-                f"switch that off with --set, see 'vpbench show method {method.label}'."
-            )
 
 
 def stored_runs(runs: list[PlannedRun], store: Store, artefacts: Iterable[str]) -> frozenset[str]:

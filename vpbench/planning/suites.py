@@ -7,11 +7,12 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue, ValidationError
 
 from vpbench.core.cards import all_errors, card_names, first_error, read_toml
-from vpbench.core.errors import UsageError
+from vpbench.core.errors import DataError, UsageError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.names import unknown
 from vpbench.data.protocols import with_all_for_training, with_few_shots
 from vpbench.data.raw import RawData
+from vpbench.spec.decoding_rule import OWN_DECODING
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.run_spec import Precision, Preprocess
 
@@ -98,7 +99,10 @@ def suite_card(name: str) -> SuiteCard:
     if name not in suite_names():
         raise unknown("suite", name, suite_names(), "(vpbench list suites)")
     try:
-        return SuiteCard.model_validate(_suite_values(name))
+        card = SuiteCard.model_validate(_suite_values(name))
+        if decoding := card.preprocess.identity().keys() & {"orientation", "background"}:
+            raise UsageError(f"benchmarks/suites/{name}.toml: preprocess.{min(decoding)} belongs on the cards of its data sets.")
+        return card
     except ValidationError as error:
         raise UsageError(f"benchmarks/suites/{name}.toml: {all_errors(error)}") from error
 
@@ -128,8 +132,25 @@ def _suite_values(name: str, heirs: tuple[str, ...] = ()) -> dict[str, Any]:
     return {**inherited, "base": None, **own, **tables}
 
 
+def preprocess_for(suite: SuiteCard, decoding: dict[str, str] | None, background: str | None = None) -> Preprocess:
+    """The suite's preprocessing of a data set.
+
+    Args:
+        decoding: of the data set's card; None for a user's own images, which are made upright.
+        background: ground under transparent pixels of own images, by default white.
+    """
+    own = {**OWN_DECODING, **({"background": background} if background else {})}
+    return suite.preprocess.model_copy(update=own if decoding is None else decoding)
+
+
 def apply_protocol(raw: RawData, suite: SuiteCard, stage: str | None = None) -> RawData:
-    """A data set with the training images that the suite's protocol uses; a trial never trains on those for validation."""
+    """A data set with the training images that the suite's protocol uses; a trial never trains on those for validation.
+
+    Raises:
+        DataError: when training and validation images are to be told apart, and the data set does not say which are which.
+    """
+    if raw.val_in_train and (suite.shots or suite.fit == "train") and stage != "search":
+        raise DataError(f"{suite.title} trains without the validation images. {raw.note}")
     if suite.shots:
         raw = with_few_shots(raw, suite.shots)
     return with_all_for_training(raw) if suite.fit == "train+val" and stage != "search" else raw

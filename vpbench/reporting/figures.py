@@ -79,7 +79,8 @@ def sections(runs: pd.DataFrame, filters: Filters) -> Iterator[SectionRuns]:
     backbones = [key.backbone for key in titles]
     for key, title in titles.items():
         # Two sections of one backbone (say, 10 and 100 epochs) need different file names.
-        suffix = f"_{digest([*key.values[:-1], key.data or ''], 6)}" if backbones.count(key.backbone) > 1 else ""
+        version = [part for part in key.data or () if part] or ""
+        suffix = f"_{digest([*key.values[:-1], version], 6)}" if backbones.count(key.backbone) > 1 else ""
         yield SectionRuns(key, title, suffix, of_section(runs, key))
 
 

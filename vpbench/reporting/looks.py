@@ -132,6 +132,14 @@ def row_wise(keys: Sequence[Artist], columns: int) -> list[Artist]:
     return [key for first in range(columns) for key in keys[first::columns]]
 
 
+def shortened(name: str, letters: int) -> str:
+    """A name of at most so many letters, without its middle where it is longer: names often differ at their ends."""
+    if len(name) <= letters:
+        return name
+    end = (letters - 1) // 2
+    return f"{name[: letters - 1 - end]}…{name[-end:]}"
+
+
 def _balanced(text: str, letters: int) -> str:
     """Lines of at most so many letters, as equally long as can be: no word stands alone on the last one."""
 

@@ -65,7 +65,11 @@ def _short_title(key: SectionKey) -> list[str]:
     parts += [epochs_text(key.epochs)] if key.epochs is not None else []
     parts += [selection_text(key.selection)] if key.selection is not None else []
     parts += [] if key.images in ("train", None) else [trained_on(key.images)]
-    return parts + ([f"{key.data[0]} data {key.data[1][:8]}"] if key.data else [])
+    return parts + ([_data_version(*key.data)] if key.data else [])
+
+
+def _data_version(dataset: str, digest: str, decoding: str) -> str:
+    return f"{dataset} data {digest[:8]}" + (f" ({decoding})" if decoding else "")
 
 
 def _extras(own: SectionKey, alike: list[SectionKey]) -> list[str]:

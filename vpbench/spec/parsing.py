@@ -47,6 +47,21 @@ def settings_of(given: list[str]) -> dict[str, Any]:
     return _assignments(given, "--set", "METHOD.OPTION=VALUE", "vpt.prompt_length=50")
 
 
+def columns_of(text: str) -> dict[str, str]:
+    """``"image=img,label=fine_label"`` to a mapping.
+
+    Raises:
+        UsageError: for anything but ``image``, ``label`` or ``split``, each at most once, with the name of a column.
+    """
+    found: dict[str, str] = {}
+    for word in words(text) or []:
+        role, _, name = (part.strip() for part in word.partition("="))
+        if role not in ("image", "label", "split") or not name or role in found:
+            raise UsageError(f"--columns {text}: write image=NAME,label=NAME,split=NAME, or some of them, each once.")
+        found[role] = name
+    return found
+
+
 def executor_options_of(given: list[str]) -> dict[str, Any]:
     """``["partition=gpu"]`` to a mapping, as :func:`settings_of`."""
     return _assignments(given, "--executor-option", "NAME=VALUE", "partition=gpu")

@@ -9,6 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 LATER: dict[str, Any] = {"came_later": True}  # marks fields that are hashed only when they are not at their default
 
 
+def hashed_fields(model: BaseModel) -> dict[str, Any]:
+    """The fields of a model as JSON values. Those that came later are left out at their defaults, so that run ids stay."""
+    fields = type(model).model_fields
+    later = {name for name, field in fields.items() if field.json_schema_extra == LATER}
+    return model.model_dump(mode="json", exclude={name for name in later if getattr(model, name) == fields[name].default})
+
+
 class ParameterGroup(BaseModel):
     """Learning rate and weight decay of some tensors."""
 
@@ -75,10 +82,8 @@ class Recipe(BaseModel):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What is hashed. Fields that came later are left out at their defaults, so that run ids stay."""
-        later = {name for name, field in Recipe.model_fields.items() if field.json_schema_extra == LATER}
-        at_default = {name for name in later if getattr(self, name) == Recipe.model_fields[name].default}
-        return self.model_dump(mode="json", exclude=at_default)
+        """What is hashed."""
+        return hashed_fields(self)
 
     @property
     def peak_lr(self) -> float:

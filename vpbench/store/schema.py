@@ -79,7 +79,7 @@ _SIZE = {
     "params_head": (pa.int64(), "parameters of the classifier"),
     "params_total": (pa.int64(), "all parameters, backbone included"),
     "params_by_part": (pa.string(), "trained or not, by the method's own names, of the head and of the backbone, JSON"),
-    "bytes_saved": (pa.int64(), "size of the method's and the head's tensors as a file"),
+    "bytes_saved": (pa.int64(), "size of the method's and the head's tensors as a file, without its metadata"),
 }
 _COST = {
     "flops_forward": (pa.int64(), "floating-point operations per image (2 per multiply-add), all tokens through all blocks"),

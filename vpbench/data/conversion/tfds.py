@@ -22,7 +22,7 @@ from vpbench.data.cache import OnProgress
 from vpbench.data.catalog import DatasetCard
 from vpbench.data.conversion import labels
 from vpbench.data.conversion.vtab_layout import Example, png, refuse_existing, write_layout
-from vpbench.data.raw import decode
+from vpbench.data.decoding import decode
 
 Features = Mapping[str, Any]
 LabelOf = Callable[[Features, Any], int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from vpbench.data.catalog import DatasetCard
 from vpbench.data.places import data_root, dataset_folder, find_folder
 from vpbench.data.protocols import split_sha256, with_validation
 from vpbench.data.raw import RawData
+from vpbench.data.sources._shards import find_shards
 
 Reader = Callable[..., RawData]
 
@@ -33,13 +34,14 @@ def open_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
     """
     raw = read_dataset(card, root)
     folder = find_folder(card, data_root(root))
-    for field, value in counts(raw).items():
-        if value != getattr(card, field):
+    found = counts(raw)
+    for field, expected in expected_counts(card, raw).items():
+        if found[field] != expected:
             raise WrongCountsError(
-                f"{folder or card.source}: {card.title} must have {field} = {getattr(card, field)}, here it is {value}; "
+                f"{folder or card.source}: {card.title} must have {field} = {expected}, here it is {found[field]}; "
                 + (f"the copy is incomplete or another version. {card.how_to_get}" if folder else "correct its card.")
             )
-    if card.split_sha256 and folder and split_sha256(raw) != card.split_sha256:
+    if card.split_sha256 and folder and not raw.val_in_train and split_sha256(raw) != card.split_sha256:
         raise WrongSplitsError(
             f"{folder}: the counts of {card.title} are right, but not its split list (sha256 of file names and labels)."
         )
@@ -53,7 +55,7 @@ def read_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
         folder = dataset_folder(card, place) if card.folders else None
     with _readable(folder or Path(card.source)):
         raw = _readers().get(card.source)(**({"folder": folder} if folder else {}), **card.options)
-    if 0 < card.n_val < len(raw.splits["train"]) and not len(raw.splits["val"]):
+    if 0 < card.n_val < len(raw.splits["train"]) and not len(raw.splits["val"]) and not raw.val_in_train:
         raw = with_validation(raw, card.n_val)
     return raw
 
@@ -63,8 +65,19 @@ def counts(raw: RawData) -> dict[str, int]:
     return {"classes": len(raw.class_names), **{f"n_{name}": len(split) for name, split in raw.splits.items()}}
 
 
-def open_path(path: str | Path) -> RawData:
-    """A user's own data: a folder of images or a parquet file; see ``sources/folder.py`` and ``sources/parquet.py``.
+def expected_counts(card: DatasetCard, raw: RawData) -> dict[str, int]:
+    """What :func:`counts` should find, by the card; where train and validation images are not told apart, both in train."""
+    wanted = {field: int(getattr(card, field)) for field in ("classes", "n_train", "n_val", "n_test")}
+    return {**wanted, "n_train": card.n_train + card.n_val, "n_val": 0} if raw.val_in_train else wanted
+
+
+def open_path(path: str | Path, columns: Mapping[str, str] | None = None) -> RawData:
+    """A user's own data: a folder of images, a parquet file, or a folder of parquet shards.
+
+    See ``sources/folder.py`` and ``sources/parquet.py``.
+
+    Args:
+        columns: of parquet files, by ``image``, ``label`` and ``split``; by default the usual names.
 
     Raises:
         DataError: in one line: the file, the value and how to fix it.
@@ -75,7 +88,11 @@ def open_path(path: str | Path) -> RawData:
             raise DataError(
                 f"{place} does not exist; give a folder with train/CLASS/*.jpg and test/CLASS/*.jpg, or a .parquet file."
             )
-        return _readers().get("folder" if place.is_dir() else "parquet")(path=place)
+        if place.is_file() or find_shards(place):
+            return _readers().get("parquet")(path=place, columns=columns)
+        if columns:
+            raise DataError(f"{place} is a folder of images, which has no columns; leave out --columns.")
+        return _readers().get("folder")(path=place)
 
 
 @contextmanager
