@@ -39,12 +39,13 @@ class Sidetune(Method[SidetuneConfig]):
 
     g ends in a 6 x 6 average pooling, 256 channels, so W is (D, 9216), without a bias.
 
-    Parameters of ViT-B/16: 2,469,696 of g, 7,077,888 of W and alpha: 9,547,585.
+    Parameters: 2,469,696 of g, 9,216 D of W and alpha; 9,547,585 on ViT-B/16.
     """
 
     title = "Sidetune"
     summary = "an AlexNet beside the frozen backbone, features blended"
     paper = "Zhang et al., Side-Tuning: Network Adaptation via Additive Side Networks, ECCV 2020; baseline of VPT's tables"
+    year = 2020
     group = "extra"
     fidelity = "released-code"
     families = ALL_FAMILIES

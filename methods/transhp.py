@@ -82,8 +82,10 @@ class TransHP(Method[TransHPConfig]):
     title = "TransHP"
     summary = "prompts for coarse classes in one block, with a loss of their own"
     paper = "Wang et al., TransHP: Image Classification with Hierarchical Prompting, NeurIPS 2023"
+    year = 2023
     fidelity = "approximate"
     families = ALL_FAMILIES
+    requires = ("labelled pass before training (without coarse_labels)",)
     notes = (
         "A documented stand-in: the released code trains all of a DeiT from scratch on ImageNet with eleven levels of WordNet."
         " How"

@@ -44,8 +44,8 @@ def run(
     """Train and measure every method on every data set, skipping what is stored, and return the rows.
 
     Args:
-        methods: names, each with an optional preset (``"insvp:released"``), as a list or separated by commas; None: all six of
-            vpbench.
+        methods: names, each with an optional preset (``"insvp:released"``), as a list or separated by commas; None: those
+            of the suite's card.
         suite: which data sets and protocol; ``"mini"`` needs nothing but vpbench itself.
         results: folder of the rows.
         callback: is called as runs proceed.
@@ -163,9 +163,12 @@ def run_request(
 @own_torch_state()
 def plan_request(
     request: Request, options: RunOptions, results: str | Path = DEFAULT_FOLDER, callback: Callback | None = None,
-    executor: Executor | None = None,
+    executor: Executor | None = None, *, without_data: bool = False,
 ) -> Plan:  # fmt: skip
     """The plan that :func:`run_request` would execute: checked, and nothing of it run.
+
+    Args:
+        without_data: whether data sets that are not there are counted by their cards; such a plan cannot be executed.
 
     Raises:
         VpbenchError: when something in the request cannot work.
@@ -174,7 +177,7 @@ def plan_request(
     from vpbench.planning.plan import plan_runs
 
     (executor or make_executor(options)).check_device(request.device)
-    plan = plan_runs(request, options, Store(results))
+    plan = plan_runs(request, options, Store(results), without_data=without_data)
     _note_data(plan, callback)
     _note_seeds(request, sorted({run.spec.seed for run in plan.runs}), callback)
     return plan
@@ -216,9 +219,12 @@ def tune_request(
 @own_torch_state()
 def plan_tuning(
     request: Request, budget: Budget, options: RunOptions, results: str | Path = DEFAULT_FOLDER,
-    callback: Callback | None = None, executor: Executor | None = None,
+    callback: Callback | None = None, executor: Executor | None = None, *, without_data: bool = False,
 ) -> SearchPlan:  # fmt: skip
     """The plan that :func:`tune_request` would execute: checked, and nothing of it run.
+
+    Args:
+        without_data: as in :func:`plan_request`.
 
     Raises:
         VpbenchError: when something in the request or the space cannot work, or only a later vpbench can read the rows there.
@@ -227,7 +233,7 @@ def plan_tuning(
     from vpbench.search.search_plan import plan_search
 
     (executor or make_executor(options)).check_device(request.device)
-    plan = plan_search(request, budget)
+    plan = plan_search(request, budget, without_data=without_data)
     Store(results).statuses()
     _note_data(plan.trials, callback)
     _note_seeds(request, plan.seeds, callback)

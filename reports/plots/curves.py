@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 
 import pandas as pd
@@ -48,7 +49,7 @@ def read_curve(store: Store, run_id: str) -> pd.DataFrame:
     """
     path = store.artefact_path(run_id, "curve.csv")
     try:
-        curve = pd.read_csv(path)
+        curve = pd.read_csv(io.BytesIO(store.read_artefact(run_id, "curve.csv")))
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}. Run it again with --save curve.") from error
     if missing := [name for name in COLUMNS if name not in curve.columns]:

@@ -37,8 +37,9 @@ depth = 1
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of cards in place of the packaged one."""
-    monkeypatch.setattr(cards, "_folder", lambda name: tmp_path)
-    return tmp_path
+    (tmp_path / "backbones").mkdir()
+    monkeypatch.setattr(cards, "_folder", lambda name: tmp_path / name)
+    return tmp_path / "backbones"
 
 
 def test_good_card(folder: Path) -> None:

@@ -242,12 +242,19 @@ def test_options(label: str, settings: dict[str, object], words: str) -> None:
     assert words in one_line(caught)
 
 
+def test_a_list_of_methods_says_group_and_year() -> None:
+    lines = {line["name"]: line for line in listing("methods")}
+    assert (lines["vpt"]["group"], lines["vpt"]["year"]) == ("prompts", 2022)
+    assert all(isinstance(line["year"], int) for line in lines.values())
+
+
 def test_every_method_has_its_facts() -> None:
     for name in method_registry().names():
         kind = method_class(name)
         assert issubclass(kind, Method)
         for fact in (kind.title, kind.summary, kind.paper, kind.fidelity):
             assert fact
+        assert str(kind.year) in kind.paper, f"{name}: the source of its year"
         for field, info in kind.Config.model_fields.items():
             assert info.description, (name, field)
             assert isinstance(info.json_schema_extra, dict) and info.json_schema_extra["source"], (name, field)

@@ -16,7 +16,7 @@ from PIL import Image
 from vpbench.core.errors import DataError
 from vpbench.core.user_folders import cache_root
 from vpbench.data import cache
-from vpbench.data.cache import RaggedImages, SplitCache, prepare, resized
+from vpbench.data.cache import CachedData, RaggedImages, SplitCache, prepare, resized
 from vpbench.data.decoding import AS_LOADED
 from vpbench.data.raw import PixelSplit, RawData, RawSplit
 from vpbench.data.sources import open_path
@@ -252,3 +252,72 @@ def test_slower_process_uses_the_cache_of_the_faster(tmp_path: Path) -> None:
     data = prepare(raw, Preprocess(), 16, tmp_path, overtake)
     assert len(list(tmp_path.iterdir())) == 2
     assert np.array_equal(data.test.images, prepare(raw, Preprocess(), 16, tmp_path).test.images)
+
+
+# Damage
+
+
+def same(found: CachedData, wanted: CachedData) -> bool:
+    """Whether all images of two data sets are equal, ragged ones too."""
+    return all(
+        np.array_equal(getattr(found, name).images[index], getattr(wanted, name).images[index])
+        for name in ("train", "test")
+        for index in range(len(getattr(wanted, name)))
+    )
+
+
+def write_later(path: Path, content: bytes, step: int) -> None:
+    """Another content at another time, as file systems keep times in steps of milliseconds."""
+    path.write_bytes(content)
+    os.utime(path, ns=(step, step))
+
+
+@pytest.mark.parametrize(("name", "count"), [("pixels.bin", 20), ("sizes.npy", 20), ("complete.json", 30)])
+@pytest.mark.parametrize("preprocess", [Preprocess(), CROP], ids=["stretch", "crop"])
+def test_flipped_bits_are_never_images(tmp_path: Path, preprocess: Preprocess, name: str, count: int) -> None:
+    rng = np.random.default_rng(0)
+    wanted = prepare(make(WideSplit), preprocess, 16, tmp_path / "whole")
+    prepare(make(WideSplit), preprocess, 16, tmp_path / "cache")
+    path = SplitCache.of(tmp_path / "cache", make(WideSplit).splits["train"], preprocess, 16, training=True).folder / name
+    for step in range(count):
+        damaged = np.frombuffer(path.read_bytes(), np.uint8).copy()
+        damaged[rng.integers(0, len(damaged))] ^= np.uint8(1 << rng.integers(0, 8))
+        write_later(path, damaged.tobytes(), step + 1)
+        assert same(prepare(make(WideSplit), preprocess, 16, tmp_path / "cache"), wanted)
+
+
+def test_inverted_pixels_are_built_again(tmp_path: Path) -> None:
+    """All of the right size, as after a mistake of a disk or of a copy."""
+    before = np.array(prepare(make(), Preprocess(), 16, tmp_path).test.images)
+    path = SplitCache.of(tmp_path, make().splits["test"], Preprocess(), 16, training=False).folder / "pixels.bin"
+    write_later(path, (255 - np.frombuffer(path.read_bytes(), np.uint8)).tobytes(), 1)
+    built: list[int] = []
+    again = prepare(make(), Preprocess(), 16, tmp_path, lambda done, _: built.append(done))
+    assert len(built) == 4
+    assert np.array_equal(again.test.images, before)
+
+
+def test_a_cache_of_an_earlier_version_has_no_checksums_and_is_built_again(tmp_path: Path) -> None:
+    prepare(make(), Preprocess(), 16, tmp_path)
+    path = SplitCache.of(tmp_path, make().splits["train"], Preprocess(), 16, training=True).folder / "complete.json"
+    summary = json.loads(path.read_text())
+    del summary["crc32"]
+    path.write_text(json.dumps(summary))
+    built: list[int] = []
+    prepare(make(), Preprocess(), 16, tmp_path, lambda done, _: built.append(done))
+    assert len(built) == 6
+
+
+def test_files_are_checked_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(make(), Preprocess(), 16, tmp_path)
+    monkeypatch.setattr(cache.zlib, "crc32", lambda *_: pytest.fail("was computed again"))
+    prepare(make(), Preprocess(), 16, tmp_path)
+
+
+def test_large_files_are_checked_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import zlib
+
+    monkeypatch.setattr(cache, "BLOCK", 1000)
+    content = np.random.default_rng(0).bytes(2500)
+    (tmp_path / "file").write_bytes(content)
+    assert cache.checksums_of(tmp_path / "file") == tuple(zlib.crc32(content[start : start + 1000]) for start in (0, 1000, 2000))

@@ -26,9 +26,6 @@ def check(done: Outcome, code: int, *parts: str) -> None:
     [
         ("--methods linaer", 2, ["'linaer'", "Did you mean 'linear'?"]),
         ("--methods vpt:shalow", 2, ["'shalow'", "Did you mean 'shallow'?"]),
-        ("--suite a --suite b", 2, ["--suite is given 2 times: give it once."]),
-        ("--threads 1 --threads=2", 2, ["--threads is given 2 times: give it once."]),
-        ("--methods linear --methods vpt", 2, ["--methods is given 2 times", "with commas"]),
         ("--set recipe.lr=1 --set recipe.lr=2", 2, ["--set recipe.lr is given twice, as 1 and as 2"]),
         ("--epochs 1 --set recipe.epochs=2", 2, ["--epochs", "--set recipe.epochs=2", "keep one"]),
         ("--methods vpt:shallow --set vpt.deep=true", 2, ["vpt.deep=True undoes what vpt:shallow is"]),
@@ -60,6 +57,15 @@ def check(done: Outcome, code: int, *parts: str) -> None:
         ("--weights {missing}/weights.pth", 4, ["{missing}/weights.pth", "no such file"]),
         ("--weights {other}", 4, ["{other}", "does not match", "Choose the backbone"]),
         ("--backbone vit_base_patch16_gap_224 --image-size 32", 4, ["vit_base_patch16_gap_224", "--weights random"]),
+        ("--timeout 99999999999999d", 2, ["--timeout 99999999999999d", "1000 days", "never"]),
+        (f"--timeout {'9' * 400}", 2, ["--timeout 999", "...", "never"]),
+        (f"--checkpoint-every {'9' * 400}d", 2, ["--checkpoint-every 999", "never"]),
+        (f"--methods vpt --set vpt.prompt_length={'9' * 5000}", 2, ["vpt.prompt_length", "..."]),
+        (f"--methods vpt --set vpt.prompt_length={'[' * 100_000}", 2, ["vpt.prompt_length", "..."]),
+        (f"--methods vpt --set vpt.prompt_length={'[' * 900 + ']' * 900}", 2, ["vpt.prompt_length", "..."]),
+        (f"--set recipe.lr={'9' * 400}", 2, ["recipe.lr", "..."]),
+        (f"--set recipe.lr={'9' * 5000}", 2, ["recipe.lr", "..."]),
+        (f"--methods {'x' * 5000}", 2, ["unknown method 'xxx"]),
         ("--data {missing}/images", 3, ["{missing}/images", "does not exist", "give a folder"]),
     ],
 )
@@ -98,13 +104,30 @@ def test_other_commands_refuse(words: str, code: int, parts: list[str], results:
     assert traces(results) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("run --data a --data b", ["--data is given 2 times: give it once."]),
+        ("run --methods linear --methods vpt", ["--methods is given 2 times: give it once; several values go with commas."]),
+        ("run --threads 1 --threads=2 --threads 3", ["--threads is given 3 times"]),
+        ("report --suite a --suite b", ["--suite is given 2 times"]),
+        ("data get --suite fgvc --suite hta", ["--suite is given 2 times"]),
+        ("check --tolerance loss=1 --tolerance loss=2", ["--tolerance loss is given twice, as 1 and as 2"]),
+    ],
+)
+def test_what_is_given_twice(words: str, parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check(vpbench(*words.split(), as_given=True), 2, *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_published_data_that_is_not_there(tmp_path: Path) -> None:
     """All that a suite misses is told at once, with what a person can do."""
     before = traces(tmp_path)
     done = vpbench("run", "--suite", "fgvc", "--methods", "vpt", "--data-root", tmp_path, "--results", tmp_path / "new")
-    check(done, 3, "CUB-200-2011 is not in", str(tmp_path), "data.caltech.edu", "VPBENCH_DATA", "nabirds, flowers, dogs, cars")
+    check(done, 3, "cub, nabirds, flowers, dogs, cars of fgvc are not in", str(tmp_path), "data get --suite fgvc", "VPBENCH_DATA")
     done = vpbench("run", "--suite", "vtab1k-natural", "--data-root", tmp_path, "--results", tmp_path / "new")
-    check(done, 3, "vtab.cifar100", "vpbench data convert vtab.cifar100", "vtab.sun397")
+    check(done, 3, "vtab.cifar100", "vpbench data convert --suite vtab1k-natural", "vtab.sun397")
     assert traces(tmp_path) == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -13,12 +14,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from vpbench.backbones.base import Needed
 from vpbench.backbones.vit import ViTAdapter
+from vpbench.cli.progress import RunProgress
+from vpbench.cli.run import _summary
+from vpbench.core.checksums import sealed
 from vpbench.core.errors import DataError, StoreError, UsageError
 from vpbench.execution import execute as worker
 from vpbench.execution import run_job as job_runner
@@ -35,7 +40,9 @@ from vpbench.planning.plan import Plan, PlannedRun, plan_runs
 from vpbench.planning.rerun import to_repeat
 from vpbench.spec.request import Request
 from vpbench.spec.run_options import RunOptions
+from vpbench.store.schema import REPRODUCIBLE
 from vpbench.store.store import Store
+from vpbench.training.checkpoint import Paused
 from vpbench.training.fit import Trainer
 
 BARE = RunOptions(save=())  # nothing beside the rows
@@ -235,6 +242,10 @@ class Notes(Callback):
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.finished_runs: list[str] = []
+        self.found_runs: list[str] = []
+
+    def found(self, run: PlannedRun, row: dict[str, Any]) -> None:
+        self.found_runs.append(run.spec.run_id)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -261,7 +272,7 @@ def test_a_run_that_another_command_does_comes_last_and_is_not_done_twice(images
     thread.join()
     assert [row["run_id"] for row in found] == [second.run_id, first.run_id]
     assert found[1]["recipe_source"] == "the other command"
-    assert notes.finished_runs == [second.run_id, first.run_id]
+    assert (notes.finished_runs, notes.found_runs) == ([second.run_id], [first.run_id])
     assert notes.notes == ["Another command is working on 1 of these runs; waiting for it."]
 
 
@@ -385,7 +396,8 @@ def test_past_rows_of_a_store(images: Path, store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (200_000, "2.3 days")]
+    ("seconds", "words"),
+    [(0.4, "less than 1 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (200_000, "2.3 days")],
 )
 def test_durations(seconds: float, words: str) -> None:
     assert format_duration(seconds) == words
@@ -454,3 +466,72 @@ def test_slots_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         Local(gpus=[1, 1])
     with pytest.raises(UsageError, match="--per-gpu"):
         Local(workers=2).slots("cuda", 3)
+
+
+# What goes wrong quietly, and what another command has done
+
+
+def left(job: Job, store: Store) -> dict[str, Any]:
+    """The content of the checkpoint of a run that is left after its first step."""
+    asked = iter(range(1))
+    with pytest.raises(Paused):
+        job_runner.run_job(job, store, OpenedData(), Callback(), lambda: next(asked, None) is None)
+    content: dict[str, Any] = torch.load(io.BytesIO(store.read_checkpoint(job.run_id) or b""), weights_only=True)
+    return content
+
+
+@pytest.mark.parametrize("part", ["ended", "now"])
+def test_a_checkpoint_that_lacks_something(part: str, images: Path, store: Store, tmp_path: Path) -> None:
+    """Its checksum fits, so that it shows in the middle; the run starts again, to the same row."""
+    (job,) = jobs_of(images, store)
+    content = left(job, store)
+    state = content["now"] or content["ended"][0]
+    del state["tensors"]
+    content = {**content, "now": None, "ended": [state]} if part == "ended" else {**content, "now": state, "ended": []}
+    file = io.BytesIO()
+    torch.save(content, file)
+    store.checkpoint_path(job.run_id).write_bytes(sealed(file.getvalue()))
+    notes = Notes()
+    row = job_runner.run_job(job, store, OpenedData(), notes)
+    assert row["status"] == "ok"
+    assert "does not fit (KeyError: 'tensors'); the run starts again." in notes.notes[-1]
+    assert not store.checkpoint_path(job.run_id).exists()
+    plain = job_runner.run_job(job, Store(tmp_path / "other"), OpenedData(), Callback())
+    assert {name: row.get(name) for name in REPRODUCIBLE} == {name: plain.get(name) for name in REPRODUCIBLE}
+
+
+def test_a_rate_of_1e30_leaves_a_warning_in_the_row(images: Path, store: Store) -> None:
+    request = Request(
+        methods=("linear",),
+        data=str(images),
+        image_size=32,
+        epochs=2,
+        settings={"recipe.lr": 1e30},
+        device="cpu",
+        precision="fp32",
+    )
+    (job,) = make_jobs(plan_runs(request, BARE, store), store, BARE)
+    notes = Notes()
+    row = job_runner.run_job(job, store, OpenedData(), notes)
+    if row["status"] == "ok":
+        assert row["error"].startswith("warning: ") and "a smaller recipe.lr may help" in row["error"]
+        assert notes.notes == [f"{job.label}: {row['error']}"]
+    else:
+        assert row["status"] == "diverged"
+    (usual,) = jobs_of(images, store)
+    assert job_runner.run_job(usual, store, OpenedData(), Callback())["error"] == ""
+
+
+def test_rows_of_another_command_are_not_new(images: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = planned(images, store, seeds=3)
+    progress, row = RunProgress(), {"status": "ok", "acc1": 50.0, "wall_s": 1.0}
+    progress.planned(plan, None)
+    progress.finished(plan.runs[0], row)
+    for run in plan.runs[1:]:
+        progress.found(run, row)
+    assert (progress.done, progress.by_others) == (3, 2)
+    frame = pd.DataFrame([row] * 3)
+    _summary(progress, frame, Path("runs"))
+    done = capsys.readouterr()
+    assert done.out.startswith("3 rows in runs, 1 of them new, 2 by another command.")
+    assert done.err.count("by another command") == 2

@@ -63,7 +63,7 @@ def test_ranges(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[parameter]\nlr = [1]", "unknown field of a search space 'parameter'. Did you mean 'parameters'?"),
+        ("[parameter]\nlr = [1]", "line 4: parameter: Extra inputs are not permitted. Did you mean 'parameters'?"),
         ("[parameters]", "parameters: Dictionary should have at least 1 item"),
         ("", "it lacks parameters"),
         ('sampler = "random"\n[parameters]\nn = [1]', "sampler: Input should be 'grid' or 'tpe' (given: 'random')"),
@@ -77,7 +77,11 @@ def test_ranges(tmp_path: Path) -> None:
         ('[parameters]\n"recipee.lr" = [1]', "unknown method 'recipee'. Did you mean 'recipe'?"),
         ('[parameters]\n"vpt.recip.lr" = [1]', "parameter vpt.recip.lr: write recipe.FIELD"),
         ("[parameters]\nn = [1]\n[settings]\nn = 1", "n is both a setting and a parameter"),
-        ("[parameters", "is no TOML"),
+        ("[parameters", "is not valid TOML"),
+        ("[parameters]\nn = " + "[" * 100_000, "nested too deeply"),
+        ("[parameters]\nn = [" + "[" * 300 + "]" * 300 + "]", "nested too deeply"),
+        ("[parameters]\nn = [" + "9" * 5000 + "]", "is not valid TOML"),
+        (f"[parameters]\nn = {list(range(1001))}", "n has 1001 values; take 1000 at most"),
     ],
 )
 def test_mistakes(text: str, message: str, tmp_path: Path) -> None:
@@ -101,3 +105,11 @@ def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:
         read_space("vpt-gird")
     with pytest.raises(UsageError, match="No such file"):
         read_space(str(tmp_path / "none.toml"))
+
+
+def test_a_grid_of_76_million_points(tmp_path: Path) -> None:
+    """It is refused before it is a list."""
+    space = read_space(write(tmp_path, "[parameters]\n" + "\n".join(f"n{number} = {list(range(10))}" for number in range(8))))
+    with pytest.raises(UsageError, match=r"mine: its grid has 100,000,000 points for vpt, and a grid may have"):
+        space.size("vpt")
+    assert len(space.probes("vpt")) == 73

@@ -9,7 +9,7 @@ from vpbench.store.store import Store
 
 
 def make_row(run_id: str = "a", **columns: Any) -> dict[str, Any]:
-    return {"run_id": run_id, "status": "ok", "acc1": 50.0, "seed": 0, **columns}
+    return {"run_id": run_id, "status": "ok", "method": "vpt", "dataset": "digits", "acc1": 50.0, "seed": 0, **columns}
 
 
 def fill(folder: Path, *rows: dict[str, Any]) -> Store:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from store_rows import accuracies, fill, make_row
 
+from vpbench.core.checksums import DamagedError
 from vpbench.core.errors import StoreError
 from vpbench.store.claims import COMPACTING
 from vpbench.store.compacting import compact
@@ -84,7 +86,8 @@ def test_conflicts(tmp_path: Path) -> None:
     assert sorted(take_in(here, there.folder, replace=True).replaced) == ["a", "c"]
     assert accuracies(here)["a"] == 51.0
     assert here.statuses() == {"a": "ok", "b": "ok", "c": "diverged"}
-    assert [path.name for path in here.artefact_path("a", "").iterdir()] == ["curve.csv"]  # ours were of another training
+    kept = sorted(path.name for path in here.artefacts_folder.joinpath("a").iterdir())
+    assert kept == ["SHA256SUMS", "curve.csv"]  # ours were of another training
 
 
 def test_runs_that_went_wrong(tmp_path: Path) -> None:
@@ -131,10 +134,10 @@ def test_a_run_under_way_is_left_alone(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(b"no"), "is not a readable result"),
         (
             lambda path: write_export(fill(path.parent / "x", make_row("a")).read(["run_id"]).table, path),
-            "not a result.*status None",
+            "not a readable result.*has no status",
         ),
-        (lambda path: write_export(_named(path, "../../a"), path), r"not a result.*'\.\./\.\./a'"),
-        (lambda path: write_export(_named(path, "compacted-1"), path), "not a result.*'compacted-1'"),
+        (lambda path: write_export(_named(path, "../../a"), path), r"not a readable result.*run_id '\.\./\.\./a' is no name"),
+        (lambda path: write_export(_named(path, "compacted-1"), path), "a row whose run_id is no run's: 'compacted-1'"),
     ],
 )
 def test_no_source(make, text: str, tmp_path: Path) -> None:
@@ -144,6 +147,120 @@ def test_no_source(make, text: str, tmp_path: Path) -> None:
         open_source(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+HOSTILE = {
+    "method": "a/b", "backbone": "/../../../victim/fig1", "dataset": "../x", "suite": "a\\b", "dataset_group": "a\nb",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("column", "value"), [*HOSTILE.items(), ("backbone", ""), ("dataset", ".."), ("method", "\x1b[31m")])
+def test_names_that_are_none(column: str, value: str, tmp_path: Path) -> None:
+    there = fill(tmp_path / "there", make_row("a", **{column: value}), make_row("b"))
+    if not value and column != "backbone":
+        return
+    with pytest.raises(StoreError, match=f"there has a row whose {column} is no name") as caught:
+        open_source(there.folder)
+    assert str(caught.value).isprintable()
+
+
+def link_a_file(there: Path, here: Path, secret: Path) -> None:
+    (there / "_artefacts" / "a").mkdir(parents=True)
+    (there / "_artefacts" / "a" / "curve.csv").symlink_to(secret / "passwd")
+
+
+def link_a_log(there: Path, here: Path, secret: Path) -> None:
+    (there / "_logs").mkdir()
+    (there / "_logs" / "a.log").symlink_to(secret / "passwd")
+
+
+def link_the_logs(there: Path, here: Path, secret: Path) -> None:
+    (secret / "a.log").write_text("secret")
+    (there / "_logs").symlink_to(secret)
+
+
+def link_a_folder(there: Path, here: Path, secret: Path) -> None:
+    (there / "_artefacts").mkdir()
+    (there / "_artefacts" / "a").symlink_to(secret)
+
+
+def link_all_folders(there: Path, here: Path, secret: Path) -> None:
+    (secret / "a").mkdir()
+    (secret / "a" / "passwd").write_text("secret")
+    (there / "_artefacts").symlink_to(secret)
+
+
+def link_ours(there: Path, here: Path, secret: Path) -> None:
+    (there / "_artefacts" / "a").mkdir(parents=True)
+    (there / "_artefacts" / "a" / "curve.csv").write_text("epoch")
+    (here / "_artefacts").mkdir(parents=True)
+    (here / "_artefacts" / "a").symlink_to(secret)
+
+
+def link_a_file_of_ours(there: Path, here: Path, secret: Path) -> None:
+    (here / "_artefacts" / "a").mkdir(parents=True)
+    (here / "_artefacts" / "a" / "curve.csv").symlink_to(secret / "passwd")
+
+
+LINKS = [link_a_file, link_a_log, link_the_logs, link_a_folder, link_all_folders, link_ours, link_a_file_of_ours]
+
+
+@pytest.mark.parametrize("link", LINKS, ids=lambda link: link.__name__)
+def test_links_are_refused(link, tmp_path: Path) -> None:
+    """Nothing outside is copied, changed or deleted, and nothing is written."""
+    there, here = fill(tmp_path / "there", make_row("a"), make_row("b")), Store(tmp_path / "here")
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "passwd").write_text("secret")
+    link(there.folder, here.folder, secret)
+    before = {path: path.read_text() for path in secret.rglob("*") if path.is_file()}
+    with pytest.raises(StoreError, match="is a symbolic link, and import takes files alone") as caught:
+        take_in(here, there.folder)
+    assert str(caught.value).isprintable()
+    assert {path: path.read_text() for path in secret.rglob("*") if path.is_file()} == before
+    copied = [path for path in here.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert not copied
+    assert here.statuses() == {}
+
+
+def test_artefacts_on_a_larger_disk(tmp_path: Path) -> None:
+    """Our own folder of artefacts may be a link that the user has made."""
+    there, here = fill(tmp_path / "there", make_row("a")), Store(tmp_path / "here")
+    there.write_artefact("a", "curve.csv", write("epoch"))
+    (tmp_path / "disk").mkdir()
+    here.folder.mkdir()
+    (here.folder / "_artefacts").symlink_to(tmp_path / "disk")
+    take_in(here, there.folder)
+    assert (tmp_path / "disk" / "a" / "curve.csv").read_text() == "epoch"
+
+
+def test_a_folder_among_our_artefacts(tmp_path: Path) -> None:
+    there, here = fill(tmp_path / "there", make_row("a")), fill(tmp_path / "here", make_row("a", status="failed", acc1=None))
+    (here.folder / "_artefacts" / "a" / "notes").mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"notes is no file, and would be lost: move it away"):
+        take_in(here, there.folder)
+    assert here.statuses() == {"a": "failed"}
+
+
+def test_odd_things_among_their_artefacts_are_not_copied(tmp_path: Path) -> None:
+    there, here = fill(tmp_path / "there", make_row("a")), Store(tmp_path / "here")
+    folder = there.write_artefact("a", "curve.csv", write("epoch")).parent
+    (folder / "below").mkdir()
+    (folder / ".hidden").touch()
+    os.mkfifo(folder / "pipe")
+    (folder / "a\nb").touch()
+    there.log_path("a").parent.mkdir()
+    os.mkfifo(there.log_path("a"))
+    take_in(here, there.folder)
+    assert sorted(path.name for path in here.artefact_path("a", "x").parent.iterdir()) == ["SHA256SUMS", "curve.csv"]
+
+
+def test_a_damaged_artefact_stays_one(tmp_path: Path) -> None:
+    there, here = fill(tmp_path / "there", make_row("a")), Store(tmp_path / "here")
+    there.write_artefact("a", "curve.csv", write("epoch")).write_text("epock")
+    take_in(here, there.folder)
+    with pytest.raises(DamagedError):
+        here.read_artefact("a", "curve.csv")
 
 
 def _named(path: Path, run_id: str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from vpbench.models.registry import method_class, method_registry, resolve_metho
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.run_spec import BackboneSpec, DataSpec, Preprocess, RunSpec
 from vpbench.store.store import Store
-from vpbench.training.checkpoint import Checkpoints, Paused
+from vpbench.training.checkpoint import Checkpoints, Paused, UnusableCheckpointError
 from vpbench.training.fit import Epoch, Trainer
 
 HALF, SIZE = (0.5, 0.5, 0.5), 32
@@ -30,6 +31,7 @@ BACKBONE = BackboneSpec(name="vit", weights="random", image_size=SIZE, patch_siz
 # One training per candidate would be dozens; and a preset made for a large backbone does not fit this one.
 FITTING: dict[str, dict[str, Any]] = {"sidetune": {"weights": "random"},
     "e2vpt:released": {"candidates": [[20, 20]]}, "viapt:scaffold": {"pca_dim": 96}, "viapt": {"pca_mode": "fixed"},
+    "self_prompt:one-image": {"prompt_length": 8},
 }  # fmt: skip
 EPOCHS, STEPS = 3, 3
 
@@ -200,3 +202,80 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_run(tmp_path: Path) -> Non
     found = result(trainer(run, checkpoints))
     check_equal(found, undisturbed(run)[0])
     assert "cannot be written" in notes[0]
+
+
+KEYS = ["tensors", "method", "order", "torch", "cuda", "numpy", "python", "curve", "first_losses", "selected_epoch",
+        "batch_parts", "optimizer", "training"]  # fmt: skip
+
+
+def rewritten(store: Store, change: Callable[[dict[str, Any]], object]) -> None:
+    """The checkpoint with another content, and a checksum that fits it."""
+    content = torch.load(io.BytesIO(store.read_checkpoint("abc") or b""), weights_only=True)
+    change(content)
+    file = io.BytesIO()
+    torch.save(content, file)
+    store.write_checkpoint("abc", file.getvalue())
+
+
+def paused(run: RunSpec, store: Store) -> None:
+    """Left in the middle of the training."""
+    left = iter(range(4))
+    with pytest.raises(Paused):
+        result(trainer(run, Checkpoints(store, "abc", paused=lambda: next(left, None) is None)))
+
+
+@pytest.mark.parametrize("key", ["identity", "elapsed_s", "ended", "now"])
+def test_a_checkpoint_that_lacks_a_part(key: str, tmp_path: Path) -> None:
+    run, store, notes = spec("linear"), Store(tmp_path), list[str]()
+    paused(run, store)
+    rewritten(store, lambda content: content.pop(key))
+    found = Checkpoints(store, "abc", note=notes.append)
+    assert found.under_way() is None and found.replayed() is None
+    assert len(notes) == 1 and "is no readable checkpoint" in notes[0] and "the run starts again" in notes[0]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_checkpoint_whose_state_lacks_a_part(key: str, tmp_path: Path) -> None:
+    """It shows when the state is put back, and the run starts again."""
+    run, store, notes = spec("linear"), Store(tmp_path), list[str]()
+    paused(run, store)
+    rewritten(store, lambda content: content["now"].pop(key))
+    checkpoints = Checkpoints(store, "abc", note=notes.append)
+    with pytest.raises(UnusableCheckpointError, match=key) as caught:
+        result(trainer(run, checkpoints))
+    checkpoints.forget(caught.value)
+    assert "does not fit" in notes[-1] and "the run starts again" in notes[-1]
+    assert store.read_checkpoint("abc") is None
+
+
+def test_a_tensor_of_another_shape(tmp_path: Path) -> None:
+    run, store = spec("linear"), Store(tmp_path)
+    paused(run, store)
+    rewritten(store, lambda content: content["now"]["tensors"].update({"head.weight": torch.zeros(2, 2)}))
+    with pytest.raises(UnusableCheckpointError):
+        result(trainer(run, Checkpoints(store, "abc")))
+
+
+def test_random_bits_of_a_checkpoint(tmp_path: Path) -> None:
+    run, store, rng = spec("linear"), Store(tmp_path), np.random.default_rng(0)
+    paused(run, store)
+    path = store.checkpoint_path("abc")
+    content = path.read_bytes()
+    for _ in range(60):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        damaged[rng.integers(0, len(damaged))] ^= np.uint8(1 << rng.integers(0, 8))
+        path.write_bytes(damaged.tobytes())
+        notes: list[str] = []
+        assert Checkpoints(store, "abc", note=notes.append).under_way() is None
+        assert "is no readable checkpoint" in notes[0]
+
+
+def test_a_training_that_went_wrong_with_a_finite_loss() -> None:
+    good, bad = trainer(spec("linear")), trainer(spec("linear", recipe=Recipe(lr=1e30, epochs=1, batch_size=4)))
+    for made in (good, bad):
+        made.fit()
+    assert good.doubt() == ""
+    assert bad.doubt().startswith("warning: the loss of the last epoch is ") and "that of guessing 1.1" in bad.doubt()
+    with torch.no_grad():
+        good.model.head.bias[0] = float("nan")
+    assert good.doubt() == "warning: head.bias is not finite after training; a smaller recipe.lr may help."

@@ -14,7 +14,9 @@ from pydantic import ValidationError
 
 from vpbench.backbones.find_weights import find_weights
 from vpbench.core.cards import first_error
+from vpbench.core.checksums import DamagedError
 from vpbench.core.errors import DataError, StoreError
+from vpbench.core.file_names import is_file_name
 from vpbench.data.cache import CachedData, prepare
 from vpbench.data.catalog import dataset_card
 from vpbench.data.class_names import normalised
@@ -83,42 +85,53 @@ def load_stored(
 
 
 def stored_spec(row: Mapping[Any, Any]) -> RunSpec:
-    """The specification in a row.
+    """The specification in a row, with the paths that the row names where they are there on this machine.
 
     Raises:
         StoreError: when this version of vpbench does not understand it.
     """
     try:
-        return RunSpec.model_validate(json.loads(row["spec"]))
+        spec = RunSpec.model_validate(json.loads(row["spec"]))
     except ValidationError as error:
         raise StoreError(
             f"run {row['run_id']} was described by another version of vpbench ({first_error(error)}); run it again."
         ) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"run {row['run_id']} has no readable specification; run it again.") from error
+    backbone = spec.backbone.model_copy(update={"path": _still_there(row.get("weights_path"))})
+    return spec.model_copy(
+        update={"backbone": backbone, "data": spec.data.model_copy(update={"path": _still_there(row.get("data_path"))})}
+    )
+
+
+def _still_there(path: Any) -> str | None:
+    """A path that a row names, where something is there on this machine."""
+    return path if isinstance(path, str) and path and Path(path).exists() else None
 
 
 def open_data(spec: RunSpec) -> RawData:
-    """The data set of a run, opened again: a known one by its card, a user's own by its name below the data root.
+    """The data set of a run, opened again: a known one by its card, a user's own by its path, or its name below the data root.
 
     Raises:
         DataError: when it is not there, or its digest is not the run's.
     """
     name, suite = spec.data.dataset, spec.data.suite
-    if suite == CUSTOM_SUITE:
-        path = _own_data(name, data_root())
-        raw, place = open_path(path, spec.data.columns), str(path)
-    else:
-        raw, place = open_dataset(dataset_card(name)), name
-    raw = apply_protocol(raw, suite_card(suite), spec.stage)
-    if raw.digest != spec.data.digest:
-        raise DataError(f"{place} is not the data that the stored run saw (its digest differs); run it again on this data.")
-    return raw
+    card = suite_card(suite)
+    for path in dict.fromkeys((spec.data.path, card.data.get(name), None)):
+        if suite == CUSTOM_SUITE or name in card.data:
+            own = Path(path) if path else _own_data(name, data_root())
+            raw, place = open_path(own, spec.data.columns), str(own)
+        else:
+            raw, place = open_dataset(dataset_card(name)), name
+        raw = apply_protocol(raw, card, spec.stage)
+        if raw.digest == spec.data.digest:
+            return raw
+    raise DataError(f"{place} is not the data that the stored run saw (its digest differs); run it again on this data.")
 
 
 def _own_data(name: str, root: Path) -> Path:
     """A user's own images, which a row knows by name only."""
-    for path in (root / name, root / f"{name}.parquet"):
+    for path in (root / name, root / f"{name}.parquet") if is_file_name(name) else ():
         if path.exists():
             return path
     for path in sorted(root.iterdir()) if root.is_dir() else ():  # a row has the normalised name
@@ -136,13 +149,13 @@ def _saved(row: Mapping[Any, Any], store: Store) -> tuple[SavedFile, Path]:
     """The run's trained tensors, and where they are."""
     path = store.artefact_path(row["run_id"], ARTEFACTS["weights"])
     try:
-        saved = decode_model(path.read_bytes(), path)
+        saved = decode_model(store.read_artefact(row["run_id"], ARTEFACTS["weights"]), path)
     except FileNotFoundError as error:
         raise StoreError(
             f"run {row['run_id']} ({row['method']}) left no weights in {store.folder}: run it again with --save weights."
         ) from error
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror or error}. {AGAIN}") from error
+    except (DamagedError, OSError) as error:
+        raise StoreError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}. {AGAIN}") from error
     if saved.description is not None and saved.description.run_id != row["run_id"]:
         raise StoreError(f"{path} belongs to another run, {saved.description.run_id}. {AGAIN}")
     return saved, path

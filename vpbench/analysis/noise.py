@@ -9,6 +9,7 @@ paper, whose Figures 4 and 6 show such curves, does not say how its noise is sca
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -150,6 +151,7 @@ def read_noise(store: Store, run_id: str) -> pd.DataFrame:
     """
     path = store.artefact_path(run_id, NOISE_FILE)
     try:
-        return pd.read_csv(path)[list(COLUMNS)].astype({"sigma": float, "acc1": float, "correct": int, "total": int})
+        content = io.BytesIO(store.read_artefact(run_id, NOISE_FILE))
+        return pd.read_csv(content)[list(COLUMNS)].astype({"sigma": float, "acc1": float, "correct": int, "total": int})
     except (OSError, ValueError, KeyError) as error:
         raise StoreError(f"{path} is no table of accuracies under noise: delete it, and evaluate the run again.") from error

@@ -25,14 +25,17 @@ def find_weights(backbone: BackboneSpec, given: str | Path | None = None) -> Bac
     if given is None and backbone.weights == "embedded" and (file := backbone_card(backbone.name).file):
         # Whatever VPBENCH_WEIGHTS names; loading checks the hash.
         return backbone.model_copy(update={"path": str(packaged_file("backbones", file))})
-    found = resolve_backbone(backbone.name, str(given) if given else None, backbone.image_size, backbone.patch_size)
-    same_file = given is not None and found.sha256 == backbone.sha256
-    if not same_file and (
-        found.weights != backbone.weights or (backbone.sha256 and found.sha256 and found.sha256 != backbone.sha256)
-    ):
-        raise WeightsError(
-            f"the stored run used weights '{backbone.weights}' of {backbone.name}"
-            f"{f' with sha256 {backbone.sha256[:8]}...' if backbone.sha256 else ''}, and here are '{found.weights}'"
-            f"{f' with {found.sha256[:8]}...' if found.sha256 else ''}: let VPBENCH_WEIGHTS name the run's file."
-        )
-    return backbone.model_copy(update={"path": found.path})
+    for path in dict.fromkeys((given,) if given else (backbone.path, None)):
+        found = resolve_backbone(backbone.name, str(path) if path else None, backbone.image_size, backbone.patch_size)
+        same_file = path is not None and found.sha256 == backbone.sha256
+        if same_file or (found.weights == backbone.weights and not _other_hash(found, backbone)):
+            return backbone.model_copy(update={"path": found.path})
+    raise WeightsError(
+        f"the stored run used weights '{backbone.weights}' of {backbone.name}"
+        f"{f' with sha256 {backbone.sha256[:8]}...' if backbone.sha256 else ''}, and here are '{found.weights}'"
+        f"{f' with {found.sha256[:8]}...' if found.sha256 else ''}: let VPBENCH_WEIGHTS name the run's file."
+    )
+
+
+def _other_hash(found: BackboneSpec, wanted: BackboneSpec) -> bool:
+    return bool(found.sha256 and wanted.sha256 and found.sha256 != wanted.sha256)

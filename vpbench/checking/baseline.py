@@ -11,12 +11,12 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.files import write_atomically
 from vpbench.models.registry import current_options
 from vpbench.spec.recipe import Recipe
+from vpbench.store.checked_parquet import checked, open_parquet, write_table
 from vpbench.store.schema import COLUMNS, SCHEMA, SCHEMA_VERSION
 from vpbench.store.store import Store
 
@@ -38,8 +38,10 @@ def read_baseline(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise UsageError(f"the baseline {path} does not exist; {remedy}.")
     try:
-        table = pq.ParquetFile(path).read()
-    except (pa.ArrowException, OSError) as error:
+        content = path.read_bytes()
+        checked(content)
+        table = open_parquet(content).read()
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise UsageError(f"the baseline {path} cannot be read ({str(error).splitlines()[0]}); {remedy}.") from error
     version = (table.schema.metadata or {}).get(b"vpbench_schema", b"none").decode(errors="replace")
     if not version.isdecimal() or int(version) > SCHEMA_VERSION:
@@ -83,7 +85,7 @@ def write_baseline(frame: pd.DataFrame, path: Path) -> None:
     ordered = frame.sort_values([*CELL, "seed"], kind="stable")[list(COLUMNS)]
     table = pa.Table.from_pandas(ordered, schema=SCHEMA, preserve_index=False).replace_schema_metadata(SCHEMA.metadata)
     try:
-        write_atomically(path, lambda partial: pq.write_table(table, partial))
+        write_atomically(path, lambda partial: write_table(table, partial))
     except OSError as error:
         raise StoreError(f"the baseline {path} cannot be written: {error.strerror or error}.") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -59,11 +60,18 @@ class LazyCommand(TyperCommand):
 
 
 class Commands(TyperGroup):
-    """All commands: those of :data:`COMMANDS`, and the groups ``data`` and ``new``."""
+    """All commands: those of :data:`COMMANDS`, and the groups ``data`` and ``new``. ``--cards`` may stand anywhere."""
 
     def __init__(self, *, commands: dict[str, Any], **more: Any) -> None:
         lazy = {name: LazyCommand(name, function) for name, function in COMMANDS.items()}
         super().__init__(commands={**lazy, **commands}, **more)
+
+    def parse_args(self, context: Any, words: list[str]) -> list[str]:
+        end = words.index("--") if "--" in words else len(words)
+        places = [at for at in range(end) if words[at] == "--cards" or words[at].startswith("--cards=")]
+        taken = {at for place in places for at in range(place, place + (1 if "=" in words[place] else 2))}
+        front = [words[at] for at in sorted(taken) if at < len(words)]
+        return super().parse_args(context, front + [word for at, word in enumerate(words) if at not in taken])
 
     def invoke(self, context: Any) -> Any:
         try:
@@ -93,11 +101,21 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
+    cards: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FOLDER", help="Your own cards and methods, with any command. See VPBENCH_PATH, vpbench.toml."),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    pass
+    if cards:
+        from vpbench.core.user_files import add_places
+
+        if context.invoked_subcommand == "new":  # which may fill a folder that is not there yet
+            Path(cards[0]).expanduser().mkdir(parents=True, exist_ok=True)
+        add_places(cards)
 
 
 def main() -> NoReturn:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vpbench.cli.streams import warnings_as_lines
 from vpbench.spec.parsing import numbers, words
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ def check(
     if not update and (known is None or known.empty):
         raise UsageError(f"the baseline {baseline} has no row of {_said(suite, asked, sets)}; it has {_content(old)}.")
     if results is not None:
-        now = _part(read_results(results), suite, asked, sets)
+        with warnings_as_lines():
+            now = _part(read_results(results), suite, asked, sets)
         if now.empty:
             raise UsageError(f"the results folder {results} has no row of {_said(suite, asked, sets)}.")
     else:
@@ -122,15 +124,14 @@ def _run(
     from vpbench.checking.gate_runs import plan_grid, run_grid
     from vpbench.execution.run_progress import RunProgress
     from vpbench.planning.plan import seeds_of
-    from vpbench.planning.suites import suite_card
-    from vpbench.spec.request import DEFAULT_METHODS
+    from vpbench.planning.suites import default_methods, suite_card
 
     if known is not None and not known.empty:  # in the baseline's order, as a cell's seed depends on it
         methods = list(dict.fromkeys([*known["method"], *(methods or ())]))
         datasets = list(dict.fromkeys([*known["dataset"], *(datasets or ())]))
     card = suite_card(suite)
     chosen = numbers("--seeds", seeds, "42,44") if seeds is not None else (seeds_of(card, len(card.seeds)) if update else None)
-    plan = plan_grid(suite, methods or DEFAULT_METHODS, datasets, chosen)
+    plan = plan_grid(suite, methods or default_methods(card), datasets, chosen)
     with RunProgress() as progress:
         return run_grid(plan, progress, keep)
 

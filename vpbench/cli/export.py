@@ -43,8 +43,8 @@ def export(
 
     writer_for(to)
     rows = Store(results).read()
-    for path, reason in rows.broken:
-        typer.echo(f"warning: {path} is not a readable result and is left out: {reason}", err=True)
+    for line in rows.left_out:
+        typer.echo(f"warning: {line}", err=True)
     if not len(rows.table):
         raise StoreError(f"no runs in {results}; --results chooses another folder.")
     keep = Filters.of(dataset, suite, backbone, method, seed)

@@ -47,8 +47,8 @@ def import_rows(
     if on_conflict is not None and on_conflict not in CHOICES:
         raise unknown("value of --on-conflict", on_conflict, CHOICES)
     opened = [open_source(path) for path in sources]
-    for path, reason in (entry for source in opened for entry in source.broken):
-        typer.echo(f"warning: {path} is not a readable result and is left out: {reason}", err=True)
+    for line in (line for source in opened for line in source.found.left_out):
+        typer.echo(f"warning: {line}", err=True)
     store = Store(results)
     merge = plan_merge(store, opened, replace=on_conflict == "replace")
     undecided = bool(merge.conflicts) and on_conflict is None

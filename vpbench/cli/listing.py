@@ -11,6 +11,7 @@ from vpbench.cli.streams import warnings_as_lines
 
 def list_entries(
     kind: Annotated[str, typer.Argument(help="methods, datasets, suites, backbones or searches", metavar="KIND")],
+    group: Annotated[str | None, typer.Option(metavar="GROUP", help="Methods of one group: partial, extra or prompts.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """List what there is by name.
@@ -19,6 +20,7 @@ def list_entries(
 
     \b
       vpbench list methods
+      vpbench list methods --group partial
       vpbench list datasets --json
     """
     import json
@@ -26,7 +28,7 @@ def list_entries(
     from vpbench.reporting.describe import in_words, listing
 
     with warnings_as_lines():
-        entries = listing(kind)
+        entries = listing(kind, group)
     if as_json:
         typer.echo(json.dumps(entries, indent=2))
         return

@@ -27,7 +27,7 @@ def logs(
 
     store = Store(results)
     stored = {row["run_id"]: row["error"] for row in store.read_columns(["run_id", "error"])}
-    known = {path.stem for path in store.log_path("").parent.glob("*.log")} | stored.keys()
+    known = {path.stem for path in store.logs_folder.glob("*.log")} | stored.keys()
     found = sorted(run_id for run_id in known if run_id.startswith(run))
     if len(found) != 1:
         many = f"{len(found)} runs begin with '{run}'; give more digits" if found else f"there is no run '{run}'"

@@ -65,19 +65,22 @@ def _show_plan(request: Request, options: RunOptions, results: Path, as_json: bo
     from rich.table import Table
 
     from vpbench.api import expected_seconds, plan_request
+    from vpbench.cli.dry_run import absent_line, recipe_facts, recipe_lines, work_line
     from vpbench.core.names import counted
     from vpbench.core.terminal import Terminal
     from vpbench.execution.run_progress import RunProgress
     from vpbench.store.store import Store
 
-    plan, store = plan_request(request, options, results, RunProgress()), Store(results)
+    plan, store = plan_request(request, options, results, RunProgress(), without_data=True), Store(results)
     expected, with_row = expected_seconds(plan, store, options), store.statuses()
     rows: list[dict[str, Any]] = [
         {
-            "run_id": run.spec.run_id, "status": _planned(run.spec.run_id, plan, with_row),
+            "run_id": run.spec.run_id if run.spec.data.digest else None, "status": _planned(run.spec.run_id, plan, with_row),
             "method": run.spec.method.label, "dataset": run.spec.data.dataset, "backbone": run.spec.backbone.name,
             "weights": run.spec.backbone.weights, "seed": run.spec.seed, "epochs": run.spec.recipe.epochs,
             "lr": run.spec.recipe.peak_lr, "precision": run.spec.precision, "expected_s": expected.get(run.spec.run_id),
+            "unsupported": plan.unsupported.get(run.spec.run_id, ""),
+            **recipe_facts(run, plan.data),
         }
         for run in plan.runs
     ]  # fmt: skip
@@ -85,13 +88,20 @@ def _show_plan(request: Request, options: RunOptions, results: Path, as_json: bo
         typer.echo(json.dumps(rows, indent=2))
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    shown = [name for name in rows[0] if name not in ("weights", "lr", "precision")]  # these are in --json
+    shown = ("run_id", "status", "method", "dataset", "backbone", "seed", "epochs", "expected_s")  # --json has more
     for column in shown:
         table.add_column(column, overflow="fold", no_wrap=column in UNBROKEN)
     for row in rows:
         row["expected_s"] = "" if row["expected_s"] is None else f"{max(1, row['expected_s']):.0f}"
-        table.add_row(*(row["run_id"][:8] if name == "run_id" else str(row[name]) for name in shown))
+        table.add_row(*((row["run_id"] or "")[:8] if name == "run_id" else str(row[name]) for name in shown))
     Terminal().print(table)
+    for method, reason in dict.fromkeys((row["method"], row["unsupported"]) for row in rows if row["unsupported"]):
+        typer.echo(f"{method} is unsupported here: {reason}")
+    for line in recipe_lines(plan.runs):
+        typer.echo(line)
+    for line in (work_line(plan.missing, plan.data), absent_line(plan.absent, request.suite or "")):
+        if line:
+            typer.echo(line)
     kinds = Counter(row["status"] for row in rows)
     again = f", {kinds['again']} to be repeated" if kinds["again"] else ""
     typer.echo(
@@ -133,4 +143,5 @@ def _summary(progress: RunProgress, frame: Any, results: Path) -> None:
         count = counted(progress.left_over, "run")
         typer.echo(f"Left over by --limit {progress.limit}: {count}; the same command does the next ones.", err=True)
     following = f" Next: vpbench report --table 1 --results {results}" if len(frame) else ""
-    typer.echo(f"{counted(len(frame), 'row')} in {results}, {progress.done} of them new.{following}")
+    others = f", {progress.by_others} by another command" if progress.by_others else ""
+    typer.echo(f"{counted(len(frame), 'row')} in {results}, {progress.done - progress.by_others} of them new{others}.{following}")

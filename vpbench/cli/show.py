@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vpbench.cli.streams import warnings_as_lines
+
 if TYPE_CHECKING:
     from vpbench.core.terminal import Terminal
 
@@ -15,6 +17,14 @@ def show(
     kind: Annotated[str, typer.Argument(help="method, dataset, suite, backbone, search or run", metavar="KIND")],
     name: Annotated[str, typer.Argument(help="its name, or a run's id (its first digits are enough)")],
     results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder, for runs.")] = Path("results/runs"),
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Count a method's parameters on this backbone, without its weights.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="METHOD.OPTION=VALUE", help="An option of the method. Repeatable.")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, metavar="N", help="Pixels, of the backbone.")] = None,
+    classes: Annotated[int, typer.Option(min=1, metavar="N", help="Classes of the head that is counted.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """Show everything about one entry: options with their sources, presets with every difference, a run's whole row.
@@ -23,13 +33,22 @@ def show(
 
     \b
       vpbench show method insvp
+      vpbench show method lora --backbone vit-b16-in21k --set lora.rank=16    parameters, tensor by tensor
       vpbench show run 3fa9
     """
     import json
 
-    from vpbench.reporting.describe import describe, in_words
+    from vpbench.core.errors import UsageError
+    from vpbench.reporting.describe import describe, describe_method, in_words
+    from vpbench.spec.parsing import settings_of
 
-    facts = describe(kind, name, results)
+    if kind != "method" and (backbone is not None or setting):
+        raise UsageError(f"--backbone and --set are for 'vpbench show method NAME', not for a {kind}.")
+    with warnings_as_lines():
+        if kind == "method":
+            facts = describe_method(name, settings_of(setting or []), backbone, image_size, classes)
+        else:
+            facts = describe(kind, name, results)
     if as_json:
         typer.echo(json.dumps(facts, indent=2, default=str))
         return

@@ -83,7 +83,8 @@ def facts(store: Store) -> dict[str, Any]:
     """Everything that ``vpbench status`` shows.
 
     Returns:
-        ``rows`` (how many of each status), ``running`` (a list; ``label``, ``place``, ``host``, ``pid``, ``since``),
+        ``rows`` (how many of each status), ``left_out`` (a line for every file that is no readable result),
+        ``running`` (a list; ``label``, ``place``, ``host``, ``pid``, ``since``),
         ``places`` (how many runs each worker's place has under way), ``left`` (runs that commands at work have still to
         finish, those under way included), ``seconds_left`` (None when no past run tells), and ``table`` (counts by method and
         data set).
@@ -91,14 +92,17 @@ def facts(store: Store) -> dict[str, Any]:
     from collections import Counter
 
     from vpbench.execution.expected_time import COLUMNS
+    from vpbench.store.store import as_dicts
 
-    rows = store.read_columns([*COLUMNS, "started_at"])
+    found = store.read([*COLUMNS, "started_at"])
+    rows = as_dicts(found.table, [*COLUMNS, "started_at"])
     running = [{"run_id": run_id, **about} for run_id, about in store.claims.held().items()]
     left, seconds = _left(store, rows, running)
     kinds = Counter((row["method"], row["dataset"], "ok" if row["status"] == "ok" else "not_ok") for row in rows)
     return {
         "results": str(store.folder),
         "rows": dict(Counter(row["status"] for row in rows)),
+        "left_out": found.left_out,
         "running": running,
         "places": dict(Counter(f"{run.get('host', '?')}: {run.get('place', '?')}" for run in running)),
         "left": left,
@@ -154,6 +158,7 @@ def _drawn(known: dict[str, Any]) -> Group:
     rows, running = known["rows"], known["running"]
     counts = ", ".join(f"{count} {name}" for name, count in sorted(rows.items(), key=lambda item: (item[0] != "ok", item[0])))
     parts: list[Any] = [f"{known['results']}: {counted(sum(rows.values()), 'row')}{f' ({counts})' if counts else ''}"]
+    parts += known["left_out"]
     if running:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in ("running", "place", "host", "process", "for"):

@@ -54,7 +54,7 @@ def tune(
     from vpbench.store.store import Store
 
     if dry_run:
-        plan = api.plan_tuning(request, budget, options, results, RunProgress())
+        plan = api.plan_tuning(request, budget, options, results, RunProgress(), without_data=True)
         _show_plan(plan, Store(results), as_json)
         return
     try:
@@ -77,6 +77,7 @@ def _show_plan(plan: SearchPlan, store: Store, as_json: bool) -> None:
 
     from rich.table import Table
 
+    from vpbench.cli.dry_run import absent_line
     from vpbench.core.terminal import Terminal
     from vpbench.execution.expected_time import Work, format_duration, past_runs
     from vpbench.search.search_plan import replayed
@@ -113,6 +114,8 @@ def _show_plan(plan: SearchPlan, store: Store, as_json: bool) -> None:
     known = [row["expected_s"] for row in rows if row["expected_s"] is not None]
     count = f"{len(known)} of {len(rows)} searches"
     cost = f"Expected, by past rows: {format_duration(sum(known))} for {count}, one run after the other. " if known else ""
+    if absent := absent_line(plan.trials.absent, plan.trials.request.suite or ""):
+        typer.echo(absent)
     typer.echo(f"{plan.summary()} {cost}Nothing was run.")
 
 

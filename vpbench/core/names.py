@@ -21,7 +21,12 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Usage
     close = get_close_matches(name, options, n=1, cutoff=0.5)
     guess = f" Did you mean '{close[0]}'?" if close else ""
     listing = f" Known: {', '.join(options)}." if options else f" There is no {kind} at all."
-    return UsageError(f"unknown {kind} '{name}'.{guess}{listing}{' ' + hint if hint else ''}")
+    return UsageError(f"unknown {kind} '{shortened(name)}'.{guess}{listing}{' ' + hint if hint else ''}")
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """``text``, or its beginning where it is long."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def counted(number: int, thing: str) -> str:

@@ -11,10 +11,12 @@ import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
@@ -33,6 +35,8 @@ from vpbench.spec.run_spec import Preprocess
 # Incremented when resized pixels or the file layout change.
 VERSION = 2
 SCRATCH = ".building-"
+PIXELS, SIZES = "pixels.bin", "sizes.npy"
+BLOCK = 1 << 24  # bytes with a checksum of their own, so that several threads share a file
 SHOWN = 9  # broken images that a message names beside the first
 
 Pixels = NDArray[np.uint8]
@@ -224,14 +228,14 @@ class SplitCache:
         )
 
     def load(self) -> Pixels | RaggedImages | None:
-        """The cached images, or None if the cache is missing or incomplete."""
+        """The cached images, or None if the cache is missing, incomplete, damaged, or without checksums as earlier ones."""
         try:
-            expected = json.loads((self.folder / "complete.json").read_text())["bytes"]
-            if any((self.folder / name).stat().st_size != size for name, size in expected.items()):
+            wanted = json.loads((self.folder / "complete.json").read_text())["crc32"]
+            if any(checksums_of(self.folder / name) != tuple(wanted[name]) for name in (PIXELS, SIZES)):
                 return None
-            sizes: NDArray[np.int64] = np.load(self.folder / "sizes.npy")
-            flat: Pixels = np.memmap(self.folder / "pixels.bin", np.uint8, mode="r")
-        except (OSError, ValueError, KeyError):
+            sizes: NDArray[np.int64] = np.load(self.folder / SIZES)
+            flat: Pixels = np.memmap(self.folder / PIXELS, np.uint8, mode="r")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return flat.reshape(len(sizes), *sizes[0], 3) if (sizes == sizes[0]).all() else RaggedImages(flat, sizes)
 
@@ -261,20 +265,22 @@ class SplitCache:
 
     def _write(self, new: Path, progress: Progress) -> None:
         """Writes ``pixels.bin`` (all images, flat), ``sizes.npy`` ((n, 2): height, width) and, last, ``complete.json`` with the
-        size of each file, by which truncated files are detected."""
+        size and the checksums of each file, by which files that were cut off or have changed are detected."""
         sizes, one_colour = [], 0
-        with _synced(new / "pixels.bin") as stream:
+        with _synced(new / PIXELS) as stream:
             for pixels in self._resized_all():
                 stream.write(pixels.tobytes())
                 sizes.append(pixels.shape[:2])
                 one_colour += bool((pixels == pixels[:1, :1]).all())
                 progress()
-        with _synced(new / "sizes.npy") as stream:
+        with _synced(new / SIZES) as stream:
             np.save(stream, np.array(sizes, np.int64).reshape(-1, 2))
+        files = sorted(new.iterdir())
         summary = {
             "images": len(sizes),
             "one_colour": one_colour,
-            "bytes": {file.name: file.stat().st_size for file in sorted(new.iterdir())},
+            "bytes": {file.name: file.stat().st_size for file in files},
+            "crc32": {file.name: checksums_of(file) for file in files},
         }
         with _synced(new / "complete.json") as stream:
             stream.write(json.dumps(summary, indent=1).encode())
@@ -303,6 +309,23 @@ class SplitCache:
             first, *others = sorted(broken)
             more = f" The same is true of {counted(len(others), 'more image')}: {', '.join(others[:SHOWN])}" if others else ""
             raise DataError(f"{broken[first]}{more}{', ...' if len(others) > SHOWN else '.' if others else ''}")
+
+
+def checksums_of(path: Path) -> tuple[int, ...]:
+    """CRC-32 of every :data:`BLOCK` bytes of a file. A process computes them once for a file that does not change."""
+    state = path.stat()
+    return _checksums(path, state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@cache
+def _checksums(path: Path, size: int, *_version: int) -> tuple[int, ...]:
+    def of_block(start: int) -> int:
+        with path.open("rb") as stream:
+            stream.seek(start)
+            return zlib.crc32(stream.read(BLOCK))
+
+    with ThreadPoolExecutor() as pool:  # crc32 and read release the GIL
+        return tuple(pool.map(of_block, range(0, size, BLOCK)))
 
 
 def _sweep(root: Path) -> None:

@@ -30,6 +30,11 @@ class Callback:
     def finished(self, run: PlannedRun, row: dict[str, Any]) -> None:
         """Called once per run, when its row is stored."""
 
+    def found(self, run: PlannedRun, row: dict[str, Any]) -> None:
+        """Called once per run whose row another command has stored meanwhile; otherwise than as any other run, if at all."""
+        self.started(run)
+        self.finished(run, row)
+
     def note(self, text: str) -> None:
         """One sentence for the user: a worker died and its run is retried, another command has some runs, ..."""
 

@@ -40,6 +40,12 @@ class Dispatcher:
         self.callback.finished(job.planned, row)
         return row
 
+    def found(self, job: Job, row: dict[str, Any]) -> dict[str, Any]:
+        """Call the callback for a row of another command; returns the row."""
+        self._started.add(job.run_id)
+        self.callback.found(job.planned, row)
+        return row
+
 
 @dataclass
 class QueuedJob:

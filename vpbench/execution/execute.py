@@ -28,14 +28,16 @@ from vpbench.measure.operations import count_operations
 from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part
 from vpbench.measure.timing import measure_inference, measure_training
 from vpbench.models.build import build_model
+from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import method_class
 from vpbench.models.saved import Description, encode_model
 from vpbench.planning.validation_images import lacks_validation, unsupported
 from vpbench.spec.device import describe, resolve_device
 from vpbench.spec.precision import float32_products
+from vpbench.spec.run_spec import RunSpec
 from vpbench.store.artefacts import ARTEFACTS
 from vpbench.store.store import Store
-from vpbench.training.checkpoint import Checkpoints
+from vpbench.training.checkpoint import Checkpoints, UnusableCheckpointError
 from vpbench.training.evaluate import Scores
 from vpbench.training.fit import Epoch, Trainer
 from vpbench.training.memory import check_batch, is_out_of_memory
@@ -46,7 +48,8 @@ FEATURE_IMAGES = 1000  # test images whose features are kept for t-SNE
 def execute(
     job: Job, data: CachedData, store: Store, callback: Callback, checkpoints: Checkpoints | None = None
 ) -> dict[str, Any]:  # fmt: skip
-    """Train, measure, test once, and store. What goes wrong in the run becomes a row with a status and the error.
+    """Train, test once, measure, and store. What goes wrong in the run becomes a row with a status and the error; what cannot
+    be measured is empty in the row of a tested model, and its error says why.
 
     A trial of a search is trained, scored on validation images and stored; nothing else. ``checkpoint_blocks`` recomputes the
     backbone's blocks in the backward pass: less memory in training, and the same quality and size columns, so that it is no
@@ -67,6 +70,7 @@ def execute(
         WeightsError: when the backbone cannot be loaded, whatever the method.
         Paused: when the run was paused, for another process to resume; there is no row then.
         StoppedError: when a second SIGTERM came before it could be paused; there is no row then either.
+        UnusableCheckpointError: when the checkpoint does not fit the run; there is no row then either.
     """
     started, checkpoints, device = datetime.now(UTC), checkpoints or Checkpoints(), resolve_device(job.device)
     row = {
@@ -77,7 +81,7 @@ def execute(
         on_epoch = partial(callback.epoch, job.planned)
         with _time_limit(left_s, on_epoch) as after_epoch, float32_products(job.spec.precision):
             row.update(_run(job, data, store, device, after_epoch, checkpoints))
-    except (StoreError, WeightsError, StoppedError):
+    except (StoreError, WeightsError, StoppedError, UnusableCheckpointError):
         raise
     except DivergedError as error:
         row.update(status="diverged", error=str(error))
@@ -92,6 +96,8 @@ def execute(
         row.update(status="timeout", error=f"{traceback.format_exc(limit=-6)}{timed_out(job.timeout_s)}")
     except Exception as error:
         row.update(status="oom" if is_out_of_memory(error) else "failed", error=traceback.format_exc(limit=-6))
+    if row["status"] == "ok" and row["error"]:
+        callback.note(f"{job.label}: {row['error']}")
     row.update(describe(device), wall_s=checkpoints.elapsed_s)
     store.write_row(row)
     return row
@@ -192,7 +198,13 @@ def known_columns(job: Job) -> dict[str, Any]:
         "batch_size": spec.recipe.batch_size,
         "precision": spec.precision,
         "selection": spec.selection,
+        "data_path": _absolute(spec.data.path),
+        "weights_path": _absolute(spec.backbone.path if spec.backbone.weights == "file" else None),
     }
+
+
+def _absolute(path: str | None) -> str | None:
+    return str(Path(path).absolute()) if path else None
 
 
 def _run(
@@ -213,6 +225,7 @@ def _run(
     sizes["params_active"] = parameter_counts(model)["params_active"]
     found = {
         **sizes,
+        "error": trainer.doubt(),
         "weights_sha256": model.backbone.weights_sha256,
         "epochs_run": len(trainer.curve),
         "selected_epoch": trainer.selected_epoch,
@@ -221,6 +234,7 @@ def _run(
         "bytes_saved": bytes_saved(model),
         "linear_kernel": model.backbone.linear_kernel,
         "batch_parts": trainer.batch_parts,
+        "prepare_s": trainer.prepare_s,
     }
     if spec.stage == "search":
         return {**found, **_validated(trainer)}
@@ -237,10 +251,37 @@ def _run(
         **_validated(trainer),
     )
     _save(job, trainer, scores, store)
-    found.update(measure_training(model, spec.recipe, device, spec.precision))
-    found.update(measure_inference(model, device, spec.precision))
-    found.update(count_operations(spec.method, spec.backbone, len(data.class_names)))
-    return found
+    costs, problems = _costs(model, spec, data, device)
+    return {**found, **costs, "error": " ".join(filter(None, [str(found.get("error") or ""), *problems]))}
+
+
+def _costs(
+    model: PromptedModel, spec: RunSpec, data: CachedData, device: torch.device
+) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
+    """The columns of cost, and sentences on those that are empty: a model that is tested is not lost by measuring it."""
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "a training step": lambda: measure_training(model, spec.recipe, device, spec.precision, len(data.train)),
+        "inference": lambda: measure_inference(model, device, spec.precision),
+        "operations": lambda: count_operations(spec.method, spec.backbone, len(data.class_names)),
+    }
+    found: dict[str, Any] = {}
+    problems: list[str] = []
+    for what, measure in measures.items():
+        try:
+            found.update(measure())
+        except StoppedError:
+            raise
+        except _TimeUp:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # it would ring again
+            return found, [*problems, f"The time was up before {what} was measured."]
+        except Exception as error:
+            reason = "too little memory" if isinstance(error, MemoryError) or is_out_of_memory(error) else _in_a_line(error)
+            problems.append(f"Not measured: {what} ({reason}).")
+    return found, problems
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def _validated(trainer: Trainer) -> dict[str, Any]:
@@ -271,12 +312,14 @@ def _save(job: Job, trainer: Trainer, scores: Scores, store: Store) -> None:
         description = Description.of(job.spec, trainer.model, trainer.data.class_names)
         path.write_bytes(encode_model(trainer.model, description))
 
+    names = np.array(trainer.data.class_names)
     if scores.features is not None:
         count = len(scores.features)
-        arrays = {"features": scores.features, "labels": scores.labels[:count], "indices": np.arange(count)}
+        labels, places = scores.labels[:count], np.arange(count)
+        arrays = {"features": scores.features, "labels": labels, "indices": places, "class_names": names}
         store.write_artefact(run_id, ARTEFACTS["features"], write_npz(**arrays))
     if "predictions" in save:
-        arrays = {"labels": scores.labels, "ranked": scores.ranked, "confidence": scores.confidence}
+        arrays = {"labels": scores.labels, "ranked": scores.ranked, "confidence": scores.confidence, "class_names": names}
         store.write_artefact(run_id, ARTEFACTS["predictions"], write_npz(**arrays))
     if "curve" in save:
         store.write_artefact(run_id, ARTEFACTS["curve"], write_curve)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from vpbench.backbones.weights import load_backbone
 from vpbench.core.errors import StoppedError
@@ -15,7 +17,7 @@ from vpbench.execution.job import Job, row_version
 from vpbench.execution.opened_data import OpenedData
 from vpbench.planning.plan import Plan, PlannedRun
 from vpbench.spec.run_options import RunOptions
-from vpbench.store.store import Store
+from vpbench.store.store import Store, as_frame
 
 
 def execute_plan(
@@ -49,14 +51,19 @@ def execute_plan(
             done = sum(1 for _ in rows)
         if done < len(jobs) and executor.draining:
             raise StoppedError(STOPPED) if executor.pausing else KeyboardInterrupt
-    frame = store.load()
+    stored = store.read()
+    for line in stored.left_out:
+        callback.note(f"warning: {line}")
+    frame = as_frame(stored.table)
     return frame[frame["run_id"].isin({run.spec.run_id for run in plan.runs})].reset_index(drop=True)
 
 
 def make_jobs(plan: Plan, store: Store, options: RunOptions) -> list[Job]:
     """The missing runs of a plan, at most ``options.limit`` of them, as what executors take: first those that have no row, in
     the plan's order, then those to be repeated, the oldest row first."""
-    stored = {row["run_id"]: row for row in store.read_columns(["run_id", "started_at"])}
+    rows = store.read(["run_id", "started_at"]).table
+    rows = rows.filter(pc.is_in(rows["run_id"], pa.array([run.spec.run_id for run in plan.missing], pa.string())))
+    stored = {row["run_id"]: row for row in rows.to_pylist()}
 
     def age(run: PlannedRun) -> float:
         row = stored.get(run.spec.run_id)

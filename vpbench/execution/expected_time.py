@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vpbench.execution.job import Job
     from vpbench.spec.run_spec import RunSpec
     from vpbench.store.store import Store
@@ -16,6 +20,11 @@ COLUMNS = [
     "run_id", "status", "method", "dataset", "backbone", "image_size", "device", "epochs", "n_train", "wall_s",
     "train_images_per_s",
 ]  # fmt: skip
+
+LIKE = (
+    ("device", "backbone", "method", "dataset"), ("device", "backbone", "method"), ("device", "backbone"),
+)  # fmt: skip
+"""What similar runs have in common, from the most to the least similar."""
 
 
 @dataclass(frozen=True)
@@ -40,64 +49,50 @@ class Work:
         return cls(device, spec.backbone.name, spec.method.label, spec.data.dataset, images, spec.backbone.image_size)
 
 
-@dataclass(frozen=True)
-class _Past:
-    """A finished run: seconds that do not depend on how much it trains (decoding, measuring), and seconds of an image."""
-
-    fixed: float
-    per_image: float
-    image_size: int | None
-
-    @classmethod
-    def of(cls, row: dict[str, Any], images: int) -> _Past:
-        """What training steps take by themselves, which the row has, tells how much of the time was training."""
-        speed = row.get("train_images_per_s")
-        training = min(row["wall_s"], images / speed) if speed else row["wall_s"]
-        return cls(row["wall_s"] - training, training / images, row.get("image_size"))
-
-    def seconds(self, work: Work) -> float:
-        """Of another run: in proportion to its images and their pixels."""
-        known = work.image_size and self.image_size
-        scale = (work.image_size / self.image_size) ** 2 if known else 1.0  # type: ignore[operator]
-        return self.fixed + self.per_image * work.images * scale
-
-
 class PastRuns:
     """Seconds of finished runs, by how much they are like another one.
+
+    A run takes seconds that do not depend on how much it trains (decoding, measuring), and seconds of every image. The speed
+    of its training steps, which the row has, tells them apart.
 
     Args:
         rows: with :data:`COLUMNS`; those without the status ``ok`` are ignored.
     """
 
-    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
-        self._past: dict[tuple[str, ...], list[_Past]] = {}
-        for row in rows:
-            if row["status"] != "ok" or not row["wall_s"]:
-                continue
-            images = max(1, (row["epochs"] or 0) * (row["n_train"] or 0))
-            for key in _keys(Work(row["device"], row["backbone"], row["method"], row["dataset"], images)):
-                self._past.setdefault(key, []).append(_Past.of(row, images))
+    def __init__(self, rows: pd.DataFrame | Iterable[dict[str, Any]]) -> None:
+        import pandas as pd
+
+        runs = pd.DataFrame(rows, columns=COLUMNS)
+        runs = runs[(runs["status"] == "ok") & (runs["wall_s"].astype(float) > 0)]
+        wall, speed = runs["wall_s"].astype(float), runs["train_images_per_s"].astype(float)
+        images = (runs["epochs"].astype(float) * runs["n_train"].astype(float)).fillna(1).clip(lower=1)
+        training = (images / speed.where(speed > 0)).clip(upper=wall).fillna(wall)
+        self._past = pd.DataFrame(
+            {"fixed": wall - training, "per_image": training / images, "image_size": runs["image_size"].astype(float)}
+        ).to_numpy()
+        self._places: dict[Any, Any] = {}
+        for names in LIKE if len(runs) else ():
+            self._places.update(runs.groupby(list(names), sort=False).indices)
 
     def seconds(self, work: Work) -> float | None:
         """Of the most similar runs - same method and data set first, then same method, then same backbone - in proportion to
         epochs, training images and pixels of an image; None when there is none like it on this kind of device."""
         for key in _keys(work):
-            if key in self._past:
-                return median(past.seconds(work) for past in self._past[key])
+            if key in self._places:
+                fixed, per_image, image_size = self._past[self._places[key]].T
+                scale = np.nan_to_num(((work.image_size or np.nan) / image_size) ** 2, nan=1.0)
+                return float(np.median(fixed + per_image * work.images * scale))
         return None
 
 
 def _keys(work: Work) -> list[tuple[str, ...]]:
     """From the most to the least similar."""
-    return [
-        (work.device, work.backbone, work.method, work.dataset), (work.device, work.backbone, work.method),
-        (work.device, work.backbone),
-    ]  # fmt: skip
+    return [tuple(getattr(work, name) for name in names) for names in LIKE]
 
 
 def past_runs(store: Store) -> PastRuns:
     """Of everything in a results folder."""
-    return PastRuns(store.read_columns(COLUMNS))
+    return PastRuns(store.read(COLUMNS).table.to_pandas())
 
 
 def longest_first(jobs: Sequence[Job], past: PastRuns) -> list[Job]:

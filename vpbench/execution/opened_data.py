@@ -58,7 +58,7 @@ def _open(job: Job) -> RawData:
         raw = open_path(data.path, data.columns)
     else:
         raw = open_dataset(dataset_card(data.dataset), job.data_root)
-        raw = apply_protocol(raw, suite_card(data.suite), job.spec.stage)
+    raw = apply_protocol(raw, suite_card(data.suite), job.spec.stage)
     if raw.digest != data.digest:
         where = data.path or f"{data.dataset} in {job.data_root}"
         raise DataError(

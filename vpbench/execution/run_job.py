@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from vpbench.core.user_files import add_places
 from vpbench.data.cache import CachedData, prepare
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.execute import execute
@@ -17,7 +18,7 @@ from vpbench.execution.opened_data import OpenedData
 from vpbench.spec.device import describe, resolve_device
 from vpbench.store.claims import DATA
 from vpbench.store.store import Store
-from vpbench.training.checkpoint import Checkpoints
+from vpbench.training.checkpoint import Checkpoints, UnusableCheckpointError
 
 
 def run_unclaimed_job(
@@ -39,6 +40,7 @@ def run_unclaimed_job(
     Raises:
         DataError, StoreError, WeightsError, Paused: as :func:`run_job`.
     """
+    add_places(job.cards)
     data = prepare_data(job, store, opened, callback)
     with store.claims.claim(job.run_id, **about_claim(job, place)) as ours:
         if not ours:
@@ -46,8 +48,7 @@ def run_unclaimed_job(
         row = row_since(job, store)
         if row is None:
             return _train_and_store(job, data, store, callback, paused)
-        callback.started(job.planned)
-        callback.finished(job.planned, row)
+        callback.found(job.planned, row)
         return row
 
 
@@ -64,6 +65,7 @@ def run_job(
         WeightsError: when the backbone cannot be loaded.
         Paused: soon after ``paused`` has become true, with the run's checkpoint written.
     """
+    add_places(job.cards)
     return _train_and_store(job, prepare_data(job, store, opened, callback), store, callback, paused)
 
 
@@ -88,7 +90,12 @@ def _train_and_store(
     resolve_device(job.device)
     callback.started(job.planned)
     checkpoints = Checkpoints(store, job.run_id, _identity(job), job.checkpoint_s, paused, callback.note)
-    row = execute(job, data, store, callback, checkpoints)
+    try:
+        row = execute(job, data, store, callback, checkpoints)
+    except UnusableCheckpointError as error:
+        checkpoints.forget(error)
+        checkpoints = Checkpoints(store, job.run_id, _identity(job), job.checkpoint_s, paused, callback.note)
+        row = execute(job, data, store, callback, checkpoints)
     callback.finished(job.planned, row)
     return row
 

@@ -38,6 +38,7 @@ class RunProgress(Callback):
     Attributes:
         done: how many runs of the present plan have finished.
         fresh: their ids.
+        by_others: how many of these another command has done meanwhile.
         left_over: how many of its missing runs are not to be done, because of ``limit``.
     """
 
@@ -48,7 +49,7 @@ class RunProgress(Callback):
             TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=self._console, transient=True,
             disable=not self._console.is_terminal,  # no bars in a log, only its lines
         )  # fmt: skip
-        self.done = self.left_over = self._total = 0
+        self.done = self.by_others = self.left_over = self._total = 0
         self.limit: int | None = None
         self.fresh: set[str] = set()
         self._all = self._progress.add_task("all runs", total=None, visible=False)
@@ -64,7 +65,7 @@ class RunProgress(Callback):
 
     def planned(self, plan: Plan, limit: int | None) -> None:
         missing = len(plan.missing)
-        self.done, self.limit = 0, limit
+        self.done, self.by_others, self.limit = 0, 0, limit
         self._total = missing if limit is None else min(missing, limit)
         self.left_over = missing - self._total
         self._progress.reset(self._all, total=self._total, visible=True)
@@ -86,6 +87,13 @@ class RunProgress(Callback):
         self._progress.update(bar, completed=epoch.epoch)
 
     def finished(self, run: PlannedRun, row: dict[str, Any]) -> None:
+        self._ended(run, row, f"{row['wall_s']:.0f} s")
+
+    def found(self, run: PlannedRun, row: dict[str, Any]) -> None:
+        self.by_others += 1
+        self._ended(run, row, "by another command")
+
+    def _ended(self, run: PlannedRun, row: dict[str, Any], how: str) -> None:
         self.done += 1
         self.fresh.add(run.spec.run_id)
         self._progress.update(self._all, completed=self.done)
@@ -97,10 +105,7 @@ class RunProgress(Callback):
             outcome = f"{row['val_acc1']:5.1f} % on validation"
         else:
             outcome = f"{row['acc1']:5.1f} % top-1"
-        self._console.print(
-            f"[{self.done}/{self._total}] {run.spec.label}: {outcome}, {row['wall_s']:.0f} s",
-            soft_wrap=True,
-        )
+        self._console.print(f"[{self.done}/{self._total}] {run.spec.label}: {outcome}, {how}", soft_wrap=True)
 
     def note(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)

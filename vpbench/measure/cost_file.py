@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.files import write_atomically
 from vpbench.store import schema
+from vpbench.store.checked_parquet import write_table
 
 COSTS_VERSION = 1
 
@@ -73,6 +73,6 @@ def write_costs(rows: list[dict[str, Any]], path: Path) -> None:
     """
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     try:
-        write_atomically(path, lambda partial: pq.write_table(table, partial))
+        write_atomically(path, lambda partial: write_table(table, partial))
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}. Choose another --output FILE.") from error

@@ -53,13 +53,14 @@ class _Section:
     head: str
 
 
-def _printed(table: Table, shown: Callable[[str], str] = one_line) -> list[_Section]:
-    """The sections with titles, headings and labels in place of keys, each as ``shown`` writes it."""
+def _printed(table: Table, names: Mapping[str, str], shown: Callable[[str], str] = one_line) -> list[_Section]:
+    """The sections with titles, headings and labels in place of keys, each as ``shown`` writes it; ``names`` as in
+    :class:`Table`."""
     titles = section_titles({*(section.key for section in table.sections if section.key), *table.others})
     found = []
     for section in table.sections:
         title = shown(": ".join(filter(None, (section.caption, titles[section.key] if section.key else ""))))
-        labels = row_labels(row.key for row in section.rows)
+        labels = row_labels((row.key for row in section.rows), names)
         columns = [
             _Column(shown(column.group), shown(row_label(key)), column.kind, shown(row_label(key)))
             if isinstance(key := column.key, RowKey)
@@ -98,7 +99,7 @@ def terminal(table: Table, width: int | None = None, colour: bool = False) -> st
         force_jupyter=False, legacy_windows=False,
     )  # fmt: skip
     console.print(Text(one_line(table.caption), style="bold"))
-    for section in _printed(table):
+    for section in _printed(table, table.names):
         console.print(Text(f"\n{section.title}", style="italic"))
         for columns in _blocks(section, width, colour):
             console.print(_grid(section, columns, colour))
@@ -164,7 +165,7 @@ def _terminal_cell(cell: Cell, colour: bool) -> Text:
 def markdown(table: Table) -> str:
     """GitHub's tables; underlining is HTML, as Markdown has none."""
     lines = [f"### {_md(table.caption)}"]
-    for section in _printed(table):
+    for section in _printed(table, table.names):
         lines += ["", f"**{_md(section.title)}**", "", *_md_section(section), "", *(f"- {_md(note)}" for note in section.notes)]
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
     return "\n".join([*lines, "", "Notes:", "", *(f"- {_md(line)}" for line in [*legend, *table.footer])]) + "\n"
@@ -201,7 +202,7 @@ def latex(table: Table) -> str:
     A small table is one float with its notes. A wide one, or one of several sections, is several floats with one number, as a
     float that is longer than a page loses its end; the notes follow as text.
     """
-    sections = _printed(table)
+    sections = _printed(table, table.names)
     parts = [(section, tabular) for section in sections for tabular in _tex_tabulars(section)]
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
     lines = [r"% needs \usepackage{booktabs}"]
@@ -276,7 +277,7 @@ def _tex_notes(lines: Sequence[str]) -> list[str]:
 def web(table: Table) -> str:
     """Plain tables with captions and scoped headers for a page's body; no style, script or address in them."""
     lines = ["<section>", f"<h2>{for_html(table.caption)}</h2>"]
-    for section in _printed(table):
+    for section in _printed(table, table.names):
         lines += _web_section(section)
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
     notes = [f"<li>{for_html(line)}</li>" for line in [*legend, *table.footer]]
@@ -317,12 +318,12 @@ def _web_cell(cell: Cell) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """One line per cell, nine decimals, without title, marks and footer; missing numbers are empty.
+    """One line per cell, nine decimals, without title, marks and footer; missing numbers are empty, methods have our names.
 
     Columns: section, group, method, column_group, column, mean, std, n; with published figures also reported, gap and notes,
     on the line of what was measured.
     """
-    sections = _printed(table)
+    sections = _printed(table, {})
     published = any(column.kind == "reported" for section in sections for column in section.columns)
     lines = [line for section in sections for row in section.rows for line in _lines(section, row)]
     names = ["section", "group", "method", "column_group", "column", "mean", "std", "n", "reported", "gap", "notes"]
@@ -335,8 +336,9 @@ def _lines(section: _Section, row: _Row) -> Iterator[tuple[Any, ...]]:
     reported = {column.key: cell for column, cell in cells if column.kind == "reported"}
     gaps = {column.key: cell.mean for column, cell in cells if column.kind == "gap"}
     measured = [(column, cell) for column, cell in cells if column.kind not in ("reported", "gap")]
-    # Where nothing was measured, the lines are those of the published columns.
-    for column, cell in measured or [(column, Cell()) for column, _ in cells]:
+    keys = {column.key for column, _ in measured}
+    alone = [(column, Cell()) for column, _ in cells if column.kind == "reported" and column.key not in keys]
+    for column, cell in (*measured, *alone):
         other = reported.get(column.key, Cell())
         group = "" if column.kind == "reported" else column.group
         yield (
@@ -346,8 +348,8 @@ def _lines(section: _Section, row: _Row) -> Iterator[tuple[Any, ...]]:
 
 
 def json_text(table: Table) -> str:
-    """The table with marks and text."""
-    sections = [asdict(section) for section in _printed(table, str)]
+    """The table with marks and text; methods have our names."""
+    sections = [asdict(section) for section in _printed(table, {}, str)]
     content = {"number": table.number, "title": table.title, "sections": sections, "footer": table.footer}
     return as_json(content) + "\n"
 

@@ -26,7 +26,7 @@ from vpbench.store.store import Store, as_frame
 
 # By which runs are filtered, grouped into rows and sections, and described below a table.
 _ABOUT = (
-    *("run_id", "status", "stage", "started_at", "method", "method_version", "method_config", "recipe", "recipe_source"),
+    *("run_id", "status", "error", "stage", "started_at", "method", "method_version", "method_config", "recipe", "recipe_source"),
     *("search", "backbone", "weights", "weights_sha256", "image_size", "preprocess", "selection", "epochs", "precision"),
     *("suite", "dataset", "dataset_group", "data_digest", "n_train", "n_val", "n_test", "seed"),
     *("vpbench_version", "git_commit", "git_dirty"),
@@ -45,8 +45,8 @@ def load_rows(store: Store, numbers: Iterable[str] | None = None) -> pd.DataFram
             for all columns.
     """
     rows = store.read(None if numbers is None else [*_ABOUT, *numbers])
-    for path, reason in rows.broken:
-        warnings.warn(f"{path} is not a readable result and is left out: {reason}", stacklevel=2)
+    for line in rows.left_out:
+        warnings.warn(line, stacklevel=2)
     if len(rows.versions) > 1:
         counts = ", ".join(f"{count} of version {version}" for version, count in sorted(rows.versions.items()))
         warnings.warn(f"the results follow several schema versions ({counts}); what a version lacks stays empty.", stacklevel=2)
@@ -117,6 +117,11 @@ def arrange(runs: pd.DataFrame, filters: Filters = Filters(), lines: Sequence[Li
     identity = runs[["section", "row", "dataset", "seed", "run_id"]].assign(bad=runs["status"] != "ok")
     best_first = identity.sort_values(["bad", "run_id"])
     return runs.assign(repeat=best_first.duplicated(["section", "row", "dataset", "seed"]))
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value of a row is null; a list never is."""
+    return value is None or (not isinstance(value, (list, tuple, np.ndarray, dict, str)) and bool(pd.isna(value)))
 
 
 def _objects(values: Sequence[Any], runs: pd.DataFrame) -> pd.Series[Any]:

@@ -76,6 +76,7 @@ def footer_lines(
         _seeds(n, filled),
         _grid(filled, cells),
         _without_number(runs, definition.metric),
+        *_unsupported(runs),
         *(cost.note for cost in definition.costs),
         _repeats(runs),
         f"Runs: {len(runs)}, made by {_versions(runs)}.",
@@ -106,6 +107,15 @@ def _without_number(runs: pd.DataFrame, metric: str) -> str:
     if empty := int((runs["status"].eq("ok") & runs[metric].isna()).sum()):
         parts.append(f"{empty} ok but without {metric}")
     return f"Runs without a number: {', '.join(parts)}." if parts else ""
+
+
+def _unsupported(runs: pd.DataFrame) -> list[str]:
+    """One line per reason why methods do not work on a backbone."""
+    known = runs.loc[runs["status"] == "unsupported", ["method", "backbone", "error"]].fillna("")
+    return [
+        f"Unsupported on {backbone}: {', '.join(sorted(set(own['method'])))} ({str(error).strip().rstrip('.')})."
+        for (backbone, error), own in known.groupby(["backbone", "error"])
+    ]
 
 
 def _repeats(runs: pd.DataFrame) -> str:

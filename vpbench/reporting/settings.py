@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vpbench.models.registry import current_options
+from vpbench.spec.parsing import is_shallow
 
 
 def settings_in(text: Any) -> dict[str, Any]:
@@ -15,8 +16,9 @@ def settings_in(text: Any) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         value = text
+    value = value if is_shallow(value) else text
     return value if isinstance(value, dict) else {"value": value}
 
 

@@ -7,6 +7,10 @@ import re
 from typing import Any
 
 from vpbench.core.errors import UsageError
+from vpbench.core.names import shortened
+
+DEEPEST = 20  # levels of lists and mappings in a setting
+LONGEST_S = 1000 * 86400  # of a run, far below what timers take
 
 
 def words(text: str | None) -> list[str] | None:
@@ -82,9 +86,16 @@ def _assignments(given: list[str], option: str, form: str, example: str) -> dict
 def value_of(text: str) -> Any:
     """A value as JSON where it is JSON, with Python's spelling allowed; else as text."""
     try:
-        return json.loads(text.replace("True", "true").replace("False", "false").replace("None", "null"))
-    except json.JSONDecodeError:
+        value = json.loads(text.replace("True", "true").replace("False", "false").replace("None", "null"))
+    except (ValueError, RecursionError):  # RecursionError: brackets by the thousand; ValueError: digits too
         return text
+    return value if is_shallow(value) else text
+
+
+def is_shallow(value: Any, levels: int = DEEPEST) -> bool:
+    """Whether lists and mappings are nested in so few levels only, as settings are; what handles them is recursive."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(is_shallow(each, levels - 1) for each in inner)
 
 
 def seconds(option: str, text: str | None) -> float | None:
@@ -98,5 +109,7 @@ def seconds(option: str, text: str | None) -> float | None:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     value = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0
     if not value:
-        raise UsageError(f"{option} {text}: write a time such as 90s, 30m, 2h or 1d, or never.")
+        raise UsageError(f"{option} {shortened(text)}: write a time such as 90s, 30m, 2h or 1d, or never.")
+    if value > LONGEST_S:
+        raise UsageError(f"{option} {shortened(text)} is more than {LONGEST_S // 86400} days: write a shorter time, or never.")
     return value

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
+
+from vpbench.core.frozen_model import FrozenModel
 
 LATER: dict[str, Any] = {"came_later": True}  # marks fields that are hashed only when they are not at their default
 
@@ -16,10 +18,8 @@ def hashed_fields(model: BaseModel) -> dict[str, Any]:
     return model.model_dump(mode="json", exclude={name for name in later if getattr(model, name) == fields[name].default})
 
 
-class ParameterGroup(BaseModel):
+class ParameterGroup(FrozenModel):
     """Learning rate and weight decay of some tensors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     match: str = Field(
         description="pattern of tensor names with * and ?: own.* (the method's), head.*, backbone.* (timm's names), *.bias"
@@ -28,7 +28,7 @@ class ParameterGroup(BaseModel):
     weight_decay: float | None = Field(None, ge=0, description="instead of the recipe's; None leaves that")
 
 
-class Recipe(BaseModel):
+class Recipe(FrozenModel):
     """One training recipe. Frozen; unknown fields are errors.
 
     The learning rate in use is ``lr * batch_size / lr_reference_batch`` (``lr`` itself when that is None).
@@ -36,8 +36,6 @@ class Recipe(BaseModel):
     t / W (``warmup_from_zero``, so that the first epoch of VPT's released code trains nothing) or (t + 1) / W before W,
     and (1 + cos(pi (t - W) / (T - W))) / 2 afterwards.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(0.25, gt=0, description="base learning rate")

@@ -12,7 +12,6 @@ from vpbench.spec.decoding_rule import Background
 from vpbench.spec.flag import Flag
 from vpbench.spec.parsing import columns_of, settings_of, words
 
-DEFAULT_METHODS = ("linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt")
 DEFAULT_SUITE = "mini"
 
 
@@ -22,12 +21,12 @@ class Request(FrozenModel):
     ``device`` is here because it decides the precision that ``auto`` means, which is part of a run's identity.
     """
 
-    methods: Annotated[tuple[str, ...], Flag(parse=words)] = Field(
-        default=DEFAULT_METHODS,
-        description="Methods, with commas: insvp,vpt:shallow; all; group:partial, :extra or :prompts. Default: six.",
+    methods: Annotated[tuple[str, ...] | None, Flag(parse=words)] = Field(
+        default=None,
+        description="Methods, with commas: insvp,vpt:shallow,./mine.py; all; group:partial, :extra or :prompts. Default: six.",
     )
     suite: Annotated[str | None, Flag()] = Field(
-        default=None, description="Data sets and protocol. Default: mini, which is built in."
+        default=None, description="Data sets and protocol, by name or path (my.toml). Default: mini, built in."
     )
     data: Annotated[str | None, Flag(metavar="PATH")] = Field(
         default=None, description="Your own images: an ImageFolder tree, a parquet file or a folder of parquet shards."

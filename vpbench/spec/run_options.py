@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from vpbench.core.errors import UsageError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.spec.flag import Flag
-from vpbench.spec.parsing import executor_options_of, numbers, seconds, sigmas_of, words
+from vpbench.spec.parsing import LONGEST_S, executor_options_of, numbers, seconds, sigmas_of, words
 from vpbench.store.artefacts import artefact_files
 
 
@@ -36,12 +36,17 @@ class JobOptions(FrozenModel):
         default=False, description="Less memory in training, longer steps, the same numbers."
     )
     timeout_s: Annotated[float | None, Flag(name="--timeout", metavar="TIME", parse=partial(seconds, "--timeout"))] = Field(
-        default=None, description="Give up a run after 90s, 30m, 2h or 1d. Default: never."
+        default=None, gt=0, le=LONGEST_S, description="Give up a run after 90s, 30m, 2h or 1d. Default: never."
     )
     checkpoint_s: Annotated[
         float | None,
         Flag(name="--checkpoint-every", metavar="TIME", parse=partial(seconds, "--checkpoint-every"), shown="10m"),
-    ] = Field(default=600.0, description="How often a run writes a checkpoint, from which it resumes if it is killed; or never.")
+    ] = Field(
+        default=600.0,
+        gt=0,
+        le=LONGEST_S,
+        description="How often a run writes a checkpoint, from which it resumes if it is killed; or never.",
+    )
 
     @field_validator("save", mode="before")
     @classmethod

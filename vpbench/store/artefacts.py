@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from vpbench.core.names import unknown
 
@@ -13,6 +15,27 @@ ARTEFACTS = {
     "weights": "weights.safetensors",
 }
 """File name of each kind."""
+
+
+CHECKSUMS = "SHA256SUMS"
+"""Beside a run's artefacts, in the format of ``sha256sum -c``."""
+
+_CHECKSUM = re.compile(r"([0-9a-f]{64})  (.+)")
+
+
+def read_checksums(path: Path) -> dict[str, str]:
+    """SHA-256 by file name; {} where there is no such file. A line that is damaged vouches for nothing, and fits nothing."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    found = [_CHECKSUM.fullmatch(line) for line in lines]
+    return {line[2]: line[1] for line in found if line}
+
+
+def write_checksums(known: Mapping[str, str], path: Path) -> None:
+    """Write what :func:`read_checksums` reads."""
+    path.write_text("".join(f"{known[name]}  {name}\n" for name in sorted(known)), encoding="utf-8", newline="\n")
 
 
 def artefact_files(kinds: Iterable[str]) -> list[str]:

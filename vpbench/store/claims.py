@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vpbench.core.errors import StoreError
+from vpbench.core.file_names import inside
 
 GRID, DATA, STORE = "grid-", "data-", "store-"  # prefixes of locks that are not for runs
 COMPACTING = f"{STORE}compacting"  # held by the process that may write or remove compacted files
@@ -56,7 +57,7 @@ class Claims:
         Raises:
             StoreError: when the lock file cannot be created.
         """
-        lock, note = self._lock(run_id), self.folder / f"{run_id}.json"
+        lock, note = self._lock(run_id), inside(self.folder, f"{run_id}.json")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=ACQUIRE_TIMEOUT)
@@ -103,6 +104,17 @@ class Claims:
         with self.claim(name, since=datetime.now(UTC).isoformat(), runs=runs):
             yield
 
+    def sweep(self) -> None:
+        """Removes what killed commands have published with :meth:`grid`: locks that nobody holds."""
+        for note in sorted({path.with_suffix(".json") for path in self.folder.glob(f"{GRID}*") if path.name[0] != "."}):
+            lock = self._lock(note.stem)
+            with suppress(Timeout, OSError):
+                lock.acquire(timeout=0)
+                for path in (note, Path(lock.lock_file)):
+                    with suppress(OSError):
+                        path.unlink()
+                lock.release()
+
     def grids(self) -> list[dict[str, Any]]:
         """The published runs of all active commands, see :meth:`grid`."""
         return [about for name, about in self._all_held().items() if name.startswith(GRID)]
@@ -132,4 +144,4 @@ class Claims:
         return False
 
     def _lock(self, name: str) -> FileLock:
-        return FileLock(self.folder / f"{name}.lock")
+        return FileLock(inside(self.folder, f"{name}.lock"))

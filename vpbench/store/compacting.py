@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from vpbench.core.errors import StoreError
 from vpbench.store.claims import COMPACTING
 from vpbench.store.reading import COMPACTED, Rows, read_rows, stamp_of
-from vpbench.store.schema import SCHEMA_VERSION
+from vpbench.store.schema import COLUMNS, SCHEMA_VERSION
 from vpbench.store.store import Store
 
 
@@ -47,6 +47,7 @@ def compact(store: Store) -> Compaction:
     Raises:
         StoreError: when another process is compacting, a later vpbench wrote rows here, or the folder cannot be written.
     """
+    store.sweep()
     with only_one(store):
         for partial in store.folder.glob(f".{COMPACTED}*.partial.parquet"):  # of a killed process
             partial.unlink(missing_ok=True)
@@ -55,7 +56,7 @@ def compact(store: Store) -> Compaction:
         merged = _to_merge(rows)
         if not merged:
             return Compaction(broken=rows.broken)
-        table = rows.table.filter(pc.is_in(rows.origins, pa.array(merged)))
+        table = _of_these(rows.table.filter(pc.is_in(rows.origins, pa.array(merged))))
         path = store.write_compacted(table)
         _sync(store.folder)
         left = [name for name in merged if not _remove(store, name, rows.files[name])]
@@ -87,6 +88,11 @@ def _to_merge(rows: Rows) -> list[str]:
     files = [name for name in rows.files if name not in broken and (name.startswith(COMPACTED) or name[:-8] in runs)]
     done = len(files) == 1 and files[0].startswith(COMPACTED) and set(rows.versions) == {str(SCHEMA_VERSION)}
     return [] if done else files
+
+
+def _of_these(table: pa.Table) -> pa.Table:
+    """Without the unknown columns of other files, which are empty here."""
+    return table.select([name for name in table.column_names if name in COLUMNS or table[name].null_count < len(table)])
 
 
 def _remove(store: Store, name: str, stamp: str) -> bool:

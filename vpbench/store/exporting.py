@@ -7,18 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pandas.api.types import is_object_dtype, is_string_dtype
 
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.escaping import for_spreadsheet
 from vpbench.core.files import write_atomically
+from vpbench.store.checked_parquet import write_table
 from vpbench.store.schema import SCHEMA
 from vpbench.store.store import as_frame
 
 
 def _parquet(rows: pa.Table, path: Path) -> None:
-    pq.write_table(rows.replace_schema_metadata(SCHEMA.metadata), path, compression="zstd")
+    write_table(rows.replace_schema_metadata(SCHEMA.metadata), path)
 
 
 def _csv(rows: pa.Table, path: Path) -> None:

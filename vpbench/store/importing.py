@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,13 +16,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vpbench.core.errors import StoreError
+from vpbench.core.file_names import is_file_name
+from vpbench.core.files import write_atomically
+from vpbench.store.artefacts import CHECKSUMS
 from vpbench.store.compacting import only_one
-from vpbench.store.reading import COMPACTED, read_file
+from vpbench.store.reading import COMPACTED, Rows, printable, read_file, read_rows
 from vpbench.store.schema import QUALITY, SCHEMA, SETTLED
 from vpbench.store.store import Store
 
 _RESULT = ("status", *QUALITY)  # columns that must agree between two rows of the same run
 _ABOUT = ("run_id", "method", "dataset", "seed")
+_NAMES = ("method", "backbone", "suite", "dataset", "dataset_group")
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_SEPARATORS = frozenset("/\\")
+LONGEST_NAME = 250
 
 
 @dataclass(frozen=True)
@@ -30,12 +39,12 @@ class Source:
     Attributes:
         path: of the folder or file.
         rows: migrated to this version of the schema.
-        broken: unreadable files of the folder and the reason.
+        found: the same as they were read, and which files of the folder are left out.
     """
 
     path: Path
     rows: pa.Table
-    broken: list[tuple[Path, str]]
+    found: Rows
 
     @property
     def store(self) -> Store | None:
@@ -73,24 +82,30 @@ def open_source(path: Path) -> Source:
         raise StoreError(f"{path} does not exist: give a results folder, or a parquet file of 'vpbench export'.")
     if path.is_file() and path.suffix != ".parquet":
         raise StoreError(f"{path} is not a parquet file; write one with: vpbench export --to rows.parquet")
-    found = Store(path).read() if path.is_dir() else read_file(path)
+    found = read_rows(path, use_copy=False) if path.is_dir() else read_file(path)  # a copy may say what no row says
     if path.is_file() and found.broken:
-        raise StoreError(f"{path} is not a readable result: {found.broken[0][1]}.")
+        raise StoreError(f"{path} is not a readable result: {printable(found.broken[0][1])}.")
     found.refuse_newer(path)
     if not len(found.table):
-        raise StoreError(f"{path} has no rows.")
+        raise StoreError(f"{path} has no rows{f'; {found.left_out[0]}' if found.broken else ''}.")
     rows = found.table.select(SCHEMA.names)
-    for run_id, status in zip(rows["run_id"].to_pylist(), rows["status"].to_pylist(), strict=True):
-        if not status or not _is_plain(run_id):
-            raise StoreError(f"{path} has a row that is not a result of vpbench: run_id {run_id!r}, status {status!r}.")
-    return Source(path, rows, found.broken)
+    for name in _NAMES:
+        for value in pc.unique(rows[name]).to_pylist():
+            if value is not None and not _is_name(value):
+                raise StoreError(f"{path} has a row whose {name} is no name: {_shortened(value)}.")
+    for run_id in rows["run_id"].to_pylist():
+        if run_id.startswith(COMPACTED):
+            raise StoreError(f"{path} has a row whose run_id is no run's: {run_id!r}.")
+    return Source(path, rows, found)
 
 
-def _is_plain(run_id: str | None) -> bool:
-    """Whether an id from another store is a valid file name that collides with no other kind of file."""
-    if not run_id:
-        return False
-    return Path(run_id).name == run_id and not run_id.startswith((".", COMPACTED))
+def _is_name(text: str) -> bool:
+    """Whether a text can stand for a method, a data set and the like, in messages, tables and file names."""
+    return 0 < len(text) <= LONGEST_NAME and text.isprintable() and not _SEPARATORS & set(text) and text.strip(". ") != ""
+
+
+def _shortened(text: str) -> str:
+    return repr(text) if len(text) <= 60 else f"{text[:57]!r}..."
 
 
 def plan_merge(store: Store, sources: Iterable[Source], *, replace: bool = False) -> Merge:
@@ -140,9 +155,12 @@ def write_merge(store: Store, merge: Merge) -> list[str]:
         the runs of ``better`` and ``replaced`` that were skipped, because another command works on them.
 
     Raises:
-        StoreError: when the folder cannot be written, or another process compacts it.
+        StoreError: when the folder cannot be written, another process compacts it, or there is a link or a folder among the
+            files of a run; nothing is written then.
     """
     changed = {**merge.better, **merge.replaced}
+    for run_id, source in {**merge.new, **changed}.items():
+        _check_files(store, run_id, source)
     store.check_writable()
     with only_one(store):
         for run_id, source in merge.new.items():
@@ -167,19 +185,51 @@ def _rows_of(wanted: dict[str, Source]) -> Sequence[pa.Table]:
     return [source.rows.filter(pc.is_in(source.rows["run_id"], pa.array(runs[key]))) for key, source in sources.items()]
 
 
-def _copy_files(store: Store, run_id: str, source: Source) -> None:
-    """Copies artefacts and log of a run; before its row, because a stored row means that the run is complete."""
+def _check_files(store: Store, run_id: str, source: Source) -> None:
+    """That nothing is copied from, or removed from, any place but the two results folders.
+
+    Our ``_artefacts`` itself may be a link, to a larger disk; that of a source may not.
+
+    Raises:
+        StoreError: for a symbolic link, or for a folder where a file should be.
+    """
     if source.store is None:
         return
-    for old in store.artefact_path(run_id, "").glob("*"):
+    theirs, ours = source.store.artefacts_folder / run_id, store.artefacts_folder / run_id
+    log = source.store.log_path(run_id)
+    for path in (source.store.artefacts_folder, theirs, *_files_in(theirs), log.parent, log, ours, *_files_in(ours)):
+        if path.is_symlink():
+            raise StoreError(f"{printable(path)} is a symbolic link, and import takes files alone: replace it by what it names.")
+    for path in _files_in(ours):
+        if not path.is_file():
+            raise StoreError(f"{printable(path)} is no file, and would be lost: move it away, and import again.")
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """What is in a folder, without hidden files; nothing where there is none."""
+    return [] if folder.is_symlink() or not folder.is_dir() else sorted(path for path in folder.glob("*") if path.name[0] != ".")
+
+
+def _copy_files(store: Store, run_id: str, source: Source) -> None:
+    """Copies artefacts and log of a run; before its row, because a stored row means that the run is complete.
+
+    Checksums are copied as they are, so that a damaged artefact does not become a good one.
+    """
+    if source.store is None:
+        return
+    ours, theirs = store.artefacts_folder / run_id, source.store.artefacts_folder / run_id
+    for old in _files_in(ours):
         old.unlink()
-    for path in sorted(source.store.artefact_path(run_id, "").glob("*")):
-        if path.is_file() and not path.name.startswith("."):
-            store.write_artefact(run_id, path.name, partial(_copy, path))
+    for path in sorted(_files_in(theirs), key=lambda path: path.name == CHECKSUMS):
+        if path.is_file() and is_file_name(path.name):
+            store.write_file(store.artefact_path(run_id, path.name), partial(_copy, path))
     with suppress(OSError):  # a log that cannot be copied is not an error
-        store.log_path(run_id).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source.store.log_path(run_id), store.log_path(run_id))
+        store.logs_folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(store.log_path(run_id), partial(_copy, source.store.log_path(run_id)))
 
 
 def _copy(path: Path, target: Path) -> None:
-    shutil.copyfile(path, target)
+    """Copies a file, unless it has become a link or a pipe since it was checked."""
+    with os.fdopen(os.open(path, os.O_RDONLY | _NO_LINK), "rb") as source, target.open("wb") as copy:
+        if stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+            shutil.copyfileobj(source, copy)

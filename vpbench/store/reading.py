@@ -2,38 +2,42 @@
 
 A compacted file has many rows. A row file is read by its embedded JSON (``vpbench.store.row_file``) in a tenth of a millisecond;
 one of another version or program takes a millisecond or two. A folder with many of them therefore has a cache of their rows:
-``FOLDER/_cache/rows.arrow`` has each row with the stamp of its file; files that are new or have changed are read again. It may
-be deleted at any time.
+``FOLDER/_cache/rows.arrow`` (``vpbench.store.row_copies``) has each row with the stamp of its file; files that are new or have
+changed are read again. It may be deleted at any time.
+
+Whatever is wrong with a file, it is left out with a reason: one that is not as vpbench wrote it, foreign ones that do not
+fit, and rows that cannot be results (``vpbench.store.plausible``).
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.feather as feather
-import pyarrow.parquet as pq
 
 from vpbench.core.errors import StoreError
-from vpbench.core.files import write_atomically
 from vpbench.core.version import __version__
+from vpbench.store.checked_parquet import open_parquet
+from vpbench.store.plausible import JUDGED, implausible
+from vpbench.store.row_copies import ORIGIN, read_copy, write_copy
 from vpbench.store.row_file import as_table, decode_row
 from vpbench.store.schema import SCHEMA, SCHEMA_VERSION, is_newer, migrated, version_of
 
 COMPACTED = "compacted-"  # prefix of the names of compacted files
 WORTH_A_COPY = 200  # row files; fewer are read in a fraction of a second
+AT_ONCE = 1000  # rows that are taken from JSON to a table together, as a table is much smaller
 WORTH_A_NEW_COPY = 100  # of them not in the copy
 
-_LAYOUT = f"2 {SCHEMA_VERSION} {pa.__version__} {SCHEMA.names}".encode()
-_FILE, _STAMP, _VERSION = _ORIGIN = ("_file", "_stamp", "_schema")  # columns besides the store's
+_FILE, _STAMP, _VERSION = ORIGIN
 
 Broken = list[tuple[Path, str]]
 _Origin = tuple[str, str, str]  # a file's name, stamp and version
@@ -45,7 +49,7 @@ class Rows:
 
     Attributes:
         table: one row per run, sorted by ``run_id``; columns of the schema, then unknown ones.
-        broken: unreadable files and the reason.
+        broken: files that are left out or have rows that are, and the reason.
         versions: number of rows by version of the schema.
         files: stamp of every file read, by name.
         origins: file name of each row.
@@ -56,6 +60,13 @@ class Rows:
     versions: Counter[str]
     files: dict[str, str]
     origins: pa.ChunkedArray
+
+    @property
+    def left_out(self) -> list[str]:
+        """One line for every file that is broken."""
+        return [
+            f"{printable(path)} is not a readable result and is left out: {printable(reason)}" for path, reason in self.broken
+        ]
 
     def refuse_newer(self, place: Path) -> None:
         """Rejects rows of a later version of the schema.
@@ -71,6 +82,11 @@ class Rows:
                 f"{place} has rows of schema version {newer}, and vpbench {__version__} knows versions up to "
                 f"{SCHEMA_VERSION}: install a later vpbench, or choose other results."
             )
+
+
+def printable(text: Any) -> str:
+    """``text`` in one line, with escapes for what a terminal or a file in UTF-8 cannot show."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
 
 
 class _GoneError(Exception):
@@ -90,9 +106,16 @@ def read_rows(folder: Path, columns: Sequence[str] | None = None, *, use_copy: b
             return _read_files(folder, files, columns, use_copy)
 
 
-def read_file(path: Path) -> Rows:
-    """All rows of one file in any folder."""
-    return _read_files(path.parent, {path.name: stamp_of(path)}, None, use_copy=False)
+def read_file(path: Path, columns: Sequence[str] | None = None) -> Rows:
+    """All rows of one file in any folder.
+
+    Raises:
+        FileNotFoundError: when it does not exist.
+    """
+    try:
+        return _read_files(path.parent, {path.name: stamp_of(path)}, columns, use_copy=False)
+    except _GoneError as error:
+        raise FileNotFoundError(path) from error
 
 
 def list_files(folder: Path) -> dict[str, str]:
@@ -139,76 +162,110 @@ def _compacted(names: list[str]) -> list[str]:
 
 def _read_files(folder: Path, files: dict[str, str], columns: Sequence[str] | None, use_copy: bool) -> Rows:
     wanted = None if columns is None else list(dict.fromkeys(["run_id", *columns]))
+    read = None if wanted is None else list(dict.fromkeys([*wanted, *JUDGED]))
     broken: Broken = []
     large = {name: stamp for name, stamp in files.items() if name.startswith(COMPACTED)}
     small = {name: stamp for name, stamp in files.items() if name not in large}
     if use_copy and len(small) >= WORTH_A_COPY:
-        tables = _through_copy(folder, small, wanted, broken)
+        tables = _through_copy(folder, small, read, broken)
     else:
-        tables = _tables(folder, small, wanted, broken)
-    tables += _tables(folder, large, wanted, broken)
+        tables = _tables(folder, small, read, broken)
+    tables += _tables(folder, large, read, broken)
     if not tables:
         return Rows(
             _selected(migrated(SCHEMA.empty_table()), wanted), broken, Counter(), files, pa.chunked_array([], pa.string())
         )
-    table = _newest(_joined(tables))
+    table = _selected(_newest(_plausible(folder, _joined(folder, tables, broken), broken)), wanted)
     versions = {count["values"]: count["counts"] for count in pc.value_counts(table[_VERSION]).to_pylist()}
-    return Rows(table.drop_columns(_ORIGIN), broken, Counter(versions), files, table[_FILE])
+    return Rows(table.drop_columns(ORIGIN), broken, Counter(versions), files, table[_FILE])
 
 
 def _selected(table: pa.Table, wanted: list[str] | None) -> pa.Table:
     """The wanted columns that exist, and the origin of the rows."""
-    return table if wanted is None else table.select([name for name in table.column_names if name in {*wanted, *_ORIGIN}])
+    return table if wanted is None else table.select([name for name in table.column_names if name in {*wanted, *ORIGIN}])
 
 
 def _tables(folder: Path, files: dict[str, str], wanted: list[str] | None, broken: Broken) -> list[pa.Table]:
-    """The rows of all readable files, with name, stamp and version of the file; one table per file schema."""
-    quick: list[dict[str, Any]] = []
-    quick_origins: list[_Origin] = []
-    kinds: dict[pa.Schema, list[tuple[_Origin, pa.Table]]] = {}
+    """The rows of all readable files, with name, stamp and version of the file; one table per file schema.
+
+    Of small files that are no JSON rows all columns are there: a foreign file must fit as a whole, whatever is asked for.
+    """
+    quick: list[tuple[_Origin, dict[str, Any]]] = []
+    kinds: dict[tuple[bool, pa.Schema], list[tuple[_Origin, pa.Table]]] = {}
+    tables: list[pa.Table] = []
+
+    def make_table(rows: list[dict[str, Any]]) -> pa.Table:
+        return as_table(rows, wanted)
+
     for name, stamp in files.items():
         try:
-            content = None if name.startswith(COMPACTED) else (folder / name).read_bytes()
-            if content is not None and (row := decode_row(content)) is not None:
-                quick.append(row)
-                quick_origins.append((name, stamp, str(SCHEMA_VERSION)))
+            name.encode()  # the table has the names of the files
+            content = (folder / name).read_bytes()
+            if (row := decode_row(content)) is not None:
+                quick.append(((name, stamp, str(SCHEMA_VERSION)), row))
+                if len(quick) == AT_ONCE:
+                    tables += _together(folder, quick, make_table, broken)
+                    quick = []
                 continue
-            file = pq.ParquetFile(folder / name if content is None else pa.BufferReader(content))
-            origin = (name, stamp, version_of(file.metadata.metadata))
-            rows = file.read(columns=wanted, use_threads=content is None).replace_schema_metadata(None)
-        except (pa.ArrowException, OSError) as error:
+            large = name.startswith(COMPACTED)
+            rows, version = columns_in(content, wanted if large else None)
+        except Exception as error:  # of pyarrow, whatever is wrong with a file of another program
             _note_broken(folder / name, error, broken)
             continue
-        kinds.setdefault(rows.schema, []).append((origin, rows))
-    tables = [table for members in kinds.values() for table in _migrated_together(folder, members, wanted, broken)]
-    if quick:
-        tables.append(_with_origins(as_table(quick, wanted), quick_origins, [1] * len(quick)))
+        kinds.setdefault((large, rows.schema), []).append(((name, stamp, version), rows))
+    tables += _together(folder, quick, make_table, broken)
+    for (large, _), members in kinds.items():
+        tables += _together(folder, members, partial(_migrated, wanted=wanted if large else None), broken)
     return tables
 
 
-def _migrated_together(
-    folder: Path, members: list[tuple[_Origin, pa.Table]], wanted: list[str] | None, broken: Broken
+def columns_in(content: bytes, wanted: Sequence[str] | None = None) -> tuple[pa.Table, str]:
+    """The rows in a parquet file, as they are, and the version of their schema.
+
+    Raises:
+        ArrowInvalid: for columns that no table of ours can have; and what pyarrow raises for a file that is none.
+    """
+    file = open_parquet(content)
+    names = file.schema_arrow.names
+    if wrong := [name for name, times in Counter(names).items() if times > 1 or name in ORIGIN]:
+        raise pa.ArrowInvalid(f"its column {wrong[0]} is there twice, or has a name that is reserved")
+    version = version_of(file.metadata.metadata)
+    columns = None if wanted is None else [name for name in names if name in wanted]
+    return file.read(columns=columns).replace_schema_metadata(None), version
+
+
+def _migrated(tables: Sequence[pa.Table], wanted: Sequence[str] | None) -> pa.Table:
+    table = migrated(pa.concat_tables(tables), wanted)
+    table.validate(full=True)  # texts are UTF-8
+    return table
+
+
+def _together(
+    folder: Path, members: Sequence[tuple[_Origin, Any]], make: Callable[[list[Any]], pa.Table], broken: Broken
 ) -> list[pa.Table]:
-    """The rows of files with the same columns, migrated to this version, in one table unless a file cannot be migrated."""
-    origins, tables = [origin for origin, _ in members], [rows for _, rows in members]
+    """One table of all files, made by ``make`` of what is in them; one for each where one of them does not fit."""
+    if not members:
+        return []
+    origins, contents = zip(*members, strict=True)
     try:
-        table = migrated(pa.concat_tables(tables), wanted)
-    except (pa.ArrowException, OSError) as error:
+        table = make(list(contents))
+    except Exception as error:  # of pyarrow, whatever does not fit
         if len(members) == 1:
             _note_broken(folder / origins[0][0], error, broken)
             return []
-        return [table for member in members for table in _migrated_together(folder, [member], wanted, broken)]
-    return [_with_origins(table, origins, [len(rows) for rows in tables])]
+        return [table for member in members for table in _together(folder, [member], make, broken)]
+    return [_with_origins(table, origins, [len(own) if isinstance(own, pa.Table) else 1 for own in contents])]
 
 
-def _with_origins(table: pa.Table, origins: list[_Origin], counts: list[int]) -> pa.Table:
+def _with_origins(table: pa.Table, origins: Sequence[_Origin], counts: list[int]) -> pa.Table:
     """Appends the columns of origin to the rows of several files.
 
     Args:
         counts: number of rows per file, in the order of the table.
     """
-    for column, values in zip(_ORIGIN, zip(*origins, strict=True), strict=True):
-        table = table.append_column(column, pa.array(np.repeat(np.array(values, dtype=object), counts), pa.string()))
+    places = pa.array(np.repeat(np.arange(len(origins)), counts))
+    for column, values in zip(ORIGIN, zip(*origins, strict=True), strict=True):
+        table = table.append_column(column, pa.array(values, pa.string()).take(places))
     return table
 
 
@@ -220,12 +277,48 @@ def _note_broken(path: Path, error: Exception, broken: Broken) -> None:
     """
     if not os.path.lexists(path):
         raise _GoneError from error
-    broken.append((path, str(error).splitlines()[0]))
+    broken.append((path, (str(error).strip().splitlines() or [type(error).__name__])[0]))
 
 
-def _joined(tables: list[pa.Table]) -> pa.Table:
-    """One table in one chunk; with a chunk per file all operations are far slower."""
-    return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+def _joined(folder: Path, tables: list[pa.Table], broken: Broken) -> pa.Table:
+    """One table in one chunk; with a chunk per file all operations are far slower.
+
+    Files with an unknown column of another type than in the files before them are left out; our own come first.
+    """
+    try:
+        table = pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException:
+        table, *others = sorted(tables, key=lambda own: (not pc.all(_is_ours(own)).as_py(), own.num_columns))
+        for other in others:
+            try:
+                table = pa.concat_tables([table, other], promote_options="permissive")
+            except pa.ArrowException as error:
+                for name in other[_FILE].unique().to_pylist():
+                    _note_broken(folder / name, error, broken)
+    return table.combine_chunks()
+
+
+def _plausible(folder: Path, table: pa.Table, broken: Broken) -> pa.Table:
+    """The rows that can be results; each file that has others is noted once."""
+    faults = implausible(table)
+    if not faults:
+        return table
+    by_file: dict[str, list[str]] = {}
+    for place, reason in faults.items():
+        by_file.setdefault(table[_FILE][place].as_py(), []).append(reason)
+    rows = Counter(table[_FILE].to_pylist())
+    for name, reasons in sorted(by_file.items()):
+        others = f" ({len(reasons)} of its {rows[name]} rows; the others are read)" if len(reasons) < rows[name] else ""
+        broken.append((folder / name, f"{reasons[0]}{others}"))
+    good = np.ones(len(table), bool)
+    good[list(faults)] = False
+    return table.filter(pa.array(good))
+
+
+def _is_ours(table: pa.Table) -> pa.ChunkedArray:
+    """Which rows are in files that vpbench has named: row files and compacted files."""
+    row_file = pc.equal(table[_FILE], pc.binary_join_element_wise(table["run_id"], ".parquet", ""))
+    return pc.or_(pc.fill_null(row_file, False), pc.starts_with(table[_FILE], COMPACTED))
 
 
 def _newest(table: pa.Table) -> pa.Table:
@@ -234,9 +327,10 @@ def _newest(table: pa.Table) -> pa.Table:
     If several files have a run, its row file is the newest, because it was written again after compaction; then compacted files
     by number, then files with other names, which users put there.
     """
-    own = pc.equal(table[_FILE], pc.binary_join_element_wise(table["run_id"], ".parquet", ""))
+    if not len(table):
+        return table
     compacted = pc.starts_with(table[_FILE], COMPACTED)
-    rank = pc.if_else(pc.fill_null(own, False), 2, pc.cast(compacted, pa.int64()))
+    rank = pc.if_else(pc.and_(_is_ours(table), pc.invert(compacted)), 2, pc.cast(compacted, pa.int64()))
     keys = pa.table({"run_id": table["run_id"], "rank": rank, "file": table[_FILE]})
     order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names])
     ids = table["run_id"].take(order).to_numpy()
@@ -244,42 +338,17 @@ def _newest(table: pa.Table) -> pa.Table:
     return table if np.array_equal(newest, np.arange(len(table))) else table.take(newest)
 
 
-# The cached copy of row files
-
-
 def _through_copy(folder: Path, files: dict[str, str], wanted: list[str] | None, broken: Broken) -> list[pa.Table]:
     """Tables of all files, most of them from the copy, which is rewritten if many files are not in it."""
     path = folder / "_cache" / "rows.arrow"
-    copies = _read_copy(path, files, wanted)
+    copies = read_copy(path, files, wanted)
     names = {name for copy in copies for name in copy[_FILE].to_pylist()}
     new = {name: stamp for name, stamp in files.items() if name not in names}
     if copies and len(new) < WORTH_A_NEW_COPY:
         return copies + _tables(folder, new, wanted, broken)
-    tables = _read_copy(path, files, None) + _tables(folder, new, None, broken)
+    tables = read_copy(path, files, None) + _tables(folder, new, None, broken)
     if not tables:
         return []
-    table = _joined(tables)
-    _write_copy(path, table)
+    table = _joined(folder, tables, broken)
+    write_copy(path, table)
     return [_selected(table, wanted)]
-
-
-def _read_copy(path: Path, files: dict[str, str], wanted: list[str] | None) -> list[pa.Table]:
-    """The rows of the copy whose files have not changed; empty if there is no copy of this version."""
-    try:
-        with pa.memory_map(str(path)) as source:
-            schema = pa.ipc.open_file(source).schema
-        if (schema.metadata or {}).get(b"layout") != _LAYOUT:
-            return []
-        columns = [name for name in schema.names if wanted is None or name in {*wanted, *_ORIGIN}]
-        table = feather.read_table(path, columns=columns, memory_map=False)
-    except (pa.ArrowException, OSError):
-        return []
-    origins = zip(table[_FILE].to_pylist(), table[_STAMP].to_pylist(), strict=True)
-    valid = pa.array([files.get(name) == stamp for name, stamp in origins], pa.bool_())
-    return [(table if pc.all(valid).as_py() else table.filter(valid)).replace_schema_metadata(None)]
-
-
-def _write_copy(path: Path, rows: pa.Table) -> None:
-    copy = rows.replace_schema_metadata({"layout": _LAYOUT})
-    with suppress(OSError):  # a read-only folder is read without a copy
-        write_atomically(path, lambda partial: feather.write_feather(copy, str(partial), compression="zstd"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 STATUSES = ("ok", "diverged", "oom", "failed", "timeout", "unsupported")
 # Statuses that a repetition would not change; such runs are not repeated.
@@ -16,7 +17,7 @@ _IDENTITY = {
     "run_id": (pa.string(), "hash of the specification"),
     "group_id": (pa.string(), "the same without the seed"),
     "status": (pa.string(), "ok, diverged, oom, failed, timeout or unsupported"),
-    "error": (pa.string(), "what went wrong, empty when ok"),
+    "error": (pa.string(), "what went wrong; when ok a warning about the training, or empty"),
     "started_at": (pa.timestamp("ms", tz="UTC"), "when the run began"),
     "wall_s": (pa.float64(), "seconds from start to row, measuring included"),
     "stage": (pa.string(), "search: a trial, never tested; final: with the settings selected by a search; null: an ordinary run"),
@@ -94,6 +95,10 @@ _COST = {
     "throughput": (pa.float64(), "images per second in inference"),
     "throughput_batch": (pa.int64(), "batch size of throughput"),
     "train_step_ms": (pa.float64(), "median time of a training step, milliseconds"),
+    "prepare_s": (
+        pa.float64(),
+        "seconds of the method's pass over data before training: clustering, sensitivities; null where it has none",
+    ),
     "train_images_per_s": (pa.float64(), "images per second in training, of such steps"),
     "mem_kind": (pa.string(), "kind of the two peaks: allocator (CUDA), or process (libraries and weights included)"),
     "mem_train_peak": (pa.int64(), "peak memory in training, bytes: device allocator, or process on a CPU"),
@@ -102,6 +107,8 @@ _COST = {
     "energy_infer_j": (pa.float64(), "the same in inference"),
 }
 _ENVIRONMENT = {
+    "data_path": (pa.string(), "where the images of --data lay on the machine of the run"),
+    "weights_path": (pa.string(), "where the weight file of the backbone lay there, for weights from a file"),
     "vpbench_version": (pa.string(), ""),
     "git_commit": (pa.string(), "of the checkout vpbench ran from, null when installed"),
     "git_dirty": (pa.bool_(), "whether that checkout had uncommitted changes"),
@@ -140,7 +147,8 @@ SCHEMA = pa.schema(
 
 def version_of(metadata: Mapping[bytes, bytes] | None) -> str:
     """The version that a file with these metadata was written with; ``unknown`` if there is none."""
-    return (metadata or {}).get(b"vpbench_schema", b"unknown").decode(errors="replace")
+    version = (metadata or {}).get(b"vpbench_schema", b"")
+    return version.decode() if re.fullmatch(rb"\d{1,9}", version) else "unknown"
 
 
 def is_newer(version: str) -> bool:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import random
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +29,10 @@ from vpbench.store.store import Store
 FORMAT = 1  # of the file; others are not read
 
 State = dict[str, Any]
+
+
+class UnusableCheckpointError(Exception):
+    """A checkpoint lacks something, or has something that does not fit the run."""
 
 
 class Paused(BaseException):  # not an Exception, so that no method takes it for an error of its own
@@ -140,25 +146,53 @@ class Checkpoints:
             self._note(f"no checkpoint of run {self._run_id[:8]}: {error}")
 
     def _read(self) -> State | None:
-        content = self._store.read_checkpoint(self._run_id) if self._store else None
-        if self._store is None or content is None:
+        if self._store is None:
             return None
         path = self._store.checkpoint_path(self._run_id)
         try:
+            content = self._store.read_checkpoint(self._run_id)
+            if content is None:
+                return None
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                if archive.testzip():  # torch itself does not look whether values have changed
+                if archive.testzip():  # for files without a checksum of ours: torch does not look whether values have changed
                     raise ValueError("its checksum does not fit")
             found: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            theirs = found["identity"]
-        except Exception as error:  # of zipfile, pickle and torch, whatever is wrong with the file
+            theirs, seconds = dict(found["identity"]), float(found["elapsed_s"])
+            if not isinstance(found["ended"], list) or not 0 <= seconds < math.inf or "now" not in found:
+                raise ValueError("it is no state of a run")
+        except StoreError:
+            raise
+        except Exception as error:  # of pickle and torch, whatever is wrong with the file
             self._note(f"{path} is no readable checkpoint ({' '.join(str(error).split())[:100]}); the run starts again.")
             return None
         for name, ours in self._identity.items():
             if theirs.get(name) != ours:
                 self._note(f"{path} is of another {name} ({theirs.get(name)}, now {ours}); the run starts again.")
                 return None
-        self._note(f"run {self._run_id[:8]} resumes from its checkpoint, {found['elapsed_s']:.0f} s after its start.")
+        self._note(f"run {self._run_id[:8]} resumes from its checkpoint, {seconds:.0f} s after its start.")
         return found
+
+    def forget(self, error: Exception) -> None:
+        """Removes a checkpoint that turned out to be of no use, so that the run starts again."""
+        if self._store is not None:
+            self._store.remove_checkpoint(self._run_id)
+            what = " ".join(str(error).split())[:100]
+            self._note(f"the checkpoint of run {self._run_id[:8]} does not fit ({what}); the run starts again.")
+
+
+@contextmanager
+def usable() -> Iterator[None]:
+    """Context manager around what restores a state from a checkpoint.
+
+    Raises:
+        UnusableCheckpointError: for whatever goes wrong in the block.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UnusableCheckpointError(f"{type(error).__name__}: {error}") from error
 
 
 def state_of(model: PromptedModel, order: torch.Generator) -> State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -19,18 +20,20 @@ from torch import Tensor
 from vpbench.core.errors import DivergedError
 from vpbench.data.batches import Normaliser, evaluation_batches
 from vpbench.data.cache import CachedData, CachedSplit
-from vpbench.interface import OtherData
+from vpbench.interface import Method, OtherData
 from vpbench.models.prompted import Inputs as ModelInputs
 from vpbench.models.prompted import PromptedModel
 from vpbench.spec.precision import autocast
 from vpbench.spec.run_spec import RunSpec
-from vpbench.training.checkpoint import Checkpoints, Training, load_state, state_of
+from vpbench.training.checkpoint import Checkpoints, Training, load_state, state_of, usable
 from vpbench.training.ema import MovingAverage
 from vpbench.training.evaluate import Scores
 from vpbench.training.inputs import Batch, Inputs
 from vpbench.training.memory import in_pieces, is_out_of_memory
 from vpbench.training.optim import lr_factor, make_optimizer
 from vpbench.training.other_data import open_other
+
+FAR_ABOVE = 100  # times the loss of guessing, where methods with losses of their own do not come
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Trainer:
         first_losses: of the first five steps of the first phase.
         selected_epoch: epoch (from 1) of the last phase whose parameters were selected.
         batch_parts: micro-batches per training batch, 1 unless memory was short.
+        prepare_s: seconds that the method's ``prepare`` took; None before it, and for a method without.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class Trainer:
         self.first_losses: list[float] = []
         self.selected_epoch = 0
         self.batch_parts = 1
+        self.prepare_s: float | None = None
         self._order = torch.Generator().manual_seed(spec.seed)
         self._checkpoints, self._in_training = checkpoints or Checkpoints(), False
         self._inputs = Inputs(model, data, spec, normalise, self._order)
@@ -101,8 +106,29 @@ class Trainer:
 
     def fit(self) -> None:
         """Run the method's own set-up and phases."""
-        self.model.method.prepare(self)
+        if type(self.model.method).prepare is not Method.prepare:
+            self._prepare()
         self.model.method.phases(self)
+
+    def doubt(self) -> str:
+        """A warning about a training that has ended with a finite loss and yet went wrong; empty without reason for one."""
+        if broken := [name for name, tensor in self.model.own_tensors() if not torch.isfinite(tensor).all()]:
+            return f"warning: {broken[0]} is not finite after training; a smaller recipe.lr may help."
+        loss, guessing = self.curve[-1].train_loss, math.log(max(2, len(self.data.class_names)))
+        if loss > FAR_ABOVE * guessing:
+            return (
+                f"warning: the loss of the last epoch is {loss:.3g}, and that of guessing {guessing:.3g}: "
+                "the training went wrong; a smaller recipe.lr may help."
+            )
+        return ""
+
+    def _prepare(self) -> None:
+        """Timed to the end of what it started on a GPU."""
+        begun = time.perf_counter()
+        self.model.method.prepare(self)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.prepare_s = time.perf_counter() - begun
 
     # What a method may call
 
@@ -250,8 +276,9 @@ class Trainer:
         if state is None:
             return Training()
         self._load(state)
-        optimizer.load_state_dict(state["optimizer"])
-        return Training.of(state["training"], self.device)
+        with usable():
+            optimizer.load_state_dict(state["optimizer"])
+            return Training.of(state["training"], self.device)
 
     def _average(self, tensors: list[Tensor], at: Training) -> MovingAverage | None:
         if not self.spec.recipe.ema:
@@ -276,10 +303,11 @@ class Trainer:
         }  # fmt: skip
 
     def _load(self, state: dict[str, Any]) -> None:
-        load_state(self.model, self._order, state)
-        self.first_losses, self.selected_epoch = list(state["first_losses"]), state["selected_epoch"]
-        self.batch_parts = state["batch_parts"]
-        self.curve += [Epoch(**epoch) for epoch in state["curve"]]
+        with usable():
+            load_state(self.model, self._order, state)
+            self.first_losses, self.selected_epoch = list(state["first_losses"]), state["selected_epoch"]
+            self.batch_parts = state["batch_parts"]
+            self.curve += [Epoch(**epoch) for epoch in state["curve"]]
 
     def _may_pause_between(self) -> None:
         """Between trainings; within one, a run can pause after a step only."""

@@ -1,13 +1,18 @@
-"""Sources of images: a registry with one module per source. Each defines ``read(**options) -> RawData``."""
+"""Sources of images: a registry with one module per source, here or in the user's folders.
+
+Each defines ``read(**options) -> RawData``.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vpbench.core.errors import DataError, UsageError, WrongCountsError, WrongSplitsError
+from vpbench.core.names import unknown
 from vpbench.core.plugins import Registry
 from vpbench.core.user_folders import user_path
 from vpbench.data.catalog import DatasetCard
@@ -26,7 +31,7 @@ def open_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
         root: the data root; by default ``VPBENCH_DATA`` or the user's data folder.
 
     Raises:
-        UsageError: when the source of the card does not exist.
+        UsageError: when the source of the card does not exist, or does not take the card's options.
         MissingDataError: when the data set's folder does not exist.
         WrongCountsError: when the number of classes or images differs from the card.
         WrongSplitsError: when the hash of the split list differs from the card.
@@ -39,7 +44,7 @@ def open_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
         if found[field] != expected:
             raise WrongCountsError(
                 f"{folder or card.source}: {card.title} must have {field} = {expected}, here it is {found[field]}; "
-                + (f"the copy is incomplete or another version. {card.how_to_get}" if folder else "correct its card.")
+                + (f"the copy is incomplete or another version. {card.how_to_get}" if folder else "correct its card.").rstrip()
             )
     if card.split_sha256 and folder and not raw.val_in_train and split_sha256(raw) != card.split_sha256:
         raise WrongSplitsError(
@@ -50,14 +55,40 @@ def open_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
 
 def read_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
     """Like :func:`open_dataset`, without comparing numbers and split list with the card."""
-    place = data_root(root)
+    if card.path:
+        return open_path(card.path)
+    place, reader = data_root(root), check_source(card)
     with _readable(place):
         folder = dataset_folder(card, place) if card.folders else None
     with _readable(folder or Path(card.source)):
-        raw = _readers().get(card.source)(**({"folder": folder} if folder else {}), **card.options)
+        raw = reader(**({_place_of(reader): folder} if folder else {}), **card.options)
     if 0 < card.n_val < len(raw.splits["train"]) and not len(raw.splits["val"]) and not raw.val_in_train:
         raw = with_validation(raw, card.n_val)
     return raw
+
+
+def check_source(card: DatasetCard) -> Reader:
+    """The reader of a card that has a source, which takes what the card says.
+
+    Raises:
+        UsageError: for an unknown source, an option that it does not have, or one that it needs and the card lacks.
+    """
+    reader = _readers().get(card.source)
+    known = inspect.signature(reader).parameters
+    given = {*card.options, *([_place_of(reader)] if card.folders else [])}
+    if strange := sorted(given - known.keys()):
+        raise unknown(f"option of the data source {card.source}", strange[0], known, f"It is on the card of {card.title}.")
+    needed = [name for name, parameter in known.items() if parameter.default is parameter.empty and name not in given]
+    if needed:
+        is_place = needed[0] == _place_of(reader)
+        way = "folders, below the data root, or path in place of source" if is_place else f"options.{needed[0]}"
+        raise UsageError(f"the card of {card.title} says source = '{card.source}' and not what it reads: add {way}.")
+    return reader
+
+
+def _place_of(reader: Reader) -> str:
+    """The argument for the data set's folder; sources for the user's own data call it ``path``."""
+    return "path" if "path" in inspect.signature(reader).parameters else "folder"
 
 
 def counts(raw: RawData) -> dict[str, int]:
@@ -109,7 +140,7 @@ def _readable(place: Path) -> Iterator[None]:
 
 
 def _readers() -> Registry[Reader]:
-    return Registry("data source", __name__, _pick)
+    return Registry("data source", __name__, _pick, folder="sources")
 
 
 def _pick(name: str, module: Any) -> Reader:

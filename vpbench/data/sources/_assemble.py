@@ -58,9 +58,8 @@ def assemble(
         _check_numbers(origin, np.unique(keys).tolist(), class_name, notes)
     for name in ("train", "test"):
         if not len(parts[name]):
-            raise DataError(
-                " ".join([f"{origin} has no {name} images; add a split '{name}' with images of every class.", *notes])
-            )
+            refusal = f"{origin} has no {name} images; add a split '{name}' with images of every class."
+            raise DataError(" ".join([refusal, *notes]))
     _check_classes(origin, {name: keys[part] for name, part in parts.items()}, class_name, notes)
 
     classes = np.unique(keys[parts["train"]])

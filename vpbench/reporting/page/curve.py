@@ -124,12 +124,12 @@ def value_axis(low: float, high: float, may_log: bool) -> Axis:
         if len(ticks) > _MOST_TICKS:
             ticks = [tick for tick in ticks if f"{tick:e}".startswith("1.0")]
         return Axis(low, high, True, tuple(ticks[:: -(-len(ticks) // _MOST_TICKS)]))
-    if high - low <= 1e-9 * max(abs(low), abs(high)):  # equal, or so close that ticks between them would be equal
+    if high - low <= 1e-4 * max(abs(low), abs(high)):  # equal, or so close that ticks would have the same six digits
         low, high = low - (abs(low) / 10 or 1), high + (abs(high) / 10 or 1)
     exponent = math.floor(math.log10((high - low) / 4))
     step = next(digit * 10.0**exponent for digit in (1, 2, 2.5, 5, 10) if (high - low) / (digit * 10.0**exponent) <= 5)
     first, last = math.floor(low / step), math.ceil(high / step)
-    return Axis(first * step, last * step, False, tuple(round(place * step, 12) for place in range(first, last + 1)))
+    return Axis(first * step, last * step, False, tuple(round(place * step, 1 - exponent) for place in range(first, last + 1)))
 
 
 def epoch_ticks(count: int) -> list[int]:

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 
 import pandas as pd
 
-from vpbench.core.hashing import digest
-from vpbench.reporting.page.quantities import is_missing
+from vpbench.core.file_names import file_name
+from vpbench.reporting.frame import is_missing
 
 # Up to here every run has a page of its own; in larger stores runs that differ in their seed share one.
 OWN_PAGE = 2000
 
-_PLAIN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-
 
 def file_stem(name: str) -> str:
-    """``name`` where it is a safe file name on every system, else its safe letters and a hash.
-
-    Capital letters are not safe: on some systems A.html and a.html are one file.
-    """
-    if _PLAIN.fullmatch(name):
-        return name
-    kept = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")[:40].rstrip("-_")
-    return "-".join(filter(None, [kept, digest(name, 8)]))
+    """``name`` where it is a safe file name on every system, else its safe letters and a hash."""
+    return file_name(name, lower=True)
 
 
 def method_file(method: str) -> str:

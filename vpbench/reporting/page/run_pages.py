@@ -12,11 +12,12 @@ from markupsafe import Markup
 
 from vpbench.core.errors import VpbenchError
 from vpbench.reporting.describe import describe
+from vpbench.reporting.frame import is_missing
 from vpbench.reporting.keys import split_name
 from vpbench.reporting.page.curve import curves, read_epochs
 from vpbench.reporting.page.links import method_file
-from vpbench.reporting.page.quantities import MISSING, blocks, is_missing, meaning, quantity
-from vpbench.reporting.page.repeat_command import Command, Plans, repeat_command
+from vpbench.reporting.page.quantities import MISSING, blocks, meaning, quantity
+from vpbench.reporting.repeat_command import Command, Plans, repeat_command
 from vpbench.reporting.settings import options_of, settings_in
 from vpbench.store.store import Store
 
@@ -156,6 +157,7 @@ def _curve(run_id: str, title: str, store: Store) -> tuple[tuple[Markup, ...], s
     if Path(run_id).name != run_id or not path.is_file():
         return (), "No learning curve was stored; --save curve keeps one."
     try:
+        store.read_artefact(run_id, "curve.csv")  # raises for one that is damaged
         drawn = curves(read_epochs(path), title)
     except (OSError, ValueError) as error:
         return (), f"curve.csv cannot be read: {str(error).splitlines()[0]}."

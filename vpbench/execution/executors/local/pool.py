@@ -105,10 +105,10 @@ class LocalDispatcher(QueueDispatcher):
             self.postpone(queued)
         elif kind == "paused":
             self._paused(worker, queued)
-        elif kind == "finished":
+        elif kind in ("finished", "found"):
             worker.current = None
-            row = message["row"]
-            return self.finished(job, {**row, "started_at": datetime.fromisoformat(row["started_at"])})
+            row = {**message["row"], "started_at": datetime.fromisoformat(message["row"]["started_at"])}
+            return self.finished(job, row) if kind == "finished" else self.found(job, row)
         elif kind == "crashed":
             worker.current = None
             return self._lost(queued, worker, "failed", message["text"].rstrip())

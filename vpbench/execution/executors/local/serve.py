@@ -38,6 +38,7 @@ class MessageCallback(Callback):
     def __init__(self, descriptor: int) -> None:
         self._stream = os.fdopen(descriptor, "w", encoding="utf-8")
         self._sent = 0.0
+        self.was_found = False
 
     def send(self, kind: str, **content: Any) -> None:
         line = json.dumps({"kind": kind, **content}, default=_plain)
@@ -57,6 +58,9 @@ class MessageCallback(Callback):
 
     def epoch(self, run: PlannedRun, epoch: Epoch) -> None:
         self.send("epoch", epoch=asdict(epoch))
+
+    def found(self, run: PlannedRun, row: dict[str, Any]) -> None:
+        self.was_found = True  # sent with the row
 
     def note(self, text: str) -> None:
         self.send("note", text=text)
@@ -122,6 +126,7 @@ def _do(job: Job, store: Store, place: str, opened: OpenedData, callback: Messag
     from vpbench.execution.run_job import run_unclaimed_job
     from vpbench.training.checkpoint import Paused
 
+    callback.was_found = False
     try:
         row = run_unclaimed_job(job, store, place, opened, callback, lambda: stop.asked)
     except Paused:
@@ -135,7 +140,7 @@ def _do(job: Job, store: Store, place: str, opened: OpenedData, callback: Messag
         return {"kind": "claimed"}
     if row["error"]:
         sys.stderr.write(f"{row['error']}\n")
-    return {"kind": "finished", "row": row}
+    return {"kind": "found" if callback.was_found else "finished", "row": row}
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from ray import exceptions as lost
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vpbench.core import errors
+from vpbench.core.checksums import DamagedError
 from vpbench.core.errors import StoreError, VpbenchError
 from vpbench.core.version import __version__
 from vpbench.execution.callbacks import Callback
@@ -122,12 +123,19 @@ class RayDispatcher(QueueDispatcher):
             row = row_since(job, self.store)
             if row is not None:
                 claim.__exit__(None, None, None)
-                yield self.finished(job, row)
+                yield self.found(job, row)
                 continue
             job = job if job.threads else job.model_copy(update={"threads": int(self._needs["CPU"])})
-            checkpoint = self.store.read_checkpoint(job.run_id)
-            reference = self._do_job.remote(job.model_dump_json(), self._board, __version__, checkpoint)
+            reference = self._do_job.remote(job.model_dump_json(), self._board, __version__, self._checkpoint(job))
             self._running[reference] = _Running(queued, claim)
+
+    def _checkpoint(self, job: Job) -> bytes | None:
+        """The run's checkpoint; None, with a note, for a damaged one."""
+        try:
+            return self.store.read_checkpoint(job.run_id)
+        except DamagedError as error:
+            self.callback.note(f"{self.store.checkpoint_path(job.run_id)} is no readable checkpoint ({error}).")
+            return None
 
     def _stop(self) -> None:
         """Once: cancel what no worker has begun. And once: let what runs be paused."""

@@ -24,6 +24,7 @@ from vpbench.execution.run_job import run_job
 from vpbench.execution.run_log import run_log
 from vpbench.planning.plan import PlannedRun
 from vpbench.spec.device import describe, resolve_device
+from vpbench.store.artefacts import CHECKSUMS
 from vpbench.store.claims import Claims
 from vpbench.store.store import Store
 from vpbench.training.checkpoint import Paused
@@ -126,5 +127,5 @@ def do_job(text: str, board: Any, version: str, checkpoint: bytes | None, opened
             result["crashed"] = traceback.format_exc(limit=-6)
         row = store.row_path(job.run_id)
         kept = (row, store.checkpoint_path(job.run_id))
-        paths = [path for path in Path(folder).rglob("*") if path.is_file() and path not in kept]
+        paths = [path for path in Path(folder).rglob("*") if path.is_file() and path not in kept and path.name != CHECKSUMS]
         return {**result, "files": {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}}

@@ -104,7 +104,7 @@ class SlurmDispatcher(Dispatcher):
                     row = self._row(submission, index, job, state)
                     if row is not None:
                         del self._waiting[job.run_id]
-                        yield self.finished(job, row)
+                        yield self.found(job, row) if submission in self._theirs else self.finished(job, row)
 
     def _row(self, submission: Submission, index: int, job: Job, state: str | None) -> dict[str, Any] | None:
         """A run's row, if there is one by now; ``state`` is that of its task in the queue."""

@@ -13,9 +13,8 @@ from vpbench.core.hashing import canonical_json
 from vpbench.data.catalog import dataset_card, dataset_names
 from vpbench.models.registry import resolve_method
 from vpbench.planning.suites import CUSTOM_SUITE, SuiteCard, method_options, preprocess_for, recipe_entries, resolve_recipe
-from vpbench.reporting.frame import known_suite
+from vpbench.reporting.frame import is_missing, known_suite
 from vpbench.reporting.keys import split_name
-from vpbench.reporting.page.quantities import is_missing
 from vpbench.reporting.settings import options_of, settings_in
 from vpbench.spec.decoding_rule import OWN_DECODING
 from vpbench.spec.run_spec import Preprocess
@@ -101,8 +100,9 @@ def repeat_command(run: Mapping[Hashable, Any], plans: Plans) -> Command:
     suite = plans.suite(suite_name)
     words, notes = ["vpbench", "run", "--methods", label], []
     if suite_name == CUSTOM_SUITE:
-        words += ["--data", "PATH"]
-        notes.append(f"PATH stands for the images of {dataset}.")
+        place = run.get("data_path")
+        words += ["--data", "PATH" if is_missing(place) else str(place)]
+        notes += [f"PATH stands for the images of {dataset}."] if is_missing(place) else []
     else:
         words += ["--suite", suite_name, "--datasets", dataset]
     if suite is None:
@@ -147,6 +147,8 @@ def _weights(run: Mapping[Hashable, Any], notes: list[str]) -> list[str]:
         return ["--weights", "random"]
     if run["weights"] != "file":
         return []
+    if not is_missing(place := run.get("weights_path")):
+        return ["--weights", str(place)]
     known = "" if is_missing(run["weights_sha256"]) else f", the one with SHA-256 {run['weights_sha256']}"
     notes.append(f"FILE stands for the weight file{known}.")
     return ["--weights", "FILE"]
@@ -202,6 +204,6 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         try:
             json.loads(value.replace("True", "true").replace("False", "false").replace("None", "null"))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             return value
     return json.dumps(value)
