@@ -38,6 +38,7 @@ class Adapter(Method[AdapterConfig]):
     title = "Adapter"
     summary = "a bottleneck behind each MLP"
     paper = "Houlsby et al., ICML 2019; Pfeiffer et al., EACL 2021; baseline 'Adapter' of VPT's tables"
+    year = 2019
     group = "extra"
     fidelity = "both-differ"
     families = ALL_FAMILIES

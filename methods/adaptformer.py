@@ -43,6 +43,7 @@ class AdaptFormer(Method[AdaptFormerConfig]):
     title = "AdaptFormer"
     summary = "a scaled bottleneck parallel to each MLP"
     paper = "Chen et al., AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition, NeurIPS 2022"
+    year = 2022
     group = "extra"
     fidelity = "released-code"
     families = ALL_FAMILIES

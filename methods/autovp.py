@@ -84,6 +84,7 @@ class AutoVP(MapsLabels, Method[AutoVPConfig]):
     title = "AutoVP"
     summary = "a prompt around an image of learned size, and one of several output mappings"
     paper = "Tsao et al., AutoVP: An Automated Visual Prompting Framework and Benchmark, ICLR 2024"
+    year = 2024
     fidelity = "approximate"
     families = ALL_FAMILIES
     requires = ("source classifier", "labelled pass before training (mapping = frequency)", "class embeddings (CLIP)")

@@ -49,6 +49,7 @@ class BiAdapter(Method[BiAdapterConfig]):
     title = "Bi-Adapter"
     summary = "adapters whose weights take a bit or two"
     paper = "Jie et al., Revisiting the Parameter Efficiency of Adapters from the Perspective of Precision Redundancy, ICCV 2023"
+    year = 2023
     group = "extra"
     fidelity = "released-code"
     families = ALL_FAMILIES

@@ -18,13 +18,14 @@ class BiasConfig(MethodConfig):
 class Bias(Method[BiasConfig]):
     """Trains the biases of all linear layers, norms and of the patch embedding, and the classifier.
 
-    Parameters of ViT-B/16: 102,912. The keys' third of each qkv bias, 9,216 in all, has no gradient but rounding: softmax does
-    not change when all logits of a query are shifted alike.
+    Parameters: 11 L D + 2 D on a ViT, 102,912 on ViT-B/16. The keys' third of each qkv bias, 9,216 in all, has no gradient but
+    rounding: softmax does not change when all logits of a query are shifted alike.
     """
 
     title = "BitFit"
     summary = "all biases of the backbone are fine-tuned"
     paper = "Ben Zaken et al., BitFit, ACL 2022; baseline 'Bias' of VPT's tables"
+    year = 2022
     group = "partial"
     fidelity = "released-code"
     families = ALL_FAMILIES

@@ -44,6 +44,7 @@ class Convpass(Method[ConvpassConfig]):
     title = "Convpass"
     summary = "convolutional bypasses beside attention and MLP"
     paper = "Jie and Deng, Convolutional Bypasses Are Better Vision Transformer Adapters, ECAI 2024 (arXiv 2207.07039)"
+    year = 2024
     group = "extra"
     fidelity = "released-code"
     families = ALL_FAMILIES
@@ -95,7 +96,8 @@ class Convpass(Method[ConvpassConfig]):
         """Adds the bypasses to the outputs of attention and MLP."""
         for block, site in self._places():
             bypass, grid = self.own.bypasses[f"{block}_{site}"], self.shape.stage_of(block).grid
-            scope.after(site, partial(self._bypassed, bypass, grid), block)
+            # A prefix token is an image of its own, so that the last block may call this with the class token alone.
+            scope.after(site, partial(self._bypassed, bypass, grid), block, tokenwise=block == self.shape.depth - 1)
 
     def outputs_used(self, block: int) -> frozenset[Part]:
         """None."""
@@ -104,11 +106,11 @@ class Convpass(Method[ConvpassConfig]):
     def _bypassed(self, bypass: nn.ModuleDict, grid: int, x: Tensor, y: Tensor) -> Tensor:
         hidden = _quick_gelu(bypass["down"](x))
         prefix, patches = hidden[:, : self.shape.prefix], hidden[:, self.shape.prefix :]
-        maps = bypass["conv"](patches.transpose(1, 2).unflatten(2, (grid, grid)))
-        hidden = maps.flatten(2).transpose(1, 2)
-        if self.shape.prefix:
-            centre = F.linear(prefix, bypass["conv"].weight[:, :, 1, 1], bypass["conv"].bias)
-            hidden = torch.cat([centre, hidden], dim=1)
+        parts = [F.linear(prefix, bypass["conv"].weight[:, :, 1, 1], bypass["conv"].bias)] if self.shape.prefix else []
+        if patches.shape[1]:
+            maps = bypass["conv"](patches.transpose(1, 2).unflatten(2, (grid, grid)))
+            parts.append(maps.flatten(2).transpose(1, 2))
+        hidden = torch.cat(parts, dim=1)
         hidden = F.dropout(_quick_gelu(hidden), self.config.dropout, self.own.training)
         return y + self.config.scale * bypass["up"](hidden)
 

@@ -97,6 +97,7 @@ class DAMVP(Method[DAMVPConfig]):
     title = "DAM-VP"
     summary = "a border prompt for every cluster of images"
     paper = "Huang et al., Diversity-Aware Meta Visual Prompting, CVPR 2023"
+    year = 2023
     fidelity = "approximate"
     families = ALL_FAMILIES
     uses_plain_features = True

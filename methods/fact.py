@@ -61,13 +61,14 @@ class FacT(Method[FacTConfig]):
     qkv, (r, r) for proj, (4r, r) for fc1 and (r, 4r) for fc2. ``tt``: each K is a parameter. ``tk``: the 12 slices of a block are
     columns j of C x_3 P, C (r, r, r), P (r, 12 L). V starts at zero; merged exactly.
 
-    Parameters of ViT-B/16: 2 D r + 12 L r + r^3 for tk (r = 16: 30,976; r = 32: 86,528), 2 D r + 12 L r^2 for tt (r = 16: 61,440;
-    r = 8: 21,504; r = 4: 8,448).
+    Parameters: 2 D r + 12 L r + r^3 for tk, 2 D r + 12 L r^2 for tt; on ViT-B/16 30,976 at r = 16 and 86,528 at r = 32 for tk,
+    61,440, 21,504 and 8,448 at r = 16, 8 and 4 for tt.
     """
 
     title = "FacT"
     summary = "low-rank updates of all linear layers with factors shared by the whole network"
     paper = "Jie and Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023"
+    year = 2023
     group = "extra"
     fidelity = "both-differ"
     families = ALL_FAMILIES

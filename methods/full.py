@@ -12,12 +12,14 @@ class FullConfig(MethodConfig):
 class Full(Method[FullConfig]):
     """Trains class token, position embeddings, patch embedding, all blocks and norms, and the classifier.
 
-    Parameters of ViT-B/16: 85,798,656. The saved weights are the whole model.
+    Parameters: L (12 D^2 + 13 D) in the blocks of a ViT, (3 p^2 + 1) D in its patch embedding, (M + 2) D in position embeddings
+    and class token, 2 D in the last norm; 85,798,656 on ViT-B/16. The saved weights are the whole model.
     """
 
     title = "Full fine-tuning"
     summary = "all parameters of the backbone are fine-tuned"
-    paper = "the upper baseline of every paper in the field"
+    paper = "Yosinski et al., How Transferable Are Features in Deep Neural Networks?, NeurIPS 2014; every upper baseline"
+    year = 2014
     group = "partial"
     fidelity = "released-code"
     families = ALL_FAMILIES

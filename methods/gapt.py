@@ -63,7 +63,9 @@ class GaPT(Method[GaPTConfig]):
     title = "GaPT"
     summary = "shallow prompts with learned gates and attention temperatures"
     paper = "Yoo et al., Improving Visual Prompt Tuning for Self-supervised Vision Transformers, ICML 2023"
+    year = 2023
     fidelity = "released-code"
+    requires = ("class token",)
     notes = (
         "The clamp writes into the parameter at the start of every forward pass, evaluation too, and lets all gradient through.",
         "The gates' and temperatures' counts, 11 and 12, are fixed in the released code; here they follow the depth.",

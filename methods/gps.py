@@ -57,12 +57,13 @@ class GPS(Method[GPSConfig]):
     their ``columns``: an entry of W follows the same path as under a gradient mask, and the others are bit-identical by
     construction. Merged exactly.
 
-    Parameters of ViT-B/16: 83,712 k + 83,712; 167,424 at k = 1.
+    Parameters: (k + 1) (9 L D + D): k for every output neuron and its bias; 83,712 k + 83,712 on ViT-B/16, 167,424 at k = 1.
     """
 
     title = "GPS"
     summary = "of every neuron, the weights with the largest gradients"
     paper = "Zhang et al., Gradient-based Parameter Selection for Efficient Fine-Tuning, CVPR 2024"
+    year = 2024
     group = "partial"
     fidelity = "released-code"
     families = ALL_FAMILIES

@@ -59,6 +59,7 @@ class ILMVP(MapsLabels, Method[ILMVPConfig]):
     title = "ILM-VP"
     summary = "a prompt around the image, and the classifier's own classes mapped to the task's"
     paper = "Chen et al., Understanding and Improving Visual Prompting: A Label-Mapping Perspective, CVPR 2023"
+    year = 2023
     fidelity = "released-code"
     families = ALL_FAMILIES
     requires = ("source classifier", "labelled pass before training")

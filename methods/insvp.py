@@ -112,6 +112,7 @@ class InsVP(Method[InsVPConfig]):
     title = "InsVP"
     summary = "prompts on the image and before every block, generated from the image itself"
     paper = "InsVP: Efficient Instance Visual Prompting from Image Itself, ACM MM 2024"
+    year = 2024
     fidelity = "both-differ"
     families = ALL_FAMILIES
     notes = (

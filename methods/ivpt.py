@@ -97,11 +97,14 @@ class IVPT(Method[IVPTConfig]):
     paper = (
         "Zhou et al., Improving Task-relevant Information Sharing in Visual Prompt Tuning by Cross-layer Dynamic Connection, 2024"
     )
+    year = 2024
     fidelity = "paper"
     families = ALL_FAMILIES
+    requires = ("class token (ar = topk on a ViT)",)
     notes = (
         "No code was released; everything follows the equations, and what they leave open is an option marked as assumption.",
-        "The paper's table prints 0.02 M for DA where (L-1) N^2 gives 0.04 M; its other figures confirm the formula.",
+        "The paper's table prints 0.02 M for DA where (L-1) N^2 gives 0.04 M, and so 0.60 M in all instead of 0.62 M; its other"
+        " figures confirm the formula.",
         "Where the token width changes on the way (assumption): links begin again in every stage, and there is no reinforcement;"
         " stage_border and staged_ar offer more. Structures provp and express then carry prompt outputs through the merging of"
         " patches.",

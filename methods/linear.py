@@ -10,11 +10,15 @@ class LinearConfig(MethodConfig):
 
 
 class Linear(Method[LinearConfig]):
-    """Trains the head alone; the features of an image never change."""
+    """Trains the head alone; the features of an image never change.
+
+    Parameters: none but the head's, D + 1 for every class.
+    """
 
     title = "Linear probing"
     summary = "a linear classifier on frozen features"
-    paper = "the baseline of every paper in the field"
+    paper = "Alain and Bengio, Understanding Intermediate Layers Using Linear Classifier Probes, 2016; every baseline"
+    year = 2016
     group = "partial"
     fidelity = "paper"
     families = ALL_FAMILIES

@@ -63,6 +63,7 @@ class LION(Method[LIONConfig]):
     title = "LION"
     summary = "implicit layers before and behind the backbone"
     paper = "Wang et al., LION: Implicit Vision Prompt Tuning, AAAI 2024"
+    year = 2024
     fidelity = "approximate"
     families = ALL_FAMILIES
     notes = (

@@ -44,12 +44,14 @@ class LoRAConfig(MethodConfig):
 class LoRA(Method[LoRAConfig]):
     """y = W x + b + (alpha / r) B A x, A (r, in) Kaiming-uniform, B (out, r) zero; merged exactly for inference.
 
-    Parameters of ViT-B/16 at r = 8: 294,912 (qkv or qv), 1,179,648 (all-linears).
+    Parameters: 4 L D r with qkv or qv, 294,912 on ViT-B/16 at r = 8; r times the sum of input and output width of every linear
+    layer with all-linears, which is 16 L D r where MLPs are 4 D wide: 1,179,648.
     """
 
     title = "LoRA"
     summary = "low-rank updates of frozen linear layers"
     paper = "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022"
+    year = 2022
     group = "extra"
     fidelity = "released-code"
     families = ALL_FAMILIES
@@ -77,13 +79,12 @@ class LoRA(Method[LoRAConfig]):
         """Creates for every block and site ``A`` (r, in) and ``B`` (out, r); twice for the joint projection with ``qv``."""
         self.own.updates = nn.ModuleDict()
         for block, site in self._places():
-            width = self.shape.width_of(block)
-            size_in, size_out = {"qkv": (1, 3), "proj": (1, 1), "fc1": (1, 4), "fc2": (4, 1)}[site]
+            size_in, size_out = self.shape.linear_of(site, block)
             if self.config.targets == "qv":
-                parts = {name: self._factors(width, width) for name in ("q", "v")}
+                parts = {name: self._factors(size_in, size_out // 3) for name in ("q", "v")}
                 self.own.updates[f"{block}_{site}"] = nn.ModuleDict(parts)
             else:
-                self.own.updates[f"{block}_{site}"] = self._factors(size_in * width, size_out * width)
+                self.own.updates[f"{block}_{site}"] = self._factors(size_in, size_out)
 
     def _places(self) -> Iterator[tuple[int, Site]]:
         return ((block, site) for block in range(self.shape.depth) for site in SITES[self.config.targets])

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
 
 from vpbench.interface import ALL_FAMILIES, Method, MethodConfig, nn, option
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from vpbench.methods._batch_norm import batch_norm
 
 
 class MLPConfig(MethodConfig):
@@ -27,6 +24,7 @@ class MLP(Method[MLPConfig]):
     title = "MLP-k"
     summary = "a classifier with hidden layers on frozen features"
     paper = "Jia et al., Visual Prompt Tuning, ECCV 2022, as a baseline (MLP-3)"
+    year = 2022
     group = "partial"
     fidelity = "released-code"
     families = ALL_FAMILIES
@@ -58,16 +56,4 @@ def _hidden(width: int, dropout: float) -> nn.Module:
     linear = nn.Linear(width, width)
     nn.init.kaiming_normal_(linear.weight, mode="fan_out", a=0)
     nn.init.zeros_(linear.bias)
-    return nn.Sequential(linear, nn.ReLU(), _batch_norm(width), nn.Dropout(dropout))
-
-
-def _batch_norm(width: int) -> nn.Module:
-    """Batch norm that takes its running statistics for a batch of one image, which has none."""
-
-    class BatchNorm(nn.BatchNorm1d):
-        def forward(self, x: Tensor) -> Tensor:
-            if self.training and len(x) == 1:
-                return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-            return super().forward(x)
-
-    return BatchNorm(width)
+    return nn.Sequential(linear, nn.ReLU(), batch_norm(width), nn.Dropout(dropout))

@@ -58,6 +58,7 @@ class ProVP(Method[ProVPConfig]):
     title = "ProVP"
     summary = "deep prompts that add to what the last block made of its own"
     paper = "Xu et al., Progressive Visual Prompt Learning with Contrastive Feature Re-formation, IJCV 2024"
+    year = 2024
     fidelity = "both-differ"
     families = ALL_FAMILIES
     notes = (

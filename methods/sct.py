@@ -70,6 +70,7 @@ class SCT(Method[SCTConfig]):
     title = "SCT"
     summary = "a dense layer on the salient channels of each block"
     paper = "Zhao et al., SCT: A Simple Baseline for Parameter-Efficient Fine-Tuning via Salient Channels, IJCV 2024"
+    year = 2024
     group = "extra"
     fidelity = "released-code"
     families = ALL_FAMILIES

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vpbench.core.errors import WeightsError
+from vpbench.core.tensor_files import load_pickled, unfit_values
 from vpbench.interface import ALL_FAMILIES, NO_PARTS, Context, F, Method, MethodConfig, Part, Preset, Session, nn, option, torch
 
 if TYPE_CHECKING:
@@ -38,12 +39,13 @@ class Sidetune(Method[SidetuneConfig]):
 
     g ends in a 6 x 6 average pooling, 256 channels, so W is (D, 9216), without a bias.
 
-    Parameters of ViT-B/16: 2,469,696 of g, 7,077,888 of W and alpha: 9,547,585.
+    Parameters: 2,469,696 of g, 9,216 D of W and alpha; 9,547,585 on ViT-B/16.
     """
 
     title = "Sidetune"
     summary = "an AlexNet beside the frozen backbone, features blended"
     paper = "Zhang et al., Side-Tuning: Network Adaptation via Additive Side Networks, ECCV 2020; baseline of VPT's tables"
+    year = 2020
     group = "extra"
     fidelity = "released-code"
     families = ALL_FAMILIES
@@ -134,8 +136,7 @@ def _state(weights: str) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return dict(load_file(weights))
-        loaded: Any = torch.load(weights, map_location="cpu", weights_only=True)  # tensors, never code
-        return dict(loaded)
+        return dict(load_pickled(Path(weights)))
     except Exception as error:  # of the network, the disk and whatever a damaged file does to its reader
         what = "torchvision's AlexNet cannot be fetched" if weights == "hub" else f"{Path(weights)} cannot be read"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -150,11 +151,13 @@ def load_alexnet(features: nn.Module, state: dict[str, Tensor]) -> None:
         state: by torchvision's names; only ``features.*`` is used.
 
     Raises:
-        WeightsError: when a tensor is missing or of another shape.
+        WeightsError: when a tensor is missing, of another shape, or not of finite floating point numbers.
     """
     found = {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")}
     wanted = features.state_dict()
     wrong = [name for name, value in wanted.items() if name not in found or found[name].shape != value.shape]
     if wrong:
         raise WeightsError(f"these are no weights of AlexNet: features.{wrong[0]} is missing or of another shape. {WAY_OUT}")
+    if reason := unfit_values({f"features.{name}": found[name] for name in wanted}):
+        raise WeightsError(f"these are no weights of AlexNet: {reason}. {WAY_OUT}")
     features.load_state_dict({name: found[name].float() for name in wanted})

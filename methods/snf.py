@@ -38,6 +38,7 @@ class SNF(Method[SNFConfig]):
     title = "SNF"
     summary = "normalising flows in place of identity shortcuts"
     paper = "Wang et al., Adapting Shortcut with Normalizing Flow, CVPR 2023"
+    year = 2023
     group = "extra"
     fidelity = "approximate"
     families = ALL_FAMILIES

@@ -79,6 +79,7 @@ class SPT(Method[SPTConfig]):
     title = "SPT"
     summary = "low-rank modules where the task is most sensitive, single entries elsewhere"
     paper = "He et al., Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning, ICCV 2023"
+    year = 2023
     group = "extra"
     fidelity = "both-differ"
     families = ALL_FAMILIES

@@ -11,7 +11,7 @@ from vpbench.interface import ALL_FAMILIES, NO_PARTS, Method, MethodConfig, Part
 if TYPE_CHECKING:
     from torch import Tensor
 
-IN_BLOCKS: dict[Site, int] = {"norm1": 1, "qkv": 3, "proj": 1, "norm2": 1, "fc1": 4, "fc2": 1}  # width in token widths
+IN_BLOCKS: tuple[Site, ...] = ("norm1", "qkv", "proj", "norm2", "fc1", "fc2")
 
 
 class SSFConfig(MethodConfig):
@@ -25,12 +25,13 @@ class SSFConfig(MethodConfig):
 class SSF(Method[SSFConfig]):
     """y = gamma * y + beta per channel, behind the patch embedding, each norm and each linear layer; merged exactly.
 
-    Parameters of ViT-B/16: 205,824 (16,896 per block).
+    Parameters: two per channel of every operation, 22 L D + 4 D where MLPs are 4 D wide: 205,824 on ViT-B/16, 16,896 per block.
     """
 
     title = "SSF"
     summary = "scales and shifts features after every operation"
     paper = "Lian et al., Scaling & Shifting Your Features, NeurIPS 2022"
+    year = 2022
     group = "extra"
     fidelity = "released-code"
     families = ALL_FAMILIES
@@ -51,7 +52,9 @@ class SSF(Method[SSFConfig]):
         """Site, block and number of channels."""
         yield "patch_embed", None, self.shape.width
         for block in range(self.shape.depth):
-            yield from ((site, block, times * self.shape.width_of(block)) for site, times in IN_BLOCKS.items())
+            for site in IN_BLOCKS:
+                is_norm = site in ("norm1", "norm2")
+                yield site, block, self.shape.width_of(block) if is_norm else self.shape.linear_of(site, block)[1]
         yield "norm", None, self.shape.width_of(self.shape.depth - 1)
 
     def _scale_and_shift(self, channels: int) -> nn.Module:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
 
 from vpbench.core.errors import UsageError
+from vpbench.core.user_folders import user_path
 from vpbench.interface import (
     ALL_FAMILIES,
     NO_PARTS,
@@ -56,7 +56,7 @@ class TransHPConfig(MethodConfig):
         """A file is read at once, so that a run's specification has the labels themselves."""
         if not isinstance(value, str):
             return value
-        path = Path(value).expanduser()
+        path = user_path(value)
         if not path.is_file():
             raise ValueError(f"there is no file {value}")
         try:
@@ -82,8 +82,10 @@ class TransHP(Method[TransHPConfig]):
     title = "TransHP"
     summary = "prompts for coarse classes in one block, with a loss of their own"
     paper = "Wang et al., TransHP: Image Classification with Hierarchical Prompting, NeurIPS 2023"
+    year = 2023
     fidelity = "approximate"
     families = ALL_FAMILIES
+    requires = ("labelled pass before training (without coarse_labels)",)
     notes = (
         "A documented stand-in: the released code trains all of a DeiT from scratch on ImageNet with eleven levels of WordNet."
         " How"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from vpbench.core.errors import UnsupportedError, UsageError
+from vpbench.core.errors import UsageError
 from vpbench.interface import ALL_FAMILIES, NO_PARTS, Context, F, Method, MethodConfig, Part, Preset, Scope, nn, option, torch
+from vpbench.methods._added_pixels import take_into_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +41,7 @@ class VP(Method[VPConfig]):
     title = "VP"
     summary = "a learned border, or patch, on every image"
     paper = "Bahng et al., Exploring Visual Prompts for Adapting Large-Scale Models, 2022"
+    year = 2022
     fidelity = "released-code"
     families = ALL_FAMILIES
     notes = (
@@ -123,13 +125,4 @@ class VP(Method[VPConfig]):
 
     def merge(self, scope: Scope) -> None:
         """Takes the prompt into the position embeddings, where there are some behind a linear patch embedding."""
-        embed = scope.module("patch_embed")
-        with torch.no_grad():
-            prompt = self._prompt(training=False)
-            delta = (embed(prompt) - embed(torch.zeros_like(prompt)))[0]
-        try:
-            scope.fold("patch_embed")  # raises where patches are normalised, so that the embedding is not linear
-            scope.fold_positions(delta)
-        except UnsupportedError:
-            return
-        self.merged = True
+        self.merged = take_into_positions(scope, self._prompt(training=False))

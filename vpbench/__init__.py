@@ -1,12 +1,13 @@
 """vpbench: compare ways of prompting a frozen vision transformer.
 
-The Python interface is five functions, which the command line calls too::
+The Python interface is six functions, which the command line calls too::
 
     import vpbench
 
     vpbench.run(methods=["linear", "vpt"], suite="mini", results="results/runs")
     frame = vpbench.load_results("results/runs")
     print(vpbench.report(table="1", results="results/runs"))
+    vpbench.tune(methods=["vpt"], suite="mini", space="vpt-grid")
     vpbench.show("method", "insvp")
     model = vpbench.create_method("vpt", "vit_base_patch16_224", 100, weights="random", prompt_length=10)
 
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from vpbench.core.version import __version__
 
-__all__ = ["__version__", "create_method", "load_results", "report", "run", "show"]
+__all__ = ["__version__", "create_method", "load_results", "report", "run", "show", "tune"]
 
 # In a checkout that is not installed, methods/, benchmarks/ and reports/ lie beside this folder: make them subpackages.
 _CHECKOUT = Path(__file__).resolve().parent.parent
@@ -29,7 +30,11 @@ if not (Path(__file__).parent / "methods").exists() and (_CHECKOUT / "methods" /
     __path__.append(str(_CHECKOUT))
 
 if TYPE_CHECKING:
-    from vpbench.api import create_method, load_results, report, run, show
+    from vpbench.api import create_method, load_results, report, run, show, tune
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import html as markup
+import inspect
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
+from vpbench.core.torch_state import own_torch_state
+from vpbench.spec.budget import Budget
 from vpbench.spec.flag import keywords_of
-from vpbench.spec.request import Request
+from vpbench.spec.parsing import words
+from vpbench.spec.recipe import Recipe
+from vpbench.spec.request import DEFAULT_SUITE, Request
 from vpbench.spec.run_options import RunOptions
 from vpbench.store.store import DEFAULT_FOLDER, Store
 
@@ -20,7 +28,6 @@ if TYPE_CHECKING:
     from vpbench.models.prompted import PromptedModel
     from vpbench.planning.plan import Plan, ResolvedRequest
     from vpbench.search.search_plan import Outcome, SearchPlan
-    from vpbench.spec.budget import Budget
 
 
 @keywords_of(Request, RunOptions)
@@ -30,17 +37,20 @@ def run(
     *,
     results: str | Path = DEFAULT_FOLDER,
     callback: Callback | None = None,
+    progress: bool | None = None,
     executor: str | Executor | None = None,
     **fields: Any,
 ) -> pd.DataFrame:
     """Train and measure every method on every data set, skipping what is stored, and return the rows.
 
     Args:
-        methods: names, each with an optional preset (``"insvp:released"``), as a list or separated by commas; None: all six of
-            vpbench.
+        methods: names, each with an optional preset (``"insvp:released"``), as a list or separated by commas; None: those
+            of the suite's card.
         suite: which data sets and protocol; ``"mini"`` needs nothing but vpbench itself.
         results: folder of the rows.
         callback: is called as runs proceed.
+        progress: whether bars and a line per finished run are shown, on stderr or in the notebook; None: where a person
+            watches, a terminal or a notebook, and no callback is given.
         executor: where runs happen: ``inline`` (this process), ``local``, ``ray`` or ``slurm``, or one with its options from
             ``vpbench.execution.executor.get_executor``, such as ``get_executor("local", workers=2)``.
         fields: of :class:`~vpbench.spec.request.Request` and :class:`~vpbench.spec.run_options.RunOptions`, listed below: what
@@ -53,18 +63,82 @@ def run(
     Raises:
         VpbenchError: when something in the request cannot work; nothing has been run then.
     """
-    values = {**fields, "methods": methods, "suite": suite}
+    given = {**fields, "methods": methods, "suite": suite}
     if executor is None or isinstance(executor, str):
-        values, executor = {**values, "executor": executor}, None
-    known = {**Request.model_fields, **RunOptions.model_fields}
-    for name in values:
+        given, executor = {**given, "executor": executor}, None
+    request, options = _models("run", given, Request, RunOptions)
+    with _shown(callback, progress) as shown:
+        return run_request(request, options, results, shown, executor)
+
+
+@keywords_of(Request, Budget, RunOptions)
+def tune(
+    methods: Sequence[str] | str | None = None,
+    suite: str | None = None,
+    *,
+    results: str | Path = DEFAULT_FOLDER,
+    callback: Callback | None = None,
+    progress: bool | None = None,
+    executor: str | Executor | None = None,
+    **fields: Any,
+) -> list[Outcome]:
+    """Search settings on validation images, with the same budget for every method on every data set; then run what wins.
+
+    Args:
+        methods, suite, results, callback, progress, executor: as in :func:`run`.
+        fields: of :class:`~vpbench.spec.request.Request`, :class:`~vpbench.spec.budget.Budget` and
+            :class:`~vpbench.spec.run_options.RunOptions`; ``seeds`` are the final runs of each winner.
+
+    Returns:
+        the outcome of each method on each data set: ``study``, ``trials``, ``best`` and the rows ``finals``.
+
+    Raises:
+        VpbenchError: when something in the request cannot work; nothing has been run then.
+        UnfinishedError: when some runs have no row yet, because of ``limit`` or since another process works on them.
+    """
+    given = {**fields, "methods": methods, "suite": suite}
+    if executor is None or isinstance(executor, str):
+        given, executor = {**given, "executor": executor}, None
+    request, budget, options = _models("tune", given, Request, Budget, RunOptions)
+    request = request.model_copy(update={"seeds": 1})  # those of the final runs are the budget's
+    with _shown(callback, progress) as shown:
+        return tune_request(request, budget, options, results, shown, executor)
+
+
+def _models(function: str, given: dict[str, Any], *kinds: type[Any]) -> list[Any]:
+    """One model of each kind from the keywords that a user has given.
+
+    Raises:
+        UsageError: for a name that none of them has, with a suggestion.
+    """
+    known = {name for kind in kinds for name in kind.model_fields}
+    for name in given:
         if name not in known:
-            raise unknown("argument of vpbench.run", name, known)
-    request = Request.from_keywords(**{name: value for name, value in values.items() if name in Request.model_fields})
-    options = RunOptions.from_keywords(**{name: value for name, value in values.items() if name in RunOptions.model_fields})
-    return run_request(request, options, results, callback, executor)
+            hint = f"For the recipe write settings={{'recipe.{name}': ...}}." if name in Recipe.model_fields else ""
+            raise unknown(f"argument of vpbench.{function}", name, known, hint)
+    return [kind.from_keywords(**{name: value for name, value in given.items() if name in kind.model_fields}) for kind in kinds]
 
 
+@contextmanager
+def _shown(callback: Callback | None, progress: bool | None) -> Iterator[Callback]:
+    """The callback to use: the user's, or the display of progress.
+
+    Raises:
+        UsageError: when both are asked for.
+    """
+    from vpbench.execution.callbacks import Callback
+    from vpbench.execution.run_progress import RunProgress, is_watched
+
+    if callback is not None and progress:
+        raise UsageError("callback and progress=True exclude each other: call vpbench.execution.run_progress from your own.")
+    if callback is None and (is_watched() if progress is None else progress):
+        with RunProgress() as display:
+            yield display
+    else:
+        yield callback or Callback()
+
+
+@own_torch_state()
 def run_request(
     request: Request, options: RunOptions, results: str | Path = DEFAULT_FOLDER, callback: Callback | None = None,
     executor: Executor | None = None,
@@ -86,11 +160,15 @@ def run_request(
     return frame
 
 
+@own_torch_state()
 def plan_request(
     request: Request, options: RunOptions, results: str | Path = DEFAULT_FOLDER, callback: Callback | None = None,
-    executor: Executor | None = None,
+    executor: Executor | None = None, *, without_data: bool = False,
 ) -> Plan:  # fmt: skip
     """The plan that :func:`run_request` would execute: checked, and nothing of it run.
+
+    Args:
+        without_data: whether data sets that are not there are counted by their cards; such a plan cannot be executed.
 
     Raises:
         VpbenchError: when something in the request cannot work.
@@ -99,8 +177,9 @@ def plan_request(
     from vpbench.planning.plan import plan_runs
 
     (executor or make_executor(options)).check_device(request.device)
-    plan = plan_runs(request, options, Store(results))
+    plan = plan_runs(request, options, Store(results), without_data=without_data)
     _note_data(plan, callback)
+    _note_seeds(request, sorted({run.spec.seed for run in plan.runs}), callback)
     return plan
 
 
@@ -113,7 +192,8 @@ def expected_seconds(plan: Plan, store: Store, options: RunOptions) -> dict[str,
     return {job.run_id: past.seconds(Work.of(job)) for job in make_jobs(plan, store, options)}
 
 
-def tune(
+@own_torch_state()
+def tune_request(
     request: Request, budget: Budget, options: RunOptions, results: str | Path = DEFAULT_FOLDER,
     callback: Callback | None = None, executor: Executor | None = None,
 ) -> list[Outcome]:  # fmt: skip
@@ -136,11 +216,15 @@ def tune(
     return execute_search(plan, Store(results), options, callback, executor)
 
 
+@own_torch_state()
 def plan_tuning(
     request: Request, budget: Budget, options: RunOptions, results: str | Path = DEFAULT_FOLDER,
-    callback: Callback | None = None, executor: Executor | None = None,
+    callback: Callback | None = None, executor: Executor | None = None, *, without_data: bool = False,
 ) -> SearchPlan:  # fmt: skip
-    """The plan that :func:`tune` would execute: checked, and nothing of it run.
+    """The plan that :func:`tune_request` would execute: checked, and nothing of it run.
+
+    Args:
+        without_data: as in :func:`plan_request`.
 
     Raises:
         VpbenchError: when something in the request or the space cannot work, or only a later vpbench can read the rows there.
@@ -149,17 +233,29 @@ def plan_tuning(
     from vpbench.search.search_plan import plan_search
 
     (executor or make_executor(options)).check_device(request.device)
-    plan = plan_search(request, budget)
+    plan = plan_search(request, budget, without_data=without_data)
     Store(results).statuses()
     _note_data(plan.trials, callback)
+    _note_seeds(request, plan.seeds, callback)
     return plan
 
 
 def _note_data(planned: Plan | ResolvedRequest, callback: Callback | None) -> None:
     """What users should know of their data sets."""
     for name, raw in planned.data.items():
-        if callback is not None and raw.note:
-            callback.note(f"note on {name}: {raw.note}")
+        if callback is not None and raw.remarks:
+            callback.note(f"note on {name}: {raw.remarks}")
+
+
+def _note_seeds(request: Request, seeds: Sequence[int], callback: Callback | None) -> None:
+    """Which seeds are none of the suite's."""
+    from vpbench.planning.suites import CUSTOM_SUITE, suite_card
+
+    name = CUSTOM_SUITE if request.data else (request.suite or DEFAULT_SUITE)
+    own = suite_card(name).seeds
+    if callback is not None and (more := [str(seed) for seed in seeds if seed not in own]):
+        listed = ", ".join(map(str, own))
+        callback.note(f"suite {name} has the seeds {listed}; beyond them these are taken: {', '.join(more)}.")
 
 
 def noisy_accuracies(
@@ -183,15 +279,16 @@ def noisy_accuracies(
         yield row, evaluate_noise(row, store, sigmas, plan.request.device, data, spec.backbone)
 
 
-def load_results(folder: str | Path = DEFAULT_FOLDER, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def load_results(folder: str | Path = DEFAULT_FOLDER, columns: Sequence[str] | str | None = None) -> pd.DataFrame:
     """All rows of a results folder, one per run; an empty frame with all columns when there are none.
 
     Args:
-        columns: the only ones to read, which is quicker with many rows; None for all.
+        columns: the only ones to read, a list or names with commas, which is quicker with many rows; None for all.
     """
-    return Store(folder).load(columns)
+    return Store(folder).load(words(columns) if isinstance(columns, str) else columns)
 
 
+@own_torch_state()
 def create_method(
     method: str,
     backbone: str,
@@ -209,7 +306,7 @@ def create_method(
     Args:
         method: ``name`` or ``name:preset``.
         backbone: a name of ``vpbench list backbones``, or any ViT or Swin of timm.
-        classes: number of classes.
+        classes: number of classes, from 1 up.
         weights: None for the backbone's own, ``"random"``, or a file or folder.
         image_size: pixels; None for the size of pretraining.
         seed: of the method's initial values; None takes torch's current random state.
@@ -222,8 +319,11 @@ def create_method(
 
     from vpbench.backbones.named import resolve_backbone
     from vpbench.models.build import build_model
-    from vpbench.models.registry import resolve_method
+    from vpbench.models.registry import check_preset, resolve_method
 
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+        raise UsageError(f"classes={classes!r}: a head needs a whole number of classes, from 1 up.")
+    check_preset(method, {f"{method.partition(':')[0]}.{name}": value for name, value in options.items()})
     spec = resolve_backbone(backbone, str(weights) if weights else None, image_size)
     chosen = resolve_method(method, options)
     if seed is not None:
@@ -231,22 +331,51 @@ def create_method(
     return build_model(chosen, spec, classes)
 
 
+class ReportText(str):
+    """A table as text, which a notebook shows as it is."""
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{markup.escape(self)}</pre>"
+
+
 def report(
     table: str | int | None = None,
     plot: str | None = None,
     *,
     results: str | Path = DEFAULT_FOLDER,
-    format: Literal["terminal", "md", "tex", "csv", "json", "html"] = "terminal",
+    format: Literal["terminal", "md", "tex", "csv", "json", "html"] | None = None,
     out: str | Path | None = None,
-    **filters: Any,
+    html: str | Path | None = None,
+    **options: Any,
 ) -> str | list[Path]:
-    """Render a table (as text) or a figure (as files) from a results folder; see ``vpbench report --help``."""
-    from vpbench.reporting.make_report import make_report
+    """Render a table (as text), a figure (as files) or a whole page (as a folder) from a results folder.
 
-    return make_report(
-        table=None if table is None else str(table), plot=plot, results=Path(results), format=format,
-        out=Path(out) if out else None, **filters,
-    )  # fmt: skip
+    Args:
+        table, plot, results, format, out: as in :func:`vpbench.reporting.make_report.make_report`.
+        html: a folder for the page, instead of all of these.
+        options: ``dataset``, ``suite``, ``backbone``, ``method``, ``seed``, and for tables ``paper``, ``reported``, ``mix``,
+            ``compare`` (two methods, or a list of pairs) and ``statistics``: see ``vpbench report --help``.
+
+    Returns:
+        the text of a table without ``out``; else the files written.
+
+    Raises:
+        VpbenchError: for an unknown argument or name, or when the store lacks what is asked for.
+    """
+    from vpbench.reporting.make_report import make_report
+    from vpbench.reporting.page import write_page
+
+    function: Any = make_report if html is None else write_page
+    known = [name for name in inspect.signature(function).parameters if name not in ("folder", "figures", "own_page")]
+    for name in options:
+        if name not in known:
+            raise unknown("argument of vpbench.report", name, known)
+    if html is not None:
+        if table is not None or plot is not None or format is not None or out is not None:
+            raise UsageError("html writes a whole page: leave out table, plot, format and out.")
+        return [write_page(results, html, **options)]
+    made = make_report(table, plot, results=results, format=format, out=out, **options)
+    return ReportText(made) if isinstance(made, str) else made
 
 
 def show(kind: str, name: str, results: str | Path = DEFAULT_FOLDER) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def table(plain: dict[str, float], step: dict[str, float]) -> str:
 
 
 def main() -> None:
-    cases = {case.name: case for case in steps.CASES}
+    cases = {case.name: case for case in steps.all_cases()}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", default="vpt-10", choices=list(cases))
     parser.add_argument("--backbone", default="vit_base_patch16_224")
@@ -77,7 +77,7 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     model: Any = timm.create_model(asked.backbone, num_classes=0).eval().requires_grad_(False)
     images = torch.randn(asked.batch, *model.default_cfg["input_size"], generator=torch.Generator().manual_seed(0))
-    running = steps.Running(cases[asked.case], asked.backbone, "cpu")
+    running = steps.Running(cases[asked.case], steps.frozen_backbone(asked.backbone, "cpu"), "cpu")
 
     def forward() -> None:
         with torch.inference_mode():

@@ -97,7 +97,7 @@ def each(found: Sequence[Group], make: Callable[[Group], Iterator[tuple[str, Fig
     Raises:
         VpbenchError: the first problem, when no figure came of any group.
     """
-    problems: list[VpbenchError] = []
+    problems: list[tuple[Group, VpbenchError]] = []
     drawn = False
     for group in found:
         try:
@@ -105,10 +105,11 @@ def each(found: Sequence[Group], make: Callable[[Group], Iterator[tuple[str, Fig
                 drawn = True
                 yield made
         except VpbenchError as error:
-            problems.append(error)
-            warnings.warn(f"no figure of {group.dataset} on {group.section.stem}: {error}", stacklevel=2)
+            problems.append((group, error))
     if problems and not drawn:
-        raise problems[0]
+        raise problems[0][1]
+    for group, error in problems:
+        warnings.warn(f"no figure of {group.dataset} on {group.section.stem}: {error}", stacklevel=2)
 
 
 def load(store: Store, group: Group) -> Iterator[tuple[RowKey, StoredModel]]:
@@ -160,8 +161,3 @@ def overlay(ax: Axes, pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> N
     show(ax, pixels.mean(-1), cmap="gray", vmin=0, vmax=255, extent=(0, side, side, 0))
     # A cell is as large as its patch; bilinear would hide how coarse the grid is.
     ax.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6, extent=(0, side, side, 0), interpolation="nearest")
-
-
-def short(name: str, letters: int) -> str:
-    """A name that fits."""
-    return name if len(name) <= letters else f"{name[: letters - 1]}…"

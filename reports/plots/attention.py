@@ -17,9 +17,9 @@ from vpbench.core.errors import UnsupportedError
 from vpbench.reporting.figures import sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import below, headline
+from vpbench.reporting.looks import below, headline, short
 from vpbench.reporting.row_labels import row_label
-from vpbench.reports.plots._models import Group, Pictures, each, groups, load, pictures, short, show
+from vpbench.reports.plots._models import Group, Pictures, each, groups, load, pictures, show
 from vpbench.store.store import Store
 
 if TYPE_CHECKING:

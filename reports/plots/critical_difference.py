@@ -13,20 +13,19 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import friedmanchisquare, studentized_range
+from scipy.stats import studentized_range
 
 from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import SectionRuns, sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import Look, below, headline, looks
+from vpbench.reporting.looks import Look, below, headline, looks, nested_sizes
 from vpbench.reporting.row_labels import row_label
+from vpbench.reporting.statistics import ALPHA, LEAST_FRIEDMAN, LEAST_METHODS, Friedman, friedman
 from vpbench.store.store import Store
 
 PLACE = 30  # on a page
 OVERVIEW = True  # readable with thousands of runs
-ALPHA = 0.05
-FEWEST_METHODS = 3
 
 
 def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
@@ -49,7 +48,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     if not drawn:
         raise StoreError(
             f"no critical-difference diagram of {store.folder}: {max(problems)[1]}. "
-            f"Add methods or data sets: vpbench run --methods linear,vpt,insvp --suite mini --results {store.folder}"
+            f"Add methods or data sets: vpbench run --methods linear,vpt,insvp --suite vtab1k --results {store.folder}"
         )
 
 
@@ -62,8 +61,10 @@ def complete_scores(section: SectionRuns) -> pd.DataFrame:
 
 def shortage(datasets: int, methods: int) -> str:
     """What is missing for a diagram, empty when nothing is."""
-    if methods < FEWEST_METHODS:
-        return f"Friedman's test needs {FEWEST_METHODS} methods with a number on every data set, and here are {methods}"
+    if methods < LEAST_METHODS:
+        return f"Friedman's test needs {LEAST_METHODS} methods with a number on every data set, and here are {methods}"
+    if datasets < LEAST_FRIEDMAN:
+        return f"Friedman's test needs {LEAST_FRIEDMAN} data sets that every method has, and here are {datasets}"
     if datasets < (needed := fewest_data_sets(methods)):
         return f"with fewer than {needed} data sets no difference of ranks can be significant, and here are {datasets}"
     return ""
@@ -84,11 +85,6 @@ def fewest_data_sets(methods: int) -> int:
     return math.floor(critical_value(methods) ** 2 * methods * (methods + 1) / (6 * (methods - 1) ** 2)) + 1
 
 
-def mean_ranks(scores: pd.DataFrame) -> pd.Series[float]:
-    """Mean rank of every column over the rows, 1 is best; equal scores share the mean of their ranks."""
-    return scores.rank(axis=1, ascending=False).mean()
-
-
 def cliques(ranks: Sequence[float], difference: float) -> list[tuple[int, int]]:
     """Longest stretches (first, last) of sorted ranks that lie within the critical difference, single ones left out."""
     found: list[tuple[int, int]] = []
@@ -101,15 +97,15 @@ def cliques(ranks: Sequence[float], difference: float) -> list[tuple[int, int]]:
 
 def _figure(section: SectionRuns, scores: pd.DataFrame, style: Mapping[RowKey, Look]) -> Figure:
     datasets, methods = scores.shape
-    ranks = mean_ranks(scores).sort_values(kind="stable")
-    difference = critical_difference(methods, datasets)
+    tested = friedman(scores)
+    ranks, difference = tested.ranks.sort_values(kind="stable"), tested.critical
     groups = cliques(ranks.tolist(), difference)
     half = -(-methods // 2)
     height = 0.9 + 0.13 * len(groups) + 0.24 * half
     figure = Figure(figsize=(6.4, height + 1.25), layout="constrained")
     _diagram(figure.subplots(), ranks, difference, groups, style)
     headline(figure, f"Mean ranks over {datasets} data sets: {section.title}")
-    below(figure, _caption(section, scores, difference))
+    below(figure, _caption(section, scores, tested))
     return figure
 
 
@@ -129,13 +125,14 @@ def _diagram(
     ax.text(1 + difference / 2, 1.95, f"critical difference {difference:.2f}", ha="center", va="bottom", fontsize=7)
     start = -0.55 - 0.55 * len(groups)
     rows: list[Any] = list(ranks.index)
+    sizes = nested_sizes([(rank / reach, 0.0) for rank in ranks], step=3.0)
     for place, (row, rank) in enumerate(zip(rows, ranks)):
         on_left = place < half
         y = start - (place if on_left else methods - 1 - place)
         edge = left if on_left else right
         look, label = style[row], row_label(row)
         ax.plot([rank, rank, edge], [0, y, y], color="0.45", linewidth=0.8)
-        ax.plot(rank, 0, ls="", markersize=6, clip_on=False, zorder=3, **look.dot)
+        ax.plot(rank, 0, ls="", markersize=sizes[place], clip_on=False, zorder=3 + place / methods, **look.dot)
         text = f"{label}  {rank:.2f}" if on_left else f"{rank:.2f}  {label}"
         ax.text(edge - (0.02 if on_left else -0.02) * reach, y, text, ha="right" if on_left else "left", va="center")
     for place, (first, last) in enumerate(groups):
@@ -146,13 +143,12 @@ def _diagram(
     ax.set_ylim(start - half + 0.3, 2.9)
 
 
-def _caption(section: SectionRuns, scores: pd.DataFrame, difference: float) -> str:
-    statistic, p = friedmanchisquare(*(scores[row] for row in scores))
+def _caption(section: SectionRuns, scores: pd.DataFrame, tested: Friedman) -> str:
     parts = [
-        f"Rank 1 is best. Bars join methods whose ranks differ by less than {difference:.2f} (Nemenyi, alpha = {ALPHA}). "
-        f"Friedman: chi-squared {statistic:.1f}, p = {p:.2g}."
+        f"Rank 1 is best. Bars join methods whose ranks differ by less than {tested.critical:.2f} (Nemenyi, alpha = {ALPHA}). "
+        f"Friedman: chi-squared {tested.statistic:.1f}, p = {tested.p:.2g}."
     ]
-    if p >= ALPHA:
+    if tested.p >= ALPHA:
         parts.append("Friedman's test finds no difference at all, so that none of the ranks should be read as one.")
     if len(scores) < 10:
         parts.append(f"With {len(scores)} data sets both tests see large differences only.")

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from vpbench.reporting.figures import sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import below, headline
+from vpbench.reporting.looks import below, headline, short
 from vpbench.reporting.row_labels import row_label
-from vpbench.reports.plots._models import Group, Pictures, each, groups, load, overlay, pictures, short, show
+from vpbench.reports.plots._models import Group, Pictures, each, groups, load, overlay, pictures, show
 from vpbench.store.store import Store
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,11 +16,14 @@ from vpbench.reporting.definition import leaderboard
 from vpbench.reporting.figures import SectionRuns, sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import below, headline
+from vpbench.reporting.looks import below, headline, shortened
 from vpbench.reporting.row_labels import row_label
 from vpbench.store.store import Store
 
 PLACE = 20  # on a page
+LETTERS = 40  # of a name; longer ones lose their middle
+SLANT = 35  # degrees
+ROOM = 0.3  # inches below the panel that names in one line take
 
 
 def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
@@ -57,9 +61,14 @@ def gains_of(section: SectionRuns) -> pd.DataFrame:
 def _figure(section: SectionRuns, gains: pd.DataFrame) -> Figure:
     values: NDArray[Any] = gains.to_numpy(dtype=float)
     rows, columns = values.shape
-    labels = [row_label(row) for row in gains.index]
+    labels = [shortened(row_label(row), LETTERS) for row in gains.index]
+    names = [shortened(name, LETTERS) for name in gains.columns]
     longest = max(map(len, labels))
-    figure = Figure(figsize=(max(0.62 * columns + 0.075 * longest + 1.2, 4.4), 0.3 * rows + 2.1), layout="constrained")
+    width = max(0.62 * columns + 0.075 * longest + 1.2, 4.4)
+    letters = max(map(len, names)) * 0.068  # inches
+    slant = letters > (width - 0.075 * longest - 1.2) / columns
+    below_panel = max(letters * math.sin(math.radians(SLANT)) - ROOM, 0) if slant else 0
+    figure = Figure(figsize=(width, 0.3 * rows + 2.1 + below_panel), layout="constrained")
     ax = figure.subplots()
     limit = max(float(np.nanmax(np.abs(values))), 0.1)
     picture = ax.imshow(np.ma.masked_invalid(values), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
@@ -70,10 +79,8 @@ def _figure(section: SectionRuns, gains: pd.DataFrame) -> Figure:
             if np.isfinite(value):
                 tone = "white" if abs(value) > 0.62 * limit else "black"
                 ax.text(column, row, f"{value:+.1f}", ha="center", va="center", color=tone, fontsize=7)
-    cell = (figure.get_figwidth() - 0.075 * longest - 1.2) / columns
-    slant = max(map(len, gains.columns)) * 0.068 > cell  # inches
     ax.set_xticks(
-        range(columns), gains.columns, rotation=35 if slant else 0, ha="right" if slant else "center", rotation_mode="anchor"
+        range(columns), names, rotation=SLANT if slant else 0, ha="right" if slant else "center", rotation_mode="anchor"
     )
     ax.set_yticks(range(rows), labels)
     ax.tick_params(length=0)

@@ -22,7 +22,7 @@ from vpbench.core.errors import StoreError
 from vpbench.core.hashing import canonical_json
 from vpbench.reporting.figures import ACCURACY, SectionRuns, sections
 from vpbench.reporting.frame import Filters
-from vpbench.reporting.looks import below, data_set_colours, headline, tidy
+from vpbench.reporting.looks import below, data_set_colours, deviation_bars, headline, name_ticks, tidy
 from vpbench.reporting.settings import options_of, settings_in
 from vpbench.store.store import Store
 
@@ -190,13 +190,13 @@ def _panel(ax: Axes, sweep: Sweep, colours: Mapping[str, str], marks: Mapping[st
     )
     for name, line in sweep.lines.items():
         at = line["value"] if numeric else [values.index(str(value)) for value in line["value"]]
+        bars = deviation_bars(line["mean"], line["std"]) if (line["n"] > 1).any() else None
         ax.errorbar(
-            at, line["mean"], yerr=line["std"].fillna(0) if (line["n"] > 1).any() else None, color=colours[name], linewidth=1.2,
+            at, line["mean"], yerr=bars, color=colours[name], linewidth=1.2,
             marker=marks[name], markersize=4, elinewidth=0.8, capsize=2,
         )  # fmt: skip
     if not numeric:
-        ax.set_xticks(range(len(values)), values)
-        ax.margins(x=0.15)
+        name_ticks(ax, values)
     else:
         if values[0] > 0 and values[-1] / values[0] >= 10:
             ax.set_xscale("log")

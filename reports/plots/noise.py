@@ -12,7 +12,7 @@ from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import ACCURACY, SectionRuns, in_table_order, sections, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import Look, below, headline, looks, tidy
+from vpbench.reporting.looks import Look, below, deviation_bars, headline, looks, tidy
 from vpbench.reporting.row_labels import row_label
 from vpbench.store.store import Store
 
@@ -58,7 +58,7 @@ def _figure(
     tidy(ax)
     for row, table in tables.items():
         look = style[row]
-        bars = table["std"] if (table["count"] > 1).all() else None
+        bars = deviation_bars(table["mean"], table["std"]) if (table["count"] > 1).all() else None
         ax.errorbar(
             table.index,
             table["mean"],

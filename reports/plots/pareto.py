@@ -6,6 +6,7 @@ different data sets cannot be compared.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,13 +14,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import ACCURACY, SectionRuns, sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import Look, below, headline, looks, tidy
+from vpbench.reporting.looks import Look, below, deviation_bars, headline, in_shares, looks, nested_sizes, tidy
 from vpbench.reporting.row_labels import row_label
 from vpbench.store.store import Store
 
@@ -39,7 +40,7 @@ class Cost:
 
 COSTS = (
     Cost("params_trainable", "trained parameters (thousands)", 1e3),
-    Cost("flops_forward", "FLOPs of one image (10$^9$)", 1e9),
+    Cost("flops_forward", "FLOPs of one image (10⁹)", 1e9),
     Cost("latency_ms_p50", "latency of one image, median (ms)", 1, timed=True),
     Cost("mem_train_peak", "peak memory in training (MiB)", 2**20, timed=True),
 )
@@ -112,35 +113,41 @@ def pareto_front(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
 def _figure(section: SectionRuns, points: Sequence[Point], style: dict[RowKey, Look]) -> Figure:
     figure = Figure(figsize=(6.9, 5.6), layout="constrained")
     axes = figure.subplots(2, 2, sharey=True)
-    for ax, cost in zip(axes.ravel(), COSTS):
-        _panel(ax, cost, points, style)
+    lines = [_panel(ax, cost, points, style) for ax, cost in zip(axes.ravel(), COSTS)]
     for line in axes:
         line[0].set_ylabel(ACCURACY)
     headline(figure, f"Accuracy against cost, {_count(section.datasets)}: {section.title}")
-    below(figure, _caption(section, points), [style[point.row].key(row_label(point.row)) for point in points])
+    below(figure, _caption(section, points, any(lines)), [style[point.row].key(row_label(point.row)) for point in points])
     return figure
 
 
-def _panel(ax: Axes, cost: Cost, points: Sequence[Point], style: dict[RowKey, Look]) -> None:
+def _panel(ax: Axes, cost: Cost, points: Sequence[Point], style: dict[RowKey, Look]) -> bool:
+    """Returns whether there is a line: a front of one point has none."""
     tidy(ax)
     ax.set(xlabel=cost.title)
     shown = [point for point in points if cost.column in point.costs]
     if not shown:
         ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color="0.4")
         ax.set_xticks([])
-        return
+        return False
     x, y = [point.costs[cost.column] for point in shown], [point.accuracy for point in shown]
     front = pareto_front(x, y)
     ax.plot([x[i] for i in front], [y[i] for i in front], drawstyle="steps-post", color="0.55", linewidth=1, zorder=1)
-    for point, cost_value in zip(shown, x, strict=True):
-        look = style[point.row]
-        ax.errorbar(cost_value, point.accuracy, yerr=point.deviation, ls="", markersize=7, elinewidth=0.8, capsize=2, **look.dot)
-    if min(x) > 0 and max(x) / min(x) > 8:
+    logarithmic = min(x) > 0 and max(x) / min(x) > 8
+    places = list(zip(in_shares([math.log(value) for value in x] if logarithmic else x), in_shares(y), strict=True))
+    for point, cost_value, size in zip(shown, x, nested_sizes(places), strict=True):
+        bars = None if point.deviation is None else deviation_bars([point.accuracy], [point.deviation])
+        dot = style[point.row].dot
+        ax.errorbar(cost_value, point.accuracy, yerr=bars, ls="", markersize=size, elinewidth=0.8, capsize=2, **dot)
+    if logarithmic:
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(x) / min(x) < 100 else (1,)))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.margins(0.12)
+    return len(front) > 1
 
 
 def _count(datasets: Sequence[str]) -> str:
@@ -153,8 +160,10 @@ def _count(datasets: Sequence[str]) -> str:
     )
 
 
-def _caption(section: SectionRuns, points: Sequence[Point]) -> str:
-    parts = ["Grey line: Pareto front; no other method costs as little and scores as much."]
+def _caption(section: SectionRuns, points: Sequence[Point], line: bool) -> str:
+    parts = ["Grey line: Pareto front; no other method costs as little and scores as much."] if line else []
+    if len(points) > 1:
+        parts.append("Methods in one place are drawn inside one another.")
     if any(point.deviation is not None for point in points):
         parts.append("Bars: standard deviation over seeds.")
     scored = section.scored

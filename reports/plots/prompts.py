@@ -20,9 +20,9 @@ from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import Look, below, headline, looks, tidy
+from vpbench.reporting.looks import Look, below, headline, looks, short, tidy
 from vpbench.reporting.row_labels import row_label
-from vpbench.reports.plots._models import Group, Pictures, each, groups, load, overlay, pictures, short, show, slug
+from vpbench.reports.plots._models import Group, Pictures, each, groups, load, overlay, pictures, show, slug
 from vpbench.store.store import Store
 
 if TYPE_CHECKING:

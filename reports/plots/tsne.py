@@ -28,7 +28,7 @@ from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import in_table_order, sections, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import row_wise
+from vpbench.reporting.looks import row_wise, short
 from vpbench.reporting.row_labels import row_label
 from vpbench.store.store import Store
 
@@ -51,6 +51,7 @@ class Panel:
         features: (n, D) float32.
         labels: (n,) class of each image.
         indices: (n,) position of each image in the test split.
+        names: of all classes; empty where the run did not store them.
     """
 
     row: RowKey
@@ -59,6 +60,7 @@ class Panel:
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
     indices: NDArray[np.int64]
+    names: tuple[str, ...] = ()
 
 
 def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
@@ -122,13 +124,14 @@ def _load(store: Store, run: dict[Any, Any]) -> Panel:
     try:
         with np.load(io.BytesIO(store.read_artefact(run["run_id"], "features.npz")), allow_pickle=False) as arrays:
             features, labels, indices = arrays["features"].astype(np.float32), arrays["labels"], arrays["indices"]
+            names = tuple(map(str, arrays["class_names"])) if "class_names" in arrays else ()
     except Exception as error:  # of zipfile and numpy, whatever is wrong with the file
         raise StoreError(f"{path} holds no features: {error}. Run {row_label(run['row'])} again with --save features.") from error
     if not np.isfinite(features).all():
         raise StoreError(f"features of run {run['run_id']} ({row_label(run['row'])}) hold NaN or infinity: {path}.")
     if len(labels) < FEWEST_IMAGES:
         raise StoreError(f"{path} holds {len(labels)} images; t-SNE needs {FEWEST_IMAGES}.")
-    return Panel(run["row"], run["run_id"], run["acc1"], features, labels, indices)
+    return Panel(run["row"], run["run_id"], run["acc1"], features, labels, indices, names)
 
 
 def _check_same_images(panels: Sequence[Panel]) -> None:
@@ -161,11 +164,13 @@ def side_by_side(panels: Sequence[Panel], title: str, absent: Sequence[str], wha
         ax.set_visible(False)
     letters = max(32 * columns, 48)
     figure.suptitle(textwrap.fill(title, letters))
-    keys = [Line2D([], [], ls="", marker=mark, color=hue, label=str(k)) for k, (hue, mark) in zip(classes, styles)]
-    shown = row_wise(keys, 8 if columns > 1 else 5) if legend else []
+    labels = [short(panels[0].names[k] if k < len(panels[0].names) else str(k), 20) for k in classes]
+    keys = [Line2D([], [], ls="", marker=mark, color=hue, label=name) for name, (hue, mark) in zip(labels, styles)]
+    across = max(1, min(8 if columns > 1 else 5, letters * 5 // 4 // (max(map(len, labels)) + 4)))
+    shown = row_wise(keys, across) if legend else []
     caption = textwrap.fill(_caption(panels[0].labels, absent, what), letters + 10) + ("\nClasses:" if shown else "")
     below = figure.legend(
-        handles=shown, ncols=8 if columns > 1 else 5, title=caption, loc="outside lower center", frameon=False, handletextpad=0.1
+        handles=shown, ncols=across, title=caption, loc="outside lower center", frameon=False, handletextpad=0.1
     )
     below.get_title().set(multialignment="center", fontsize=7, color="0.3")
     return figure

@@ -63,7 +63,8 @@ def _of_group(store: Store, group: Group) -> Iterator[tuple[str, Figure]]:
         if parts:
             run = by_row[row]
             labels = np.asarray(test.labels[:count], dtype=np.int64)
-            panels.append(Panel(row, str(run["run_id"]), float(run["acc1"]), np.concatenate(parts), labels, np.arange(count)))
+            prompts, names = np.concatenate(parts), stored.data.class_names
+            panels.append(Panel(row, str(run["run_id"]), float(run["acc1"]), prompts, labels, np.arange(count), names))
     if panels:
         what = "the prompts that enter the first block for each of {n} test images"
         yield f"tsne_prompts_{group.stem}_seed{group.seed}", side_by_side(panels, f"Prompts, {group.title}", [], what)

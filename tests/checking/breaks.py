@@ -66,7 +66,7 @@ origin = "drawn for a test"
 LATER = (
     "fvcore.nn", "pyarrow.parquet", "scipy.special", "torch.utils.benchmark", "vpbench.checking.regressions",
     "vpbench.checking.gate_runs",
-    "vpbench.checking.gate_report", "vpbench.cli.progress", "vpbench.data.sources.folder", "vpbench.measure.operations",
+    "vpbench.checking.gate_report", "vpbench.execution.run_progress", "vpbench.data.sources.folder", "vpbench.measure.operations",
 )  # fmt: skip
 
 

@@ -37,8 +37,9 @@ depth = 1
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of cards in place of the packaged one."""
-    monkeypatch.setattr(cards, "_folder", lambda name: tmp_path)
-    return tmp_path
+    (tmp_path / "backbones").mkdir()
+    monkeypatch.setattr(cards, "_folder", lambda name: tmp_path / name)
+    return tmp_path / "backbones"
 
 
 def test_good_card(folder: Path) -> None:
@@ -51,7 +52,7 @@ def test_good_card(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('title = "T"\n', "", "title: Field required"),
+        ('title = "T"\n', "", "it lacks title"),
         ("parameters = 3", 'parameters = "three"', "parameters: "),
         ("parameters = 3", "parameters = 0", "(given: 0)"),
         ("parameters = 3", "parameters = 3\nparametres = 4", "parametres: Extra inputs are not permitted"),

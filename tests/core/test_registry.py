@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
 from vpbench.core.plugins import Registry, subclass_in
 from vpbench.interface import Method
-from vpbench.models.registry import method_class, method_registry, resolve_method
+from vpbench.models.registry import check_preset, current_options, expand_labels, method_class, method_registry, resolve_method
+from vpbench.reporting.describe import describe, listing
 
 PLUG_IN = """
 from vpbench.interface import Method, MethodConfig, option
@@ -23,6 +25,9 @@ class ThirdConfig(MethodConfig):
 class Third(Method[ThirdConfig]):
     title, summary, paper, fidelity, Config = "Third", "from elsewhere", "none", "paper", ThirdConfig
 """
+
+
+NAMELESS = re.sub(r"title, summary.*", "Config = ThirdConfig", PLUG_IN)
 
 
 @pytest.fixture
@@ -76,17 +81,19 @@ def test_entry_point(value: str, site: Path) -> None:
 
 def test_collision_with_own(site: Path) -> None:
     install(site, "third-party", vpt="third_party_method:Third")
-    with pytest.raises(UsageError) as caught:
-        method_registry().names()
-    assert "'vpt' of third_party_method:Third collides" in one_line(caught)
+    assert method_registry().names().count("vpt") == 1
+    with pytest.warns(UserWarning, match="method 'vpt' of third_party_method:Third is hidden by vpbench's own"):
+        assert dict(method_registry().working())["vpt"].__name__ == "VPT"
 
 
 def test_collision_between_others(site: Path) -> None:
     install(site, "third-party", third="a:A")
     install(site, "fourth-party", third="b:B")
     with pytest.raises(UsageError) as caught:
-        method_registry().names()
+        method_class("third")
     assert "a:A" in one_line(caught) and "b:B" in str(caught.value)
+    with pytest.warns(UserWarning, match="'third' is both a:A and b:B"):
+        assert "vpt" in dict(method_registry().working())
 
 
 def test_installed_twice_is_no_collision(site: Path) -> None:
@@ -103,6 +110,10 @@ def test_installed_twice_is_no_collision(site: Path) -> None:
         ("broken_method", "1 / 0", "ZeroDivisionError"),
         ("broken_method", "def f(:", "SyntaxError"),
         ("broken_method", "import vpbench.nothing", "ModuleNotFoundError"),
+        ("broken_method", "raise SystemExit(3)", "SystemExit: 3"),
+        ("broken_method", "exit()", "SystemExit"),
+        ("broken_method", "raise RuntimeError('two\\nlines')", "RuntimeError: two lines"),
+        ("broken_method", NAMELESS, "has no title and no summary and no paper and no fidelity"),
         ("broken_method:value", "value = 3", "3 is not a subclass of Method"),
         ("broken_method:C", "class C: pass", "is not a subclass of Method"),
         ("broken_method", "", "must define one subclass of Method, not 0"),
@@ -119,7 +130,13 @@ def test_broken_entry_point(value: str, content: str | None, words: str, site: P
         method_class("third")
     assert words in one_line(caught)
     assert "'third'" in str(caught.value)
-    assert method_class("linear")  # the others go on
+    with pytest.warns(UserWarning, match="'third'") as warned:
+        listed = [entry["name"] for entry in listing("methods")]
+    assert [str(warning.message).count("\n") for warning in warned] == [0]
+    assert "third" not in listed and {"linear", "vpt"} <= set(listed)
+    with pytest.warns(UserWarning, match="'third'"):
+        assert {"linear", "vpt"} <= set(expand_labels(["all"]))
+    assert current_options("third", {"strength": 2}) == {"strength": 2}  # rows of it can still be shown
 
 
 def test_package_scan(site: Path) -> None:
@@ -140,6 +157,44 @@ def test_package_scan(site: Path) -> None:
             registry.get(name)
     with pytest.raises(UsageError, match=r"unknown thing 'rad'\. Did you mean 'red'"):
         registry.get("rad")
+
+
+@pytest.mark.parametrize("content", ["def f(:", "raise SystemExit", "import nothing_of_this_name", "1 / 0"])
+def test_a_broken_file_is_named_and_takes_nothing_away(content: str, site: Path) -> None:
+    package = site / f"files_{abs(hash(content))}"
+    package.mkdir()
+    for name, text in {"__init__": "", "good": "class Good(Exception): pass", "bad": content}.items():
+        (package / f"{name}.py").write_text(text)
+    registry = Registry("thing", package.name, subclass_in(Exception))
+    with pytest.warns(UserWarning, match="thing 'bad'") as warned:
+        assert [name for name, _ in registry.working()] == ["good"]
+    assert len(warned) == 1 and "\n" not in str(warned[0].message)
+
+
+@pytest.mark.parametrize(
+    ("label", "settings", "words"),
+    [
+        ("vpt:shallow", {"vpt.deep": True}, "vpt.deep=True undoes what vpt:shallow is (deep=False)"),
+        ("vpt:shallow", {"vpt.deep": "true"}, "undoes"),
+        ("vpt:shallow", {"vpt.prompt_length": 5, "vpt.deep": False, "e2vpt.prune": False}, None),
+        ("vpt", {"vpt.deep": True}, None),
+        ("vpt:shallow", {"vpt.dropout": 0.2}, None),  # another variant, which its label names
+    ],
+)
+def test_settings_that_undo_a_preset(label: str, settings: dict[str, object], words: str | None) -> None:
+    if words is None:
+        check_preset(label, settings)
+        return
+    with pytest.raises(UsageError) as caught:
+        check_preset(label, settings)
+    assert words in one_line(caught)
+
+
+def test_a_presets_values_name_the_preset_as_their_source() -> None:
+    options = {entry["option"]: entry for entry in describe("method", "insvp:released", Path())["options"]}
+    assert options["train_specific"]["source"].startswith("the preset released: ")
+    plain = {entry["option"]: entry for entry in describe("method", "insvp", Path())["options"]}
+    assert options["head_init"]["source"] == plain["head_init"]["source"]
 
 
 @pytest.mark.parametrize(
@@ -187,12 +242,19 @@ def test_options(label: str, settings: dict[str, object], words: str) -> None:
     assert words in one_line(caught)
 
 
+def test_a_list_of_methods_says_group_and_year() -> None:
+    lines = {line["name"]: line for line in listing("methods")}
+    assert (lines["vpt"]["group"], lines["vpt"]["year"]) == ("prompts", 2022)
+    assert all(isinstance(line["year"], int) for line in lines.values())
+
+
 def test_every_method_has_its_facts() -> None:
     for name in method_registry().names():
         kind = method_class(name)
         assert issubclass(kind, Method)
         for fact in (kind.title, kind.summary, kind.paper, kind.fidelity):
             assert fact
+        assert str(kind.year) in kind.paper, f"{name}: the source of its year"
         for field, info in kind.Config.model_fields.items():
             assert info.description, (name, field)
             assert isinstance(info.json_schema_extra, dict) and info.json_schema_extra["source"], (name, field)

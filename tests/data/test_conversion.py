@@ -336,7 +336,9 @@ def test_broken_norb(tmp_path: Path, case: str) -> None:
 
 def test_what_can_be_converted() -> None:
     assert sorted(convertible("tfds")) == sorted(NAMES)
-    assert sorted(convertible("original")) == sorted(name for name in NAMES if "dsprites" in name or "smallnorb" in name)
+    assert sorted(convertible("original")) == sorted(
+        name for name in NAMES if "dsprites" in name or "smallnorb" in name or "resisc45" in name
+    )
 
 
 def test_convert_refuses(tmp_path: Path) -> None:

@@ -147,6 +147,16 @@ def test_cards_are_complete_and_their_counts_are_the_official_ones(name: str) ->
         assert download.unpack == download.path.endswith(("gz", "tar", "zip"))
 
 
+@pytest.mark.parametrize("name", [name for name in MINIATURES if name in OFFICIAL or name.endswith("lists")])
+def test_lists_may_begin_with_a_byte_order_mark(tmp_path: Path, name: str) -> None:
+    root = MINIATURES[name].written(tmp_path)
+    digest = opened(MINIATURES[name], root).digest
+    for file in root.rglob("*"):
+        if file.suffix in (".txt", ".csv", ".json"):
+            file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert opened(MINIATURES[name], root).digest == digest
+
+
 def test_coarse_classes_of_cifar100_are_20_of_5() -> None:
     coarse = dataset_card("cifar100").coarse
     assert len(coarse) == 20
@@ -165,7 +175,7 @@ def test_reader_split_cache_and_a_training_step(tmp_path: Path, name: str) -> No
     assert len({raw.splits[split].short_name(index) for split in raw.splits for index in range(len(raw.splits[split]))}) == sum(
         map(len, raw.splits.values())
     )
-    assert "Images in both" not in raw.note
+    assert "Also in" not in raw.remarks
 
     preprocess = Preprocess(random_flip=True)
     data = prepare(raw, preprocess, 16, tmp_path / "cache")

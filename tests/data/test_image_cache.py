@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vpbench.core.cache_folder import cache_root
 from vpbench.core.errors import DataError
+from vpbench.core.user_folders import cache_root
 from vpbench.data import cache
 from vpbench.data.cache import CachedData, RaggedImages, SplitCache, prepare, resized
+from vpbench.data.decoding import AS_LOADED
 from vpbench.data.raw import PixelSplit, RawData, RawSplit
 from vpbench.data.sources import open_path
 from vpbench.spec.run_spec import Preprocess
@@ -27,8 +28,8 @@ CROP = Preprocess(resize="crop", crop_ratio=0.8, random_crop=True)
 class WideSplit(PixelSplit):
     """Image ``i`` is i pixels wider than the first."""
 
-    def image(self, index: int) -> Image.Image:
-        return super().image(index).resize((20 + 4 * index, 20))
+    def image(self, index: int, preprocess: Preprocess = AS_LOADED) -> Image.Image:
+        return super().image(index, preprocess).resize((20 + 4 * index, 20))
 
 
 def make(kind: type[PixelSplit] = PixelSplit, seed: int = 0) -> RawData:

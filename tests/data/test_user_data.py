@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from vpbench.core.errors import DataError
-from vpbench.data.raw import decode
+from vpbench.data.decoding import decode
 from vpbench.data.sources import open_path
 
 
@@ -62,7 +62,7 @@ def counts(path: Path) -> dict[str, int]:
     return {name: len(split) for name, split in open_path(path).splits.items()}
 
 
-@pytest.mark.parametrize("word", ["val", "valid", "validation", "Val"])
+@pytest.mark.parametrize("word", ["val", "valid", "validation", "Val", "dev"])
 def test_folder_with_splits(tmp_path: Path, word: str) -> None:
     fill(tmp_path, {"train/cat": 3, "train/dog": 2, f"{word}/dog": 1, f"{word}/cat": 1, "test/cat": 1, "test/dog": 2})
     raw = open_path(tmp_path)
@@ -92,6 +92,12 @@ def test_validation_is_cut_from_train(tmp_path: Path) -> None:
     )
 
 
+def test_labels_with_gaps_are_noted(write: Callable[[pa.Table], Path]) -> None:
+    rows = [(label, split) for split in ("train", "val", "test") for label in (0, 99, 199)]
+    assert "no count from 0 (0, 99, 199): 3 classes are named after them" in open_path(write(table(rows))).note
+    assert open_path(write(table([(label // 99, split) for label, split in rows]))).note == ""
+
+
 def test_digest_follows_content_and_not_the_place(tmp_path: Path) -> None:
     first = fill(tmp_path / "first", {"train/a": 3, "train/b": 3, "test/a": 1, "test/b": 1})
     shutil.copytree(first, tmp_path / "second")
@@ -119,7 +125,7 @@ def test_trains_may_be_a_class(tmp_path: Path) -> None:
 def test_images_shared_with_train_are_noted(tmp_path: Path) -> None:
     fill(tmp_path, {"train/a": 3, "train/b": 3, "val/a": 1, "val/b": 1, "test/a": 1, "test/b": 1})
     shutil.copy(tmp_path / "train/a/0.png", tmp_path / "test/a/again.png")
-    assert open_path(tmp_path).note == "Images in both train and test: 1."
+    assert open_path(tmp_path).remarks == "Also in train: 1 of 3 test images."
 
 
 BAD_FOLDERS = {
@@ -167,7 +173,7 @@ def test_class_ids_come_from_train_only(write: Callable[[pa.Table], Path]) -> No
     raw = open_path(write(table([row for row in ROWS if row != (7, "val")])))
     assert raw.class_names == ("3", "7", "8")
     assert raw.splits["val"].labels.tolist() == [0, 2]
-    assert raw.note == "Not in val: class '7'."
+    assert raw.note.endswith(": 3 classes are named after them. Not in val: class '7'.")
 
 
 @pytest.mark.parametrize("columns", ["bytes", "category", "text"])
@@ -206,10 +212,11 @@ BAD_TABLES: dict[str, tuple[Callable[[], pa.Table], str]] = {
     "no label": (lambda: table(ROWS).drop_columns(["label"]), "no column 'label'"),
     "no split": (lambda: table(ROWS).drop_columns(["split"]), "no column 'split'.*train, val or test"),
     "no rows": (lambda: table(ROWS).slice(0, 0), "holds no images"),
-    "strange split": (lambda: table([*ROWS, (3, "dev")]), "row 15 has split 'dev'; use train, val"),
+    "strange split": (lambda: table([*ROWS, (3, "extra")]), "row 15 has split 'extra'; use train, val"),
     "label of floats": (lambda: table([(1.5, "train")]), "column 'label' is double"),
     "split of numbers": (lambda: table([(1, 0)]), "column 'split' is int64"),
     "images of text": (lambda: table(ROWS).set_column(0, "image", pa.array(["x"] * 15)), "column 'image' is string"),
+    "negative label": (lambda: table([(-1, "train"), (99, "train"), (199, "test")]), "label -1 means no label in many data sets"),
     "null label": (lambda: with_null("label"), "row 4 of column 'label' has no label"),
     "null split": (lambda: with_null("split"), "row 4 of column 'split' has no split"),
     "image without bytes": (lambda: with_null("image"), "row 4 of column 'image' has no bytes"),
@@ -250,8 +257,9 @@ def test_permission_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     def refuse(path: Any, *_: Any) -> Any:
         raise PermissionError(13, "Permission denied", str(path))
 
+    scandir = os.scandir
     with monkeypatch.context() as patch:
-        patch.setattr(os, "scandir", refuse)
+        patch.setattr(os, "scandir", lambda place: refuse(place) if str(place).endswith("/a") else scandir(place))
         with pytest.raises(DataError, match=r"/a may not be read \(permission denied\)"):
             open_path(tmp_path)
     monkeypatch.setattr(Path, "read_bytes", refuse)

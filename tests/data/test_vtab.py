@@ -10,15 +10,19 @@ import pytest
 import torch
 from miniatures.vtab import NAMES, small_card, write_task
 
-from vpbench.core.errors import DataError
+from vpbench.core.errors import DataError, UsageError
 from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData, prepare
 from vpbench.data.catalog import dataset_card
+from vpbench.data.doctor import examine, verify
 from vpbench.data.protocols import with_all_for_training
 from vpbench.data.sources import open_dataset
 from vpbench.models.build import build_model
 from vpbench.models.registry import resolve_method
+from vpbench.planning.plan import check_runs, resolve
+from vpbench.planning.suites import apply_protocol, suite_card
 from vpbench.spec.recipe import Recipe
+from vpbench.spec.request import Request
 from vpbench.spec.run_spec import BackboneSpec, DataSpec, Preprocess, RunSpec
 from vpbench.training.fit import Trainer
 
@@ -133,6 +137,65 @@ def test_the_list_of_all_training_images_may_be_missing(tmp_path: Path) -> None:
     digest = open_dataset(card, tmp_path).digest
     (folder / "train800val200.txt").unlink()
     assert open_dataset(card, tmp_path).digest == digest
+
+
+def joined(folder: Path) -> Path:
+    """The same task without the lists that tell training from validation images."""
+    (folder / "train800.txt").unlink()
+    (folder / "val200.txt").unlink()
+    return folder
+
+
+def test_the_list_of_all_training_images_suffices_without_a_search(tmp_path: Path) -> None:
+    card = small_card("vtab.kitti")
+    write_task(card, tmp_path / "whole" / "vtab.kitti")
+    whole = with_all_for_training(open_dataset(card, tmp_path / "whole"))
+    folder = joined(write_task(card, tmp_path / "vtab.kitti"))
+    raw = open_dataset(card, tmp_path)
+    assert [len(split) for split in raw.splits.values()] == [12, 0, 6]
+    assert raw.note == f"{folder} lacks train800.txt and val200.txt, without which no search is possible."
+    assert with_all_for_training(raw).digest == whole.digest
+    assert apply_protocol(raw, suite_card("vtab1k")).digest == whole.digest
+    assert examine("vtab.kitti", card, tmp_path).ready
+    assert verify("vtab.kitti", card, tmp_path).problems == ()
+    with pytest.raises(DataError, match=r"FGVC trains without the validation images\. .*lacks train800\.txt and val200\.txt"):
+        apply_protocol(raw, suite_card("fgvc"))
+
+
+def test_search_says_which_lists_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined(write_task(small_card("vtab.kitti"), tmp_path / "vtab.kitti"))
+    monkeypatch.setattr("vpbench.planning.plan.dataset_card", small_card)
+    request = Request(
+        methods=["linear"],
+        suite="vtab1k",
+        datasets=["vtab.kitti"],
+        data_root=str(tmp_path),
+        backbone="vit-nano",
+        precision="fp32",
+    )
+    resolved = resolve(request)
+    runs = resolved.runs("linear", "vtab.kitti", [42])
+    check_runs(runs, resolved.data)
+    searched = resolved.at("search")
+    with pytest.raises(UsageError, match=r"a search chooses on nothing else: .*lacks train800\.txt and val200\.txt"):
+        check_runs(searched.runs("linear", "vtab.kitti", [42]), searched.data)
+
+
+def test_one_of_the_two_lists_is_not_enough(tmp_path: Path) -> None:
+    folder = write_task(small_card("vtab.kitti"), tmp_path / "vtab.kitti")
+    (folder / "val200.txt").unlink()
+    with pytest.raises(DataError, match=r"val200\.txt is missing"):
+        open_dataset(small_card("vtab.kitti"), tmp_path)
+
+
+@pytest.mark.parametrize("file", ["train800.txt", "val200.txt", "test.txt", "train800val200.txt"])
+def test_byte_order_mark(tmp_path: Path, file: str) -> None:
+    card = small_card("vtab.kitti")
+    folder = write_task(card, tmp_path / "vtab.kitti")
+    digest = open_dataset(card, tmp_path).digest
+    (folder / file).write_bytes(b"\xef\xbb\xbf" + (folder / file).read_bytes())
+    raw = open_dataset(card, tmp_path)
+    assert (raw.digest, raw.note) == (digest, "")
 
 
 def test_second_copies_that_are_other_files_are_noted(tmp_path: Path) -> None:

@@ -42,10 +42,26 @@ class Outcome:
     err: str
 
 
-def vpbench(*words: object) -> Outcome:
-    """Run the command in this process, where torch is imported already."""
+REPEATABLE = ("--set", "--executor-option", "--tolerance")
+
+
+def overridden(words: tuple[object, ...]) -> list[str]:
+    """The words of a command line in which later options replace those before them, which fixtures give; the command itself
+    refuses an option that is given twice."""
+    found = [str(word) for word in words]
+    for option in {word for word in found if word.startswith("--") and word not in REPEATABLE}:
+        while found.count(option) > 1:
+            place = found.index(option)
+            has_value = place + 1 < len(found) and not found[place + 1].startswith("--")
+            del found[place : place + 1 + has_value]
+    return found
+
+
+def vpbench(*words: object, as_given: bool = False) -> Outcome:
+    """Run the command in this process, where torch is imported already; ``as_given``: without :func:`overridden`."""
     out, err = io.StringIO(), io.StringIO()
-    with mock.patch.object(sys, "argv", ["vpbench", *map(str, words)]), redirect_stdout(out), redirect_stderr(err):
+    given = ["vpbench", *(map(str, words) if as_given else overridden(words))]
+    with mock.patch.object(sys, "argv", given), redirect_stdout(out), redirect_stderr(err):
         try:
             main()
         except SystemExit as stop:
@@ -56,7 +72,7 @@ def vpbench(*words: object) -> Outcome:
 def start(*words: object) -> subprocess.Popen[str]:
     """Start the command as a process of its own, for what only a process can show."""
     return subprocess.Popen(
-        [sys.executable, "-m", "vpbench", *map(str, words)],
+        [sys.executable, "-m", "vpbench", *overridden(words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -38,7 +38,7 @@ def cards(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) -
     They are found as they would be had they come with vpbench: in the package of cards, and in that of sources.
     """
     site = tmp_path / "site"
-    for folder in ("datasets", "suites", "recipes"):
+    for folder in ("datasets", "suites", "recipes", "searches"):
         shutil.copytree(CHECKOUT / "benchmarks" / folder, site / "benchmarks" / folder)
     (site / "benchmarks" / "backbones").symlink_to(CHECKOUT / "benchmarks" / "backbones")
     (site / "benchmarks" / "__init__.py").write_text("")
@@ -183,6 +183,7 @@ def test_verify_of_what_is_not_there(cards: Path) -> None:
         ("get picture", 2, ["'picture'", "Did you mean 'pictures'?"]),
         ("doctor picture", 2, ["Did you mean 'pictures'?"]),
         ("verify picture", 2, ["Did you mean 'pictures'?"]),
+        ("convert", 2, ["at least one data set"]),
         ("convert picture", 2, ["Did you mean 'pictures'?"]),
         ("convert pictures --from tdfs", 2, ["'tdfs'", "Did you mean 'tfds'?"]),
         ("convert pictures", 2, ["pictures cannot be converted from tfds"]),
@@ -292,3 +293,64 @@ def test_torch_stays_out(cards: Path, tmp_path: Path, words: str) -> None:
     if "--help" in words:
         assert "Examples" in out
         assert f"vpbench data {words.split()[0]}" in out
+
+
+def test_a_dry_run_goes_on_after_a_set_that_is_got_by_hand(cards: Path, server: FileServer) -> None:
+    done = vpbench("data", "get", "by-hand", "pictures", "--dry-run")
+    assert done.code == 0
+    assert "by-hand: by hand. Pictures cannot be downloaded automatically. Ask at https://pictures.invalid/." in done.out
+    assert f"pictures: {server.url}/set.tar.gz to " in done.out
+    assert server.exchanges == []
+
+
+def test_a_plan_without_its_data(cards: Path, tmp_path: Path) -> None:
+    words = ("run", "--suite", "pictures", "--methods", "linear,vpt", "--epochs", 2, "--results", tmp_path / "runs")
+    refused(vpbench(*words), 3, "pictures: ", "'vpbench data get pictures' fetches it")
+    done = vpbench(*words, "--dry-run")
+    assert done.code == 0, done.err
+    assert "recipe of linear, vpt on all data sets: optimizer=adamw lr=" in done.out
+    assert "48 training images" in " ".join(done.out.split())
+    assert "Not here, counted from the cards: pictures" in done.out
+    assert "2 runs, 0 stored, 2 missing." in done.out
+    planned = json.loads(vpbench(*words, "--dry-run", "--json").out)
+    assert [(run["run_id"], run["status"], run["n_train"], run["n_test"]) for run in planned] == [(None, "missing", 12, 6)] * 2
+    assert planned[0]["recipe"]["epochs"] == 2
+    assert planned[0]["recipe_source"]
+    search = ("tune", "--suite", "pictures", "--methods", "linear", "--space", "vpt-grid", "--dry-run")
+    searched = vpbench(*search, "--results", tmp_path / "runs")
+    assert searched.code == 0, searched.err
+    assert "Not here, counted from the cards: pictures" in searched.out
+    assert not (tmp_path / "data").exists()
+
+
+def test_converting_a_suite(cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there is skipped, what needs a login comes last, and one that fails does not stop the others."""
+    from vpbench.core.errors import DataError
+    from vpbench.data import conversion
+
+    asked: list[str] = []
+
+    def write(name: str, source: str, path: Path | None, root: Path, **_: object) -> Path:
+        asked.append(f"{name} from {source}, {path and path.name}")
+        if name == "vtab.eurosat":
+            raise DataError("TFDS cannot prepare it")
+        return root / name
+
+    def fetch(name: str, root: Path, on_step: object) -> Path:
+        return root / "fetched.zip"
+
+    monkeypatch.setattr(conversion, "convert", write)
+    monkeypatch.setattr(conversion, "fetch_original", fetch)
+    planned = vpbench("data", "convert", "--suite", "vtab1k-specialized", "--dry-run")
+    assert [line.partition(":")[0] for line in planned.out.splitlines()] == [
+        "vtab.camelyon", "vtab.eurosat", "vtab.resisc45", "vtab.retinopathy",
+    ]  # fmt: skip
+    assert "with a Kaggle login" in planned.out.splitlines()[-1]
+    done = vpbench("data", "convert", "--suite", "vtab1k-specialized")
+    assert done.code == 3
+    assert done.err == "vpbench: vtab.eurosat: TFDS cannot prepare it\n"
+    assert done.out.split() == [str(tmp_path / "data" / name) for name in ("vtab.camelyon", "vtab.resisc45", "vtab.retinopathy")]
+    assert asked == [
+        "vtab.camelyon from tfds, None", "vtab.eurosat from tfds, None", "vtab.resisc45 from original, fetched.zip",
+        "vtab.retinopathy from tfds, None",
+    ]  # fmt: skip

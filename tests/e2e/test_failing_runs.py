@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from command import rows, traces, vpbench
 
+from vpbench.training import memory
+
 pytestmark = pytest.mark.usefixtures("unmeasured")
 
 FLAKY = """
@@ -60,8 +62,20 @@ def test_divergence(tmp_path: Path, command: list[str]) -> None:
     assert row[["acc1", "acc5", "mean_per_class", "correct", "val_acc1"]].isna().all()
     assert row[["lr", "n_test", "wall_s", "torch", "device"]].notna().all()
     before = traces(tmp_path)
-    assert vpbench(*words).code == 1
+    again = vpbench(*words)
+    assert again.code == 1
+    assert "1 run of these had ended so before; --rerun failed repeats them." in again.err
+    assert "--rerun" not in done.err
     assert traces(tmp_path) == before
+
+
+def test_a_batch_that_no_memory_holds(tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel would kill the process; a run that caches the features of a frozen backbone needs next to nothing."""
+    monkeypatch.setattr(memory, "available_bytes", lambda: 2**20)
+    done = vpbench(*command, tmp_path, "--methods", "vpt,linear", "--save", "none", "--set", "recipe.batch_size=100000")
+    assert statuses(tmp_path) == {"vpt": "oom", "linear": "ok"}
+    assert "a batch of 18 images of 40 px needs more than" in done.err and "a smaller recipe.batch_size" in done.err
+    assert "\n" not in row_of(tmp_path, "vpt")["error"]
 
 
 @pytest.mark.parametrize(

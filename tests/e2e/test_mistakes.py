@@ -26,6 +26,10 @@ def check(done: Outcome, code: int, *parts: str) -> None:
     [
         ("--methods linaer", 2, ["'linaer'", "Did you mean 'linear'?"]),
         ("--methods vpt:shalow", 2, ["'shalow'", "Did you mean 'shallow'?"]),
+        ("--set recipe.lr=1 --set recipe.lr=2", 2, ["--set recipe.lr is given twice, as 1 and as 2"]),
+        ("--epochs 1 --set recipe.epochs=2", 2, ["--epochs", "--set recipe.epochs=2", "keep one"]),
+        ("--methods vpt:shallow --set vpt.deep=true", 2, ["vpt.deep=True undoes what vpt:shallow is"]),
+        ("--image-size 1000000", 2, ["image size 1000000", "smaller --image-size"]),
         ("--methods ,", 2, ["--methods", "vpbench list methods"]),
         ("--methods vpt --set vpt.promt_length=3", 2, ["'promt_length'", "Did you mean 'prompt_length'?"]),
         ("--methods vpt --set vpt.prompt_length=abc", 2, ["vpt.prompt_length", "integer", "'abc'"]),
@@ -100,13 +104,30 @@ def test_other_commands_refuse(words: str, code: int, parts: list[str], results:
     assert traces(results) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("run --data a --data b", ["--data is given 2 times: give it once."]),
+        ("run --methods linear --methods vpt", ["--methods is given 2 times: give it once; several values go with commas."]),
+        ("run --threads 1 --threads=2 --threads 3", ["--threads is given 3 times"]),
+        ("report --suite a --suite b", ["--suite is given 2 times"]),
+        ("data get --suite fgvc --suite hta", ["--suite is given 2 times"]),
+        ("check --tolerance loss=1 --tolerance loss=2", ["--tolerance loss is given twice, as 1 and as 2"]),
+    ],
+)
+def test_what_is_given_twice(words: str, parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check(vpbench(*words.split(), as_given=True), 2, *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_published_data_that_is_not_there(tmp_path: Path) -> None:
     """All that a suite misses is told at once, with what a person can do."""
     before = traces(tmp_path)
     done = vpbench("run", "--suite", "fgvc", "--methods", "vpt", "--data-root", tmp_path, "--results", tmp_path / "new")
-    check(done, 3, "CUB-200-2011 is not in", str(tmp_path), "data.caltech.edu", "VPBENCH_DATA", "nabirds, flowers, dogs, cars")
+    check(done, 3, "cub, nabirds, flowers, dogs, cars of fgvc are not in", str(tmp_path), "data get --suite fgvc", "VPBENCH_DATA")
     done = vpbench("run", "--suite", "vtab1k-natural", "--data-root", tmp_path, "--results", tmp_path / "new")
-    check(done, 3, "vtab.cifar100", "vpbench data convert vtab.cifar100", "vtab.sun397")
+    check(done, 3, "vtab.cifar100", "vpbench data convert --suite vtab1k-natural", "vtab.sun397")
     assert traces(tmp_path) == before
 
 
@@ -129,10 +150,12 @@ def test_no_gpu(results: Path, command: list[str]) -> None:
 def test_broken_image(results: Path, images: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(images, tmp_path / "broken"))
     broken = data / "test" / "c1" / "2.png"
-    broken.write_bytes(broken.read_bytes()[:200])
+    other = data / "test" / "c2" / "1.png"
+    for path in (broken, other):
+        path.write_bytes(path.read_bytes()[:200])
     before = traces(results)
     done = vpbench("run", "--data", data, "--methods", "linear", "--image-size", 40, "--epochs", 1, "--results", results)
-    check(done, 3, str(broken), "repair or remove it")
+    check(done, 3, str(broken), "repair or remove it", f"The same is true of 1 more image: {other}.")  # all at once
     assert traces(results) == before
 
 

@@ -1,15 +1,23 @@
-"""The five functions of ``import vpbench``."""
+"""The functions of ``import vpbench``."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 import vpbench
+from vpbench.api import plan_request
 from vpbench.core.errors import UsageError
+from vpbench.execution.callbacks import Callback
+from vpbench.reporting.page import site
+from vpbench.spec.request import Request
+from vpbench.spec.run_options import RunOptions
 from vpbench.store.schema import COLUMNS
 
 
@@ -57,6 +65,144 @@ def test_report(finished: Path, tmp_path: Path) -> None:
     assert "linear" in vpbench.report(table=1, results=finished)
     vpbench.report(table="1", results=finished, format="csv", out=tmp_path / "table.csv")
     assert "vpt" in (tmp_path / "table.csv").read_text()
+
+
+def test_names() -> None:
+    assert set(vpbench.__all__) <= set(dir(vpbench))
+    assert {"run", "tune", "report", "show", "load_results", "create_method"} <= set(vpbench.__all__)
+    assert all(getattr(vpbench, name) for name in vpbench.__all__)
+
+
+def test_texts_where_lists_are_meant(finished: Path) -> None:
+    assert list(vpbench.load_results(finished, "method,acc1").columns) == ["method", "acc1"]
+    assert Request.from_keywords(datasets="digits", methods="linear, vpt").datasets == ("digits",)
+    options = RunOptions.from_keywords(save="weights", noise="0,0.1")
+    assert (options.save, options.noise) == (("weights",), (0.0, 0.1))
+    table = vpbench.report(compare=("vpt", "linear"), results=finished)
+    assert vpbench.report(compare="vpt,linear", results=finished) == table
+    assert vpbench.report(compare=[["vpt", "linear"]], results=finished) == table
+    for wrong in ("vpt", ["vpt"], [("vpt", "linear", "e2vpt")]):
+        with pytest.raises(UsageError, match="two methods are compared"):
+            vpbench.report(compare=wrong, results=finished)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: vpbench.run("linear", lr=3), r"unknown argument of vpbench.run 'lr'.*settings=\{'recipe.lr': ...\}"),
+        (lambda: vpbench.run("linear", epoch=3), "Did you mean 'epochs'"),
+        (lambda: vpbench.tune("vpt", trails=3), "unknown argument of vpbench.tune 'trails'. Did you mean 'trials'"),
+        (lambda: vpbench.report(tabel=1), "unknown argument of vpbench.report 'tabel'. Did you mean 'table'"),
+        (lambda: vpbench.report(datasets="digits"), "Did you mean 'dataset'"),
+        (lambda: vpbench.report(table=1, html="page"), "leave out table"),
+        (lambda: vpbench.report(out="x.docx"), r"x.docx: no format ends with .docx: take .*\.md"),
+        (lambda: vpbench.create_method("vpt:shallow", "vit-nano", 3, deep=True), "undoes what vpt:shallow is"),
+        (lambda: vpbench.create_method("vpt", "vit-nano", 0), "classes=0: a head needs a whole number of classes, from 1 up"),
+        (lambda: vpbench.create_method("vpt", "vit-nano", -3), "classes=-3"),
+        (lambda: vpbench.create_method("vpt", "vit-nano", 2.5), "classes=2.5"),
+        (lambda: vpbench.create_method("vpt", "vit-nano", 3, image_size=1_000_000), "15,625,000,000 tokens of 8 px patches"),
+    ],
+)
+def test_refused(call: Callable[[], object], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_report_in_a_notebook(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """rich sends what it prints to the display there; the table has to be in the text."""
+    from rich import console
+
+    plain = vpbench.report(results=finished)
+    monkeypatch.setattr(console, "_is_jupyter", lambda: True)
+    text = vpbench.report(results=finished)
+    assert text == plain and "linear" in text
+    assert text._repr_html_().startswith("<pre>Table 1: Top-1 accuracy")
+
+
+def test_report_of_figures_and_a_page(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"x.svg names a file; figures need a folder"):
+        vpbench.report(plot="seeds", results=finished, out=tmp_path / "x.svg")
+    figures = vpbench.report(plot="seeds", results=finished, out=tmp_path / "figures")
+    assert sorted(path.name for path in figures) == ["seeds_vit-nano.pdf", "seeds_vit-nano.png"]
+    monkeypatch.setattr(site, "draw_all", lambda *_: [])
+    assert vpbench.report(html=tmp_path / "page", results=finished) == [tmp_path / "page" / "index.html"]
+
+
+def test_progress(images: Path, tmp_path: Path, unmeasured: None, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"data": images, "image_size": 40, "epochs": 1, "device": "cpu", "results": tmp_path, "save": ()}
+    vpbench.run("linear", **given)
+    assert capsys.readouterr().err == ""  # nobody watches
+    vpbench.run("vpt", progress=True, **given)
+    assert "[1/1] vpt on" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="exclude each other"):
+        vpbench.run("vpt", progress=True, callback=Callback(), **given)
+
+
+def test_tune(images: Path, tmp_path: Path, unmeasured: None) -> None:
+    space = tmp_path / "space.toml"
+    space.write_text(
+        'title = "two"\ndescription = "two rates"\nsource = "assumption: none"\n[parameters]\n"recipe.lr" = [0.1, 0.01]\n'
+    )
+    (outcome,) = vpbench.tune(
+        "linear", data=images, image_size=40, epochs=1, device="cpu", results=tmp_path / "runs", space=str(space), seeds=1
+    )
+    assert len(outcome.trials) == 2 and len(outcome.finals) == 1
+
+
+def test_what_the_caller_has_set_in_torch_stays(images: Path, tmp_path: Path, unmeasured: None) -> None:
+    """A run is the same whatever that is, and leaves it as it was."""
+
+    def run(place: str) -> dict[str, object]:
+        frame = vpbench.run(
+            "vpt", data=images, image_size=40, epochs=1, device="cpu", precision="fp32", results=tmp_path / place, threads=1,
+            settings={"recipe.mixup": 0.2}, save=(),
+        )  # fmt: skip
+        assert frame["status"].tolist() == ["ok"], frame["error"].tolist()
+        found: dict[str, object] = frame[["run_id", "train_loss", "correct", "params_trainable"]].iloc[0].to_dict()
+        return found
+
+    def seed() -> None:
+        torch.manual_seed(3)
+        np.random.seed(4)
+        random.seed(5)
+
+    def draw() -> list[float]:
+        return [torch.rand(()).item(), np.random.rand(), random.random()]
+
+    threads = torch.get_num_threads()
+    seed()
+    numbers = draw()
+    seed()
+    plain = run("plain")
+    assert draw() == numbers
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            assert run("other") == plain
+            model = vpbench.create_method("vpt", "vit-nano", 3, seed=0)
+            assert not torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
+        with torch.inference_mode():
+            assert run("inference") == plain
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
+    assert torch.get_num_threads() == threads
+
+
+def test_seeds_beyond_the_suites_are_named(images: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    class Notes(Callback):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    request = Request(methods=("linear",), data=str(images), image_size=40, seeds=7, device="cpu")
+    plan_request(request, RunOptions(), tmp_path, Notes())
+    assert notes == ["suite custom has the seeds 42, 44, 82, 100, 800; beyond them these are taken: 801, 802."]
 
 
 def test_show(finished: Path) -> None:

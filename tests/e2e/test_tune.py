@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from command import rows, traces, vpbench
 
-from vpbench.cli.progress import RunProgress
+from vpbench.execution.run_progress import RunProgress
 from vpbench.store.schema import REPRODUCIBLE
 from vpbench.store.store import Store
 
@@ -117,7 +117,7 @@ def test_worker_processes_give_the_same_rows(tuning: list[str], space: Path, tmp
 @pytest.mark.parametrize(
     ("content", "words", "parts"),
     [
-        ("[parmeters]\nn = [1]", "", ["'parmeters'", "Did you mean 'parameters'?", "mine.toml"]),
+        ("[parmeters]\nn = [1]", "", ["line 4: parmeters: ", "Did you mean 'parameters'?", "mine.toml"]),
         ('[parameters]\n"recipe.rl" = [1]', "", ["'rl'", "Did you mean 'lr'?", "mine"]),
         ('[parameters]\n"vptt.n" = [1]', "", ["'vptt'", "Did you mean 'vpt'?"]),
         ('[parameters]\n"vpt.promt_length" = [1]', "--methods vpt", ["'promt_length'", "Did you mean 'prompt_length'?"]),

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -91,6 +91,21 @@ def run_job(job: Job, store: Store) -> dict[str, Any]:
 
 
 # A job
+
+
+def test_images_of_one_colour_are_noted_once(images: Path, store: Store) -> None:
+    class Notes(Callback):
+        said: ClassVar[list[str]] = []
+
+        def note(self, text: str) -> None:
+            self.said.append(text)
+
+    for file in sorted((images / "test").rglob("*.png"))[:4]:
+        Image.new("RGB", (20, 20), (len(file.stem), 7, 7)).save(file)
+    opened, callback = OpenedData(), Notes()
+    for job in jobs_of(images, store, seeds=2):
+        job_runner.prepare_data(job, store, opened, callback)
+    assert callback.said == ["note on noise: 4 of 6 test images are of one colour each."]
 
 
 def test_a_job_travels_as_json(images: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,15 +375,29 @@ def test_expected_seconds(images: Path, store: Store) -> None:
     assert longest_first([linear, vpt, longer], PastRuns([]))[0] == longer
 
 
+def test_expected_seconds_of_other_sizes(images: Path, store: Store) -> None:
+    """Pixels count, and what a run takes beside training: decoding, testing, measuring."""
+    (vpt,) = jobs_of(images, store)
+    assert (vpt.spec.backbone.image_size, vpt.n_train, vpt.spec.recipe.epochs) == (32, 6, 1)
+    assert PastRuns([past(image_size=64)]).seconds(Work.of(vpt)) == pytest.approx(6 / 4)
+    assert PastRuns([past(image_size=16)]).seconds(Work.of(vpt)) == pytest.approx(6 * 4)
+    # 60 images in 60 s, of which training took 20: 40 s stay, whatever the set.
+    row = past(image_size=32, train_images_per_s=3.0)
+    assert PastRuns([row]).seconds(Work.of(vpt)) == pytest.approx(40 + 2)
+    assert PastRuns([past(train_images_per_s=0.5)]).seconds(Work.of(vpt)) == pytest.approx(6)  # slower steps than the whole run
+    assert format_duration(0.2) == "less than 1 s"
+
+
 def test_past_rows_of_a_store(images: Path, store: Store) -> None:
     (job,) = jobs_of(images, store)
     assert past_runs(store).seconds(Work.of(job)) is None
     row = run_job(job, store)
-    assert past_runs(store).seconds(Work.of(job)) == pytest.approx(row["wall_s"])
+    assert past_runs(store).seconds(Work.of(job)) == pytest.approx(row["wall_s"])  # the same again
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (200_000, "2.3 days")]
+    ("seconds", "words"),
+    [(0.4, "less than 1 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (200_000, "2.3 days")],
 )
 def test_durations(seconds: float, words: str) -> None:
     assert format_duration(seconds) == words

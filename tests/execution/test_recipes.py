@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vpbench.core.cards import card_names, read_toml
+from vpbench.core.cards import card_file, card_names, read_toml
 from vpbench.models.registry import method_class, method_registry, resolve_method
 from vpbench.planning.suites import (
     DEFAULT_PRESET,
@@ -25,13 +25,13 @@ from vpbench.planning.suites import (
     suite_names,
 )
 from vpbench.spec.recipe import Recipe
-from vpbench.spec.request import DEFAULT_METHODS
 
 HERE = Path(__file__).parent
 SUITES = [name for name in suite_names() if suite_card(name).part_of is None]
 VTAB_SGD = ("vtab1k", "vtab1k-vpt")
 VTAB = (*VTAB_SGD, "vtab1k-noah")
 FGVC = ("fgvc", "fgvc-vpt")
+SIX = suite_card("mini").methods
 
 
 def labels(method: str) -> list[str]:
@@ -58,13 +58,13 @@ def named(condition: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 def test_every_built_in_method_has_a_recipe() -> None:
     assert card_names("recipes") == sorted(method_registry().names())
-    assert set(DEFAULT_METHODS) <= set(method_registry().names())
+    assert set(SIX) <= set(method_registry().names())
 
 
 @pytest.mark.parametrize("source", [{}, {"source": ""}, {"source": "  "}])
 def test_a_value_without_a_source_is_an_error(source: dict[str, str]) -> None:
     for method in card_names("recipes"):
-        content = read_toml("recipes", method)
+        content = read_toml(card_file("recipes", method, "recipe"))
         RecipeCard.model_validate(content)
         bare = {key: value for key, value in content["recipe"][-1].items() if key != "source"}
         with pytest.raises(ValidationError, match="source"):
@@ -79,7 +79,7 @@ def test_entries_name_only_what_there_is() -> None:
         assert set(datasets) <= known, f"{method}: {entry}"
         assert set(named(entry.preset)) <= {DEFAULT_PRESET, *method_class(method).presets}, f"{method}: {entry}"
         assert entry.training or entry.options or entry.note, f"{method}: {entry}"
-    assert all(DEFAULT_PRESET not in method_class(method).presets for method in DEFAULT_METHODS)
+    assert all(DEFAULT_PRESET not in method_class(method).presets for method in SIX)
 
 
 def test_every_combination_resolves() -> None:
@@ -87,7 +87,7 @@ def test_every_combination_resolves() -> None:
     suites = {name: suite_card(name) for name in SUITES}  # each is a file to read
     combinations: dict[tuple[str, str, tuple[int, ...]], list[RecipeEntry]] = {}
     count = 0
-    for method in DEFAULT_METHODS:
+    for method in SIX:
         recipe = recipe_card(method).recipe
         for label in labels(method):
             for suite, card in suites.items():
@@ -126,7 +126,7 @@ def test_published_values_stay_out_of_mini_and_custom() -> None:
             config, recipe, _ = resolved(label, suite, dataset)
             assert recipe == Recipe.model_validate(wanted["recipe"]), key  # fields that are newer have their defaults
             assert config == resolve_method(label, wanted["options"]).config, key
-    assert {key.split()[1] for key in before} == {label for method in DEFAULT_METHODS for label in labels(method)}
+    assert {key.split()[1] for key in before} == {label for method in SIX for label in labels(method)}
 
 
 def test_conditions() -> None:

@@ -152,9 +152,10 @@ def test_runs_of_a_suite_with_a_base_are_its_own(own_cards: Path, tmp_path: Path
         ('part_of = "mini"\nbase = "mini"', "both base and part_of"),
         ('part_of = "mini"\ntitle = "t"\ndatasets = ["digits"]\nselection = "last"', "cannot set selection; say base"),
         ('part_of = "mini"\ntitle = "t"\ndatasets = ["cub"]', "part of 'mini', which has no cub"),
-        ('base = "mini"\npreprocess = 3', "odd.toml: preprocess"),
-        ('base = "mini"\ntraining = 3', "odd.toml: training"),
-        ('base = "mini"\nmeans = ["median"]', "odd.toml: means"),
+        ('base = "mini"\npreprocess = 3', "odd.toml: line 2: preprocess"),
+        ('base = "mini"\ntraining = 3', "odd.toml: line 2: training"),
+        ('base = "mini"\nmeans = ["median"]', "odd.toml: line 2: means"),
+        ('base = "mini"\n[preprocess]\norientation = "exif"', "odd.toml: preprocess.orientation belongs on the cards"),
     ],
 )
 def test_cards_that_cannot_work(own_cards: Path, text: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.execution import execute as worker
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.job import Job
+from vpbench.measure import timing
 from vpbench.models.registry import resolve_method
 from vpbench.planning.plan import PlannedRun
 from vpbench.spec.recipe import Recipe
@@ -148,3 +150,75 @@ def test_same_run_same_row(store: Store) -> None:
     first, second = (worker.execute(job("linear"), DATA, store, Callback()) for _ in range(2))
     different = {name for name in first if first[name] != second[name]}
     assert different <= {"started_at", "wall_s"}
+
+
+@pytest.mark.parametrize("name", ["measure_training", "measure_inference", "count_operations"])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("no such\nkernel"), "RuntimeError: no such kernel"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "too little memory"),
+        (MemoryError(), "too little memory"),
+        (UnsupportedError("not here"), "UnsupportedError: not here"),
+    ],
+)
+def test_a_tested_run_is_kept_when_measuring_fails(
+    name: str, error: Exception, reason: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = {"measure_training": "train_step_ms", "measure_inference": "latency_ms_p50", "count_operations": "flops_forward"}
+    for function, column in columns.items():
+        monkeypatch.setattr(worker, function, lambda *_, column=column: {column: 5})
+
+    def fail(*_: Any) -> dict[str, Any]:
+        raise error
+
+    monkeypatch.setattr(worker, name, fail)
+    row = store.read_row(worker.execute(job("linear"), DATA, store, Callback())["run_id"])
+    assert row is not None
+    assert (row["status"], row["total"]) == ("ok", 6)
+    assert row["error"].startswith("Not measured: ") and reason in row["error"] and "\n" not in row["error"]
+    assert {column: row[column] for column in columns.values()} == {
+        column: None if function == name else 5 for function, column in columns.items()
+    }
+
+
+def test_a_tested_run_is_kept_when_the_time_is_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: Any) -> dict[str, Any]:
+        time.sleep(60)
+        return {}
+
+    monkeypatch.setattr(worker, "measure_training", slow)
+    row = worker.execute(job("linear").model_copy(update={"timeout_s": 3.0}), DATA, store, Callback())
+    assert (row["status"], row["total"]) == ("ok", 6)
+    assert row["error"] == "The time was up before a training step was measured."
+    assert row["wall_s"] < 30
+
+
+def test_what_stops_the_process_is_no_failed_measurement(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any) -> dict[str, Any]:
+        raise StoppedError("stopped by SIGTERM")
+
+    monkeypatch.setattr(worker, "measure_inference", stopped)
+    with pytest.raises(StoppedError):
+        worker.execute(job("linear"), DATA, store, Callback())
+    assert store.load().empty
+
+
+def test_a_batch_that_is_larger_than_the_data(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured is a batch of all there are."""
+    asked: list[int] = []
+
+    def training_step(_: Any, recipe: Recipe, *__: Any) -> Callable[[], None]:
+        asked.append(recipe.batch_size)
+        return lambda: None
+
+    monkeypatch.setattr(worker, "measure_training", timing.measure_training)
+    monkeypatch.setattr(timing, "training_step", training_step)
+    monkeypatch.setattr(timing, "SECONDS", 0.001)
+    large = job("linear")
+    large = large.model_copy(
+        update={"spec": large.spec.model_copy(update={"recipe": Recipe(epochs=1, batch_size=10**9, lr=0.01)})}
+    )
+    row = worker.execute(large, DATA, store, Callback())
+    assert (row["status"], row["error"], asked) == ("ok", "", [4])
+    assert row["train_images_per_s"] == pytest.approx(4 / (row["train_step_ms"] / 1e3))

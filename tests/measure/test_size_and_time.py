@@ -102,7 +102,7 @@ def test_bytes_saved(method: str, tiny: BackboneSpec, tmp_path: Path) -> None:
 def test_measuring_leaves_all_tensors(method: str, tiny: BackboneSpec) -> None:
     model = make(method, tiny)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    taken = measure_training(model, RECIPE, CPU, "fp32")
+    taken = measure_training(model, RECIPE, CPU, "fp32", 100)
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     step = taken["train_step_ms"]
@@ -117,7 +117,7 @@ def test_training_is_what_is_timed(tiny: BackboneSpec, monkeypatch: pytest.Monke
     model = make("vpt", tiny)
     before = model.snapshot()
     monkeypatch.setattr(PromptedModel, "restore", lambda self, snapshot: None)
-    measure_training(model, RECIPE, CPU, "fp32")
+    measure_training(model, RECIPE, CPU, "fp32", 100)
     assert all(not torch.equal(before[name], tensor) for name, tensor in model.own_tensors())
 
 
@@ -169,7 +169,7 @@ def test_throughput_belongs_to_latency(tiny: BackboneSpec, monkeypatch: pytest.M
     taken = measure_inference(make("linear", tiny), CPU, "fp32")
     assert taken["latency_ms_p50"] == pytest.approx(20)
     assert taken["throughput"] == pytest.approx(4 / 0.02)
-    assert measure_training(make("linear", tiny), RECIPE, CPU, "fp32")["train_step_ms"] == pytest.approx(20)
+    assert measure_training(make("linear", tiny), RECIPE, CPU, "fp32", 100)["train_step_ms"] == pytest.approx(20)
 
 
 def test_peak_is_forgotten(tiny: BackboneSpec) -> None:

@@ -37,6 +37,7 @@ STEPS = 2  # of training: values that start at zero may need a first step before
 # Settings without which a preset made for a large backbone does not fit this small one, or a test would download a file.
 FITTING: dict[str, dict[str, Any]] = {
     "viapt:scaffold": {"pca_dim": 96}, "dam_vp:released": {"pad": 4}, "sidetune": {"weights": "random"},
+    "self_prompt:one-image": {"prompt_length": 8}, "self_prompt:shallow": {"prompt_length": 8},
 }  # fmt: skip
 FITTING_SWIN = FITTING | {"viapt": {"pca_dim": 24}, "viapt:scaffold": {"pca_dim": 32}}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from golden_fill import golden_cases, golden_model, images, load_golden, run_case
 from vpbench.backbones.vit import ViTAdapter
+from vpbench.core.cards import packaged_file
 from vpbench.core.errors import UnsupportedError
 from vpbench.measure.size import parameter_counts
 from vpbench.methods.fact import FacT
@@ -41,6 +43,22 @@ def test_counts_on_vit_b16(form: str, rank: int, expected: int, vit_b16: ViTAdap
         config = FacT.Config.model_validate({"form": form, "rank": rank})
         counts = parameter_counts(PromptedModel(vit_b16, FacT(config, vit_b16.shape, 100), 100))
     assert counts["params_method"] == counts["params_active"] == expected
+
+
+@pytest.mark.parametrize(("form", "preset", "expected"), [("tk", "default", 68_985), ("tt", "tt", 39_734)])
+def test_mean_count_of_the_released_ranks(form: str, preset: str, expected: int) -> None:
+    """Over the 19 tasks of VTAB-1k, as iVPT's table counts."""
+    with packaged_file("recipes", "fact.toml").open("rb") as stream:
+        entries = tomllib.load(stream)["recipe"]
+    ranks = {
+        dataset: entry["options"]["rank"]
+        for entry in entries
+        if preset in entry.get("preset", ()) and "options" in entry
+        for dataset in ([entry["dataset"]] if isinstance(entry["dataset"], str) else entry["dataset"])
+    }
+    assert len(ranks) == 19
+    counts = [2 * 768 * r + (144 * r + r**3 if form == "tk" else 144 * r**2) for r in ranks.values()]
+    assert round(sum(counts) / 19) == expected
 
 
 def random_model(**settings: Any) -> tuple[PromptedModel, Tensor]:

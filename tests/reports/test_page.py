@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,13 @@ from vpbench.cli.report import report
 from vpbench.cli.run import run as run_command
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.planning.plan import Request, make_plan
+from vpbench.planning.suites import preprocess_for, suite_card
 from vpbench.reporting.page import write_page
-from vpbench.reporting.page.curve import curves, epoch_ticks, read_epochs, value_axis
+from vpbench.reporting.page.curve import HEIGHT, curves, epoch_ticks, read_epochs, value_axis
 from vpbench.reporting.page.links import file_stem
 from vpbench.reporting.page.quantities import MISSING, blocks, quantity
-from vpbench.reporting.page.repeat_command import Plans, repeat_command
 from vpbench.reporting.page.site import MARKER, publish
+from vpbench.reporting.repeat_command import Plans, repeat_command
 from vpbench.store.schema import COLUMNS
 from vpbench.store.store import Store
 
@@ -407,7 +409,7 @@ def planned_rows(**request: object) -> list[dict[str, object]]:
             "run_id": run.spec.run_id, "method": run.spec.method.label, "method_version": run.spec.method.version,
             "method_config": json.dumps(run.spec.method.config), "suite": run.spec.data.suite, "dataset": run.spec.data.dataset,
             "backbone": run.spec.backbone.name, "weights": run.spec.backbone.weights, "weights_sha256": None,
-            "image_size": run.spec.backbone.image_size, "preprocess": run.spec.preprocess.model_dump_json(),
+            "image_size": run.spec.backbone.image_size, "preprocess": json.dumps(run.spec.preprocess.identity()),
             "recipe": run.spec.recipe.model_dump_json(), "seed": run.spec.seed, "precision": run.spec.precision,
             "selection": run.spec.selection,
         }
@@ -467,6 +469,10 @@ def test_the_command_says_what_it_cannot_bring_back() -> None:
         assert part in notes
     custom = repeat_command({**row, "suite": "custom", "dataset": "mine"}, Plans())
     assert "--data PATH" in custom.line
+    own = preprocess_for(suite_card("custom"), None, "#102030").identity()
+    custom = repeat_command({**row, "suite": "custom", "dataset": "mine", "preprocess": json.dumps(own)}, Plans())
+    assert "--background '#102030'" in custom.line
+    assert not any("prepared images otherwise" in note for note in custom.notes)
     assert repeat_command({**row, "suite": "lost"}, Plans()).notes[0] == "This version of vpbench has no suite 'lost'."
 
 
@@ -520,10 +526,15 @@ def test_a_diverged_or_broken_curve(tmp_path: Path) -> None:
 @given(st.floats(1e-6, 1e6), st.floats(0, 1e6), st.booleans())
 @example(0.9375, 2.220446049250313e-16, False)
 @example(1.0, 2.220446049250313e-16, False)
+@example(2544.386, 0.000176, False)
+@example(1e-6, 1e-9, False)
 def test_axes_hold_their_values(low: float, extent: float, may_log: bool) -> None:
     axis = value_axis(low, low + extent, may_log)
     assert -1e-6 <= axis.place(low) <= axis.place(low + extent) <= 1 + 1e-6
-    assert 1 <= len(axis.ticks) <= 8
+    assert 2 <= len(axis.ticks) <= 8
+    assert len({f"{tick:g}" for tick in axis.ticks}) == len(axis.ticks)
+    places = sorted(map(axis.place, axis.ticks))
+    assert min(after - before for before, after in pairwise(places)) * HEIGHT > 11, "labels do not touch"
     assert all(-1e-6 <= axis.place(tick) <= 1 + 1e-6 for tick in axis.ticks)
 
 

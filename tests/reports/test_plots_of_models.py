@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +18,14 @@ import vpbench
 from vpbench.analysis.inside import attention_by_block, first_prompts, grad_cam, prompted_pixels
 from vpbench.analysis.load import StoredModel, find_weights, load_stored
 from vpbench.analysis.noise import NoisySplit, evaluate_noise, image_noise
+from vpbench.cli.show import show
+from vpbench.core.cards import packaged_file
 from vpbench.core.errors import DataError, StoreError, UsageError, WeightsError
 from vpbench.execution import execute as worker
+from vpbench.reporting.describe import describe
+from vpbench.reporting.frame import Filters
 from vpbench.reporting.make_report import make_report
+from vpbench.reports.plots import confusion
 from vpbench.store.store import Store
 
 METHODS = ("linear", "vpt", "e2vpt", "insvp", "ivpt", "viapt")
@@ -191,13 +197,17 @@ def test_a_store_without_tensors_names_the_run(copy: Store) -> None:
 
 
 def test_data_that_moved_or_changed(copy: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = row_of(copy, "vpt")
     monkeypatch.setenv("VPBENCH_DATA", str(tmp_path))
+    load_stored(row, copy)  # from the place that the row names
+    row["data_path"] = str(tmp_path / "gone")
     with pytest.raises(DataError, match="let VPBENCH_DATA name the folder"):
-        stored(copy, "vpt")
+        load_stored(row, copy)
     write_images(tmp_path / "places")
+    load_stored(row, copy)
     (tmp_path / "places" / "test" / "place 0" / "0.png").unlink()
     with pytest.raises(DataError, match="digest differs"):
-        stored(copy, "vpt")
+        load_stored(row, copy)
 
 
 def test_weights_of_another_file(trained: Store) -> None:
@@ -205,6 +215,40 @@ def test_weights_of_another_file(trained: Store) -> None:
     other = backbone.model_copy(update={"weights": "file", "sha256": "0" * 64})
     with pytest.raises(WeightsError, match="let VPBENCH_WEIGHTS name the run's file"):
         find_weights(other)
+
+
+def test_rows_name_the_places_of_own_data_and_weights(
+    copy: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Outside of their identity: figures find both without the environment, and the command that repeats a run names them."""
+    nano = packaged_file("backbones", "vit-nano.safetensors")
+    weights = shutil.copy(nano, tmp_path / "vit-nano.safetensors")
+    data = Path(str(row_of(copy, "vpt")["data_path"]))
+    monkeypatch.setattr(worker, "measure_training", lambda *_: {})
+    monkeypatch.setattr(worker, "measure_inference", lambda *_: {})
+    monkeypatch.setattr(worker, "count_operations", lambda *_: {})
+    asked = {"methods": "linear", "data": data, "backbone": "vit-nano", "epochs": 1, "device": "cpu", "precision": "fp32"}
+    (run,) = vpbench.run(**asked, weights=weights, results=copy.folder, save=("weights", "predictions")).to_dict("records")
+    assert (run["data_path"], run["weights_path"]) == (str(data), str(weights))
+    assert str(tmp_path) not in str(run["spec"])
+    monkeypatch.delenv("VPBENCH_DATA")
+    assert load_stored(run, copy).spec.backbone.path == str(weights)
+    facts = describe("run", str(run["run_id"]), copy.folder)
+    words = shlex.split(facts["repeat_with"])
+    assert words[words.index("--data") + 1] == str(data)
+    assert words[words.index("--weights") + 1] == str(weights)
+    show("run", str(run["run_id"]), copy.folder)
+    assert "repeat with: vpbench run --methods linear" in capsys.readouterr().out
+    ((_, figure), *_) = confusion.draw(copy, copy.load(), Filters(method=("linear",), backbone=("vit-nano",)))
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["place 0", "place 1", "place 2"]
+
+
+def test_one_problem_of_several_groups_is_told_once(copy: Store, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for path in copy.folder.rglob("weights.safetensors"):
+        path.write_bytes(b"broken")
+    with pytest.raises(StoreError, match="cannot be read"):
+        make_report(plot="attention", results=copy.folder, out=tmp_path / "figures")
+    assert [str(warning.message) for warning in recwarn if "no figure of" in str(warning.message)] == []
 
 
 def test_one_model_that_is_broken_leaves_the_others(copy: Store, tmp_path: Path) -> None:

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from report_rows import fill, grid, make_row
 
 from vpbench.core.errors import StoreError, UsageError
-from vpbench.reporting.figures import SectionRuns, sections
+from vpbench.reporting.figures import SectionRuns, _thin_out_labels, sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import looks, method_looks, row_wise
+from vpbench.reporting.looks import deviation_bars, looks, method_looks, row_wise
 from vpbench.reporting.make_report import make_report
 from vpbench.reporting.plot_registry import plot_registry
+from vpbench.reporting.statistics import friedman
+from vpbench.reports.plots import confusion, curves, heatmap, hyperparameters, noise, pareto, seeds
 from vpbench.reports.plots import critical_difference as cd
-from vpbench.reports.plots import curves, heatmap, hyperparameters, noise, pareto, seeds
+from vpbench.reports.plots import trials as trials_plot
 from vpbench.store.store import Store
 
 COSTS = {"latency_ms_p50": 5.0, "mem_train_peak": 2**30}
@@ -51,20 +59,47 @@ def save_curve(store: Store, run_id: str, losses: list[float], accuracies: list[
 def full(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Three methods, three data sets, two seeds, a sweep; with curves and noise."""
     rows = [{**row, **COSTS} for row in grid()]
+    rows += [
+        make_row(method, data, acc1=50.0 + n, **COSTS) for n, method in enumerate(("linear", "vpt", "insvp")) for data in "ab"
+    ]
     rows += [make_row("vpt", "digits", 0, 60.0 + n, options={"prompt_length": n}, minutes=n, **COSTS) for n in (1, 5)]
     store = fill(tmp_path_factory.mktemp("full"), *rows)
     for row in rows:
         save_curve(store, row["run_id"], [2.0, 1.0, 0.5])
+        save_predictions(store, row["run_id"], [0, 0, 1, 1, 2], [0, 1, 1, 1, 0])
         save_text(store, row["run_id"], "noise.csv", f"sigma,acc1,correct,total\n0.0,{row['acc1']},40,50\n0.2,30.0,15,50\n")
+    for row in trials():
+        store.write_row(row)
     return store
 
 
-NAMES = ("pareto", "curves", "hyperparameters", "seeds", "heatmap", "critical-difference", "noise")
+def save_predictions(store: Store, run_id: str, labels: list[int], guesses: list[int], **more: Any) -> None:
+    ranked = np.array([guesses, labels]).T
+    with io.BytesIO() as stream:
+        np.savez(stream, labels=np.array(labels), ranked=ranked, **more)
+        content = stream.getvalue()
+    store.write_artefact(run_id, "predictions.npz", lambda path: path.write_bytes(content))
+
+
+def trials() -> list[dict[str, Any]]:
+    """Of a search over two settings: four whole trainings, a pruned one and one that failed."""
+    search = {"space": "adamw", "sampler": "tpe", "trials": 6, "searched": ["recipe.lr", "prompt_length"]}
+    about = {"stage": "search", "search": json.dumps(search)}
+    found = [
+        make_row("vpt", recipe={"lr": lr}, options={"prompt_length": n}, minutes=place, acc1=None, **about)
+        | {"status": "ok", "val_acc1": 60.0 + place}
+        for place, (lr, n) in enumerate([(0.001, 5), (0.01, 5), (0.1, 10), (0.01, 10)])
+    ]
+    pruned = make_row("vpt", recipe={"lr": 0.5, "epochs": 3}, acc1=None, **about) | {"status": "ok", "val_acc1": 99.0}
+    return [*found, pruned, make_row("vpt", recipe={"lr": 1.0}, acc1=None, **about)]
+
+
+NAMES = ("pareto", "curves", "hyperparameters", "seeds", "heatmap", "critical-difference", "noise", "confusion", "trials")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_png_and_pdf_with_the_same_bytes_every_time(full: Store, tmp_path: Path, name: str) -> None:
-    only = {"dataset": "digits"} if name in ("curves", "noise") else {}
+    only = {"dataset": "digits"} if name in ("curves", "noise", "confusion") else {}
     paths = make_report(plot=name, results=full.folder, out=tmp_path, **only)
     assert [Path(path).suffix for path in paths] == [".png", ".pdf"]
     with Image.open(paths[0]) as picture:
@@ -98,7 +133,9 @@ assert "torch" not in sys.modules
         ("curves", "--save curve"),
         ("hyperparameters", "--set vpt.prompt_length=50"),
         ("heatmap", "--methods linear,vpt"),
-        ("critical_difference", "--methods linear,vpt,insvp --suite mini"),
+        ("critical_difference", "--methods linear,vpt,insvp --suite vtab1k"),
+        ("confusion", "--save predictions"),
+        ("trials", "vpbench tune --methods vpt"),
         ("noise", "--save weights --noise 0,0.1,0.2"),
         ("prompts", "--save weights"),
         ("attention", "--save weights"),
@@ -119,7 +156,7 @@ def test_only_failures(tmp_path: Path) -> None:
     """Every figure says what it misses; none stumbles."""
     store = fill(tmp_path, make_row("vpt", acc1=None))
     for name, draw in ((name, plot_registry().get(name).draw) for name in plot_registry().names()):
-        with pytest.raises(StoreError, match=r"accuracy|vpbench run|run them again"):
+        with pytest.raises(StoreError, match=r"accuracy|vpbench run|run them again|vpbench tune"):
             list(draw(store, store.load(), Filters()))
             pytest.fail(f"{name} was drawn")
 
@@ -230,6 +267,72 @@ def test_costs_of_different_machines_are_said_to_be_different(tmp_path: Path) ->
     assert "2 kinds of machine" in " ".join(figure.legends[0].get_title().get_text().split())
 
 
+def test_equal_costs_are_all_seen_and_bars_end_at_100(tmp_path: Path) -> None:
+    rows = [make_row(m, seed=s, acc1=99 + s, **COSTS) for m in ("vpt", "insvp") for s in (0, 1)]
+    store = fill(tmp_path, *rows, make_row("linear", acc1=50))
+    ((_, figure),) = pareto.draw(store, store.load(), Filters())
+    sizes = [line.get_markersize() for line in figure.axes[0].lines if line.get_marker() in ("o", "^", "s")]
+    assert sorted(sizes) == [6, 6, 10]
+    for bars in (bars for ax in figure.axes for bars in ax.collections):
+        assert max(high for _, high in (segment[:, 1] for segment in bars.get_segments())) <= 100
+    assert deviation_bars([99.5, 0.5, 50], [0.7, 0.7, None]) == [[0.7, 0.5, 0], [0.5, 0.7, 0]]
+
+
+def test_a_front_of_one_point_has_no_line_and_no_caption_of_one(tmp_path: Path) -> None:
+    for name, rows, line in (("a", [make_row("linear")], False), ("b", [make_row("linear", acc1=50), make_row("vpt")], True)):
+        store = fill(tmp_path / name, *rows)
+        ((_, figure),) = pareto.draw(store, store.load(), Filters())
+        assert ("Grey line" in figure.legends[0].get_title().get_text()) == line
+        assert any(len(each.get_xdata()) > 1 and each.get_color() == "0.55" for ax in figure.axes for each in ax.lines) == line
+
+
+def test_labels_of_ticks_do_not_touch() -> None:
+    figure = Figure(figsize=(3, 2))
+    ax = figure.subplots()
+    ax.set_xticks(range(40), [f"a long label {place}" for place in range(40)])
+    figure.draw_without_rendering()
+    _thin_out_labels(figure)
+    shown = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_visible()]
+    assert 1 <= len(shown) < 5
+    assert all(one.x1 < other.x0 for one, other in pairwise(shown))
+
+
+# Confusion and trials
+
+
+def test_confusion_counts_all_seeds_by_class_and_guess(tmp_path: Path) -> None:
+    rows = [make_row("vpt", seed=seed, classes=3) for seed in (0, 1)]
+    store = fill(tmp_path, *rows, make_row("linear", classes=3))
+    save_predictions(store, rows[0]["run_id"], [0, 0, 1, 2], [0, 1, 1, 1], class_names=np.array(["cat", "dog", "cow"]))
+    save_predictions(store, rows[1]["run_id"], [0, 0, 1, 2], [0, 0, 1, 2], class_names=np.array(["cat", "dog", "cow"]))
+    (section,) = sections(store.load(), Filters())
+    counts, names = confusion.counts_of(store, section.runs)
+    assert {row.name: own.tolist() for row, own in counts.items()} == {"vpt": [[3, 1, 0], [0, 2, 0], [0, 1, 1]]}
+    assert names == ("cat", "dog", "cow")
+    assert confusion.most_confused(counts, 2) == [0, 2]
+    ((stem, figure),) = confusion.draw(store, store.load(), Filters())
+    assert stem == "confusion_vit-nano_digits"
+    assert {text.get_text() for text in figure.axes[0].texts} == {"75", "25", "100", "50"}
+    assert "No predictions stored: linear." in " ".join(figure.get_supxlabel().split())
+    store.artefact_path(rows[0]["run_id"], "predictions.npz").write_bytes(b"broken")
+    with pytest.raises(StoreError, match=r"predictions\.npz holds no predictions"):
+        list(confusion.draw(store, store.load(), Filters()))
+
+
+def test_trials_show_every_value_and_the_best(tmp_path: Path) -> None:
+    store = fill(tmp_path, *trials(), make_row("vpt"))
+    ((stem, figure),) = trials_plot.draw(store, store.load(), Filters())
+    assert stem.startswith("trials_vit-nano_digits_vpt_")
+    rate, length = figure.axes
+    assert (rate.get_xlabel(), length.get_xlabel()) == ("recipe.lr", "prompt_length")
+    assert [list(line.get_xdata()) for line in rate.lines] == [[0.001, 0.01, 0.1, 0.01], [0.01]]
+    assert list(length.lines[0].get_ydata()) == [60, 61, 62, 63]
+    caption = " ".join(figure.legends[0].get_title().get_text().split())
+    assert caption == "Validation images; 4 trials of adamw. Without a whole training: 2, pruned or failed."
+    with pytest.raises(UsageError, match="Did you mean"):
+        list(trials_plot.draw(store, store.load(), Filters(method=("vtp",))))
+
+
 def test_a_cost_that_was_not_measured_says_so(tmp_path: Path) -> None:
     store = fill(tmp_path, make_row("linear"), make_row("vpt"))
     ((_, figure),) = pareto.draw(store, store.load(), Filters())
@@ -257,7 +360,7 @@ def test_ranks_and_bars_by_hand(tmp_path: Path) -> None:
         "linear": (10, 10, 10), "vpt": (20, 30, 20), "insvp": (30, 30, 30)
     }.items() for dataset, acc1 in zip(("digits", "flowers", "sprites_location"), scores)]  # fmt: skip
     scores = cd.complete_scores(section_of(tmp_path, *rows))
-    ranks = {row.name: rank for row, rank in cd.mean_ranks(scores).items()}
+    ranks = {row.name: rank for row, rank in friedman(pd.concat([scores] * 2)).ranks.items()}
     assert ranks == pytest.approx({"linear": 3, "vpt": 11 / 6, "insvp": 7 / 6})
     assert cd.cliques([1.0, 1.5, 2.5, 4.0], 1.2) == [(0, 1), (1, 2)]
     assert cd.cliques([1.0, 2.0, 3.0], 5) == [(0, 2)]
@@ -271,11 +374,28 @@ def test_fewest_data_sets_are_those_where_a_difference_can_show() -> None:
 
 
 def test_too_few_methods_or_data_sets(tmp_path: Path) -> None:
-    for name, keep, message in (("a", 2, "needs 3 methods .* here are 2"), ("b", 3, "fewer than 3 data sets .* here are 2")):
-        rows = [make_row(m, d) for m in ("linear", "vpt", "insvp")[:keep] for d in ("digits", "flowers")]
+    for name, keep, message in (("a", 2, "needs 3 methods .* here are 2"), ("b", 3, "needs 5 data sets .* here are 4")):
+        rows = [make_row(m, d) for m in ("linear", "vpt", "insvp")[:keep] for d in ("digits", "flowers", "a", "b")]
         store = fill(tmp_path / name, *rows)
         with pytest.raises(StoreError, match=message):
             list(cd.draw(store, store.load(), Filters()))
+
+
+def test_figure_and_statistics_refuse_the_same(tmp_path: Path) -> None:
+    store = fill(tmp_path, *(make_row(m, d) for m in ("linear", "vpt", "insvp") for d in ("digits", "flowers", "a")))
+    with pytest.raises(StoreError, match="Friedman's test needs 5 data sets that every method has, and here are 3"):
+        list(cd.draw(store, store.load(), Filters()))
+    table = str(make_report(results=tmp_path, statistics=True))
+    assert "Friedman's test needs 5 data sets that every method has, and there are 3" in " ".join(table.split())
+
+
+def test_equal_ranks_are_all_seen(tmp_path: Path) -> None:
+    rows = [make_row(m, d, acc1=acc1) for m, acc1 in (("linear", 50), ("vpt", 60), ("insvp", 60)) for d in "abcde"]
+    store = fill(tmp_path, *rows)
+    ((_, figure),) = cd.draw(store, store.load(), Filters())
+    dots = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]
+    assert [float(line.get_xdata()[0]) for line in dots] == [1.5, 1.5, 3]
+    assert dots[0].get_markersize() > dots[1].get_markersize() == dots[2].get_markersize()
 
 
 # Curves
@@ -367,6 +487,33 @@ def test_gains_over_linear_probing(tmp_path: Path) -> None:
     rows += [make_row("vpt", "flowers", acc1=50), make_row("linear", "sprites_location", acc1=50)]
     gains = heatmap.gains_of(section_of(tmp_path, *rows)).rename(index=lambda row: row.name)
     assert json.loads(gains.to_json()) == {"digits": {"vpt": 10}, "flowers": {"vpt": None}, "sprites_location": {"vpt": None}}
+
+
+def test_long_names_leave_room_for_the_heat_map(tmp_path: Path) -> None:
+    """Names of 120 letters lose their middles; the panel keeps its size and every label is on the figure."""
+    name = "photographs-of-" + "very-" * 20 + "rare-birds"
+    assert len(name) >= 120
+    usual = fill(tmp_path / "usual", make_row("linear", acc1=60), make_row("vpt", acc1=70))
+    long = fill(
+        tmp_path / "long",
+        *(make_row(method, data, acc1=60) for method in ("linear", "vpt") for data in (name, f"{name}-2")),
+        make_row(f"vpt:{'p' * 120}", name, acc1=70),
+    )
+    heights = []
+    for store in (usual, long):
+        ((_, figure),) = heatmap.draw(store, store.load(), Filters())
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of a layout that has no room for its panels
+            FigureCanvasAgg(figure).draw()
+        ax, whole = figure.axes[0], figure.bbox
+        heights.append(ax.get_window_extent().height)
+        for label in (*ax.get_xticklabels(), *ax.get_yticklabels()):
+            box = label.get_window_extent()
+            assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1
+        assert figure.get_figwidth() < 12
+    assert heights[1] > 0.9 * heights[0]
+    texts = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert all(len(text) == 40 and "…" in text for text in texts) and texts[1].endswith("rare-birds-2")
 
 
 def test_noise_shows_what_all_seeds_have(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 import shutil
 import subprocess
 from importlib.resources import files
@@ -21,7 +23,9 @@ from vpbench.models.registry import resolve_method
 from vpbench.planning.suites import suite_card
 from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import load_definition
-from vpbench.reporting.formats import comma_separated, web
+from vpbench.reporting.formats import comma_separated, terminal, web
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.keys import RowKey
 from vpbench.reporting.make_report import make_report
 from vpbench.reporting.published import footnotes, our_backbones, published_figures, with_reported
 from vpbench.reporting.table import Cell, Section, Table
@@ -83,6 +87,130 @@ def test_every_command_that_fills_a_table_parses(paper: str, number: str) -> Non
             assert not dataset or dataset in suite_card(given["--suite"][0]).datasets
 
 
+# Numbers printed in each table, dashes left out, counted in the files of benchmarks/reference.
+PRINTED = {
+    ("insvp", "1"): 191, ("insvp", "2"): 33, ("insvp", "3"): 30, ("insvp", "4"): 30, ("insvp", "5"): 20,
+    ("ivpt", "1"): 389, ("ivpt", "2"): 16, ("ivpt", "3"): 20, ("ivpt", "4"): 12, ("ivpt", "5"): 32, ("ivpt", "6"): 32,
+    ("ivpt", "7"): 15, ("ivpt", "8"): 22, ("ivpt", "9"): 43, ("ivpt", "10"): 92, ("ivpt", "11"): 115, ("ivpt", "12"): 69,
+    ("ivpt", "13"): 165, ("ivpt", "14"): 108, ("viapt", "1"): 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("paper", "number"), TABLES)
+def test_every_printed_row_is_one_of_ours_or_named_with_the_reason(paper: str, number: str) -> None:
+    definition = load_definition(paper, number)
+    printed = {figure.method for figure in published_figures(definition, paper)}
+    rows = [definition.row_of(name) for name in printed]
+    without = {row for row in rows if isinstance(row, str)}
+    assert without == (printed if definition.unavailable else set(definition.without_row))
+    for row in set(rows) - without:
+        assert definition.lists(row) and definition.published_name(row) in printed
+    named = {line.label for line in definition.lines} | {name for rows in definition.rows for name in rows.methods}
+    assert {name.partition(":")[0] for name in (*definition.published, *definition.elsewhere)} <= named
+
+
+def test_tables_of_methods_have_all_rows_of_the_paper() -> None:
+    rows = {paper: len(set(load_definition(paper, "1").published.values())) for paper in ("insvp", "ivpt")}
+    assert rows == {"insvp": 18, "ivpt": 17}
+
+
+@pytest.mark.parametrize(("paper", "number"), TABLES)
+def test_every_published_number_is_printed_beside_its_row(paper: str, number: str) -> None:
+    """Without a run, and where there is a run of one method on one data set."""
+    definition = load_definition(paper, number)
+    runs = []
+    if definition.suites and not definition.unavailable:
+        suite, method = definition.suites[0], (*definition.lines[:1], *definition.rows[0].methods[:1])[0]
+        label, options = (method, None) if isinstance(method, str) else (method.method, dict(method.options))
+        on = {"backbone": definition.backbones[0], "weights": "file", "suite": suite}
+        runs = [hta_row(label, suite_card(suite).datasets[0], options=options, **on)]
+    for rows in ([], runs):
+        table = reported(rows, paper, number)
+        cells = [
+            (section, row, cell)
+            for section in table.sections
+            for row in section.rows
+            for column, cell in zip(section.columns, row.cells, strict=True)
+            if column.kind == "reported" and cell.mean is not None
+        ]
+        assert len(cells) == PRINTED[paper, number]
+        figures = [figure for figure in published_figures(definition, paper) if figure.value is not None]
+        assert sorted(cell.text for *_, cell in cells) == sorted(figure.text for figure in figures)
+        assert all(cell.n is None and cell.rank is None for *_, cell in cells)
+
+
+def test_rows_of_the_paper_stay_without_a_run() -> None:
+    table = build_table(frame_of(hta_row("vpt", "cub"), hta_row("insvp:released", "cub")), load_definition("insvp", "1"))
+    (section,) = table.sections
+    names = [row.key.name for row in section.rows if not isinstance(row.key, str)]
+    assert names == [
+        "full", "linear", "partial", "mlp", "bias", "sidetune", "adapter", "adaptformer", "vp", "vpt", "dam_vp", "ilm_vp",
+        "e2vpt", "transhp", "lion", "autovp", "insvp", "insvp:released",
+    ]  # fmt: skip
+    assert all(
+        each == Cell()
+        for row in section.rows
+        if row.key not in (RowKey("vpt"), RowKey("insvp", "released"))
+        for each in row.cells
+    )
+    (line,) = [line for line in table.footer if line.startswith("No run here of Full, Linear, Partial-1, MLP-3, Bias, ")]
+    assert "vpbench run --methods full,linear,partial" in line
+    only = build_table(frame_of(hta_row("vpt", "cub")), load_definition("insvp", "1"), Filters(method=("vpt",)))
+    elsewhere = build_table(frame_of(make_row("vpt")), load_definition("insvp", "1"))
+    assert labels_of(only.sections[0]) == labels_of(elsewhere.sections[0]) == ["vpt"]
+
+
+def test_a_row_on_a_backbone_of_its_own() -> None:
+    """GaPT stands in InsVP's Table 1 with MoCo v3 weights, which no other row there has."""
+    moco = {"backbone": "vit-b16-mocov3"}
+    runs = [hta_row("vpt", "cub"), hta_row("gapt", "cub", **moco), hta_row("vpt", "cub", **moco)]
+    table = reported(runs)
+    assert [labels_of(section)[:1] for section in table.sections] == [["full"], ["gapt"]]
+    assert cell(table.sections[1], "gapt", "gap", "cub").text == "-2.9"
+    assert "Left out: 1 run with another backbone: vit-b16-mocov3 (--backbone shows them)." in table.footer
+
+
+def test_tables_show_the_papers_names_and_programs_ours() -> None:
+    rows = [hta_row(name, "cub") for name in ("partial", "vpt", "vpt:shallow", "gapt", "adapter:zero", "lora", "viapt", "zebra")]
+    table = build_table(
+        frame_of(*rows, hta_row("vpt", "cub", options={"prompt_length": 99}, minutes=1)), load_definition("insvp", "1")
+    )
+    text = terminal(table)
+    for name in ("Partial-1", "MLP-3", "VPT", "VPT:shallow", "VPT (prompt_length=99)", "Yoo et al (GaPT)", "Adapter:zero", "LoRA",
+                 "ViaPT", "zebra", "E2VPT", "DAM-VP"):  # fmt: skip
+        assert re.search(rf"│ +{re.escape(name)} +│", text), name
+    assert {"partial", "vpt:shallow", "adapter:zero"} <= set(pd.read_csv(io.StringIO(comma_separated(table)))["method"])
+    named = {name for paper, number in TABLES for name in load_definition(paper, number).names.values()}
+    assert {
+        "Full",
+        "Linear",
+        "Bias",
+        "Sidetune",
+        "SSF",
+        "SCT",
+        "FacT",
+        "SNF",
+        "Bi-Adapter",
+        "SPT",
+        "EXPRESS",
+        "iVPT",
+        "GaPT",
+    } <= named
+    assert "│   vpt " in terminal(build_table(frame_of(make_row("vpt")), load_definition("vpbench", "1")))
+
+
+def test_titles_name_the_papers_data_only_above_runs_of_it() -> None:
+    own = build_table(frame_of(make_row("vpt", "photos", suite="custom")), load_definition("insvp", "2"))
+    papers = build_table(
+        frame_of(make_row("vpt", "vtab.svhn", suite="vtab1k", backbone="vit-b16-in21k")), load_definition("insvp", "2")
+    )
+    assert (own.title, papers.title) == ("Top-1 accuracy by group (%)", "VTAB-1k, top-1 accuracy by group (%)")
+    for paper, number in TABLES:
+        definition = load_definition(paper, number)
+        assert definition.subject in definition.title
+        assert not re.search("VTAB|FGVC|HTA|Swin|MoCo", definition.title_for(False))
+
+
 def test_every_figure_has_a_column_or_is_known_to_have_none() -> None:
     strays = {
         (paper, number, figure.dataset)
@@ -135,14 +263,16 @@ def test_reported_columns_stand_apart_from_measured_ones() -> None:
     for row in section.rows:
         for column, own in zip(section.columns, row.cells, strict=True):
             assert column.kind not in ("reported", "gap") or own.rank is None
-    assert [column.group for column in section.columns if column.kind in ("reported", "gap")] == ["Reported", "Gap"]
+    theirs = [(column.group, column.name) for column in section.columns if column.kind in ("reported", "gap")]
+    assert theirs[0] == ("Reported", "cub") and theirs[-1] == ("Gap", "cub")
+    assert len(theirs) == 12, "ten data sets and a mean, and one gap"
 
 
 def test_methods_without_a_run_have_reported_numbers_alone() -> None:
     section = reported([hta_row("vpt", "cub")]).sections[0]
-    assert cell(section, "TransHP", "score", "cub") == cell(section, "TransHP", "gap", "cub") == Cell()
-    assert cell(section, "TransHP", "reported", "cub").text == "87.1"
-    assert {row.group for row in section.rows if row.key == "TransHP"} == {"Reported only"}
+    assert cell(section, "transhp", "score", "cub") == cell(section, "transhp", "gap", "cub") == Cell()
+    assert cell(section, "transhp", "reported", "cub").text == "87.1"
+    assert {row.group for row in section.rows if row.key == RowKey("transhp")} == {"Prompts"}
 
 
 def test_a_variant_or_another_protocol_has_no_reported_number() -> None:
@@ -167,8 +297,8 @@ def test_figures_of_another_backbone_are_never_beside_ours() -> None:
     """InsVP's Table 1 has one method on MoCo v3: a section of its own; and two on backbones of others: a footnote."""
     table = reported([hta_row("vpt", "cub")])
     assert [section.caption for section in table.sections[1:]] == ["Reported by the paper: ViT-B/16, MoCo v3"]
-    assert labels_of(table.sections[1]) == ["Yoo et al (GaPT)"]
-    notes = cell(table.sections[0], "ILM-VP", "reported", "cub").notes
+    assert labels_of(table.sections[1]) == ["gapt"]
+    notes = cell(table.sections[0], "ilm_vp", "reported", "cub").notes
     assert any(line.startswith(f"[{letter}] On ResNeXt-101") for letter in notes for line in table.footer)
     assert our_backbones("ViT-B/16", "MoCo v3") == ("vit-b16-mocov3",)
     assert our_backbones("ViT-B/32", "none") == ()
@@ -176,7 +306,7 @@ def test_figures_of_another_backbone_are_never_beside_ours() -> None:
 
 @pytest.mark.parametrize(
     ("number", "method", "printed", "told"),
-    [("1", "Full fine-tuning", "68.90", "68.97"), ("1", "LoRA", "74.63", "0.035"), ("14", "vpt", "71.97", "71.96")],
+    [("1", "full", "68.90", "68.97"), ("1", "lora", "74.63", "0.035"), ("14", "vpt", "71.97", "71.96")],
 )
 def test_known_contradictions_of_ivpt(number: str, method: str, printed: str, told: str) -> None:
     table = reported([], "ivpt", number)
@@ -202,8 +332,7 @@ def test_costs_of_another_machine_have_no_gap() -> None:
 def test_the_gap_of_means_over_vtab() -> None:
     rows = [hta_row("linear", name, suite="vtab1k", recipe={"epochs": 100}) for name in suite_card("vtab1k").datasets]
     section = reported(rows, "ivpt", "1").sections[0]
-    label = labels_of(section)[0]
-    assert label == "linear"
+    label = "linear"
     assert cell(section, label, "gap", "Mean of 3 groups").mean == pytest.approx(80 - 57.67)
     assert cell(section, label, "gap", "Mean of natural").text == "+11.1"
     assert cell(section, label, "gap", "vtab.svhn").text == "+43.4"
@@ -229,7 +358,7 @@ def test_csv_never_mixes_reported_and_measured(tmp_path: Path) -> None:
     frame = pd.read_csv(make_report(1, results=store.folder, reported=True, out=tmp_path / "t.csv")[0])  # type: ignore[arg-type]
     cub = frame[frame["column"] == "cub"].set_index("method")
     assert cub.loc["linear", ["mean", "reported", "gap"]].tolist() == pytest.approx([86.0, 85.3, 0.7])
-    assert pd.isna(cub.loc["TransHP", "mean"])
+    assert pd.isna(cub.loc["transhp", "mean"])
     assert "reported" not in comma_separated(build_table(store.load(), load_definition("insvp", "1"))).splitlines()[0]
 
 
@@ -279,9 +408,9 @@ def test_the_papers_suite_is_shown_alone_once_it_has_runs() -> None:
 def test_web_is_accessible_and_escaped() -> None:
     text = web(reported([hta_row("linear", "dtd", 66.0), hta_row("vpt", "dtd", 70.0)]))
     assert text.count("<table>") == text.count("</table>") == text.count("<caption>")
-    assert '<th scope="row">linear</th><td><u>66.0</u></td>' in text
+    assert '<th scope="row">Linear</th><td><u>66.0</u></td>' in text
     assert "<strong>70.0</strong>" in text
-    assert '<th colspan="1" scope="colgroup">Reported</th>' in text
+    assert '<th colspan="11" scope="colgroup">Reported</th>' in text
     assert "63.2<sup>" in text
     assert "<script" not in text and "http" not in text
     odd = build_table(frame_of(make_row("vpt", '<b>&"')), load_definition("insvp", "1"))

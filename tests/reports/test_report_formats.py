@@ -96,7 +96,7 @@ def test_terminal_cuts_wide_tables_into_blocks(store: Path) -> None:
     boxes = [line for line in text.splitlines() if line[:1] in "┏┃┡│└"]
     assert max(map(len, boxes)) <= 72
     assert sum("sprites_location" in line for line in boxes) == 1
-    assert sum("│   linear " in line for line in boxes) > 1
+    assert sum("│   Linear " in line for line in boxes) > 1
 
 
 def test_terminal_colours_replace_the_marks(odd: Table) -> None:

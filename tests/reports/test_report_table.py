@@ -130,6 +130,7 @@ def test_nothing_but_failures_is_still_a_table(tmp_path: Path) -> None:
         ({"precision": "bf16"}, "bf16"),
         ({"preprocess": {"resize": "crop", "crop_ratio": 0.875}}, "resize=crop"),
         ({"data_digest": "feedbeef"}, "digits data feedbeef"),
+        ({"preprocess": {"orientation": "exif"}}, "(EXIF orientation)"),
     ],
 )
 def test_runs_that_cannot_be_compared_get_sections(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
@@ -142,6 +143,14 @@ def test_runs_that_cannot_be_compared_get_sections(tmp_path: Path, changes: dict
     assert named not in title_of(usual_section, table)
     assert cells(usual_section, "vpt")["digits"].rank == 1
     assert cells(other, "insvp")["digits"].rank is None
+
+
+def test_each_data_set_may_be_decoded_in_its_own_way(tmp_path: Path) -> None:
+    upright = {"orientation": "exif", "background": "#ffffff"}
+    table = table_of(tmp_path, make_row(), make_row(dataset="photos", preprocess=upright, seed=1))
+    section = only_section(table)
+    assert {"digits", "photos"} <= cells(section, "vpt").keys()
+    assert "decoded with EXIF orientation, transparency on #ffffff (photos)" in section.notes[0]
 
 
 def test_variants_are_labelled_by_what_differs(tmp_path: Path) -> None:

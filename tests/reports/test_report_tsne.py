@@ -62,6 +62,20 @@ def test_panels_follow_the_table_and_name_what_is_missing(tmp_path: Path) -> Non
     assert figure.get_suptitle().startswith("digits, seed 0: vit-nano")
 
 
+def test_classes_have_their_names(tmp_path: Path) -> None:
+    """Those that the run stored; numbers in files of earlier versions."""
+    row = make_row("vpt")
+    store = store_with_features(tmp_path, row)
+    ((_, numbers),) = draw(store, store.load(), Filters())
+    assert [text.get_text() for text in numbers.legends[0].get_texts()] == ["0", "1", "2"]
+    path = store.artefact_path(row["run_id"], "features.npz")
+    with np.load(path) as arrays:
+        named = {**arrays, "class_names": np.array(["rose", "tulip", "a rather long name of a flower"])}
+    np.savez(path, **named)
+    ((_, figure),) = draw(store, store.load(), Filters())
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"rose", "tulip", "a rather long name …"}
+
+
 def test_neighbour_accuracy_by_hand() -> None:
     """Angles 0, 1, 2 degrees are class 0; 3, 80, 81, 82 are class 1. Length does not count."""
     angles = np.radians([0, 1, 2, 3, 80, 81, 82])

@@ -105,6 +105,17 @@ def test_interval_by_the_normal_approximation() -> None:
     assert found.test == "McNemar"
 
 
+def test_few_images_have_no_bootstrap() -> None:
+    """Of 18 images nine decide, all for the first: McNemar's exact p is 2 / 2^9, and draws of images are surer than that."""
+    first, second = np.zeros((2, 18), bool), np.zeros((2, 18), bool)
+    first[:, :9] = True
+    with pytest.raises(TooFewError, match="the bootstrap over images needs 30, and there are 18"):
+        compare_hits(first, second)
+    one = compare_hits(first[:1], second[:1])
+    assert one.p == pytest.approx(2 / 2**9)
+    assert np.isnan(one.low) and np.isnan(one.high)
+
+
 def test_copies_of_a_seed_are_no_more_evidence() -> None:
     """Ten seeds that agree on every image say no more of images than one does."""
     generator = np.random.default_rng(0)
@@ -244,6 +255,23 @@ def test_too_few_of_anything_is_said(tmp_path: Path) -> None:
     assert "bare: not tested, as 2 runs have no readable predictions (--save predictions)." in notes
     assert "Over data sets: not tested. Wilcoxon's test needs 6 data sets, and there are 2." in notes
     assert row_cells(section, "bare")["p"] == Cell()
+
+
+def test_few_images_are_said_and_not_tested(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for method, right in (("insvp", 16), ("vpt", 7)):
+        for seed in (0, 1):
+            row = make_row(method, "few", seed, 100 * right / 18)
+            store.write_row(row)
+            save_predictions(store, row["run_id"], np.zeros(18, np.int64), np.arange(18) < right)
+    section = compared(store)
+    assert "few: not tested, as the bootstrap over images needs 30, and there are 18." in section.notes
+    cells = row_cells(section, "few")
+    assert cells["p"] == cells["95 % interval"] == Cell()
+    assert cells["Images"].text == "18"
+    text = str(make_report(results=tmp_path, compare=[("InsVP", "VPT")], format="md"))
+    assert "the spread between them that the images do not explain is added" in text
+    assert "Below 30 images there is neither an interval nor a test of several seeds." in text
 
 
 def test_other_images_are_not_tested(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from tiny_grid import Heard, check_same, jobs_of, search
 
-from vpbench.cli.progress import RunProgress
 from vpbench.core.errors import UsageError
 from vpbench.execution.executor import get_executor
 from vpbench.execution.opened_data import OpenedData
+from vpbench.execution.run_progress import RunProgress
 from vpbench.planning.plan import Request
 from vpbench.store.store import Store
 

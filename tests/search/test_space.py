@@ -63,9 +63,9 @@ def test_ranges(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[parameter]\nlr = [1]", "unknown field of a search space 'parameter'. Did you mean 'parameters'?"),
+        ("[parameter]\nlr = [1]", "line 4: parameter: Extra inputs are not permitted. Did you mean 'parameters'?"),
         ("[parameters]", "parameters: Dictionary should have at least 1 item"),
-        ("", "parameters: Field required"),
+        ("", "it lacks parameters"),
         ('sampler = "random"\n[parameters]\nn = [1]', "sampler: Input should be 'grid' or 'tpe' (given: 'random')"),
         ("trials = 0\n[parameters]\nn = [1]", "trials: Input should be greater than or equal to 1 (given: 0)"),
         ("[parameters]\nn = []", "n must be a list of values"),
@@ -77,10 +77,10 @@ def test_ranges(tmp_path: Path) -> None:
         ('[parameters]\n"recipee.lr" = [1]', "unknown method 'recipee'. Did you mean 'recipe'?"),
         ('[parameters]\n"vpt.recip.lr" = [1]', "parameter vpt.recip.lr: write recipe.FIELD"),
         ("[parameters]\nn = [1]\n[settings]\nn = 1", "n is both a setting and a parameter"),
-        ("[parameters", "is no TOML"),
+        ("[parameters", "is not valid TOML"),
         ("[parameters]\nn = " + "[" * 100_000, "nested too deeply"),
         ("[parameters]\nn = [" + "[" * 300 + "]" * 300 + "]", "nested too deeply"),
-        ("[parameters]\nn = [" + "9" * 5000 + "]", "is no TOML"),
+        ("[parameters]\nn = [" + "9" * 5000 + "]", "is not valid TOML"),
         (f"[parameters]\nn = {list(range(1001))}", "n has 1001 values; take 1000 at most"),
     ],
 )
@@ -90,6 +90,14 @@ def test_mistakes(text: str, message: str, tmp_path: Path) -> None:
     assert message in str(caught.value)
     assert "mine.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('title = "x"\nsampler = "random"\n')
+    with pytest.raises(UsageError) as caught:
+        read_space(str(path))
+    assert "it lacks description, source, parameters; sampler: Input should be 'grid' or 'tpe'" in str(caught.value)
 
 
 def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:

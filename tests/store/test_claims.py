@@ -1,4 +1,4 @@
-"""Claims on file systems without locks."""
+"""Claims on file systems without locks, or with locks that do not work."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vpbench.core.errors import StoreError
 from vpbench.store.claims import Claims
 
 
@@ -30,3 +31,32 @@ def test_a_file_system_without_flock(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with first.alone("data-x"):
         pass
     assert not first.held() and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_locks_that_a_file_system_lacks_are_no_full_disk(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NFS without its lock service."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    claims = Claims(tmp_path / "_claims")
+    with pytest.raises(StoreError, match="has no file locks") as caught, claims.claim("run"):
+        pass
+    message = str(caught.value)
+    assert str(tmp_path / "_claims") in message and os.strerror(code) in message and "--results FOLDER" in message
+    assert "Free space" not in message and "\n" not in message
+    with claims.alone("data-x"):  # what need not exclude others goes on
+        pass
+    assert not claims.held()
+
+
+def test_a_full_disk_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mkdir(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    claims = Claims(tmp_path / "_claims")
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(StoreError, match="Free space"), claims.claim("run"):
+        pass

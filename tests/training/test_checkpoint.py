@@ -31,6 +31,7 @@ BACKBONE = BackboneSpec(name="vit", weights="random", image_size=SIZE, patch_siz
 # One training per candidate would be dozens; and a preset made for a large backbone does not fit this one.
 FITTING: dict[str, dict[str, Any]] = {"sidetune": {"weights": "random"},
     "e2vpt:released": {"candidates": [[20, 20]]}, "viapt:scaffold": {"pca_dim": 96}, "viapt": {"pca_mode": "fixed"},
+    "self_prompt:one-image": {"prompt_length": 8},
 }  # fmt: skip
 EPOCHS, STEPS = 3, 3
 

@@ -12,11 +12,12 @@ from torch import Tensor
 from vpbench.core.errors import DivergedError
 from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.interface import Tokens
-from vpbench.spec.request import DEFAULT_METHODS
+from vpbench.planning.suites import suite_card
 from vpbench.spec.run_spec import Preprocess
 from vpbench.training.fit import Trainer
 
 MakeTrainer = Callable[..., Trainer]
+SIX = suite_card("mini").methods
 
 
 def fitted(trainer: Trainer) -> Trainer:
@@ -24,7 +25,7 @@ def fitted(trainer: Trainer) -> Trainer:
     return trainer
 
 
-@pytest.mark.parametrize("label", DEFAULT_METHODS)
+@pytest.mark.parametrize("label", SIX)
 def test_training_changes_the_method_and_not_the_backbone(label: str, make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(label, weight_decay=0.1)
     backbone = {name: tensor.clone() for name, tensor in trainer.model.backbone.state_dict().items()}
@@ -226,3 +227,22 @@ def test_images_of_another_size_are_refused(make_trainer: MakeTrainer, data: Cac
     small = CachedSplit(np.zeros((3, 32, 32, 3), np.uint8), np.arange(3), 32)
     with pytest.raises(ValueError, match="32 pixels"):
         fitted(make_trainer("vpt", data=CachedData(small, data.val, data.test, data.class_names)))
+
+
+def test_seconds_of_the_pass_before_training(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the end of ``prepare`` and not of the training; none for a method without."""
+    clock = [100.0]
+
+    def later(seconds: float) -> None:
+        clock[0] += seconds
+
+    for label, expected in (("linear", None), ("sct", 2.5)):
+        trainer = make_trainer(label)
+        method = trainer.model.method
+        if expected is not None:
+            monkeypatch.setattr(type(method), "prepare", lambda *_: later(2.5))
+        monkeypatch.setattr(method, "phases", lambda _: later(10))
+        with monkeypatch.context() as patch:
+            patch.setattr("vpbench.training.fit.time.perf_counter", lambda: clock[0])
+            trainer.fit()
+        assert trainer.prepare_s == expected

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load
 
-from vpbench.backbones.named import backbone_card, resolve_backbone
-from vpbench.core.cards import first_error, packaged_file
+from vpbench.backbones.find_weights import find_weights
+from vpbench.core.cards import first_error
 from vpbench.core.checksums import DamagedError
-from vpbench.core.errors import DataError, StoreError, WeightsError
+from vpbench.core.errors import DataError, StoreError
 from vpbench.core.file_names import is_file_name
 from vpbench.data.cache import CachedData, prepare
 from vpbench.data.catalog import dataset_card
+from vpbench.data.class_names import normalised
 from vpbench.data.places import data_root
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path
 from vpbench.models.build import build_model
 from vpbench.models.prompted import PromptedModel
+from vpbench.models.saved import AGAIN, SavedFile, decode_model, restore
 from vpbench.planning.suites import CUSTOM_SUITE, apply_protocol, suite_card
 from vpbench.spec.run_spec import BackboneSpec, RunSpec
 from vpbench.store.artefacts import ARTEFACTS
@@ -73,69 +74,59 @@ def load_stored(
         DataError: when the data set is not on this machine, or is another version.
     """
     spec = stored_spec(row)
-    tensors = _tensors(row, store)
+    saved, path = _saved(row, store)
     raw = raw if raw is not None else open_data(spec)
     backbone = backbone if backbone is not None else find_weights(spec.backbone)
     model = build_model(spec.method, backbone, len(raw.class_names), device)
-    _restore(model, tensors, row, store)
+    restore(model, saved, path)
     model.backbone.use_fastest_kernels(torch.device(device).type, spec.precision)  # as in training
     data = prepare(raw, spec.preprocess, backbone.image_size)
     return StoredModel(spec.model_copy(update={"backbone": backbone}), model.eval(), data)
 
 
 def stored_spec(row: Mapping[Any, Any]) -> RunSpec:
-    """The specification in a row.
+    """The specification in a row, with the paths that the row names where they are there on this machine.
 
     Raises:
         StoreError: when this version of vpbench does not understand it.
     """
     try:
-        return RunSpec.model_validate(json.loads(row["spec"]))
+        spec = RunSpec.model_validate(json.loads(row["spec"]))
     except ValidationError as error:
         raise StoreError(
             f"run {row['run_id']} was described by another version of vpbench ({first_error(error)}); run it again."
         ) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"run {row['run_id']} has no readable specification; run it again.") from error
+    backbone = spec.backbone.model_copy(update={"path": _still_there(row.get("weights_path"))})
+    return spec.model_copy(
+        update={"backbone": backbone, "data": spec.data.model_copy(update={"path": _still_there(row.get("data_path"))})}
+    )
 
 
-def find_weights(backbone: BackboneSpec) -> BackboneSpec:
-    """The backbone with the path of its weights on this machine.
-
-    Raises:
-        WeightsError: when they are not there, or are others than the run's.
-    """
-    if backbone.weights == "random":
-        return backbone
-    if backbone.weights == "embedded" and (file := backbone_card(backbone.name).file):
-        # Whatever VPBENCH_WEIGHTS names; loading checks the hash.
-        return backbone.model_copy(update={"path": str(packaged_file("backbones", file))})
-    found = resolve_backbone(backbone.name, None, backbone.image_size, backbone.patch_size)
-    if found.weights != backbone.weights or (backbone.sha256 and found.sha256 and found.sha256 != backbone.sha256):
-        raise WeightsError(
-            f"the stored run used weights '{backbone.weights}' of {backbone.name}"
-            f"{f' with sha256 {backbone.sha256[:8]}...' if backbone.sha256 else ''}, and here are '{found.weights}'"
-            f"{f' with {found.sha256[:8]}...' if found.sha256 else ''}: let VPBENCH_WEIGHTS name the run's file."
-        )
-    return backbone.model_copy(update={"path": found.path})
+def _still_there(path: Any) -> str | None:
+    """A path that a row names, where something is there on this machine."""
+    return path if isinstance(path, str) and path and Path(path).exists() else None
 
 
 def open_data(spec: RunSpec) -> RawData:
-    """The data set of a run, opened again: a known one by its card, a user's own by its name below the data root.
+    """The data set of a run, opened again: a known one by its card, a user's own by its path, or its name below the data root.
 
     Raises:
         DataError: when it is not there, or its digest is not the run's.
     """
     name, suite = spec.data.dataset, spec.data.suite
-    if suite == CUSTOM_SUITE:
-        path = _own_data(name, data_root())
-        raw, place = open_path(path), str(path)
-    else:
-        raw, place = open_dataset(dataset_card(name)), name
-    raw = apply_protocol(raw, suite_card(suite), spec.stage)
-    if raw.digest != spec.data.digest:
-        raise DataError(f"{place} is not the data that the stored run saw (its digest differs); run it again on this data.")
-    return raw
+    card = suite_card(suite)
+    for path in dict.fromkeys((spec.data.path, card.data.get(name), None)):
+        if suite == CUSTOM_SUITE or name in card.data:
+            own = Path(path) if path else _own_data(name, data_root())
+            raw, place = open_path(own, spec.data.columns), str(own)
+        else:
+            raw, place = open_dataset(dataset_card(name)), name
+        raw = apply_protocol(raw, card, spec.stage)
+        if raw.digest == spec.data.digest:
+            return raw
+    raise DataError(f"{place} is not the data that the stored run saw (its digest differs); run it again on this data.")
 
 
 def _own_data(name: str, root: Path) -> Path:
@@ -143,38 +134,28 @@ def _own_data(name: str, root: Path) -> Path:
     for path in (root / name, root / f"{name}.parquet") if is_file_name(name) else ():
         if path.exists():
             return path
+    for path in sorted(root.iterdir()) if root.is_dir() else ():  # a row has the normalised name
+        own = path.name if path.is_dir() else path.stem if path.suffix == ".parquet" else ""
+        with suppress(DataError):
+            if own and normalised(own, str(path)) == name:
+                return path
     raise DataError(
         f"the stored run used your own data '{name}', and {root} has neither a folder {name} nor {name}.parquet: "
         "let VPBENCH_DATA name the folder that it lies in."
     )
 
 
-def _tensors(row: Mapping[Any, Any], store: Store) -> dict[str, torch.Tensor]:
+def _saved(row: Mapping[Any, Any], store: Store) -> tuple[SavedFile, Path]:
+    """The run's trained tensors, and where they are."""
     path = store.artefact_path(row["run_id"], ARTEFACTS["weights"])
     try:
-        return load(store.read_artefact(row["run_id"], ARTEFACTS["weights"]))
+        saved = decode_model(store.read_artefact(row["run_id"], ARTEFACTS["weights"]), path)
     except FileNotFoundError as error:
         raise StoreError(
             f"run {row['run_id']} ({row['method']}) left no weights in {store.folder}: run it again with --save weights."
         ) from error
-    except (SafetensorError, DamagedError, OSError) as error:
-        raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}. Run it again with --save weights.") from error
-
-
-def _by_timms_names(tensors: dict[str, torch.Tensor], trained: Iterable[str]) -> dict[str, torch.Tensor]:
-    """Files of earlier versions number the tensors that were trained in the backbone, ``backbone.0`` and so on."""
-    names = {f"backbone.{index}": f"backbone.{name}" for index, name in enumerate(trained)}
-    return {names.get(name, name): tensor for name, tensor in tensors.items()}
-
-
-def _restore(model: PromptedModel, tensors: dict[str, torch.Tensor], row: Mapping[Any, Any], store: Store) -> None:
-    tensors = model.method.unpack(_by_timms_names(tensors, model.scope.trained))
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.own_tensors()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if wanted != found:
-        name = sorted(dict(set(wanted.items()) ^ set(found.items())))[0]
-        raise StoreError(
-            f"{store.artefact_path(row['run_id'], ARTEFACTS['weights'])} does not fit {row['method']} as it is now: '{name}' has "
-            f"shape {found.get(name, 'none')} in the file and {wanted.get(name, 'none')} in the model. Run it again."
-        )
-    model.restore(tensors)
+    except (DamagedError, OSError) as error:
+        raise StoreError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}. {AGAIN}") from error
+    if saved.description is not None and saved.description.run_id != row["run_id"]:
+        raise StoreError(f"{path} belongs to another run, {saved.description.run_id}. {AGAIN}")
+    return saved, path

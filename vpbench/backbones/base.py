@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,9 +21,23 @@ from vpbench.backbones.kernels import linear_kernel
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import BackboneShape, ClassAttention, ReceivedAttention, Scope, Tokens
 from vpbench.interface.scope import Affine, Edit, Site, check_block
+from vpbench.interface.shape import Linears
 
+LAST_OF_BRANCH: Mapping[Site, Site] = MappingProxyType({"attention_branch": "proj", "mlp_branch": "fc2"})
+"""The last linear layer of a residual branch; behind it the branch only has factors per channel."""
 Needed = Literal["all", "image", "class"]
 """Which tokens of a block's output are used: all, those of the image (prefix and patches), or the class token alone."""
+
+
+def linear_widths(block: Any) -> Linears:
+    """Input and output widths of the linear layers of one of timm's blocks, as far as it has them."""
+    attention, mlp = block.attn, getattr(block, "mlp", None)
+    owners = {"qkv": attention, "proj": attention, "fc1": mlp, "fc2": mlp}
+    layers = {site: getattr(owner, site, None) for site, owner in owners.items()}
+    found = {site: (layer.in_features, layer.out_features) for site, layer in layers.items() if isinstance(layer, nn.Linear)}
+    if isinstance(query := getattr(attention, "q_proj", None), nn.Linear):  # queries, keys and values one by one
+        found["qkv"] = (query.in_features, 3 * query.out_features)
+    return tuple(found.items())
 
 
 class RecipeDropPath(DropPath):  # type: ignore[misc]  # timm is untyped
@@ -200,6 +215,7 @@ class Backbone(nn.Module):
 
     def affine(self, site: Site, block: int | None) -> list[Affine]:
         """See :meth:`vpbench.interface.Scope.fold`."""
+        site = LAST_OF_BRANCH.get(site, site)
         if site not in ("patch_embed", "norm1", "norm2", "norm", "qkv", "proj", "fc1", "fc2"):
             raise self._cannot(f"has no linear map at the site {site}")
         return [Affine.plain(self.site_module(site, block))]

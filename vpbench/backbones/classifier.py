@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from vpbench.backbones.base import Backbone
 from vpbench.backbones.fetch import on_this_machine
 from vpbench.backbones.named import BackboneCard, backbone_card, backbone_names
-from vpbench.backbones.remap import layout_of, unwrapped
-from vpbench.core.errors import UnsupportedError
+from vpbench.backbones.remap import encoder_of, unwrapped
+from vpbench.core.errors import UnsupportedError, WeightsError
+from vpbench.core.tensor_files import load_pickled, unfit_values
 from vpbench.spec.run_spec import BackboneSpec
 
 DEFAULT_CLASSES = 1000  # of timm's constructors, where nothing says how many there are
@@ -52,6 +53,7 @@ def add_classifier(backbone: Backbone, spec: BackboneSpec, path: Path | None, se
 
     Raises:
         UnsupportedError: when the weights have none, or one that does not read the backbone's features.
+        WeightsError: when its values are not finite.
     """
     if path is None:
         with torch.random.fork_rng(devices=[]):
@@ -99,6 +101,7 @@ def _module(heads: Heads, width: int, path: Path) -> nn.Module:
 
     Raises:
         UnsupportedError: as :func:`add_classifier`.
+        WeightsError: as :func:`add_classifier`.
     """
     if "second" in heads:
         raise UnsupportedError(f"this method uses one classifier of the backbone, and {path.name} has two, of a distilled model.")
@@ -106,6 +109,8 @@ def _module(heads: Heads, width: int, path: Path) -> nn.Module:
         raise UnsupportedError(_without(f"the weights {path.name}"))
     if not heads["weight"].any():
         raise UnsupportedError(f"{_without(f'the weights {path.name}')[:-1]} (its tensors are there, and zero).")
+    if reason := unfit_values({f"the classifier's {name}": tensor for name, tensor in heads.items()}):
+        raise WeightsError(f"{path}: {reason}. Name another file with --weights.")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if "layer.weight" in heads:
         layers["fc"], layers["act"] = _linear(heads["layer.weight"], heads.get("layer.bias")), nn.Tanh()
@@ -146,13 +151,13 @@ def _opened(path: Path) -> Iterator[tuple[list[str], Callable[[str], Tensor]]]:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        state = unwrapped(torch.load(path, map_location="cpu", weights_only=True))
+        state = unwrapped(load_pickled(path))
     yield list(state), lambda name: state[name]
 
 
 def _named(names: Iterable[str], tensor: Callable[[str], Tensor]) -> Heads:
     """By what they are, under the names of this module."""
-    encoder, _ = layout_of(names).read({name: name for name in names})
+    encoder, _ = encoder_of({name: name for name in names})
     heads: Heads = {}
     for own, name in encoder.items():
         found = _HEAD.match(own)

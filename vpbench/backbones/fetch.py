@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from vpbench.backbones.named import BackboneCard, backbone_card, backbone_names
-from vpbench.core.cache_folder import cache_root
 from vpbench.core.errors import DataError, WeightsError
+from vpbench.core.user_folders import cache_root
 from vpbench.data.catalog import Download
 from vpbench.data.download import RetryPolicy, checksums, fetch
 from vpbench.spec.run_spec import BackboneSpec

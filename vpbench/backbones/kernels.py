@@ -20,9 +20,9 @@ from filelock import FileLock
 from torch.nn.utils import skip_init
 
 from vpbench.backbones.frozen_linear import FrozenLinear, Kernel, onednn_linear
-from vpbench.core.cache_folder import cache_root
 from vpbench.core.files import write_atomically
 from vpbench.core.processor import processor
+from vpbench.core.user_folders import cache_root
 
 WORTH_IT = 1.1  # times as fast over a whole block, at least, so that noise decides nothing
 LAYERS = ((1, 3), (1, 1), (1, 4), (4, 1))  # of a block: widths of input and output, in widths of a token

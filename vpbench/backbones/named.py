@@ -8,13 +8,15 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vpbench.core.cards import card_names, packaged_file, read_card
+from vpbench.core.cards import card_file, card_names, is_packaged, read_card
 from vpbench.core.errors import UsageError, WeightsError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.hashing import file_sha256
 from vpbench.core.names import unknown
+from vpbench.core.user_folders import user_path
 from vpbench.spec.run_spec import BackboneSpec
 
+MOST_TOKENS = 2**20  # in a sequence; no machine attends over as many
 WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".tar")
 
 
@@ -22,14 +24,14 @@ class BackboneCard(FrozenModel):
     """A named backbone: an architecture, its weights, how its input is normalised, and what the classifier reads.
 
     The architecture is either ``timm`` (a model name, with ``arguments``) or ``vit`` (arguments of timm's
-    ``VisionTransformer``). The weights are one of ``file`` (ships with vpbench), ``tag`` (timm's, on the hub) and ``url``.
+    ``VisionTransformer``). The weights are one of ``file``, ``tag`` (timm's, on the hub) and ``url``.
     """
 
     title: str
     timm: str | None = Field(None, description="architecture: name of a timm model, without a tag")
     arguments: dict[str, Any] = Field(default_factory=dict, description="of timm.create_model, beside sizes and pooling")
     vit: dict[str, Any] | None = Field(None, description="architecture: arguments of timm.models.VisionTransformer")
-    file: str | None = Field(None, description="weights: a file beside the card")
+    file: str | None = Field(None, description="weights: a file, from the card's folder on")
     tag: str | None = Field(None, description="weights: timm's tag for them, on the hub")
     url: str | None = Field(None, description="weights: the address of the official file")
     sha256: str | None = Field(None, description="of the weight file")
@@ -108,7 +110,8 @@ def resolve_backbone(
         mean, std, stems = card.mean, card.std, card.stems
         sizes = _card_sizes(card)
         if card.file:
-            source, path = "embedded", str(packaged_file("backbones", card.file))
+            file = card_file("backbones", name, "backbone")
+            source, path = "embedded" if is_packaged(file) else "file", str(file.parent.absolute() / card.file)
         else:
             source = f"hub:{_hub_file(f'{card.timm}.{card.tag}')}" if card.tag else f"url:{card.url}"
     else:
@@ -119,6 +122,11 @@ def resolve_backbone(
         raise UsageError(
             f"image size {image_size} is no multiple of the patch size {patch_size} of {name}: "
             f"take {_nearest(image_size, patch_size)}."
+        )
+    if (tokens := (image_size // patch_size) ** 2) > MOST_TOKENS:
+        raise UsageError(
+            f"image size {image_size} makes {tokens:,} tokens of {patch_size} px patches, and {MOST_TOKENS:,} are the most: "
+            "take a smaller --image-size."
         )
     if weights == "random":
         source, path = "random", None
@@ -159,7 +167,7 @@ def _weight_file(weights: str | None, name: str, stems: tuple[str, ...]) -> Path
     given = weights or os.environ.get("VPBENCH_WEIGHTS")
     if not given:
         return None
-    path = Path(given).expanduser()
+    path = user_path(given)
     origin = f"--weights {given}" if weights else f"VPBENCH_WEIGHTS={given}"
     if not path.exists():
         raise WeightsError(f"{origin}: there is no such file or folder.")
@@ -242,6 +250,18 @@ def _timm_facts(name: str) -> tuple[Any, Any, tuple[int, int], str | None]:
         raise unknown("backbone", name, [architecture, *tags]) from error
     mean, std = (facts.mean, facts.std) if facts else ((0.5,) * 3, (0.5,) * 3)
     return mean, std, _sizes(architecture), _hub_file(name)
+
+
+def timm_facts(name: str) -> tuple[str, str, str]:
+    """Architecture, tag of the weights ("" where timm has none), and the feature that timm's classifier reads, as on a card."""
+    import timm
+    import torch
+
+    architecture = name.partition(".")[0]
+    facts = timm.get_pretrained_cfg(name)
+    with torch.device("meta"):
+        model = timm.create_model(architecture)
+    return architecture, facts.tag if facts and facts.has_weights else "", "class" if model.global_pool == "token" else "mean"
 
 
 def _similar(names: list[str], name: str) -> list[str]:

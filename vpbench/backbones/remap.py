@@ -6,19 +6,27 @@ below. Anything else in a file is an error.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+
+from vpbench.backbones import transformers_names
+from vpbench.core.errors import WeightsError
 
 State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
 
 # Under which a file may keep its tensors; the first that is there counts. DINO's pretraining keeps student and teacher, and
 # evaluates the teacher.
-WRAPPERS = ("state_dict", "model", "teacher", "module")
+WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher", "net", "module")
+
+# What programs put before the names of a whole model: distributed training, torch.compile, Lightning and the like by the name of
+# an attribute, transformers by that of the architecture. They may be nested.
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "teacher.", "base_model.", "vit.", "deit.", "dinov2.")
 
 
 @dataclass(frozen=True)
@@ -30,58 +38,61 @@ class Layout:
         sign: beginning of a name that tells it from others.
         encoder: beginning of the encoder's names, which is cut off.
         dropped: beginnings of names that belong to pretraining alone, before ``encoder`` is cut off.
+        rename: from the encoder's names to timm's.
     """
 
     title: str
     sign: str
     encoder: str = ""
     dropped: tuple[str, ...] = ()
+    rename: Callable[[str], str] = str
 
     def read(self, state: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """The encoder's tensors under their own names, and names that are not recognised."""
         rest = {name: tensor for name, tensor in state.items() if not name.startswith(self.dropped)}
         foreign = [name for name in rest if not name.startswith(self.encoder)]
-        return {name.removeprefix(self.encoder): rest[name] for name in rest if name not in foreign}, foreign
+        kept = (name for name in rest if name not in foreign)
+        return {self.rename(name.removeprefix(self.encoder)): rest[name] for name in kept}, foreign
 
 
-# The first whose sign is found is applied.
+# The first whose sign is found is applied, after PREFIXES are cut off.
 LAYOUTS = (
     Layout(
         "MoCo v3, pretraining (facebookresearch/moco-v3 moco/builder.py)",
-        "module.base_encoder.",
-        encoder="module.base_encoder.",
+        "base_encoder.",
+        encoder="base_encoder.",
         # The projector takes the place of the encoder's classifier.
-        dropped=("module.base_encoder.head.", "module.momentum_encoder.", "module.predictor."),
+        dropped=("base_encoder.head.", "momentum_encoder.", "predictor."),
     ),
     Layout(
-        "DINO, the teacher of pretraining (facebookresearch/dino main_dino.py)",
-        "module.backbone.",
-        encoder="module.backbone.",
-        dropped=("module.head.",),
+        "DINOv2, student and teacher of pretraining in one model (facebookresearch/dinov2 ssl_meta_arch.py)",
+        "teacher.backbone.",
+        encoder="teacher.backbone.",
+        dropped=("student.", "teacher.dino_head.", "teacher.ibot_head."),
     ),
     Layout(
-        "DINO and DINOv2, the teacher of pretraining without distribution",
+        "DINO and DINOv2, the teacher of pretraining (facebookresearch/dino main_dino.py)",
         "backbone.",
         encoder="backbone.",
         dropped=("head.", "dino_head.", "ibot_head."),
-    ),
-    Layout(
-        "a distributed model, as in MoCo v3's linear probe (facebookresearch/moco-v3 main_lincls.py)",
-        "module.",
-        encoder="module.",
-        dropped=("module.head.",),
     ),
     Layout(
         "MAE, pretraining with its decoder (facebookresearch/mae models_mae.py)",
         "decoder_",
         dropped=("decoder_", "mask_token"),
     ),
+    Layout(
+        "transformers' ViTs",
+        transformers_names.SIGN,
+        dropped=transformers_names.DROPPED,
+        rename=transformers_names.timm_name,
+    ),
 )
 
 # What timm's reading leaves out on purpose, by name: classifiers, buffers that follow from the sizes, the mask tokens of
 # masked pretraining, and the text tower beside an image tower.
 LEFT_OUT = re.compile(
-    r"(module\.)?(head|head_dist|pre_logits|lm_head)\."
+    r"(head|head_dist|pre_logits|lm_head)\."
     r"|(.*\.)?mask_token$"
     r"|.*\.(relative_position_index|attn_mask|bias_mask|periods)$"
     r"|(.*\.)?rope(_embed)?\.(?!freqs$)"
@@ -104,10 +115,26 @@ def unwrapped(loaded: Any) -> Any:
     return loaded
 
 
-def layout_of(names: Iterable[str]) -> Layout:
-    """How a file names its tensors; as timm where nothing tells it from others."""
-    listed = list(names)
-    return next((one for one in LAYOUTS if any(name.startswith(one.sign) for name in listed)), Layout("timm", ""))
+def encoder_of(state: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """An encoder's tensors by timm's names, as far as names alone can say it, and names that are not recognised.
+
+    Args:
+        state: tensors, or anything else, by a file's names.
+    """
+    state = _without_prefixes(state)
+    layout = next((one for one in LAYOUTS if any(name.startswith(one.sign) for name in state)), Layout("timm", ""))
+    return layout.read(state)
+
+
+def _without_prefixes(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what stands before most names; a name that has it not stays as it is."""
+    found = dict(state)
+    while prefix := next((one for one in PREFIXES if 2 * sum(name.startswith(one) for name in found) > len(found)), None):
+        shorter = {name.removeprefix(prefix): value for name, value in found.items()}
+        if len(shorter) < len(found):  # two tensors would have one name
+            break
+        found = shorter
+    return found
 
 
 def renamed(state: State, model: nn.Module, timm_filter: Callable[[State, nn.Module], State]) -> tuple[State, list[str]]:
@@ -120,10 +147,15 @@ def renamed(state: State, model: nn.Module, timm_filter: Callable[[State, nn.Mod
 
     Returns:
         The tensors, without classifiers, and names in the file that are not recognised.
+
+    Raises:
+        WeightsError: when position embeddings are of images that are not square; it does not name the file.
     """
-    encoder, foreign = layout_of(state).read(state)
+    encoder, foreign = encoder_of(state)
+    encoder = transformers_names.joined(encoder)
+    _check_grid(encoder.get("pos_embed"), model)
     found = timm_filter(dict(encoder), model)
-    two_towers = any(name.startswith(("visual.", "module.visual.")) for name in encoder)
+    two_towers = any(name.startswith("visual.") for name in encoder)
     for name, tensor in encoder.items():
         left_out = LEFT_OUT.match(name) or (two_towers and TEXT_TOWER.match(name))
         if name not in found and not left_out and not _reached(name, tensor, found):
@@ -132,10 +164,25 @@ def renamed(state: State, model: nn.Module, timm_filter: Callable[[State, nn.Mod
     return {name: tensor for name, tensor in found.items() if name in wanted or not name.startswith(CLASSIFIERS)}, foreign
 
 
+def _check_grid(embeddings: Tensor | None, model: Any) -> None:
+    """That position embeddings of another size, (1, tokens, D), can be resampled: timm takes their grid for a square."""
+    own = getattr(model, "pos_embed", None)
+    if own is None or embeddings is None or embeddings.ndim != 3 or embeddings.shape == own.shape:
+        return
+    tokens = embeddings.shape[1]
+    # Where timm gives prefix tokens no position, files of DINOv2 still have one for the class token.
+    prefixes = (0, 1) if getattr(model, "no_embed_class", False) else (getattr(model, "num_prefix_tokens", 1),)
+    patches = [tokens - prefix for prefix in prefixes]
+    if not any(count > 0 and math.isqrt(count) ** 2 == count for count in patches):
+        raise WeightsError(
+            f"its position embeddings are of images that are not square: pos_embed has {tokens} tokens, and "
+            f"{' or '.join(map(str, patches))} patches are no square grid, which this backbone's images need. "
+            "Choose the backbone it belongs to, or weights of square images."
+        )
+
+
 # Resampled by timm into new memory, under another name.
-_RESAMPLED = re.compile(
-    r"(module\.)?(visual\.(trunk\.)?)?(positional_embedding|pos_embed|conv1\.weight|patch_embed\.proj\.weight)$"
-)
+_RESAMPLED = re.compile(r"(visual\.(trunk\.)?)?(positional_embedding|pos_embed|conv1\.weight|patch_embed\.proj\.weight)$")
 
 
 def _reached(name: str, tensor: Tensor, found: State) -> bool:

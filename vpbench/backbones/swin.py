@@ -20,7 +20,7 @@ from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention, 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from vpbench.backbones.base import Backbone, Needed
+from vpbench.backbones.base import Backbone, Needed, linear_widths
 from vpbench.backbones.frozen_linear import freeze_linears
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import BackboneShape, Scope, Stage, Tokens, full_precision
@@ -259,7 +259,7 @@ def _stages(swin: SwinTransformer) -> list[Stage]:
     for layer in swin.layers:
         block = layer.blocks[0]
         grid = -(-grid // 2) if stages else grid  # merging pads an odd map
-        stages.append(Stage(first, len(layer.blocks), block.dim, block.attn.num_heads, grid))
+        stages.append(Stage(first, len(layer.blocks), block.dim, block.attn.num_heads, grid, linear_widths(block)))
         first += len(layer.blocks)
     return stages
 

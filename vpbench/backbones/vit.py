@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from vpbench.backbones.attention import ClassAttentionRow, OpenAttention, inner_attention
-from vpbench.backbones.base import Backbone, Needed
+from vpbench.backbones.base import LAST_OF_BRANCH, Backbone, Needed, linear_widths
 from vpbench.backbones.edits import hook_edit
 from vpbench.backbones.frozen_linear import freeze_linears
 from vpbench.backbones.needed import can_skip_tokens, run_needed_tokens
 from vpbench.core.errors import UnsupportedError
-from vpbench.interface import BackboneShape, ClassAttention, Scope, Tokens
+from vpbench.interface import BackboneShape, ClassAttention, Scope, Stage, Tokens
 from vpbench.interface.scope import Affine, Edit, Site
 
 
@@ -62,10 +62,11 @@ class ViTAdapter(Backbone):
         freeze_linears(vit)
         self._rows: OrderedDict[int, ClassAttentionRow] = OrderedDict()
         self.pool_prompts = pool_prompts
+        widths = linear_widths(vit.blocks[0])
+        stage = Stage(0, len(vit.blocks), vit.embed_dim, attention.num_heads, size[0] // patch[0], widths)
         self.shape = BackboneShape(
-            family=self.family, image_size=size[0], patch_size=patch[0], width=vit.embed_dim, depth=len(vit.blocks),
-            heads=attention.num_heads, prefix=vit.num_prefix_tokens,
-            channels=vit.patch_embed.proj.in_channels,
+            family=self.family, image_size=size[0], patch_size=patch[0], width=stage.width, depth=stage.depth,
+            heads=stage.heads, prefix=vit.num_prefix_tokens, channels=vit.patch_embed.proj.in_channels, stages=(stage,),
         )  # fmt: skip
 
     @property
@@ -170,6 +171,9 @@ class ViTAdapter(Backbone):
             if not isinstance(self.vit.patch_embed.norm, nn.Identity):
                 raise self._cannot("whose patches are normalised takes no update of their projection")
             return [Affine.plain(self.vit.patch_embed.proj)]
+        if block is not None and site in LAST_OF_BRANCH and isinstance(self.vit.blocks[block], ResPostBlock | EvaBlockPostNorm):
+            norm = "norm1" if site == "attention_branch" else "norm2"
+            return [Affine.plain(getattr(self.vit.blocks[block], norm))]
         return super().affine(site, block)
 
     def positions(self) -> tuple[Any, str]:

@@ -20,10 +20,12 @@ from vpbench.backbones.classifier import add_classifier
 from vpbench.backbones.family import adapter_for, create, timm_filter
 from vpbench.backbones.fetch import fetched
 from vpbench.backbones.named import BackboneCard, backbone_card, backbone_names, weights_sha256
-from vpbench.backbones.remap import Shapes, differences, google_names, renamed, some, unwrapped
+from vpbench.backbones.remap import WRAPPERS, Shapes, differences, google_names, renamed, some, unwrapped
 from vpbench.core.errors import UsageError, WeightsError
+from vpbench.core.tensor_files import load_pickled, refused_object, unfit_values
 from vpbench.spec.run_spec import BackboneSpec
 
+UNFILLED = -(2.0**100)  # no weight has this value
 RANDOM_SEED = 0  # of --weights random: the same values in every run
 
 
@@ -78,7 +80,8 @@ def fill(model: Any, path: Path, unused: Collection[str] = (), fresh: Collection
         fresh: tensors that may be missing in the file and keep the values they have.
 
     Raises:
-        WeightsError: when the file cannot be read, or a key is missing, surplus or of another shape.
+        WeightsError: when the file cannot be read, a key is missing, surplus or of another shape, or a value is no weight: of an
+            integer type, NaN or infinite.
     """
     if path.suffix == ".npz":
         _fill_from_npz(model, path)
@@ -86,6 +89,8 @@ def fill(model: Any, path: Path, unused: Collection[str] = (), fresh: Collection
     state = _state(path)
     try:
         found, foreign = renamed(state, model, timm_filter(model))
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
     except Exception as error:  # timm recognises foreign layouts by their keys and trusts their shapes
         raise WeightsError(
             f"{path} holds no weights of this {type(model).__name__} ({_line(error)}). Choose the backbone it belongs to."
@@ -95,7 +100,13 @@ def fill(model: Any, path: Path, unused: Collection[str] = (), fresh: Collection
     found.update({name: wanted[name] for name in fresh if name not in found})
     if problems := differences(_shapes(found), _shapes(wanted), foreign):
         raise WeightsError(f"{path} does not match the architecture: {problems}. Choose the backbone it belongs to.")
+    if reason := unfit_values({name: tensor for name, tensor in found.items() if wanted[name].is_floating_point()}):
+        raise _unfit(path, reason)
     model.load_state_dict({name: tensor.float() for name, tensor in found.items()}, strict=True)
+
+
+def _unfit(path: Path, reason: str) -> WeightsError:
+    return WeightsError(f"{path}: {reason}. Name another file with --weights.")
 
 
 def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -106,10 +117,9 @@ def _state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # weights_only: a checkpoint may hold tensors and plain containers, never code.
         with warnings.catch_warnings():  # of archives with code, which are refused below
             warnings.simplefilter("ignore")
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = load_pickled(path)
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: there is no such file.") from error
     except Exception as error:  # what a damaged file does to the readers is anybody's guess
@@ -118,9 +128,10 @@ def _state(path: Path) -> dict[str, Tensor]:
                 f"{path} is a TorchScript archive, as OpenAI publishes CLIP: it holds code and is not loaded. "
                 "Save its state dict alone, or take the same weights from the hub, as clip-vit-b16 does."
             ) from error
-        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+        if (name := refused_object(error)) is not None:
             raise WeightsError(
-                f"{path} holds more than tensors and is not loaded for safety; save its state dict alone."
+                f"{path} holds more than tensors{f' ({name})' if name else ''} and is not loaded for safety; save its state dict "
+                "alone."
             ) from error
         raise _unreadable(path, error) from error
     loaded = unwrapped(loaded)
@@ -129,8 +140,17 @@ def _state(path: Path) -> dict[str, Tensor]:
         or not loaded
         or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items())
     ):
-        raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors).")
+        raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors){_contents(loaded)}.")
     return loaded
+
+
+def _contents(loaded: Any) -> str:
+    """What a file has instead of a state dict."""
+    if not isinstance(loaded, dict) or not loaded:
+        return ""
+    others = [f"{key} ({type(value).__name__})" for key, value in loaded.items() if not isinstance(value, Tensor)]
+    more = f" and {len(others) - 8} more" if len(others) > 8 else ""
+    return f", as it is or under {', '.join(WRAPPERS)}; it has {', '.join(others[:8])}{more}" if others else ""
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:
@@ -153,7 +173,7 @@ def _fill_from_npz(vit: nn.Module, path: Path) -> None:
         )
     try:
         with np.load(path, allow_pickle=False) as archive:
-            names = set(archive.files)
+            names, kinds = set(archive.files), _kinds(archive)
             prefix = "opt/target/" if "opt/target/embedding/kernel" in names else ""
             width = archive[f"{prefix}embedding/kernel"].shape[-1] if f"{prefix}embedding/kernel" in names else 0
     except FileNotFoundError as error:
@@ -175,12 +195,26 @@ def _fill_from_npz(vit: nn.Module, path: Path) -> None:
     found = {name: () for name in found if not name.startswith(left_out)}
     if problems := differences(found, dict.fromkeys(needed, ())):
         raise WeightsError(f"{mismatch} {problems}. Choose the backbone it belongs to.")
-    with torch.no_grad():  # timm passes over what the file does not have: not a number until it is filled
+    if whole := {name: kind for name, kind in kinds.items() if name.removeprefix(prefix) in needed and kind.kind in "biu"}:
+        raise _unfit(path, f"{some(whole)}: {next(iter(whole.values()))}, not floating point, which are no weights")
+    with torch.no_grad():  # timm passes over what the file does not have
         for parameter in vit.parameters():
-            parameter.fill_(torch.nan)
+            parameter.fill_(UNFILLED)
     try:
         vit.load_pretrained(str(path))
     except Exception as error:
         raise WeightsError(f"{mismatch} {_line(error)}. Choose the backbone it belongs to.") from error
-    if empty := {name for name, parameter in vit.named_parameters() if parameter.isnan().any()}:
+    if empty := {name for name, parameter in vit.named_parameters() if (parameter == UNFILLED).any()}:
         raise WeightsError(f"{mismatch} {len(empty)} missing ({some(empty)}). Choose the backbone it belongs to.")
+    if reason := unfit_values(dict(vit.named_parameters())):
+        raise _unfit(path, reason)
+
+
+def _kinds(archive: Any) -> dict[str, np.dtype[Any]]:
+    """The type of each array of an open ``.npz`` file, from its header alone."""
+    found = {}
+    for name in archive.files:
+        with archive.zip.open(f"{name}.npy") as member:
+            read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+            found[name] = read[np.lib.format.read_magic(member)[0]](member)[2]
+    return found

@@ -10,6 +10,7 @@ from typing import Any
 
 from vpbench.checking.findings import Comparison, Finding
 from vpbench.core.errors import StoreError
+from vpbench.core.escaping import for_markdown, one_line
 from vpbench.core.files import write_atomically
 from vpbench.core.names import counted
 
@@ -49,8 +50,9 @@ def as_text(comparison: Comparison, width: int | None = None) -> str:
     """For a terminal of ``width`` characters (None: no limit): offending cells, what was not compared, and the verdict."""
     import io
 
-    from rich.console import Console
     from rich.table import Table
+
+    from vpbench.core.terminal import Terminal
 
     lines = [*comparison.notes, *skips(comparison), certainty(comparison), verdict(comparison)]
     if not comparison.findings:
@@ -61,7 +63,7 @@ def as_text(comparison: Comparison, width: int | None = None) -> str:
     for row in _rows(comparison.findings):
         table.add_row(*row)
     stream = io.StringIO()
-    Console(file=stream, width=width or 200, color_system=None, highlight=False, markup=False).print(table)
+    Terminal(file=stream, width=width or 200, color_system=None, force_jupyter=False).print(table)
     shown = "\n".join(line.rstrip() for line in stream.getvalue().rstrip("\n").splitlines())
     return shown + "\n\n" + "\n".join(lines) + "\n"
 
@@ -82,8 +84,8 @@ def as_markdown(comparison: Comparison, baseline: Path) -> str:
         ]  # fmt: skip
         names = ("method", "data set", "baseline, %", "now, %", "allowed, %")
         parts.append(f"<details><summary>All accuracies</summary>\n\n{_table(names, rows)}\n\n</details>")
-    lines = [*comparison.notes, *skips(comparison), certainty(comparison), f"Baseline: `{baseline.as_posix()}`."]
-    parts.append("\n".join(f"- {_escaped(line)}" for line in lines))
+    lines = [*comparison.notes, *skips(comparison), certainty(comparison), f"Baseline: {baseline.as_posix()}."]
+    parts.append("\n".join(f"- {for_markdown(line)}" for line in lines))
     return "\n\n".join(parts) + "\n"
 
 
@@ -96,14 +98,14 @@ def as_junit(comparison: Comparison) -> str:
         skipped=str(sum(bool(check.skipped) for check in checks)),
     )  # fmt: skip
     for check, fails in zip(checks, failing):
-        case = ElementTree.SubElement(suite, "testcase", classname=f"{check.dataset}.{check.method}", name=check.check)
+        case = ElementTree.SubElement(suite, "testcase", classname=one_line(f"{check.dataset}.{check.method}"), name=check.check)
         text = "\n".join(_line(finding) for finding in check.findings)
         if fails:
             ElementTree.SubElement(case, "failure", message=_line(next(f for f in check.findings if f.fails))).text = text
         elif text:
             ElementTree.SubElement(case, "system-out").text = text
         if check.skipped:
-            ElementTree.SubElement(case, "skipped", message=check.skipped)
+            ElementTree.SubElement(case, "skipped", message=one_line(check.skipped))
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
@@ -145,23 +147,19 @@ def _rows(findings: list[Finding]) -> list[tuple[str, ...]]:
 
 
 def _line(finding: Finding) -> str:
-    return _printable(f"{finding.column}: baseline {finding.baseline}, now {finding.now}, allowed {finding.allowed}")
+    return _in_one(f"{finding.column}: baseline {finding.baseline}, now {finding.now}, allowed {finding.allowed}")
 
 
-def _printable(text: str) -> str:
-    """In one line and without control characters, which XML cannot hold and a terminal would obey."""
-    return "".join(character for character in " ".join(text.split()) if character.isprintable())
+def _in_one(text: str) -> str:
+    """In one line and without control characters, which XML cannot hold."""
+    return one_line(" ".join(text.split()))
 
 
 def _short(text: str) -> str:
-    line = _printable(text)
+    line = _in_one(text)
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [header, tuple("---" for _ in header), *rows]
-    return "\n".join("| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in lines)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    return "\n".join("| " + " | ".join(for_markdown(cell) for cell in line) + " |" for line in lines)

@@ -7,20 +7,17 @@ from typing import Literal
 
 from vpbench.checking.baseline import Row
 from vpbench.checking.tolerance import Tolerances
+from vpbench.models.registry import method_class, method_registry
 
 Nearness = Literal["same", "near", "far"]
-
-# Methods whose numbers depend on the platform by more than rounding. ViaPT projects on the principal axes of few rows: which
-# sign an axis has, and which way it points at equal variances, depends on the last digit. Between AVX-512 and AVX2 kernels its
-# losses differ by 0.5 % at the first step and by 26 % at the fifth; images changed in their last digit move them by 19 %.
-SENSITIVE_TO_ROUNDING = ("viapt",)
 
 SAME = ("platform", "device", "device_name", "torch", "timm", "threads", "linear_kernel")
 
 
 def sensitive_to_rounding(row: Row) -> bool:
     """Whether another order of the same sums changes this row's method visibly."""
-    return str(row["method"]).partition(":")[0] in SENSITIVE_TO_ROUNDING
+    name = str(row["method"]).partition(":")[0]
+    return method_registry().has(name) and method_class(name).sensitive_to_rounding
 
 
 def nearness(one: Row, two: Row) -> Nearness:

@@ -52,5 +52,7 @@ class Tolerances:
                 raise UsageError(
                     f"--tolerance {text}: the value must be a number above 0{', below 1' * (name == 'false_alarm')}."
                 )
+            if name in values:
+                raise UsageError(f"--tolerance {name} is given twice, as {values[name]:g} and as {value}: keep one.")
             values[name] = number
         return cls(**values)

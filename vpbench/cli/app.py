@@ -23,6 +23,8 @@ from vpbench.cli.report import report
 from vpbench.cli.run import run
 from vpbench.cli.show import show
 from vpbench.cli.status import status
+from vpbench.cli.streams import guarded_streams
+from vpbench.cli.strict import StrictTyper
 from vpbench.cli.tune import tune
 from vpbench.core.version import __version__
 
@@ -48,7 +50,7 @@ class LazyCommand(TyperCommand):
 
     def built(self) -> Any:
         """The command with its options."""
-        own = typer.Typer(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich")
+        own = StrictTyper(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich")
         own.command(self.name)(self._function)
         return typer.main.get_command(own)
 
@@ -57,11 +59,18 @@ class LazyCommand(TyperCommand):
 
 
 class Commands(TyperGroup):
-    """All commands: those of :data:`COMMANDS`, and the groups ``data`` and ``new``."""
+    """All commands: those of :data:`COMMANDS`, and the groups ``data`` and ``new``. ``--cards`` may stand anywhere."""
 
     def __init__(self, *, commands: dict[str, Any], **more: Any) -> None:
         lazy = {name: LazyCommand(name, function) for name, function in COMMANDS.items()}
         super().__init__(commands={**lazy, **commands}, **more)
+
+    def parse_args(self, context: Any, words: list[str]) -> list[str]:
+        end = words.index("--") if "--" in words else len(words)
+        places = [at for at in range(end) if words[at] == "--cards" or words[at].startswith("--cards=")]
+        taken = {at for place in places for at in range(place, place + (1 if "=" in words[place] else 2))}
+        front = [words[at] for at in sorted(taken) if at < len(words)]
+        return super().parse_args(context, front + [word for at, word in enumerate(words) if at not in taken])
 
     def invoke(self, context: Any) -> Any:
         try:
@@ -91,26 +100,43 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
+    cards: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FOLDER", help="Your own cards and methods, with any command. See VPBENCH_PATH, vpbench.toml."),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    pass
+    if cards:
+        from vpbench.core.user_files import add_places
+        from vpbench.core.user_folders import user_path
+
+        if context.invoked_subcommand == "new":  # which may fill a folder that is not there yet
+            user_path(cards[0]).mkdir(parents=True, exist_ok=True)
+        add_places(cards)
 
 
 def main() -> NoReturn:
     """Run the command line; a user's mistake is one line on stderr and an exit code, never a traceback."""
+    with guarded_streams():
+        sys.exit(_run())
+
+
+def _run() -> int:
+    """Run the command; its exit code, unless it ends the process itself."""
     from vpbench.core.errors import VpbenchError
+    from vpbench.core.escaping import visible
 
     try:
         app()
     except VpbenchError as error:
-        typer.echo(f"vpbench: {' '.join(str(error).split())}", err=True)
-        sys.exit(error.exit_code)
+        typer.echo(f"vpbench: {visible(' '.join(str(error).split()))}", err=True)
+        return error.exit_code
     except InterruptError:
         typer.echo("vpbench: interrupted; finished runs are stored, the same command continues.", err=True)
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone, as with `vpbench list | head`
-        sys.exit(0)
-    sys.exit(0)
+    return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vpbench.cli.warning_lines import warnings_as_lines
+from vpbench.cli.streams import warnings_as_lines
 from vpbench.spec.parsing import numbers, words
 
 if TYPE_CHECKING:
@@ -122,17 +122,16 @@ def _run(
     keep: Path | None, update: bool,
 ) -> pd.DataFrame:  # fmt: skip
     from vpbench.checking.gate_runs import plan_grid, run_grid
-    from vpbench.cli.progress import RunProgress
+    from vpbench.execution.run_progress import RunProgress
     from vpbench.planning.plan import seeds_of
-    from vpbench.planning.suites import suite_card
-    from vpbench.spec.request import DEFAULT_METHODS
+    from vpbench.planning.suites import default_methods, suite_card
 
     if known is not None and not known.empty:  # in the baseline's order, as a cell's seed depends on it
         methods = list(dict.fromkeys([*known["method"], *(methods or ())]))
         datasets = list(dict.fromkeys([*known["dataset"], *(datasets or ())]))
     card = suite_card(suite)
     chosen = numbers("--seeds", seeds, "42,44") if seeds is not None else (seeds_of(card, len(card.seeds)) if update else None)
-    plan = plan_grid(suite, methods or DEFAULT_METHODS, datasets, chosen)
+    plan = plan_grid(suite, methods or default_methods(card), datasets, chosen)
     with RunProgress() as progress:
         return run_grid(plan, progress, keep)
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from vpbench.cli.convert import convert
+from vpbench.cli.data_options import Root, Suite, chosen
+from vpbench.cli.data_progress import counting, stepwise
+from vpbench.cli.streams import warnings_as_lines
+from vpbench.cli.strict import StrictTyper
 
 if TYPE_CHECKING:
     from vpbench.data.doctor import Finding, Verification
 
 FAILED, NO_DATA, INTERRUPTED = 1, 3, 130
 
-app = typer.Typer(help="List, fetch, check and convert published data sets.", no_args_is_help=True)
+app = StrictTyper(help="List, fetch, check and convert published data sets.", no_args_is_help=True)
 
-Root = Annotated[
-    str | None, typer.Option("--data-root", metavar="FOLDER", help="Where published data sets lie. Default: VPBENCH_DATA.")
-]
-Suite = Annotated[str | None, typer.Option(help="The data sets of this suite.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 
 
@@ -42,7 +42,8 @@ def list_datasets(as_json: AsJson = False) -> None:
     from vpbench.data.catalog import dataset_card
     from vpbench.reporting.describe import listing
 
-    entries = [{**entry, "licence": dataset_card(entry["name"]).licence} for entry in listing("datasets")]
+    with warnings_as_lines():
+        entries = [{**entry, "licence": dataset_card(entry["name"]).licence} for entry in listing("datasets")]
     if as_json:
         _as_json(entries)
         return
@@ -72,7 +73,7 @@ def doctor(
     from vpbench.data.places import data_root as resolve
 
     root = resolve(data_root)
-    findings = [examine(name, dataset_card(name), root) for name in _chosen(ids, suite, everything=True)]
+    findings = [examine(name, dataset_card(name), root) for name in chosen(ids, suite, everything=True)]
     if as_json:
         _as_json([_finding(one) for one in findings])
     else:
@@ -103,16 +104,21 @@ def get(
     from vpbench.data.places import data_root as resolve
 
     root = resolve(data_root)
-    cards = {name: dataset_card(name) for name in _chosen(ids, suite)}
+    cards = {name: dataset_card(name) for name in chosen(ids, suite)}
     if dry_run:
         for name, card in cards.items():
-            _dry_run(name, card, root, force)
+            try:
+                _dry_run(name, card, root, force)
+            except DataError as error:  # it is got by hand, which ends nothing where others are fetched
+                if len(cards) == 1:
+                    raise
+                typer.echo(f"{name}: by hand. {error}")
         return
     findings: list[Finding] = []
     failed = 0
     for name, card in cards.items():
         try:
-            with _stepwise(name) as on_step:
+            with stepwise(name) as on_step:
                 findings.append(get_dataset(name, card, root, force=force, on_step=on_step))
         except DataError as error:
             if len(cards) == 1:
@@ -152,8 +158,8 @@ def verify(
 
     root = resolve(data_root)
     results = []
-    for name, card in {name: dataset_card(name) for name in _chosen(ids, None)}.items():
-        with _counting(f"decoding {name}") as on_progress:
+    for name, card in {name: dataset_card(name) for name in chosen(ids, None)}.items():
+        with counting(f"decoding {name}") as on_progress:
             results.append(compare(name, card, root, images=images, on_progress=on_progress))
         if not as_json:
             _show_verification(results[-1])
@@ -163,59 +169,7 @@ def verify(
         raise typer.Exit(FAILED)
 
 
-@app.command()
-def convert(
-    name: Annotated[str, typer.Argument(metavar="ID", help="Data set.")],
-    source: Annotated[
-        str, typer.Option("--from", metavar="SOURCE", help="tfds: a prepared TFDS folder; original: the publisher's files.")
-    ] = "tfds",
-    path: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE_OR_FOLDER", help="What to convert; TFDS's own data folder when left out with --from tfds."),
-    ] = None,
-    data_root: Root = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what an earlier conversion wrote.")] = False,
-) -> None:
-    """Write a data set's images as files below the data root, with the split lists that vpbench reads.
-
-    Examples:
-
-    \b
-      vpbench data convert vtab.dtd
-      vpbench data convert vtab.dsprites-location --from original --path dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz
-    """
-    from typing import cast, get_args
-
-    from vpbench.core.names import unknown
-    from vpbench.data.conversion import Source
-    from vpbench.data.conversion import convert as write
-    from vpbench.data.places import data_root as resolve
-
-    if source not in get_args(Source):
-        raise unknown("source of a conversion", source, get_args(Source))
-    with _counting(f"converting {name}") as on_progress:
-        folder = write(name, cast(Source, source), path, resolve(data_root), force=force, on_progress=on_progress)
-    typer.echo(folder)
-
-
-def _chosen(ids: list[str] | None, suite: str | None, *, everything: bool = False) -> list[str]:
-    """The data sets that are meant: by name (several, or with commas), of a suite, or all."""
-    from vpbench.core.errors import UsageError
-    from vpbench.data.catalog import dataset_names
-    from vpbench.planning.suites import suite_card
-
-    names = [name.strip() for given in ids or () for name in given.split(",") if name.strip()]
-    if suite is not None:
-        if names:
-            raise UsageError(f"--suite {suite} and {', '.join(names)} exclude each other; leave one out.")
-        names = list(suite_card(suite).datasets)
-        if not names:
-            raise UsageError(f"the suite '{suite}' has no data sets of its own; name another suite or data sets.")
-    elif not names:
-        if not everything:
-            raise UsageError("name at least one data set, or --suite SUITE (vpbench data list).")
-        names = dataset_names()
-    return list(dict.fromkeys(names))
+app.command()(convert)
 
 
 def _as_json(value: Any) -> None:
@@ -302,45 +256,3 @@ def _dry_run(name: str, card: Any, root: Path, force: bool) -> None:
             state = size if force or not step.done else f"{size}, {decimal(step.done)} of it are there"
         unpacked = ", unpacked" if step.download.unpack else ""
         typer.echo(f"{name}: {step.download.url} to {step.target} ({state}{unpacked})")
-
-
-@contextmanager
-def _stepwise(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A bar in bytes with the time that is left, on stderr; without a terminal, one line per step."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-        TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
-    current: list[str] = []
-    task = bar.add_task(name, total=None, start=False)
-
-    def on_step(step: str, done: int, total: int | None) -> None:
-        if current != [step]:
-            current[:] = [step]
-            if not console.is_terminal:
-                typer.echo(f"{name}: {step}", err=True)
-            bar.reset(task, description=f"{name}: {step}", total=total, completed=done)
-        bar.update(task, completed=done, total=total)
-
-    with bar:
-        yield on_step
-
-
-@contextmanager
-def _counting(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar of images with the time that is left, on stderr; nothing without a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("ETA"),
-        TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
-    task = bar.add_task(title, total=None, visible=False)
-    with bar:
-        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)

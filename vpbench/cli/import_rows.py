@@ -71,11 +71,10 @@ def import_rows(
 
 
 def _tell(merge: Merge, results: Path, undecided: bool) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from vpbench.core.names import counted
+    from vpbench.core.terminal import Terminal
 
     if merge.conflicts:
         table = Table(box=None, header_style="bold", pad_edge=False)
@@ -85,12 +84,12 @@ def _tell(merge: Merge, results: Path, undecided: bool) -> None:
             column, (here, there) = next(iter(conflict["differ"].items()))
             more = len(conflict["differ"]) - 1
             table.add_row(
-                *(escape(str(value)) for value in (
+                *(str(value) for value in (
                     conflict["run_id"][:8], conflict["method"], conflict["dataset"], conflict["seed"],
                     f"{column}, {more} more" if more else column, _short(here), _short(there), conflict["source"],
                 ))
             )  # fmt: skip
-        Console().print(table)
+        Terminal().print(table)
         if more := len(merge.conflicts) - SHOWN if len(merge.conflicts) > SHOWN else 0:
             typer.echo(f"... and {more} more; --json lists all.")
     if not undecided:

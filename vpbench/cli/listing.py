@@ -6,9 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from vpbench.cli.streams import warnings_as_lines
+
 
 def list_entries(
     kind: Annotated[str, typer.Argument(help="methods, datasets, suites, backbones or searches", metavar="KIND")],
+    group: Annotated[str | None, typer.Option(metavar="GROUP", help="Methods of one group: partial, extra or prompts.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """List what there is by name.
@@ -17,13 +20,15 @@ def list_entries(
 
     \b
       vpbench list methods
+      vpbench list methods --group partial
       vpbench list datasets --json
     """
     import json
 
     from vpbench.reporting.describe import in_words, listing
 
-    entries = listing(kind)
+    with warnings_as_lines():
+        entries = listing(kind, group)
     if as_json:
         typer.echo(json.dumps(entries, indent=2))
         return
@@ -34,16 +39,16 @@ def list_entries(
 
 def print_entries(entries: list[dict[str, Any]]) -> None:
     """A table of alike entries. Numbers and names stay on one line; a long list is cut, and --json has all of it."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from vpbench.core.terminal import Terminal
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column, value in (entries[0] if entries else {}).items():
         table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name" or isinstance(value, int))
     for entry in entries:
-        table.add_row(*(escape(_cell(value)) for value in entry.values()))
-    Console().print(table)
+        table.add_row(*(_cell(value) for value in entry.values()))
+    Terminal().print(table)
 
 
 def _cell(value: Any, most: int = 5) -> str:

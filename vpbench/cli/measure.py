@@ -83,12 +83,13 @@ def measure(
 
 def _watched(costs: Costs) -> bool:
     """Measure with a bar on stderr; whether it came to its end, or Ctrl-C was before."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    from vpbench.core.terminal import Terminal
+
+    console = Terminal(stderr=True)
     progress = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"),
         TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
     )  # fmt: skip
     try:
@@ -168,8 +169,9 @@ def _parts(row: Row) -> str:
 
 
 def _table(title: str, rows: list[Row], columns: dict[str, Callable[[Row], str]]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from vpbench.core.terminal import Terminal
 
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     table.add_column("method", no_wrap=True)
@@ -180,7 +182,7 @@ def _table(title: str, rows: list[Row], columns: dict[str, Callable[[Row], str]]
         table.add_column(name.strip(), justify="left" if name == "parts" else "right", min_width=max(map(len, words)))
     for row, *shown in zip(rows, *cells.values()):
         table.add_row(row["method"], *shown)
-    console = Console()
+    console = Terminal()
     least = console.measure(table, options=console.options.update(width=1000)).minimum
     console.width = max(console.width, least + 1)  # rich leaves the last column's padding out of the minimum
     console.print(table)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from vpbench.cli.warning_lines import warnings_as_lines
+from vpbench.cli.streams import warnings_as_lines, write_styled
 from vpbench.reports import plots
 
 # vpbench's own, listed without the registry, so that --help is fast.
@@ -75,7 +75,10 @@ def report(
             dataset=dataset, suite=suite, backbone=backbone, method=method, seed=seed, width=_width(), colour=_colour(),
             reported=reported, mix=mix, compare=[compare] if compare else [], statistics=statistics,
         )  # fmt: skip
-    typer.echo(made if isinstance(made, str) else "\n".join(map(str, made)), nl=not isinstance(made, str))
+    if isinstance(made, str):
+        write_styled(made)
+    else:
+        typer.echo("\n".join(map(str, made)))
 
 
 def _width() -> int | None:

@@ -11,7 +11,7 @@ import typer
 from vpbench.cli import options as flags
 
 if TYPE_CHECKING:
-    from vpbench.cli.progress import RunProgress
+    from vpbench.execution.run_progress import RunProgress
     from vpbench.planning.plan import Plan
     from vpbench.spec.request import Request
     from vpbench.spec.run_options import RunOptions
@@ -43,7 +43,7 @@ def run(
     import json
 
     from vpbench.api import run_request
-    from vpbench.cli.progress import RunProgress
+    from vpbench.execution.run_progress import RunProgress
 
     if dry_run:
         _show_plan(request, options, results, as_json)
@@ -62,22 +62,25 @@ def _show_plan(request: Request, options: RunOptions, results: Path, as_json: bo
     import json
     from collections import Counter
 
-    from rich.console import Console
     from rich.table import Table
 
     from vpbench.api import expected_seconds, plan_request
-    from vpbench.cli.progress import RunProgress
+    from vpbench.cli.dry_run import absent_line, recipe_facts, recipe_lines, work_line
     from vpbench.core.names import counted
+    from vpbench.core.terminal import Terminal
+    from vpbench.execution.run_progress import RunProgress
     from vpbench.store.store import Store
 
-    plan, store = plan_request(request, options, results, RunProgress()), Store(results)
+    plan, store = plan_request(request, options, results, RunProgress(), without_data=True), Store(results)
     expected, with_row = expected_seconds(plan, store, options), store.statuses()
     rows: list[dict[str, Any]] = [
         {
-            "run_id": run.spec.run_id, "status": _planned(run.spec.run_id, plan, with_row),
+            "run_id": run.spec.run_id if run.spec.data.digest else None, "status": _planned(run.spec.run_id, plan, with_row),
             "method": run.spec.method.label, "dataset": run.spec.data.dataset, "backbone": run.spec.backbone.name,
             "weights": run.spec.backbone.weights, "seed": run.spec.seed, "epochs": run.spec.recipe.epochs,
             "lr": run.spec.recipe.peak_lr, "precision": run.spec.precision, "expected_s": expected.get(run.spec.run_id),
+            "unsupported": plan.unsupported.get(run.spec.run_id, ""),
+            **recipe_facts(run, plan.data),
         }
         for run in plan.runs
     ]  # fmt: skip
@@ -85,13 +88,20 @@ def _show_plan(request: Request, options: RunOptions, results: Path, as_json: bo
         typer.echo(json.dumps(rows, indent=2))
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    shown = [name for name in rows[0] if name not in ("weights", "lr", "precision")]  # these are in --json
+    shown = ("run_id", "status", "method", "dataset", "backbone", "seed", "epochs", "expected_s")  # --json has more
     for column in shown:
         table.add_column(column, overflow="fold", no_wrap=column in UNBROKEN)
     for row in rows:
-        row["expected_s"] = "" if row["expected_s"] is None else f"{row['expected_s']:.0f}"
-        table.add_row(*(row["run_id"][:8] if name == "run_id" else str(row[name]) for name in shown))
-    Console().print(table)
+        row["expected_s"] = "" if row["expected_s"] is None else f"{max(1, row['expected_s']):.0f}"
+        table.add_row(*((row["run_id"] or "")[:8] if name == "run_id" else str(row[name]) for name in shown))
+    Terminal().print(table)
+    for method, reason in dict.fromkeys((row["method"], row["unsupported"]) for row in rows if row["unsupported"]):
+        typer.echo(f"{method} is unsupported here: {reason}")
+    for line in recipe_lines(plan.runs):
+        typer.echo(line)
+    for line in (work_line(plan.missing, plan.data), absent_line(plan.absent, request.suite or "")):
+        if line:
+            typer.echo(line)
     kinds = Counter(row["status"] for row in rows)
     again = f", {kinds['again']} to be repeated" if kinds["again"] else ""
     typer.echo(
@@ -120,12 +130,15 @@ def _summary(progress: RunProgress, frame: Any, results: Path) -> None:
     """What went wrong, where the rows are, how many of them are new, and what to do next."""
     from vpbench.core.names import counted
 
-    for row in frame[frame["status"] != "ok"].itertuples():
+    failed = frame[frame["status"] != "ok"]
+    for row in failed.itertuples():
         reason = (row.error.strip().splitlines() or [""])[-1]
         typer.echo(
             f"{row.method} on {row.dataset}, seed {row.seed}: {row.status} - {reason} (vpbench show run {row.run_id[:8]})",
             err=True,
         )
+    if old := len(set(failed["run_id"]) - progress.fresh):
+        typer.echo(f"{counted(old, 'run')} of these had ended so before; --rerun failed repeats them.", err=True)
     if progress.left_over:
         count = counted(progress.left_over, "run")
         typer.echo(f"Left over by --limit {progress.limit}: {count}; the same command does the next ones.", err=True)

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vpbench.cli.warning_lines import warnings_as_lines
+from vpbench.cli.streams import warnings_as_lines
+
+if TYPE_CHECKING:
+    from vpbench.core.terminal import Terminal
 
 
 def show(
     kind: Annotated[str, typer.Argument(help="method, dataset, suite, backbone, search or run", metavar="KIND")],
     name: Annotated[str, typer.Argument(help="its name, or a run's id (its first digits are enough)")],
     results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder, for runs.")] = Path("results/runs"),
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Count a method's parameters on this backbone, without its weights.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="METHOD.OPTION=VALUE", help="An option of the method. Repeatable.")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, metavar="N", help="Pixels, of the backbone.")] = None,
+    classes: Annotated[int, typer.Option(min=1, metavar="N", help="Classes of the head that is counted.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """Show everything about one entry: options with their sources, presets with every difference, a run's whole row.
@@ -22,53 +33,61 @@ def show(
 
     \b
       vpbench show method insvp
+      vpbench show method lora --backbone vit-b16-in21k --set lora.rank=16    parameters, tensor by tensor
       vpbench show run 3fa9
     """
     import json
 
-    from vpbench.reporting.describe import describe, in_words
+    from vpbench.core.errors import UsageError
+    from vpbench.reporting.describe import describe, describe_method, in_words
+    from vpbench.spec.parsing import settings_of
 
+    if kind != "method" and (backbone is not None or setting):
+        raise UsageError(f"--backbone and --set are for 'vpbench show method NAME', not for a {kind}.")
     with warnings_as_lines():
-        facts = describe(kind, name, results)
+        if kind == "method":
+            facts = describe_method(name, settings_of(setting or []), backbone, image_size, classes)
+        else:
+            facts = describe(kind, name, results)
     if as_json:
         typer.echo(json.dumps(facts, indent=2, default=str))
         return
-    from rich.console import Console
+    from vpbench.core.terminal import Terminal
 
-    console = Console()
+    terminal = Terminal()
     for key, value in in_words(facts).items():
-        _print(console, key, value)
+        _print(terminal, key, value)
 
 
-def _print(console: Any, key: str, value: Any) -> None:
-    """One fact: a line, an indented block, or a table where it is a list of alike entries."""
-    from rich.markup import escape
+def _print(terminal: Terminal, key: str, value: Any) -> None:
+    """One fact, by the name that ``--set`` and programs use: a line, an indented block, or a table of alike entries."""
     from rich.padding import Padding
     from rich.table import Table
+    from rich.text import Text
 
-    title = f"[bold]{escape(key.replace('_', ' '))}[/bold]"
+    title = Text(key, style="bold")
     if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
         nested = [inner for inner in value[0] if isinstance(value[0][inner], list)]
-        console.print(f"\n{title}")
+        terminal.print("\n", title, sep="")
         if nested:  # presets: each its own block, because it holds a table
             for entry in value:
                 for inner, content in entry.items():
-                    _print(console, inner, content)
+                    _print(terminal, inner, content)
             return
         table = Table(header_style="dim", box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in value[0]:
             table.add_column(column, overflow="fold")
         for entry in value:
-            table.add_row(*(escape(str(content)) for content in entry.values()))
-        console.print(Padding(table, (0, 0, 0, 2)))
+            table.add_row(*(str(content) for content in entry.values()))
+        terminal.print(Padding(table, (0, 0, 0, 2)))
     elif isinstance(value, dict):
-        console.print(title)
+        terminal.print(title)
         for inner, content in value.items():
-            console.print(f"  {escape(inner.replace('_', ' '))}: {escape(str(content))}", highlight=False)
+            terminal.print(f"  {inner}: {content}")
     elif isinstance(value, list) and value and any(len(str(entry)) > 30 for entry in value):
-        console.print(title)
+        terminal.print(title)
         for entry in value:
-            console.print(f"  - {escape(str(entry))}", highlight=False)
+            terminal.print(f"  - {entry}")
     else:
         text = ", ".join(map(str, value)) if isinstance(value, list) else value
-        console.print(f"{title}: {escape(str(text))}", highlight=False)
+        terminal.print(Text.assemble(title, f": {text}"))

@@ -38,10 +38,10 @@ def status(
     import time
     from contextlib import suppress
 
-    from rich.console import Console
     from rich.live import Live
 
     from vpbench.core.errors import StoreError, UsageError
+    from vpbench.core.terminal import Terminal
     from vpbench.store.store import Store
 
     if watch and as_json:
@@ -53,9 +53,9 @@ def status(
     if as_json:
         typer.echo(json.dumps({**facts(store), **collected}, indent=2))
     elif not watch:
-        Console().print(_drawn(facts(store)))
+        Terminal().print(_drawn(facts(store)))
     else:
-        with suppress(KeyboardInterrupt), Live(_drawn(facts(store)), auto_refresh=False) as live:
+        with suppress(KeyboardInterrupt), Live(_drawn(facts(store)), console=Terminal(), auto_refresh=False) as live:
             while True:
                 time.sleep(EVERY_S)
                 live.update(_drawn(facts(store)), refresh=True)
@@ -149,16 +149,16 @@ def _taken(run: dict[str, Any]) -> float | None:
 def _drawn(known: dict[str, Any]) -> Group:
     """The facts for a terminal."""
     from rich.console import Group
-    from rich.markup import escape
     from rich.table import Table
 
+    from vpbench.core.escaping import one_line
     from vpbench.core.names import counted
     from vpbench.execution.expected_time import format_duration
 
     rows, running = known["rows"], known["running"]
     counts = ", ".join(f"{count} {name}" for name, count in sorted(rows.items(), key=lambda item: (item[0] != "ok", item[0])))
-    parts: list[Any] = [f"{escape(known['results'])}: {counted(sum(rows.values()), 'row')}{f' ({counts})' if counts else ''}"]
-    parts += [escape(line) for line in known["left_out"]]
+    parts: list[Any] = [f"{known['results']}: {counted(sum(rows.values()), 'row')}{f' ({counts})' if counts else ''}"]
+    parts += known["left_out"]
     if running:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in ("running", "place", "host", "process", "for"):
@@ -166,7 +166,7 @@ def _drawn(known: dict[str, Any]) -> Group:
         for run in running:
             seconds = _taken(run)
             table.add_row(
-                *(escape(str(run.get(name, "?"))) for name in ("label", "place", "host", "pid")),
+                *(one_line(str(run.get(name, "?"))) for name in ("label", "place", "host", "pid")),
                 "?" if seconds is None else format_duration(seconds),
             )
         parts += ["", table]
@@ -183,6 +183,6 @@ def _drawn(known: dict[str, Any]) -> Group:
         for column in ("ok", "not ok"):
             table.add_column(column, justify="right")
         for line in known["table"]:
-            table.add_row(escape(line["method"]), escape(line["dataset"]), str(line["ok"]), str(line["not_ok"]))
+            table.add_row(one_line(line["method"]), one_line(line["dataset"]), str(line["ok"]), str(line["not_ok"]))
         parts += ["", table]
     return Group(*parts)

@@ -49,17 +49,17 @@ def tune(
     import json
 
     from vpbench import api
-    from vpbench.cli.progress import RunProgress
+    from vpbench.execution.run_progress import RunProgress
     from vpbench.search.search_plan import UnfinishedError
     from vpbench.store.store import Store
 
     if dry_run:
-        plan = api.plan_tuning(request, budget, options, results, RunProgress())
+        plan = api.plan_tuning(request, budget, options, results, RunProgress(), without_data=True)
         _show_plan(plan, Store(results), as_json)
         return
     try:
         with RunProgress() as progress:
-            outcomes = api.tune(request, budget, options, results, progress)
+            outcomes = api.tune_request(request, budget, options, results, progress)
     except UnfinishedError:
         typer.echo("Not all trials are done yet; the same command continues.", err=True)
         return
@@ -75,9 +75,10 @@ def tune(
 def _show_plan(plan: SearchPlan, store: Store, as_json: bool) -> None:
     import json
 
-    from rich.console import Console
     from rich.table import Table
 
+    from vpbench.cli.dry_run import absent_line
+    from vpbench.core.terminal import Terminal
     from vpbench.execution.expected_time import Work, format_duration, past_runs
     from vpbench.search.search_plan import replayed
     from vpbench.search.study import winner
@@ -108,11 +109,13 @@ def _show_plan(plan: SearchPlan, store: Store, as_json: bool) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         seconds = row["expected_s"]
-        table.add_row(*(str(row[name]) for name in columns[:-1]), "" if seconds is None else f"{seconds:.0f}")
-    Console().print(table)
+        table.add_row(*(str(row[name]) for name in columns[:-1]), "" if seconds is None else f"{max(1, seconds):.0f}")
+    Terminal().print(table)
     known = [row["expected_s"] for row in rows if row["expected_s"] is not None]
     count = f"{len(known)} of {len(rows)} searches"
     cost = f"Expected, by past rows: {format_duration(sum(known))} for {count}, one run after the other. " if known else ""
+    if absent := absent_line(plan.trials.absent, plan.trials.request.suite or ""):
+        typer.echo(absent)
     typer.echo(f"{plan.summary()} {cost}Nothing was run.")
 
 
@@ -120,8 +123,9 @@ def _show(outcomes: list[Outcome]) -> None:
     from collections import Counter
     from statistics import mean
 
-    from rich.console import Console
     from rich.table import Table
+
+    from vpbench.core.terminal import Terminal
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("method", "dataset", "trials", "winner", "validation", "test"):
@@ -137,7 +141,7 @@ def _show(outcomes: list[Outcome]) -> None:
             tested = f"{mean(scores):.1f} % (n = {len(scores)})" if scores else "failed"
             cells = (values, f"{best.row['val_correct']} of {best.row['n_val']}", tested)
         table.add_row(outcome.study.method, outcome.study.dataset, trials, *cells)
-    Console().print(table)
+    Terminal().print(table)
 
 
 def _number(value: Any) -> str:

@@ -1,8 +1,15 @@
-"""Cards: small TOML files that describe a data set, a suite, a recipe or a backbone."""
+"""Cards: small TOML files that describe a data set, a suite, a recipe, a search or a backbone.
+
+vpbench's own are in ``benchmarks/``; those of the user in the folders of :mod:`vpbench.core.user_files`.
+"""
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,58 +18,155 @@ from pydantic import BaseModel, ValidationError
 
 from vpbench.core.errors import UsageError
 from vpbench.core.names import shortened, unknown
+from vpbench.core.user_files import user_files
 
 Card = TypeVar("Card", bound=BaseModel)
 
 
 def card_names(folder: str) -> list[str]:
-    """Names of the cards in ``benchmarks/<folder>``, sorted."""
-    return sorted(entry.name.removesuffix(".toml") for entry in _folder(folder).iterdir() if entry.name.endswith(".toml"))
+    """Names of the cards of a kind, vpbench's and the user's, sorted.
+
+    Args:
+        folder: below ``benchmarks/`` or a folder of the user's, e.g. ``"datasets"``.
+    """
+    return sorted({*_packaged(folder), *user_files(folder)})
+
+
+def card_file(folder: str, name: str, word: str) -> Path:
+    """The file of a card.
+
+    Args:
+        word: what a card of this folder is called in messages, e.g. ``"dataset"``.
+
+    Raises:
+        UsageError: for an unknown name (with a suggestion), or a name that two files have.
+    """
+    found = card_files(folder, name)
+    if not found:
+        raise unknown(word, name, card_names(folder), f"(vpbench list {folder})")
+    if len(found) > 1:
+        raise UsageError(f"{word} '{name}' has two cards, {shown(found[0])} and {shown(found[1])}; rename yours.")
+    return found[0]
+
+
+def card_files(folder: str, name: str) -> list[Path]:
+    """All files of a name: vpbench's card, then the user's."""
+    packaged = _packaged(folder)
+    return [*([packaged[name]] if name in packaged else []), *user_files(folder).get(name, [])]
+
+
+def is_packaged(file: Path) -> bool:
+    """Whether a card came with vpbench."""
+    return file.is_relative_to(_folder(file.parent.name))
+
+
+def shown(file: Path) -> str:
+    """A card's file in messages: as in a checkout for those of vpbench."""
+    return f"benchmarks/{file.parent.name}/{file.name}" if is_packaged(file) else str(file)
 
 
 def read_card(folder: str, name: str, kind: type[Card], word: str) -> Card:
     """Reads and validates a card.
 
     Args:
-        folder: below ``benchmarks/``, e.g. ``"datasets"``.
+        folder: e.g. ``"datasets"``.
         kind: the pydantic model of the card.
         word: what a card of this folder is called in messages, e.g. ``"dataset"``.
 
     Raises:
-        UsageError: for an unknown name (with a suggestion) or a card that fails validation.
+        UsageError: for an unknown name (with a suggestion), or a card that fails validation, with all that is wrong in it.
     """
-    if name not in card_names(folder):
-        raise unknown(word, name, card_names(folder), f"(vpbench list {folder})")
-    try:
-        return kind.model_validate(read_toml(folder, name))
-    except ValidationError as error:
-        raise UsageError(f"benchmarks/{folder}/{name}.toml: {first_error(error)}") from error
+    file = card_file(folder, name, word)
+    return validated(kind, read_toml(file), file)
 
 
-def read_toml(folder: str, name: str) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
     """The content of a card, not validated.
 
     Raises:
-        UsageError: when it is not valid TOML.
+        UsageError: when it is not valid TOML, or cannot be read.
     """
     try:
-        return tomllib.loads((_folder(folder) / f"{name}.toml").read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # of the syntax, or of the encoding; or brackets by the thousand
-        raise UsageError(f"benchmarks/{folder}/{name}.toml is not valid TOML: {error}") from error
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{shown(file)} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:  # of the syntax, or of the encoding
+        raise UsageError(f"{shown(file)} is not valid TOML: {error}") from error
+    except RecursionError as error:  # brackets by the thousand
+        raise UsageError(f"{shown(file)} is nested too deeply.") from error
+
+
+def validated(kind: type[Card], values: Mapping[str, Any], file: Path) -> Card:
+    """A card from its values.
+
+    Args:
+        values: of the file, and of other cards that it starts from.
+        file: the card's, for messages.
+
+    Raises:
+        UsageError: with the line and the field of everything that is wrong, in one line.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        text = file.read_text(encoding="utf-8")
+        lacking = [_place(details) for details in error.errors() if details["type"] == "missing"]
+        problems = [f"it lacks {', '.join(lacking)}"] if lacking else []
+        for details in error.errors():
+            line = line_of(text, details["loc"])
+            if details["type"] != "missing":
+                problems.append((f"line {line}: " if line else "") + _in_words(details) + _guess(details, kind))
+        raise UsageError(f"{shown(file)}: {'; '.join(dict.fromkeys(problems))}") from error
+
+
+def line_of(text: str, field: Sequence[str | int]) -> int | None:
+    """The line, from 1, where a TOML file says a field, or the table that it is in; None for neither."""
+    wanted = [str(part) for part in field]
+    table: list[str] = []
+    tables: Counter[tuple[str, ...]] = Counter()
+    found, depth = None, 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]", line):
+            table = _keys(header[2])
+            if header[1] == "[[":
+                tables[tuple(table)] += 1
+            for end in range(1, len(table) + 1):  # an array of tables: which one of them
+                if count := tables[tuple(table[:end])]:
+                    table = [*table[:end], str(count - 1), *table[end:]]
+            path = table
+        elif assigned := re.match(r"\s*((?:[\w-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[\w-]+|\"[^\"]*\"|'[^']*'))*)\s*=", line):
+            path = [*table, *_keys(assigned[1])]
+        else:
+            continue
+        if path == wanted[: len(path)] and len(path) > depth:
+            found, depth = number, len(path)
+    return found
+
+
+def _keys(dotted: str) -> list[str]:
+    return [bare or quoted[1:-1] for quoted, bare in re.findall(r"(\"[^\"]*\"|'[^']*')|([\w-]+)", dotted)]
 
 
 def packaged_file(folder: str, name: str) -> Path:
-    """A file that ships beside the cards of ``folder``."""
-    return Path(str(_folder(folder) / name))
+    """A file that ships beside vpbench's cards of ``folder``."""
+    return _folder(folder) / name
 
 
 def first_error(error: ValidationError) -> str:
     """The first of pydantic's errors in one line: field, message and input value."""
-    details = error.errors()[0]
-    where = ".".join(str(part) for part in details["loc"]) or "it"
+    return _in_words(error.errors()[0])
+
+
+def _place(details: Any) -> str:
+    return ".".join(str(part) for part in details["loc"]) or "it"
+
+
+def _in_words(details: Any) -> str:
     text = details["msg"].removeprefix("Value error, ")
     given = details.get("input")
-    return f"{where}: {text}" + (f" (given: {_shown(given)})" if isinstance(given, str | int | float | bool | list) else "")
+    return f"{_place(details)}: {text}" + (
+        f" (given: {_shown(given)})" if isinstance(given, str | int | float | bool | list) else ""
+    )
 
 
 def _shown(given: Any) -> str:
@@ -72,5 +176,20 @@ def _shown(given: Any) -> str:
         return "a number of thousands of digits"
 
 
-def _folder(name: str) -> Any:
-    return files("vpbench.benchmarks") / name
+def _guess(details: Any, kind: type[BaseModel]) -> str:
+    """A suggestion for a field that a card does not have."""
+    if details["type"] != "extra_forbidden" or len(details["loc"]) != 1:
+        return ""
+    close = get_close_matches(str(details["loc"][0]), kind.model_fields, n=1, cutoff=0.5)
+    return f". Did you mean '{close[0]}'?" if close else ""
+
+
+def _packaged(folder: str) -> dict[str, Path]:
+    place = _folder(folder)
+    if not place.is_dir():  # of a kind that is the user's alone
+        return {}
+    return {file.name.removesuffix(".toml"): file for file in place.iterdir() if file.name.endswith(".toml")}
+
+
+def _folder(name: str) -> Path:
+    return Path(str(files("vpbench.benchmarks") / name))

@@ -25,9 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vpbench.core.cache_folder import cache_root
 from vpbench.core.errors import DataError
 from vpbench.core.hashing import digest
+from vpbench.core.names import counted
+from vpbench.core.user_folders import cache_root
 from vpbench.data.raw import Labels, RawData, RawSplit
 from vpbench.spec.run_spec import Preprocess
 
@@ -36,6 +37,7 @@ VERSION = 2
 SCRATCH = ".building-"
 PIXELS, SIZES = "pixels.bin", "sizes.npy"
 BLOCK = 1 << 24  # bytes with a checksum of their own, so that several threads share a file
+SHOWN = 9  # broken images that a message names beside the first
 
 Pixels = NDArray[np.uint8]
 OnProgress = Callable[[int, int], None]
@@ -101,12 +103,13 @@ class CachedSplit:
 
 @dataclass(frozen=True)
 class CachedData:
-    """A data set's splits, ready for batches; ``val`` may be empty."""
+    """A data set's splits, ready for batches; ``val`` may be empty. ``notes`` are what was odd about its pixels."""
 
     train: CachedSplit
     val: CachedSplit
     test: CachedSplit
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -138,7 +141,11 @@ def prepare(
     images = {name: plan.images(progress) for name, plan in plans.items()}
     empty = np.empty((0, image_size, image_size, 3), np.uint8)
     splits = {name: CachedSplit(images.get(name, empty), split.labels, image_size) for name, split in raw.splits.items()}
-    return CachedData(**splits, class_names=raw.class_names)
+    plain = {name: plan.one_colour() for name, plan in plans.items()}
+    notes = [
+        f"{count} of {len(raw.splits[name])} {name} images are of one colour each." for name, count in plain.items() if count
+    ]
+    return CachedData(**splits, class_names=raw.class_names, notes=tuple(notes))
 
 
 def resized(image: Image.Image, preprocess: Preprocess, image_size: int, *, keep_margin: bool = False) -> Pixels:
@@ -204,8 +211,9 @@ class SplitCache:
         """The folder's name is a hash of what cached pixels depend on; flips and normalisation are applied on the device."""
         crops = preprocess.resize == "crop"
         keep_margin = training and crops and preprocess.random_crop
-        fields = {"resize", "interpolation", "antialias"} | ({"crop_ratio"} if crops else set())
-        key = [VERSION, split.digest, image_size, keep_margin, preprocess.model_dump(mode="json", include=fields)]
+        fields = {"resize", "interpolation", "antialias", "orientation", "background"} | ({"crop_ratio"} if crops else set())
+        chosen = {name: value for name, value in preprocess.identity().items() if name in fields}
+        key = [VERSION, split.digest, image_size, keep_margin, chosen]
         return cls(root / digest(key), split, preprocess, image_size, keep_margin)
 
     def images(self, progress: Progress) -> Pixels | RaggedImages:
@@ -231,6 +239,12 @@ class SplitCache:
             return None
         return flat.reshape(len(sizes), *sizes[0], 3) if (sizes == sizes[0]).all() else RaggedImages(flat, sizes)
 
+    def one_colour(self) -> int:
+        """How many images have one colour only, as found when the cache was built."""
+        with suppress(OSError, ValueError):
+            return int(json.loads((self.folder / "complete.json").read_text()).get("one_colour", 0))
+        return 0
+
     def _build(self, progress: Progress) -> None:
         """Builds the cache in a temporary folder and renames it; no partial cache is left behind on errors."""
         root = self.folder.parent
@@ -252,17 +266,19 @@ class SplitCache:
     def _write(self, new: Path, progress: Progress) -> None:
         """Writes ``pixels.bin`` (all images, flat), ``sizes.npy`` ((n, 2): height, width) and, last, ``complete.json`` with the
         size and the checksums of each file, by which files that were cut off or have changed are detected."""
-        sizes = []
+        sizes, one_colour = [], 0
         with _synced(new / PIXELS) as stream:
             for pixels in self._resized_all():
                 stream.write(pixels.tobytes())
                 sizes.append(pixels.shape[:2])
+                one_colour += bool((pixels == pixels[:1, :1]).all())
                 progress()
         with _synced(new / SIZES) as stream:
             np.save(stream, np.array(sizes, np.int64).reshape(-1, 2))
         files = sorted(new.iterdir())
         summary = {
             "images": len(sizes),
+            "one_colour": one_colour,
             "bytes": {file.name: file.stat().st_size for file in files},
             "crc32": {file.name: checksums_of(file) for file in files},
         }
@@ -270,14 +286,29 @@ class SplitCache:
             stream.write(json.dumps(summary, indent=1).encode())
 
     def _resized_all(self) -> Iterator[Pixels]:
-        """All images in order. Pillow releases the GIL, so threads suffice."""
+        """All images in order. Pillow releases the GIL, so threads suffice.
 
-        def one(index: int) -> Pixels:
-            return resized(self.split.image(index), self.preprocess, self.image_size, keep_margin=self.keep_margin)
+        Raises:
+            DataError: at the end, for all images that cannot be decoded.
+        """
+        broken: dict[str, DataError] = {}
+
+        def one(index: int) -> Pixels | None:
+            try:
+                image = self.split.image(index, self.preprocess)
+                return resized(image, self.preprocess, self.image_size, keep_margin=self.keep_margin)
+            except DataError as error:
+                broken[self.split.name(index)] = error
+                return None
 
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(self.split), 256):  # map() submits all of its input at once, which would fill the memory
-                yield from pool.map(one, range(start, min(start + 256, len(self.split))))
+                done = pool.map(one, range(start, min(start + 256, len(self.split))))
+                yield from (pixels for pixels in done if pixels is not None)
+        if broken:
+            first, *others = sorted(broken)
+            more = f" The same is true of {counted(len(others), 'more image')}: {', '.join(others[:SHOWN])}" if others else ""
+            raise DataError(f"{broken[first]}{more}{', ...' if len(others) > SHOWN else '.' if others else ''}")
 
 
 def checksums_of(path: Path) -> tuple[int, ...]:

@@ -1,10 +1,14 @@
-"""Cards of data sets: one TOML file each in ``benchmarks/datasets``."""
+"""Cards of data sets: one TOML file each in ``benchmarks/datasets`` or ``datasets`` of a folder of the user's."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from typing import Self
 
-from vpbench.core.cards import card_names, read_card
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from vpbench.core.cards import card_file, card_names, read_toml, validated
+from vpbench.core.user_folders import user_path
+from vpbench.spec.decoding_rule import Background, Orientation
 
 FOLDER = "datasets"
 
@@ -17,11 +21,18 @@ class Download(Strict):
     """A file that ``vpbench data get`` downloads."""
 
     url: str
+    mirrors: tuple[str, ...] = Field((), description="other addresses of the same bytes, tried in order when url does not answer")
     file: str = Field("", description="path below the data set's folder; default: last part of the URL")
     md5: str | None = Field(None, description="as published by the source")
     sha256: str | None = None
     size: int | None = Field(None, ge=1, description="bytes")
     unpack: bool = Field(False, description="whether the file is an archive to unpack below the data set's folder")
+
+    @model_validator(mode="after")
+    def _same_bytes(self) -> Self:
+        if self.mirrors and not (self.md5 or self.sha256):
+            raise ValueError("mirrors need the md5 or sha256 of the file, so that all have the same bytes")
+        return self
 
     @property
     def path(self) -> str:
@@ -35,7 +46,8 @@ class DatasetCard(Strict):
     title: str = Field(description="name in tables")
     description: str = Field(description="images and classes, one or two sentences")
     group: str = Field(description="group that scores are averaged over, e.g. VTAB's natural, specialized, structured")
-    source: str = Field(description="module of vpbench.data.sources that reads the images")
+    source: str = Field("", description="module of vpbench.data.sources that reads the images")
+    path: str = Field("", description="the user's own data, in place of a source: a folder or a parquet file, from the card's on")
     options: dict[str, JsonValue] = Field(default_factory=dict, description="keyword arguments of that module's read()")
     folders: tuple[str, ...] = Field((), description="names below the data root, the first that exists is used; none: built in")
     classes: int = Field(ge=2)
@@ -43,6 +55,8 @@ class DatasetCard(Strict):
     n_val: int = Field(ge=0, description="held out of train with a fixed seed where the source has no validation images")
     n_test: int = Field(ge=1)
     image_size: str = Field(description="pixels before preprocessing, e.g. 64x64, or 'varies'")
+    orientation: Orientation = "exif"
+    background: Background = Field("white", validate_default=True)
     licence: str
     origin: str = Field(description="where images and labels come from, with a reference")
     revision: str = Field("", description="version of the source, e.g. tfds cifar100 3.0.2")
@@ -52,6 +66,19 @@ class DatasetCard(Strict):
     downloads: tuple[Download, ...] = ()
     how_to_get: str = Field("", description="instructions for manual download, one or two sentences with the URL")
     coarse: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="coarse class: names of its classes")
+
+    @model_validator(mode="after")
+    def _has_images(self) -> Self:
+        if bool(self.path) == bool(self.source):
+            raise ValueError("a card has either a path, of your own data, or a source, which reads a published data set")
+        if self.path and (self.folders or self.downloads or self.options):
+            raise ValueError("path is for your own data, which has no folders below the data root, downloads or options")
+        return self
+
+    @property
+    def decoding(self) -> dict[str, str]:
+        """How its images become RGB, as fields of :class:`vpbench.spec.run_spec.Preprocess`."""
+        return {"orientation": self.orientation, "background": self.background}
 
 
 def dataset_names() -> list[str]:
@@ -65,4 +92,8 @@ def dataset_card(name: str) -> DatasetCard:
     Raises:
         UsageError: for an unknown name (with a suggestion) or a card that fails validation.
     """
-    return read_card(FOLDER, name, DatasetCard, "dataset")
+    file = card_file(FOLDER, name, "dataset")
+    card = validated(DatasetCard, read_toml(file), file)
+    if not card.path:
+        return card
+    return card.model_copy(update={"path": str(file.parent.absolute() / user_path(card.path))})

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from vpbench.core.errors import DataError, MissingDataError, WrongCountsError, WrongSplitsError
+from vpbench.core.errors import DataError, MissingDataError, UsageError, WrongCountsError, WrongSplitsError
 from vpbench.data.catalog import DatasetCard
 from vpbench.data.places import find_folder
 from vpbench.data.protocols import split_sha256
 from vpbench.data.raw import RawData, RawSplit
-from vpbench.data.sources import counts, open_dataset, read_dataset
+from vpbench.data.sources import check_source, counts, expected_counts, open_dataset, read_dataset
 
-Status = Literal["built in", "ready", "incomplete", "wrong size", "wrong splits", "missing"]
+Status = Literal["built in", "ready", "incomplete", "wrong size", "wrong splits", "wrong card", "missing"]
 
 # Unreadable images that are listed; the others are only counted.
 NAMED = 10
@@ -44,11 +44,14 @@ class Finding:
 
 def examine(name: str, card: DatasetCard, root: Path) -> Finding:
     """Opens a data set as ``vpbench run`` does: reads lists and file sizes, decodes no image."""
-    if not card.folders:
-        return Finding(name, "built in", None, "nothing to get")
     folder = find_or_first(card, root)
     try:
+        if folder is None:
+            check_source(card)
+            return Finding(name, "built in", None, "nothing to get")
         raw = open_dataset(card, root)
+    except UsageError as error:
+        return Finding(name, "wrong card", folder, str(error))
     except MissingDataError:
         return Finding(name, "missing", folder, f"vpbench data get {name}" if card.downloads else card.how_to_get)
     except WrongCountsError as error:
@@ -58,12 +61,14 @@ def examine(name: str, card: DatasetCard, root: Path) -> Finding:
     except DataError as error:
         return Finding(name, "incomplete", folder, str(error))
     numbers = ", ".join(f"{len(split)} {part}" for part, split in raw.splits.items())
-    return Finding(name, "ready", folder, f"{len(raw.class_names)} classes; images: {numbers}. {raw.note}".rstrip())
+    return Finding(name, "ready", folder, f"{len(raw.class_names)} classes; images: {numbers}. {raw.remarks}".rstrip())
 
 
-def find_or_first(card: DatasetCard, root: Path) -> Path:
-    """The data set's folder, or where it would be written."""
-    return find_folder(card, root) or root / card.folders[0]
+def find_or_first(card: DatasetCard, root: Path) -> Path | None:
+    """Where the data set is, or where it would be written; None for one that is built in."""
+    if card.path:
+        return Path(card.path)
+    return find_folder(card, root) or (root / card.folders[0] if card.folders else None)
 
 
 @dataclass(frozen=True)
@@ -99,22 +104,21 @@ def verify(
         images: whether to decode every image.
         on_progress: called with (images decoded, total).
     """
-    folder = find_or_first(card, root) if card.folders else None
+    folder = find_or_first(card, root)
     try:
         raw = read_dataset(card, root)
     except DataError as error:
         return Verification(name, folder, expected_sha256=card.split_sha256, problems=(str(error),))
     found, listed = counts(raw), split_sha256(raw)
-    problems = [
-        f"{part} is {value}, the card says {getattr(card, part)}" for part, value in found.items() if value != getattr(card, part)
-    ]
-    if card.split_sha256 not in (None, listed):
+    wanted = expected_counts(card, raw)
+    problems = [f"{part} is {value}, the card says {wanted[part]}" for part, value in found.items() if value != wanted[part]]
+    if card.split_sha256 not in (None, listed) and not raw.val_in_train:
         problems.append(f"the split list's sha256 is {listed}, the card says {card.split_sha256}")
     bad = _unreadable(raw, on_progress) if images else []
     if bad:
         problems.append(f"{len(bad)} of {_total(raw)} images cannot be read")
     return Verification(
-        name, folder, found, listed, card.split_sha256, _total(raw) if images else None, tuple(bad), tuple(problems), raw.note
+        name, folder, found, listed, card.split_sha256, _total(raw) if images else None, tuple(bad), tuple(problems), raw.remarks
     )
 
 

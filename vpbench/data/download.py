@@ -59,7 +59,11 @@ class StaleError(InterruptedTransferError):
     """The partial file on disk belongs to another version of the file."""
 
 
-class GoneError(DataError):
+class UnavailableError(DataError):
+    """A file cannot be had from its URL; a mirror may have it."""
+
+
+class GoneError(UnavailableError):
     """The file does not exist at its URL, or access is denied."""
 
 
@@ -106,7 +110,8 @@ def fetch(
     """Downloads a file to ``target``, whose folder must exist.
 
     Bytes are written to ``target.part`` and kept if the transfer is interrupted; the next call resumes from there. If the file
-    has changed at its source, or the server does not support ranges, the download restarts.
+    has changed at its source, or the server does not support ranges, the download restarts. When an address does not have the
+    file or does not answer, the mirrors are tried in their order.
 
     Args:
         restart: whether to discard ``target.part``.
@@ -116,9 +121,21 @@ def fetch(
         GoneError: when the file does not exist at its URL.
         DataError: when the server fails, the disk is full, or size or checksum differ from the card.
     """
+    problems = []
+    for url in (download.url, *download.mirrors):
+        try:
+            _fetch(download.model_copy(update={"url": url}), target, retries or RetryPolicy(), on_step, restart)
+            return
+        except UnavailableError as error:
+            problems.append(error)
+    if len(problems) > 1:
+        raise type(problems[0])(" ".join(map(str, problems))) from problems[0]
+    raise problems[0]
+
+
+def _fetch(download: Download, target: Path, retries: RetryPolicy, on_step: OnStep | None, restart: bool) -> None:
     if urlsplit(download.url).scheme not in SCHEMES:
         raise UsageError(f"{download.url}: files are fetched from {', '.join(SCHEMES)} addresses only; correct the card.")
-    retries = retries or RetryPolicy()
     part = Partial(download, target, on_step or (lambda *_: None))
     with part.writing():
         if restart:
@@ -138,7 +155,7 @@ def _receive(part: Partial, retries: RetryPolicy) -> None:
             farthest, failures = max(farthest, part.size), failures + 1
             if failures >= retries.attempts:
                 kept = f" {decimal(part.size)} are kept in {part.path}; the same command continues." if part.size else ""
-                raise DataError(
+                raise UnavailableError(
                     f"{part.download.url} cannot be fetched ({interruption}), tried {failures} times; try again later.{kept}"
                 ) from interruption
             time.sleep(retries.pause * 2 ** (failures - 1))

@@ -41,10 +41,20 @@ def plan_steps(card: DatasetCard, root: Path) -> list[Step]:
     """
     if not card.downloads:
         raise DataError(f"{card.title} cannot be downloaded automatically. {card.how_to_get}".rstrip())
-    if not card.folders:
-        raise UsageError(f"the card of {card.title} has downloads and no folder for them; add folders to it.")
-    folder = find_or_first(card, root)
+    folder = folder_of(card, root)
     return [_step(download, folder) for download in card.downloads]
+
+
+def folder_of(card: DatasetCard, root: Path) -> Path:
+    """Where downloads go.
+
+    Raises:
+        UsageError: for a card without a folder.
+    """
+    folder = find_or_first(card, root)
+    if folder is None:
+        raise UsageError(f"the card of {card.title} has downloads and no folder for them; add folders to it.")
+    return folder
 
 
 def _step(download: Download, folder: Path) -> Step:
@@ -81,7 +91,7 @@ def get_dataset(
     if not force and (found := examine(name, card, root)).ready:
         return found
     steps = plan_steps(card, root)
-    folder = find_or_first(card, root)
+    folder = folder_of(card, root)
     missing = sum(
         step.download.size - (0 if force else step.done) for step in steps if step.download.size and (force or not step.complete)
     )

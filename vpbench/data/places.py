@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import platformdirs
-
 from vpbench.core.errors import MissingDataError
+from vpbench.core.user_folders import data_folder, user_path
 from vpbench.data.catalog import DatasetCard
 
 
 def data_root(given: str | Path | None = None) -> Path:
     """``given``, else ``VPBENCH_DATA``, else the user's data folder."""
     chosen = given or os.environ.get("VPBENCH_DATA")
-    return Path(chosen).expanduser() if chosen else platformdirs.user_data_path("vpbench") / "datasets"
+    return user_path(chosen) if chosen else data_folder()
 
 
 def find_folder(card: DatasetCard, root: Path) -> Path | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +10,13 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image
 
-from vpbench.core.errors import DataError
 from vpbench.core.hashing import digest
+from vpbench.data.class_names import normalised
+from vpbench.data.decoding import AS_LOADED, decode
+from vpbench.data.overlaps import count_shared, overlap_notes
+from vpbench.spec.run_spec import Preprocess
 
 Labels = NDArray[np.int64]
 
@@ -57,9 +58,13 @@ class RawSplit(ABC):
         """Hash of the images in their order, without labels."""
         return digest(self.identities)
 
-    def image(self, index: int) -> Image.Image:
-        """Image ``index`` in RGB. Raises DataError with its name if it cannot be decoded."""
-        return decode(self.content(index), self.name(index))
+    def image(self, index: int, preprocess: Preprocess = AS_LOADED) -> Image.Image:
+        """Image ``index`` in RGB, with ``preprocess``'s orientation and background; it is not resized.
+
+        Raises:
+            DataError: with the image's name if it cannot be decoded.
+        """
+        return decode(self.content(index), self.name(index), preprocess)
 
 
 class PartialSplit(RawSplit):
@@ -96,9 +101,9 @@ class PartialSplit(RawSplit):
         source, place = self._find(index)
         return source.identities[place]
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, preprocess: Preprocess = AS_LOADED) -> Image.Image:
         source, place = self._find(index)
-        return source.image(place)
+        return source.image(place, preprocess)
 
 
 class PixelSplit(RawSplit):
@@ -115,7 +120,7 @@ class PixelSplit(RawSplit):
         content: bytes = self.pixels[index].tobytes()
         return content
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, preprocess: Preprocess = AS_LOADED) -> Image.Image:
         return Image.fromarray(self.pixels[index]).convert("RGB")
 
 
@@ -129,41 +134,36 @@ class RawData:
         digest: hash of images, labels and split membership, independent of file locations.
         note: automatic choices and oddities (a split that was drawn, a class missing in validation), as sentences; may be
             empty.
+        val_in_train: whether ``train`` holds the validation images, too, because nothing says which they are.
     """
 
     class_names: tuple[str, ...]
     splits: dict[str, RawSplit]
     digest: str
     note: str = ""
+    val_in_train: bool = False
 
     @classmethod
     def of(cls, class_names: Sequence[str], splits: dict[str, RawSplit], notes: Sequence[str] = ()) -> RawData:
-        """Computes the digest from the identity of every image, and notes images that train shares with another split."""
+        """Computes the digest from the identity of every image.
+
+        Raises:
+            DataError: for the name of a class that cannot be written as UTF-8.
+        """
+        for name in class_names:
+            normalised(name, "the class")
         members = {split: [splits[split].identities, splits[split].labels.tolist()] for split in SPLITS}
-        shared = {split: len(set(splits["train"].identities) & set(splits[split].identities)) for split in ("val", "test")}
-        repeats = [f"Images in both train and {split}: {count}." for split, count in shared.items() if count]
-        return cls(tuple(class_names), splits, digest([list(class_names), members]), " ".join([*notes, *repeats]))
+        return cls(tuple(class_names), splits, digest([list(class_names), members]), " ".join(notes))
+
+    @cached_property
+    def remarks(self) -> str:
+        """The note, and what the images themselves tell: those that splits share or that train repeats."""
+        return " ".join(filter(None, [self.note, *overlap_notes(self.splits)]))
+
+    def shared(self, split: str, other: str) -> int:
+        """How many images of a split are in another one, too, by their identities."""
+        return count_shared(self.splits[split].identities, self.splits[other].identities)
 
     def with_splits(self, **changed: RawSplit) -> RawData:
         """The same classes with other splits."""
         return RawData.of(self.class_names, {**self.splits, **changed}, [self.note] if self.note else [])
-
-
-def decode(content: bytes, name: str) -> Image.Image:
-    """The RGB image in an encoded file.
-
-    Alpha channels are dropped, palettes converted, 16-bit grey scaled to 8 bits; EXIF rotation is ignored, as in torchvision.
-
-    Raises:
-        DataError: for a damaged image or another kind of file; ``name`` is in the message.
-    """
-    # Another library in this process may have set this, so that Pillow fills truncated images with grey.
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode.startswith("I"):
-                return Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8)).convert("RGB")
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        reason = "not an image" if "cannot identify" in str(error) else str(error)
-        raise DataError(f"{name} cannot be read as an image ({reason}); repair or remove it.") from error

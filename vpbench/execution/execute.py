@@ -25,18 +25,22 @@ from vpbench.data.cache import CachedData
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.job import Job
 from vpbench.measure.operations import count_operations
-from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part, serialised
+from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part
 from vpbench.measure.timing import measure_inference, measure_training
 from vpbench.models.build import build_model
+from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import method_class
+from vpbench.models.saved import Description, encode_model
+from vpbench.planning.validation_images import lacks_validation, unsupported
 from vpbench.spec.device import describe, resolve_device
 from vpbench.spec.precision import float32_products
+from vpbench.spec.run_spec import RunSpec
 from vpbench.store.artefacts import ARTEFACTS
 from vpbench.store.store import Store
 from vpbench.training.checkpoint import Checkpoints, UnusableCheckpointError
 from vpbench.training.evaluate import Scores
 from vpbench.training.fit import Epoch, Trainer
-from vpbench.training.memory import is_out_of_memory
+from vpbench.training.memory import check_batch, is_out_of_memory
 
 FEATURE_IMAGES = 1000  # test images whose features are kept for t-SNE
 
@@ -44,7 +48,8 @@ FEATURE_IMAGES = 1000  # test images whose features are kept for t-SNE
 def execute(
     job: Job, data: CachedData, store: Store, callback: Callback, checkpoints: Checkpoints | None = None
 ) -> dict[str, Any]:  # fmt: skip
-    """Train, measure, test once, and store. What goes wrong in the run becomes a row with a status and the error.
+    """Train, test once, measure, and store. What goes wrong in the run becomes a row with a status and the error; what cannot
+    be measured is empty in the row of a tested model, and its error says why.
 
     A trial of a search is trained, scored on validation images and stored; nothing else. ``checkpoint_blocks`` recomputes the
     backbone's blocks in the backward pass: less memory in training, and the same quality and size columns, so that it is no
@@ -84,8 +89,9 @@ def execute(
         row.update(status="unsupported", error=str(error))
     except torch.OutOfMemoryError as error:
         row.update(status="oom", error=str(error).splitlines()[0])
-    except MemoryError:
-        row.update(status="oom", error="the machine has too little memory for this run: --checkpoint-blocks, or a smaller batch.")
+    except MemoryError as error:
+        usual = "the machine has too little memory for this run: --checkpoint-blocks, or a smaller batch."
+        row.update(status="oom", error=str(error) or usual)
     except _TimeUp:
         row.update(status="timeout", error=f"{traceback.format_exc(limit=-6)}{timed_out(job.timeout_s)}")
     except Exception as error:
@@ -180,7 +186,7 @@ def known_columns(job: Job) -> dict[str, Any]:
         "dataset": spec.data.dataset,
         "dataset_group": job.group,
         "data_digest": spec.data.digest,
-        "preprocess": spec.preprocess.model_dump_json(),
+        "preprocess": json.dumps(spec.preprocess.identity()),
         **job.sizes,
         "seed": spec.seed,
         "recipe": spec.recipe.model_dump_json(),
@@ -192,13 +198,21 @@ def known_columns(job: Job) -> dict[str, Any]:
         "batch_size": spec.recipe.batch_size,
         "precision": spec.precision,
         "selection": spec.selection,
+        "data_path": _absolute(spec.data.path),
+        "weights_path": _absolute(spec.backbone.path if spec.backbone.weights == "file" else None),
     }
+
+
+def _absolute(path: str | None) -> str | None:
+    return str(Path(path).absolute()) if path else None
 
 
 def _run(
     job: Job, data: CachedData, store: Store, device: torch.device, on_epoch: Callable[[Epoch], None], checkpoints: Checkpoints
 ) -> dict[str, Any]:  # fmt: skip
     spec = job.spec
+    if lacks_validation(spec.method, len(data.val)):
+        raise UnsupportedError(unsupported(spec))
     torch.manual_seed(spec.seed)
     model = build_model(spec.method, spec.backbone, len(data.class_names), device)
     model.backbone.use_fastest_kernels(device.type, spec.precision)
@@ -206,6 +220,7 @@ def _run(
     normalise = Normaliser(spec.backbone.mean, spec.backbone.std, device)
     trainer = Trainer(model, data, spec, normalise, device, on_epoch, checkpoints)
     sizes = {**parameter_counts(model), "params_by_part": json.dumps(parameters_by_part(model))}
+    check_batch(model, min(spec.recipe.batch_size, len(data.train)), device)
     trainer.fit()
     sizes["params_active"] = parameter_counts(model)["params_active"]
     found = {
@@ -219,6 +234,7 @@ def _run(
         "bytes_saved": bytes_saved(model),
         "linear_kernel": model.backbone.linear_kernel,
         "batch_parts": trainer.batch_parts,
+        "prepare_s": trainer.prepare_s,
     }
     if spec.stage == "search":
         return {**found, **_validated(trainer)}
@@ -235,10 +251,37 @@ def _run(
         **_validated(trainer),
     )
     _save(job, trainer, scores, store)
-    found.update(measure_training(model, spec.recipe, device, spec.precision))
-    found.update(measure_inference(model, device, spec.precision))
-    found.update(count_operations(spec.method, spec.backbone, len(data.class_names)))
-    return found
+    costs, problems = _costs(model, spec, data, device)
+    return {**found, **costs, "error": " ".join(filter(None, [str(found.get("error") or ""), *problems]))}
+
+
+def _costs(
+    model: PromptedModel, spec: RunSpec, data: CachedData, device: torch.device
+) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
+    """The columns of cost, and sentences on those that are empty: a model that is tested is not lost by measuring it."""
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "a training step": lambda: measure_training(model, spec.recipe, device, spec.precision, len(data.train)),
+        "inference": lambda: measure_inference(model, device, spec.precision),
+        "operations": lambda: count_operations(spec.method, spec.backbone, len(data.class_names)),
+    }
+    found: dict[str, Any] = {}
+    problems: list[str] = []
+    for what, measure in measures.items():
+        try:
+            found.update(measure())
+        except StoppedError:
+            raise
+        except _TimeUp:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # it would ring again
+            return found, [*problems, f"The time was up before {what} was measured."]
+        except Exception as error:
+            reason = "too little memory" if isinstance(error, MemoryError) or is_out_of_memory(error) else _in_a_line(error)
+            problems.append(f"Not measured: {what} ({reason}).")
+    return found, problems
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def _validated(trainer: Trainer) -> dict[str, Any]:
@@ -266,14 +309,17 @@ def _save(job: Job, trainer: Trainer, scores: Scores, store: Store) -> None:
 
     def write_weights(path: Path) -> None:
         # Written by Python, since a full disk is an OSError there and a SafetensorError in save_file.
-        path.write_bytes(serialised(trainer.model))
+        description = Description.of(job.spec, trainer.model, trainer.data.class_names)
+        path.write_bytes(encode_model(trainer.model, description))
 
+    names = np.array(trainer.data.class_names)
     if scores.features is not None:
         count = len(scores.features)
-        arrays = {"features": scores.features, "labels": scores.labels[:count], "indices": np.arange(count)}
+        labels, places = scores.labels[:count], np.arange(count)
+        arrays = {"features": scores.features, "labels": labels, "indices": places, "class_names": names}
         store.write_artefact(run_id, ARTEFACTS["features"], write_npz(**arrays))
     if "predictions" in save:
-        arrays = {"labels": scores.labels, "ranked": scores.ranked, "confidence": scores.confidence}
+        arrays = {"labels": scores.labels, "ranked": scores.ranked, "confidence": scores.confidence, "class_names": names}
         store.write_artefact(run_id, ARTEFACTS["predictions"], write_npz(**arrays))
     if "curve" in save:
         store.write_artefact(run_id, ARTEFACTS["curve"], write_curve)

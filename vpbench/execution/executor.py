@@ -80,8 +80,10 @@ class Executor:
 
 
 def executor_registry() -> Registry[type[Executor]]:
-    """Every module or package of ``vpbench.execution.executors``, and the entry points of the group ``vpbench.executors``."""
-    return Registry("executor", "vpbench.execution.executors", subclass_in(Executor), group="vpbench.executors")
+    """Every module or package of ``vpbench.execution.executors``, every file in ``executors`` of the user's folders, and the
+    entry points of the group ``vpbench.executors``."""
+    own = "vpbench.execution.executors"
+    return Registry("executor", own, subclass_in(Executor), group="vpbench.executors", folder="executors")
 
 
 def get_executor(name: str, **options: Any) -> Executor:

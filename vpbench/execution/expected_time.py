@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -14,7 +16,10 @@ if TYPE_CHECKING:
     from vpbench.spec.run_spec import RunSpec
     from vpbench.store.store import Store
 
-COLUMNS = ["run_id", "status", "method", "dataset", "backbone", "device", "epochs", "n_train", "wall_s"]
+COLUMNS = [
+    "run_id", "status", "method", "dataset", "backbone", "image_size", "device", "epochs", "n_train", "wall_s",
+    "train_images_per_s",
+]  # fmt: skip
 
 LIKE = (
     ("device", "backbone", "method", "dataset"), ("device", "backbone", "method"), ("device", "backbone"),
@@ -24,13 +29,14 @@ LIKE = (
 
 @dataclass(frozen=True)
 class Work:
-    """What a run's time depends on. ``images`` are training images times epochs, which it is in proportion to."""
+    """What a run's time depends on. ``images`` are training images times epochs; ``image_size`` is None where it is not known."""
 
     device: str
     backbone: str
     method: str
     dataset: str
     images: int
+    image_size: int | None = None
 
     @classmethod
     def of(cls, job: Job) -> Work:
@@ -40,11 +46,14 @@ class Work:
     def of_run(cls, spec: RunSpec, n_train: int, device: str) -> Work:
         """For a run on ``n_train`` images that no job has been made for yet."""
         images = max(1, spec.recipe.epochs * n_train)
-        return cls(device, spec.backbone.name, spec.method.label, spec.data.dataset, images)
+        return cls(device, spec.backbone.name, spec.method.label, spec.data.dataset, images, spec.backbone.image_size)
 
 
 class PastRuns:
     """Seconds of finished runs, by how much they are like another one.
+
+    A run takes seconds that do not depend on how much it trains (decoding, measuring), and seconds of every image. The speed
+    of its training steps, which the row has, tells them apart.
 
     Args:
         rows: with :data:`COLUMNS`; those without the status ``ok`` are ignored.
@@ -55,19 +64,24 @@ class PastRuns:
 
         runs = pd.DataFrame(rows, columns=COLUMNS)
         runs = runs[(runs["status"] == "ok") & (runs["wall_s"].astype(float) > 0)]
+        wall, speed = runs["wall_s"].astype(float), runs["train_images_per_s"].astype(float)
         images = (runs["epochs"].astype(float) * runs["n_train"].astype(float)).fillna(1).clip(lower=1)
-        rates = runs.assign(rate=runs["wall_s"].astype(float) / images)
-        self._rates: dict[tuple[str, ...], float] = {}
-        for names in LIKE:
-            medians = rates.groupby(list(names), sort=False)["rate"].median()
-            self._rates.update(zip(medians.index.tolist(), medians.tolist(), strict=True))
+        training = (images / speed.where(speed > 0)).clip(upper=wall).fillna(wall)
+        self._past = pd.DataFrame(
+            {"fixed": wall - training, "per_image": training / images, "image_size": runs["image_size"].astype(float)}
+        ).to_numpy()
+        self._places: dict[Any, Any] = {}
+        for names in LIKE if len(runs) else ():
+            self._places.update(runs.groupby(list(names), sort=False).indices)
 
     def seconds(self, work: Work) -> float | None:
         """Of the most similar runs - same method and data set first, then same method, then same backbone - in proportion to
-        epochs and training images; None when there is none like it on this kind of device."""
+        epochs, training images and pixels of an image; None when there is none like it on this kind of device."""
         for key in _keys(work):
-            if key in self._rates:
-                return self._rates[key] * work.images
+            if key in self._places:
+                fixed, per_image, image_size = self._past[self._places[key]].T
+                scale = np.nan_to_num(((work.image_size or np.nan) / image_size) ** 2, nan=1.0)
+                return float(np.median(fixed + per_image * work.images * scale))
         return None
 
 
@@ -92,7 +106,9 @@ def longest_first(jobs: Sequence[Job], past: PastRuns) -> list[Job]:
 
 
 def format_duration(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3.5 h`` or ``2.1 days``."""
+    """``less than 1 s``, ``45 s``, ``12 min``, ``3.5 h`` or ``2.1 days``."""
+    if seconds < 1:
+        return "less than 1 s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

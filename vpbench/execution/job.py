@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from vpbench.core.user_files import places
+from vpbench.core.user_folders import user_path
 from vpbench.data.places import data_root
 from vpbench.planning.plan import Plan, PlannedRun
 from vpbench.spec.device import planned_device
@@ -23,6 +24,7 @@ class Job(JobOptions):
         classes, n_train, n_val, n_test: size of the data set, for the row of a run whose process never opened it.
         data_root: folder of published data sets; own data is found by ``spec.data.path``.
         device: ``cpu`` or ``cuda``.
+        cards: folders and files of the user's cards and methods, absolute.
         replaces: ``started_at`` of the row that the store had when the run was planned (a failed one, or one to be repeated),
             as ISO 8601; None when it had none. A row with another start has been written by another process since.
     """
@@ -36,6 +38,7 @@ class Job(JobOptions):
     n_test: int
     data_root: str
     device: str = "cpu"
+    cards: tuple[str, ...] = ()
     replaces: str | None = None
 
     @classmethod
@@ -52,7 +55,7 @@ class Job(JobOptions):
             spec=spec, recipe_source=run.recipe_source, group=run.group, classes=len(raw.class_names),
             n_train=len(raw.splits["train"]), n_val=len(raw.splits["val"]), n_test=len(raw.splits["test"]),
             data_root=str(data_root(plan.request.data_root).absolute()), device=planned_device(plan.request.device).type,
-            replaces=replaces, **options.model_dump(),
+            cards=tuple(map(str, places())), replaces=replaces, **options.model_dump(),
         )  # fmt: skip
 
     @property
@@ -76,7 +79,7 @@ class Job(JobOptions):
 
 
 def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).expanduser().absolute())
+    return None if path is None else str(user_path(path).absolute())
 
 
 def row_since(job: Job, store: Store) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ class OpenedData:
     def __init__(self, at_most: int = OPEN_AT_MOST) -> None:
         self._at_most = at_most
         self._opened: dict[_Key, RawData] = {}
+        self._said: set[str] = set()
 
     def add(self, job: Job, raw: RawData) -> None:
         """The data set of a job, which is open already; another one than the job's is ignored."""
@@ -39,6 +40,12 @@ class OpenedData:
             self.add(job, _open(job))
         return self._opened[_key(job)]
 
+    def is_new(self, note: str) -> bool:
+        """Whether a note on the data was not made yet: one that holds for every run is made once."""
+        new = note not in self._said
+        self._said.add(note)
+        return new
+
 
 def _key(job: Job) -> _Key:
     data = job.spec.data
@@ -47,11 +54,8 @@ def _key(job: Job) -> _Key:
 
 def _open(job: Job) -> RawData:
     data = job.spec.data
-    if data.path is not None:
-        raw = open_path(data.path)
-    else:
-        raw = open_dataset(dataset_card(data.dataset), job.data_root)
-        raw = apply_protocol(raw, suite_card(data.suite), job.spec.stage)
+    raw = open_dataset(dataset_card(data.dataset), job.data_root) if data.path is None else open_path(data.path, data.columns)
+    raw = apply_protocol(raw, suite_card(data.suite), job.spec.stage)
     if raw.digest != data.digest:
         where = data.path or f"{data.dataset} in {job.data_root}"
         raise DataError(

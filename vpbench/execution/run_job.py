@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from vpbench.core.user_files import add_places
 from vpbench.data.cache import CachedData, prepare
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.execute import execute
@@ -39,6 +40,7 @@ def run_unclaimed_job(
     Raises:
         DataError, StoreError, WeightsError, Paused: as :func:`run_job`.
     """
+    add_places(job.cards)
     data = prepare_data(job, store, opened, callback)
     with store.claims.claim(job.run_id, **about_claim(job, place)) as ours:
         if not ours:
@@ -63,6 +65,7 @@ def run_job(
         WeightsError: when the backbone cannot be loaded.
         Paused: soon after ``paused`` has become true, with the run's checkpoint written.
     """
+    add_places(job.cards)
     return _train_and_store(job, prepare_data(job, store, opened, callback), store, callback, paused)
 
 
@@ -71,7 +74,11 @@ def prepare_data(job: Job, store: Store, opened: OpenedData, callback: Callback)
     spec, raw = job.spec, opened.get(job)
     with store.claims.alone(f"{DATA}{spec.data.digest}"):
         on_progress = partial(callback.preparing, spec.data.dataset)
-        return prepare(raw, spec.preprocess, spec.backbone.image_size, on_progress=on_progress)
+        data = prepare(raw, spec.preprocess, spec.backbone.image_size, on_progress=on_progress)
+    for note in data.notes:
+        if opened.is_new(said := f"note on {spec.data.dataset}: {note}"):
+            callback.note(said)
+    return data
 
 
 def _train_and_store(

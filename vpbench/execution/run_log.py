@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vpbench.core.escaping import one_line
+
 if TYPE_CHECKING:
     from vpbench.execution.job import Job
     from vpbench.store.store import Store
@@ -22,7 +24,7 @@ LAST_LINES = 20  # that the row of a lost run keeps
 def run_log(store: Store, job: Job, place: str) -> Iterator[None]:
     """What the process prints in the block, C libraries included, goes to the run's log; one with nothing in it is removed."""
     path = store.log_path(job.run_id)
-    head = f"{HEAD}{job.label}: {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {place}, process {os.getpid()}\n".encode()
+    head = f"{HEAD}{one_line(job.label)}: {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {place}, process {os.getpid()}\n".encode()
     kept = os.dup(2)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,8 @@ class Method(Generic[C]):
     paper: ClassVar[str]
     fidelity: ClassVar[Fidelity]
     notes: ClassVar[tuple[str, ...]] = ()
+    year: ClassVar[int | None] = None
+    """In which ``paper`` was published: at the venue that it names, else as a preprint."""
     version: ClassVar[int] = 1
     families: ClassVar[frozenset[str]] = frozenset({"vit"})
     Config: ClassVar[type[MethodConfig]] = MethodConfig
@@ -58,6 +60,9 @@ class Method(Generic[C]):
     """Whether :meth:`predict` makes the logits in training, too; else training takes one forward pass."""
     uses_plain_features: ClassVar[bool] = False
     """Whether the method reads ``context.plain_features(context.images)``, so that they are worth caching."""
+
+    sensitive_to_rounding: ClassVar[bool] = False
+    """Whether another order of the same sums changes the method's numbers visibly, as on another processor."""
 
     def __init__(self, config: C, shape: BackboneShape, classes: int) -> None:
         self.config, self.shape, self.classes = config, shape, classes

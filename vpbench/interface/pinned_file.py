@@ -6,12 +6,14 @@ So the row of a run says which content was used, and a file that changed since i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator
 
 from vpbench.core.errors import UsageError
 from vpbench.core.hashing import file_sha256
+from vpbench.core.tensor_files import load_pickled, unfit_values
+from vpbench.core.user_folders import user_path
 from vpbench.interface.lazy import torch
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ def _pinned(value: str) -> str:
     """The path with the beginning of its file's SHA-256; as it is where it has one already, wherever that file may be."""
     if MARK in value:
         return value
-    path = Path(value).expanduser()
+    path = user_path(value)
     if not path.is_file():
         raise ValueError(f"{value}: there is no such file")
     return f"{path.absolute()}{MARK}{file_sha256(path)[:DIGITS]}"
@@ -49,12 +51,15 @@ def pinned_tensors(value: str) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded: Any = load_file(path)
+        else:
+            loaded = load_pickled(path)
     except Exception as error:  # of the readers, whatever is wrong with the file
         raise UsageError(f"{name} cannot be read as tensors: {str(error).splitlines()[0]}") from error
     while isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(each, torch.Tensor) for each in loaded.values()):
         raise UsageError(f"{name} holds no mapping of names to tensors.")
+    if reason := unfit_values({key: each for key, each in loaded.items() if each.is_floating_point()}):
+        raise UsageError(f"{name}: {reason}.")
     return dict(loaded)

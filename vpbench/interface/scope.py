@@ -220,7 +220,7 @@ class Scope:
         The site's y = W x + b becomes scale * (W x + b) + weight x + bias.
 
         Args:
-            site: ``qkv``, ``proj``, ``fc1``, ``fc2``, ``patch_embed`` or a norm.
+            site: ``qkv``, ``proj``, ``fc1``, ``fc2``, ``patch_embed`` or a norm; with ``scale`` alone, also a branch.
             scale: (out,), 1 if left out.
             weight: (out, in), 0 if left out; (out,) for norms, (out, in_channels p p) for ``patch_embed``, p the patch size.
             bias: (out,), 0 if left out.

@@ -9,6 +9,10 @@ ALL_FAMILIES = frozenset({"vit", "swin"})
 """Every family of backbones that has an adapter."""
 
 
+Linears = tuple[tuple[str, tuple[int, int]], ...]
+"""Pairs of a site and its widths, (in, out)."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """Consecutive blocks with one token width and one patch grid.
@@ -19,6 +23,7 @@ class Stage:
         width: token width D.
         heads: attention heads h; the width of one is D / h.
         grid: patch tokens along one side.
+        linears: by site, input and output width of the linear layers of its blocks; see :meth:`BackboneShape.linear_of`.
     """
 
     first: int
@@ -26,6 +31,7 @@ class Stage:
     width: int
     heads: int
     grid: int
+    linears: Linears = ()
 
     @property
     def patches(self) -> int:
@@ -107,6 +113,16 @@ class BackboneShape:
     def width_of(self, block: int) -> int:
         """Width of the tokens that enter and leave ``block``."""
         return self.stage_of(block).width
+
+    def linear_of(self, site: str, block: int) -> tuple[int, int]:
+        """Input and output width of a linear layer of ``block``: ``qkv``, ``proj``, ``fc1`` or ``fc2``.
+
+        Gated MLPs have other widths than 4 D. Of a layer that the backbone does not have, the widths of a plain ViT.
+        """
+        stage = self.stage_of(block)
+        width = stage.width
+        plain = {"qkv": (width, 3 * width), "proj": (width, width), "fc1": (width, 4 * width), "fc2": (4 * width, width)}
+        return dict(stage.linears).get(site, plain[site])
 
     def starts_stage(self, block: int) -> bool:
         """Whether width and grid change before ``block``."""

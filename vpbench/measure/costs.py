@@ -32,7 +32,7 @@ from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_pa
 from vpbench.measure.timing import example_images, inference, training_step
 from vpbench.models.build import add_method, build_empty, needs_classifier
 from vpbench.models.prompted import PromptedModel
-from vpbench.models.registry import expand_labels, method_class, resolve_method
+from vpbench.models.registry import check_preset, expand_labels, method_class, options_by_method, resolve_method
 from vpbench.spec.device import describe, resolve_device
 from vpbench.spec.precision import float32_products, resolve_precision
 from vpbench.spec.run_spec import BackboneSpec, MethodSpec
@@ -107,7 +107,9 @@ class Costs:
         self.request, self.device = request, resolve_device(request.device)
         self.precision = resolve_precision(request.precision, self.device)
         labels = expand_labels(request.methods)
-        options = _options(request.settings, labels)
+        options = options_by_method(request.settings, labels)
+        for label in labels:
+            check_preset(label, request.settings)
         specs = [resolve_method(label, options.get(label.partition(":")[0], {})) for label in labels]
         self.backbone: BackboneSpec = resolve_backbone(request.backbone, "random", request.image_size)
         self.entries = [Entry(PLAIN, None, self._plain_columns())]
@@ -309,18 +311,3 @@ def _failures(entry: Entry) -> Iterator[None]:
         raise  # an option that does not fit the backbone
     except Exception as error:
         entry.columns.update(status="failed", error=f"{type(error).__name__}: {str(error).strip()}")
-
-
-def _options(settings: Mapping[str, Any], labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """``{"vpt.prompt_length": 50}`` by method."""
-    asked = {label.partition(":")[0] for label in labels}
-    options: dict[str, dict[str, Any]] = {}
-    for name, value in settings.items():
-        method, dot, option = name.partition(".")
-        if not dot or "." in option:
-            raise UsageError(f"--set {name}: write METHOD.OPTION=VALUE, e.g. --set vpt.prompt_length=50.")
-        if method not in asked:
-            method_class(method)  # an unknown name gets its own error
-            raise UsageError(f"--set {name}: {method} is not among --methods {','.join(sorted(asked))}.")
-        options.setdefault(method, {})[option] = value
-    return options

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from safetensors.torch import save
 from torch import nn
 
 from vpbench.models.prompted import PromptedModel
+from vpbench.models.saved import packed_tensors
 
 
 def parameter_counts(model: PromptedModel) -> dict[str, int]:
@@ -42,15 +46,54 @@ def parameters_by_part(model: PromptedModel) -> dict[str, int]:
     return {**parts, "backbone": _count(model.parameters()) - sum(parts.values())}
 
 
-def serialised(model: PromptedModel) -> bytes:
-    """The method's and the head's tensors as a safetensors file, as the method packs them: what ``--save weights`` writes."""
-    packed = model.method.pack({name: tensor.detach() for name, tensor in model.own_tensors()})
-    return save({name: tensor.cpu().contiguous() for name, tensor in packed.items()})
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Tensors of one shape and one name, but for the number of their block or layer.
+
+    Attributes:
+        name: as the model names them, with ``*`` for what differs: ``updates.*_qkv.A``; of the method, of its ``head``, or of
+            what it trains in the ``backbone``.
+        shape: of each.
+        tensors: their number.
+        trained: or constant, as random projections are.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    tensors: int
+    trained: bool
+
+    @property
+    def parameters(self) -> int:
+        return self.tensors * math.prod(self.shape)
+
+    @property
+    def formula(self) -> str:
+        """``12 x 2,304 x 8``."""
+        factors = [self.tensors, *self.shape] if self.tensors > 1 or not self.shape else self.shape
+        return " x ".join(f"{factor:,}" for factor in factors)
+
+
+def parameter_groups(model: PromptedModel) -> list[ParameterGroup]:
+    """Every parameter of the method and of its head, and what it trains in the backbone, in the model's order."""
+    members: dict[tuple[str, tuple[int, ...], bool], list[str]] = {}
+    for name, tensor in model.own_tensors():
+        if isinstance(tensor, nn.Parameter):
+            name = name.removeprefix("own.")
+            numberless = re.sub(r"(?<![^._])\d+(?![^._])", "*", name)
+            members.setdefault((numberless, tuple(tensor.shape), tensor.requires_grad), []).append(name)
+    return [
+        ParameterGroup(names[0] if len(names) == 1 else name, shape, len(names), trained)
+        for (name, shape, trained), names in members.items()
+    ]
 
 
 def bytes_saved(model: PromptedModel) -> int:
-    """Size of that file."""
-    return len(serialised(model))
+    """Size of the method's and the head's tensors as a safetensors file, as the method packs them.
+
+    Without the description of the model that ``--save weights`` adds, whose size depends on the names of the classes.
+    """
+    return len(save(packed_tensors(model)))
 
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:

@@ -29,17 +29,23 @@ THROUGHPUT_BATCH = 64
 SECONDS = 0.2  # spent on each figure, warm-up apart
 
 
-def measure_training(model: PromptedModel, recipe: Recipe, device: torch.device, precision: str) -> Columns:
+def measure_training(model: PromptedModel, recipe: Recipe, device: torch.device, precision: str, images: int) -> Columns:
     """``train_*``, ``mem_train_peak`` and ``energy_train_j``: forward, backward and update of one batch on random images.
 
     The model's tensors are put back afterwards.
+
+    Args:
+        images: that there are for training; a batch has no more.
     """
+    recipe = recipe.model_copy(update={"batch_size": min(recipe.batch_size, images)})
     before = model.snapshot()
-    step = training_step(model.train(), recipe, device, precision)
-    with Peak(device) as peak:
-        times = _times(step)
-    energy = joules_per_call(step, device)
-    model.restore(before)
+    try:
+        step = training_step(model.train(), recipe, device, precision)
+        with Peak(device) as peak:
+            times = _times(step)
+        energy = joules_per_call(step, device)
+    finally:
+        model.restore(before)
     seconds = float(np.median(times))
     return {
         "train_step_ms": 1e3 * seconds,

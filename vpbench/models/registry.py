@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -11,15 +11,25 @@ from vpbench.core.cards import first_error
 from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
 from vpbench.core.plugins import Registry, subclass_in
+from vpbench.core.user_files import add_file
 from vpbench.interface import Method
 from vpbench.interface.config import renamed_options
 from vpbench.interface.method import Group
 from vpbench.spec.run_spec import MethodSpec
 
+FACTS = ("title", "summary", "paper", "fidelity")  # that every method states
+
 
 def method_registry() -> Registry[type[Method[Any]]]:
-    """Every file in ``methods/``, and the entry points of the group ``vpbench.methods``."""
-    return Registry("method", "vpbench.methods", subclass_in(Method), group="vpbench.methods")
+    """Every file in ``methods/``, here and in the user's folders, and the entry points of the group ``vpbench.methods``."""
+    return Registry("method", "vpbench.methods", _pick, group="vpbench.methods", folder="methods")
+
+
+def _pick(name: str, found: Any) -> type[Method[Any]]:
+    method = subclass_in(Method)(name, found)
+    if lacking := [fact for fact in FACTS if not hasattr(method, fact)]:
+        raise UsageError(f"method '{name}': class {method.__name__} has no {' and no '.join(lacking)}.")
+    return method
 
 
 def method_class(name: str) -> type[Method[Any]]:
@@ -32,37 +42,78 @@ def method_class(name: str) -> type[Method[Any]]:
 
 
 def expand_labels(labels: Sequence[str]) -> list[str]:
-    """Labels of methods, each once, with ``all`` and ``group:NAME`` replaced by the methods that they stand for.
+    """Labels of methods, each once, with ``all`` and ``group:NAME`` replaced by the methods that they stand for, and a path by
+    the name of its file.
 
     Raises:
-        UsageError: when there is no label, or for an unknown group.
+        UsageError: when there is no label, or for an unknown group or a file that is not there.
     """
     if not labels:
         raise UsageError("--methods names no method; vpbench list methods shows them.")
     found: list[str] = []
     for label in labels:
-        group = label.removeprefix("group:") if label.startswith("group:") else None
-        if group is not None and group not in get_args(Group):
-            raise unknown("group of methods", group, get_args(Group))
-        if label == "all" or group is not None:
-            names = method_registry().names()
-            found += [name for name in names if group is None or method_class(name).group == group]
+        if label == "all":
+            found += [name for name, _ in working_methods()]
+        elif label.startswith("group:"):
+            found += [name for name, _ in working_methods(label.removeprefix("group:"))]
         else:
-            found.append(label)
+            found.append(_by_name(label))
     return list(dict.fromkeys(found))
+
+
+def working_methods(group: str | None = None) -> Iterator[tuple[str, type[Method[Any]]]]:
+    """Every method that can be imported, or those of a group; a warning of one line names each of the others.
+
+    Raises:
+        UsageError: for an unknown group, with a suggestion.
+    """
+    if group is not None and group not in get_args(Group):
+        raise unknown("group of methods", group, get_args(Group))
+    return ((name, method) for name, method in method_registry().working() if group in (None, method.group))
+
+
+def options_by_method(settings: Mapping[str, Any], labels: Sequence[str], where: str = "--methods") -> dict[str, dict[str, Any]]:
+    """``{"vpt.prompt_length": 50}`` as ``{"vpt": {"prompt_length": 50}}``.
+
+    Args:
+        labels: the methods that are asked for; a setting of another one is an error.
+        where: in the command, for that error.
+
+    Raises:
+        UsageError: for a name that is no option of one of them.
+    """
+    asked = {label.partition(":")[0] for label in labels}
+    options: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        method, dot, option = name.partition(".")
+        if not dot or "." in option:
+            raise UsageError(f"--set {name}: write METHOD.OPTION=VALUE, e.g. --set vpt.prompt_length=50.")
+        if method not in asked:
+            method_class(method)  # an unknown name gets its own error
+            raise UsageError(f"--set {name}: {method} is not in '{where} {','.join(sorted(asked))}'.")
+        options.setdefault(method, {})[option] = value
+    return options
+
+
+def _by_name(label: str) -> str:
+    """``my_prompts:small`` for ``./my_prompts.py:small``; the file is a method from then on."""
+    path, ending, preset = label.rpartition(".py")
+    if not ending or (preset and not preset.startswith(":")):
+        return label
+    return add_file(f"{path}.py", "methods", "--methods") + preset
 
 
 def resolve_method(label: str, settings: Mapping[str, Any] | None = None) -> MethodSpec:
     """Settle every option of a method.
 
     Args:
-        label: ``name`` or ``name:preset``.
+        label: ``name`` or ``name:preset``; the name can be the path of a file, ``./my_prompts.py``.
         settings: options that override the preset's and the defaults.
 
     Raises:
         UsageError: for an unknown method, preset or option, or a value of the wrong kind.
     """
-    name, colon, preset = label.partition(":")
+    name, colon, preset = _by_name(label).partition(":")
     method = method_class(name)
     if colon and preset not in method.presets:
         raise unknown(f"preset of {name}", preset, method.presets)
@@ -81,8 +132,40 @@ def resolve_method(label: str, settings: Mapping[str, Any] | None = None) -> Met
     )  # fmt: skip
 
 
+def check_preset(label: str, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that undo what defines a preset: the run would have its name and be something else.
+
+    Args:
+        label: ``name`` or ``name:preset``.
+        settings: by the names of ``--set``, ``METHOD.OPTION``; those of other methods do not matter.
+
+    Raises:
+        UsageError: for an option that the preset changes and a setting puts back to its default.
+    """
+    name, _, preset = label.partition(":")
+    if not preset or preset not in (method := method_class(name)).presets:
+        return
+    defining = method.presets[preset].settings
+    own = {key.removeprefix(f"{name}."): value for key, value in settings.items() if key.startswith(f"{name}.")}
+    given = renamed_options(own, method.Config.former_names())
+    for option in [option for option in defining if option in given]:
+        try:
+            config = method.Config.model_validate({**defining, option: given[option]})
+        except ValidationError:
+            continue  # a value that does not fit is an error of its own
+        chosen, default = getattr(config, option), method.Config.model_fields[option].default
+        if chosen == default != defining[option]:
+            raise UsageError(
+                f"{name}.{option}={chosen} undoes what {label} is ({option}={defining[option]}): ask for {name} instead, "
+                "with the other options set as you want them."
+            )
+
+
 def current_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's options, as a row has them, by their present names; those of an unknown method as they are."""
+    """A method's options, as a row has them, by their present names; those of an unknown or broken method as they are."""
     if not method_registry().has(method):
         return dict(options)
-    return renamed_options(options, method_class(method).Config.former_names())
+    try:
+        return renamed_options(options, method_class(method).Config.former_names())
+    except UsageError:
+        return dict(options)

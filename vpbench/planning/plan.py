@@ -9,22 +9,33 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vpbench.backbones.named import resolve_backbone
-from vpbench.core.errors import DataError, UnsupportedError, UsageError, VpbenchError
+from vpbench.core.errors import DataError, MissingDataError, UnsupportedError, UsageError, VpbenchError
 from vpbench.core.names import unknown
 from vpbench.data.catalog import dataset_card
+from vpbench.data.class_names import normalised
+from vpbench.data.counted import CountedData
+from vpbench.data.how_to_get import how_to_get
+from vpbench.data.places import data_root
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path
-from vpbench.models.registry import expand_labels, method_class, resolve_method
+from vpbench.models.registry import expand_labels, resolve_method
 from vpbench.planning.rerun import to_repeat
 from vpbench.planning.suites import (
     CUSTOM_SUITE,
+    OWN_GROUP,
     SuiteCard,
     apply_protocol,
+    default_methods,
+    group_of,
     method_options,
+    preprocess_for,
     recipe_entries,
     resolve_recipe,
     suite_card,
+    suite_name,
 )
+from vpbench.planning.user_settings import split_settings
+from vpbench.planning.validation_images import check_validation
 from vpbench.spec.device import planned_device
 from vpbench.spec.precision import resolve_precision
 from vpbench.spec.request import DEFAULT_SUITE, Request
@@ -51,14 +62,21 @@ class Plan:
     Attributes:
         runs: all of them.
         stored: ids of the runs whose rows count as they are.
-        data: each data set once, opened but not decoded.
+        data: each data set once, opened but not decoded; as its card counts it where it is not there.
         request: what was asked for; where data lies and on which kind of device runs happen.
+        unsupported: by id, why the method of a run does not work on the backbone; such a run becomes a row with that status.
     """
 
     runs: list[PlannedRun]
     stored: frozenset[str]
     data: dict[str, RawData]
     request: Request
+    unsupported: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def absent(self) -> list[str]:
+        """The data sets that are not on this machine; only a plan to be shown has such."""
+        return absent(self.data)
 
     @property
     def missing(self) -> list[PlannedRun]:
@@ -90,6 +108,16 @@ class ResolvedRequest:
     stage: Literal["search", "final"] | None = None
     _known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # looking a name up takes 10 ms
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Labels of all methods, as the request or the suite names them."""
+        return self.request.methods or ()
+
+    @property
+    def absent(self) -> list[str]:
+        """The data sets that are not on this machine."""
+        return absent(self.data)
+
     def at(self, stage: Literal["search", "final"]) -> ResolvedRequest:
         """The same for trials of a search, or for runs with what it has chosen."""
         data = {name: apply_protocol(raw, self.suite, stage) for name, raw in self.opened.items()}
@@ -114,12 +142,17 @@ class ResolvedRequest:
             settled, _ = resolve_recipe(self.suite, entries, {**recipe, **overrides})
         if search:
             source = f"{source}; search {search.space} on validation images"
-        group = "custom" if self.request.data else self._once(dataset_card, name).group
-        data = DataSpec(suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=self.request.data)
+        path = self.request.data or self.suite.data.get(name)
+        group = OWN_GROUP if self.request.data else group_of(self.suite, name)
+        decoding = None if path else self._once(dataset_card, name).decoding
+        preprocess = preprocess_for(self.suite, decoding, self.request.background)
+        data = DataSpec(
+            suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=path, columns=self.request.columns,
+        )  # fmt: skip
         return [
             PlannedRun(
                 RunSpec(
-                    method=chosen, backbone=self.backbone, preprocess=self.suite.preprocess, recipe=settled, seed=seed, data=data,
+                    method=chosen, backbone=self.backbone, preprocess=preprocess, recipe=settled, seed=seed, data=data,
                     selection=self.selection, precision=self.precision, stage=self.stage, search=search,
                 ), source, group,
             )
@@ -133,65 +166,92 @@ class ResolvedRequest:
         return self._known[key]
 
 
-def make_plan(request: Request, store: Store, artefacts: Iterable[str] = ()) -> Plan:
+def absent(data: Mapping[str, RawData]) -> list[str]:
+    """Those data sets that are counted by their cards, as they are not on this machine."""
+    return [name for name, raw in data.items() if isinstance(raw, CountedData)]
+
+
+def make_plan(request: Request, store: Store, artefacts: Iterable[str] = (), *, without_data: bool = False) -> Plan:
     """Resolve and check everything before anything is computed. Reads the store, and writes nothing.
 
     Args:
         request: what to run.
         store: where rows are; a run counts as stored when its row is settled and has the wanted artefacts.
         artefacts: file names that each run has to leave beside its row.
+        without_data: whether data sets that are not there are counted by their cards, for a plan that is only shown.
 
     Raises:
         VpbenchError: for anything in the request that cannot work.
     """
-    resolved = resolve(request)
+    resolved = resolve(request, without_data=without_data)
     seeds = seeds_of(resolved.suite, request.seeds)
-    runs = [run for name in resolved.data for label in resolved.request.methods for run in resolved.runs(label, name, seeds)]
-    check_runs(runs, resolved.data)
-    return Plan(runs, stored_runs(runs, store, artefacts), resolved.data, request)
+    runs = [run for name in resolved.data for label in resolved.methods for run in resolved.runs(label, name, seeds)]
+    unsupported = check_runs(runs, resolved.data)
+    return Plan(runs, stored_runs(runs, store, artefacts), resolved.data, request, unsupported)
 
 
-def plan_runs(request: Request, options: RunOptions, store: Store) -> Plan:
-    """The plan of a request with these options: stored runs that ``--rerun`` asks for are missing, too.
+def plan_runs(request: Request, options: RunOptions, store: Store, *, without_data: bool = False) -> Plan:
+    """The plan of a request with these options, see :func:`make_plan`: stored runs that ``--rerun`` asks for are missing, too.
 
     Raises:
         VpbenchError: for anything in the request that cannot work.
     """
-    plan = make_plan(request, store, artefact_files(options.artefacts))
+    plan = make_plan(request, store, artefact_files(options.artefacts), without_data=without_data)
     return replace(plan, stored=plan.stored - to_repeat(options.rerun, store))
 
 
-def resolve(request: Request) -> ResolvedRequest:
+def resolve(request: Request, *, without_data: bool = False) -> ResolvedRequest:
     """Look up and open what a request names, methods excepted.
+
+    Args:
+        without_data: whether data sets that are not there are counted by their cards.
 
     Raises:
         VpbenchError: for anything that is not there or does not fit.
     """
     if request.seeds < 1:
         raise UsageError(f"--seeds {request.seeds}: ask for at least one.")
-    request = request.model_copy(update={"methods": tuple(expand_labels(request.methods))})
-    suite_name = CUSTOM_SUITE if request.data else (request.suite or DEFAULT_SUITE)
-    suite = suite_card(suite_name)
-    suite_name = suite.part_of or suite_name  # a part's runs are runs of the whole suite
-    opened = _open(request, suite)
+    asked, suite = suite_of(request)
+    request = request.model_copy(update={"methods": tuple(methods_of(request, suite))})
+    name = suite.part_of or asked  # a part's runs are runs of the whole suite
+    opened = _open(request, suite, asked, without_data)
     backbone = _normalised(
         resolve_backbone(request.backbone or suite.backbone, request.weights, request.image_size, request.patch_size), suite
     )
-    options, overrides = _split_settings(request)
+    options, overrides = split_settings(request)
     precision = resolve_precision(request.precision or suite.precision, planned_device(request.device))
     selection = _choice("selection", request.selection or suite.selection, ("last", "best_val"))
-    data = {name: apply_protocol(raw, suite) for name, raw in opened.items()}
-    return ResolvedRequest(request, suite, suite_name, opened, data, backbone, selection, precision, options, overrides)
+    data = {own: apply_protocol(raw, suite) for own, raw in opened.items()}
+    return ResolvedRequest(request, suite, name, opened, data, backbone, selection, precision, options, overrides)
 
 
-def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> None:
-    """That every model can be built, and has the validation images that it needs.
+def suite_of(request: Request) -> tuple[str, SuiteCard]:
+    """Name and card of the suite that a request names, or leaves to the default."""
+    name = CUSTOM_SUITE if request.data else suite_name(request.suite or DEFAULT_SUITE)
+    return name, suite_card(name)
+
+
+def methods_of(request: Request, suite: SuiteCard) -> list[str]:
+    """Labels of the methods that a request names, or leaves to its suite.
 
     Raises:
-        VpbenchError: for a run that cannot work.
+        UsageError: when it names none, or for an unknown group.
     """
-    _check_models(runs, {name: len(raw.class_names) for name, raw in data.items()})
-    _check_validation(runs, data)
+    return expand_labels(default_methods(suite) if request.methods is None else request.methods)
+
+
+def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> dict[str, str]:
+    """That every model can be built, and has the validation images that it needs.
+
+    Returns:
+        by id, why the method of a run does not work on the backbone.
+
+    Raises:
+        VpbenchError: for anything else that cannot work.
+    """
+    unsupported = _check_models(runs, {name: len(raw.class_names) for name, raw in data.items()})
+    check_validation([run.spec for run in runs], data)
+    return unsupported
 
 
 def _normalised(backbone: BackboneSpec, suite: SuiteCard) -> BackboneSpec:
@@ -211,64 +271,60 @@ def seeds_of(suite: SuiteCard, count: int) -> list[int]:
     return own + [suite.seeds[-1] + 1 + extra for extra in range(count - len(own))]
 
 
-def _open(request: Request, suite: SuiteCard) -> dict[str, RawData]:
+def _open(request: Request, suite: SuiteCard, suite_name: str, without_data: bool) -> dict[str, RawData]:
     if request.data:
         if request.suite and request.suite != CUSTOM_SUITE:
             raise UsageError("--suite and --data exclude each other: a suite brings its own data.")
         if request.datasets:
             raise UsageError("--datasets and --data exclude each other: --datasets chooses among those of a suite.")
-        return {_own_name(Path(request.data)): open_path(request.data)}
+        return {own_name(Path(request.data)): open_path(request.data, request.columns)}
+    for option in ("columns", "background"):
+        if getattr(request, option):
+            raise UsageError(f"--{option} goes with --data; published data sets have theirs on their cards.")
     names = request.datasets or suite.datasets
     for name in names:
         if name not in suite.datasets:
-            raise unknown(f"dataset of suite {request.suite or DEFAULT_SUITE}", name, suite.datasets)
+            raise unknown(f"dataset of suite {suite_name}", name, suite.datasets)
     if not names:
         raise UsageError("the suite 'custom' is for your own images: say --data PATH.")
-    opened, problems = {}, {}
+    opened: dict[str, RawData] = {}
+    problems: dict[str, DataError] = {}
     for name in dict.fromkeys(names):
         try:
-            opened[name] = open_dataset(dataset_card(name), request.data_root)
+            opened[name] = (
+                open_path(suite.data[name]) if name in suite.data else open_dataset(dataset_card(name), request.data_root)
+            )
+        except MissingDataError as error:
+            if without_data:
+                opened[name] = CountedData.of_card(dataset_card(name))
+            else:
+                problems[name] = error
         except DataError as error:
             problems[name] = error
     if problems:
-        name, problem = next(iter(problems.items()))
-        others = f" Also not ready: {', '.join(list(problems)[1:])}." if len(problems) > 1 else ""
-        ready = f" Ready: --datasets {','.join(opened)}." if opened else ""
-        raise DataError(f"{name}: {problem}{others}{ready}")
+        raise _not_ready(problems, opened, request, suite_name)
     return opened
 
 
-def _own_name(path: Path) -> str:
+def _not_ready(problems: dict[str, DataError], opened: Iterable[str], request: Request, suite_name: str) -> DataError:
+    """The error for data sets that are not there or damaged: the first in full, and the way to all of them."""
+    missing = [name for name, error in problems.items() if isinstance(error, MissingDataError)]
+    name, problem = next(iter(problems.items()))
+    ready = f" Ready: --datasets {','.join(opened)}." if opened else ""
+    if len(missing) < len(problems) or len(problems) == 1:
+        others = f" Also not ready: {', '.join(list(problems)[1:])}." if len(problems) > 1 else ""
+        way = f" {how_to_get(missing)}" if missing else ""
+        return type(problem)(f"{name}: {problem}{others}{way}{ready}")
+    return MissingDataError(
+        f"{', '.join(missing)} of {suite_name} are not in {data_root(request.data_root)}. {how_to_get(missing, suite_name)} "
+        f"--dry-run shows the plan without them.{ready} Data elsewhere: --data-root FOLDER or VPBENCH_DATA."
+    )
+
+
+def own_name(path: Path) -> str:
     """What a user's own data is called: a folder by its name, a file by its name without the ending."""
     place = path if path.name not in ("", "..") else path.resolve()
-    return place.stem if place.is_file() else place.name
-
-
-def _split_settings(request: Request) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """``--set`` by method: options, and fields of the recipe (under "" for all methods)."""
-    asked = {label.partition(":")[0] for label in request.methods}
-    options: dict[str, dict[str, Any]] = {}
-    recipes: dict[str, dict[str, Any]] = {"": {}}
-    if request.epochs is not None:
-        recipes[""]["epochs"] = request.epochs
-    for name, value in request.settings.items():
-        parts = name.split(".")
-        if len(parts) == 2 and parts[0] == "recipe":
-            recipes[""][parts[1]] = value
-        elif len(parts) == 3 and parts[1] == "recipe":
-            recipes.setdefault(_asked(parts[0], asked, name), {})[parts[2]] = value
-        elif len(parts) == 2:
-            options.setdefault(_asked(parts[0], asked, name), {})[parts[1]] = value
-        else:
-            raise UsageError(f"--set {name}: write METHOD.OPTION=VALUE, recipe.FIELD=VALUE or METHOD.recipe.FIELD=VALUE.")
-    return options, recipes
-
-
-def _asked(method: str, asked: set[str], setting: str) -> str:
-    if method not in asked:
-        method_class(method)  # an unknown name gets its own error
-        raise UsageError(f"--set {setting}: {method} is not among --methods {','.join(sorted(asked))}.")
-    return method
+    return normalised(place.stem if place.is_file() else place.name, "--data")
 
 
 def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:
@@ -277,43 +333,33 @@ def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:
     return value
 
 
-def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> None:
+def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> dict[str, str]:
     """Build every kind of model once without values, so that an option that does not fit fails before any training."""
+    reasons: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for run in runs:
+        method, count = run.spec.method, classes[run.spec.data.dataset]
+        key = json.dumps([method.model_dump(), count], sort_keys=True)
+        if key not in reasons:
+            reasons[key] = _why_unsupported(method, run.spec.backbone, count)
+        if reasons[key]:
+            found[run.spec.run_id] = reasons[key]
+    return found
+
+
+def _why_unsupported(method: MethodSpec, backbone: BackboneSpec, classes: int) -> str:
+    """Why the method does not work on the backbone; empty where it does."""
     from vpbench.models.build import build_empty
 
-    seen: set[str] = set()
-    for run in runs:
-        method: MethodSpec = run.spec.method
-        key = json.dumps([method.model_dump(), classes[run.spec.data.dataset]], sort_keys=True)
-        if key in seen:
-            continue
-        seen.add(key)
-        try:
-            build_empty(method, run.spec.backbone, classes[run.spec.data.dataset], "meta")
-        except UnsupportedError:
-            continue  # becomes a row with that status
-        except VpbenchError:
-            raise
-        except Exception:
-            continue  # a bug in the method becomes a row with its traceback, and does not stop the others
-
-
-def _check_validation(runs: list[PlannedRun], datasets: dict[str, RawData]) -> None:
-    for run in runs:
-        if run.spec.stage == "search" and not len(datasets[run.spec.data.dataset].splits["val"]):
-            raise UsageError(
-                f"{run.spec.data.dataset} has no validation images, and a search chooses on nothing else: leave the data set out."
-            )
-        if run.spec.selection == "best_val" and not len(datasets[run.spec.data.dataset].splits["val"]):
-            raise UsageError(
-                f"{run.spec.data.dataset} has no validation images, so the best epoch cannot be chosen: use --selection last."
-            )
-        method = run.spec.method
-        if method_class(method.name).needs_validation(method.config) and not len(datasets[run.spec.data.dataset].splits["val"]):
-            raise UsageError(
-                f"{run.spec.data.dataset} has no validation images, and {method.label} chooses between candidates on them: "
-                f"switch that off with --set, see 'vpbench show method {method.label}'."
-            )
+    try:
+        build_empty(method, backbone, classes, "meta")
+    except UnsupportedError as error:
+        return str(error)
+    except VpbenchError:
+        raise
+    except Exception:
+        return ""  # a bug in the method becomes a row with its traceback, and does not stop the others
+    return ""
 
 
 def stored_runs(runs: list[PlannedRun], store: Store, artefacts: Iterable[str]) -> frozenset[str]:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
-from vpbench.core.cards import card_names, first_error, read_toml
-from vpbench.core.errors import UsageError
+from vpbench.core.cards import card_file, card_files, card_names, first_error, read_toml, shown, validated
+from vpbench.core.errors import DataError, UsageError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.names import unknown
+from vpbench.core.user_files import add_file
+from vpbench.core.user_folders import user_path
+from vpbench.data.catalog import dataset_card, dataset_names
 from vpbench.data.protocols import with_all_for_training, with_few_shots
 from vpbench.data.raw import RawData
+from vpbench.spec.decoding_rule import OWN_DECODING
 from vpbench.spec.recipe import Recipe
+from vpbench.spec.request import DEFAULT_SUITE
 from vpbench.spec.run_spec import Precision, Preprocess
 
 CUSTOM_SUITE = "custom"  # the protocol for --data
+OWN_GROUP = "custom"  # of the user's data without a card
 DEFAULT_PRESET = "default"  # what a recipe calls a method without a preset
 
 # All that a part of a suite may say for itself.
@@ -34,6 +41,8 @@ class SuiteCard(FrozenModel):
       ``datasets``; its runs are runs of the whole suite, stored under that name, so that nothing is run twice.
     - ``base = "vtab1k"``: a protocol of its own that starts from that card. What this card says replaces what the other
       says; the tables ``preprocess`` and ``training`` field by field.
+
+    ``data`` makes folders and parquet files of the user's data sets of the suite, beside those of ``datasets``.
     """
 
     title: str
@@ -41,6 +50,8 @@ class SuiteCard(FrozenModel):
     part_of: str | None = Field(None, description="the suite that this one is a part of; its runs carry that name")
     base: str | None = Field(None, description="the suite whose card this one starts from")
     datasets: tuple[str, ...]
+    methods: tuple[str, ...] = Field((), description="what is run when no method is named; (): as in the suite mini")
+    data: dict[str, str] = Field({}, description="name: folder or parquet file; a path is taken from the card's folder")
     backbone: str
     seeds: tuple[int, ...] = Field(min_length=1)
     preprocess: Preprocess
@@ -79,7 +90,7 @@ class RecipeEntry(FrozenModel):
 
 
 class RecipeCard(FrozenModel):
-    """``benchmarks/recipes/<method>.toml``: entries from the general to the special; later ones win."""
+    """``recipes/<method>.toml``: entries from the general to the special; later ones win."""
 
     recipe: tuple[RecipeEntry, ...]
 
@@ -92,61 +103,108 @@ def suite_names() -> list[str]:
 def suite_card(name: str) -> SuiteCard:
     """A suite's card, with what it takes from the card of its ``base`` or of the suite it is ``part_of``.
 
+    Args:
+        name: of the suite, or the path of its card, ``my.toml``; it is known by its name from then on.
+
     Raises:
         UsageError: for an unknown name (with a suggestion), or a card that is not valid.
     """
-    if name not in suite_names():
-        raise unknown("suite", name, suite_names(), "(vpbench list suites)")
-    try:
-        return SuiteCard.model_validate(_suite_values(name))
-    except ValidationError as error:
-        raise UsageError(f"benchmarks/suites/{name}.toml: {first_error(error)}") from error
+    name = suite_name(name)
+    file = card_file("suites", name, "suite")
+    card = validated(SuiteCard, _suite_values(name), file)
+    if twice := [data for data in card.data if data in card.datasets or data in dataset_names()]:
+        raise UsageError(f"{shown(file)}: data.{twice[0]} has the name of a data set; rename it.")
+    if decoding := card.preprocess.identity().keys() & {"orientation", "background"}:
+        raise UsageError(f"{shown(file)}: preprocess.{min(decoding)} belongs on the cards of its data sets.")
+    return card.model_copy(update={"datasets": (*card.datasets, *card.data)})
+
+
+def _from(card: Path, path: Any) -> Any:
+    """A path that a card says; what is no text is left to validation."""
+    return str(card.parent.absolute() / user_path(path)) if isinstance(path, str) else path
+
+
+def suite_name(given: str) -> str:
+    """``my`` for ``my.toml``, a suite from then on; another name as it is.
+
+    Raises:
+        UsageError: when there is no such file.
+    """
+    return add_file(given, "suites", "--suite") if given.endswith(".toml") else given
+
+
+def group_of(suite: SuiteCard, dataset: str) -> str:
+    """The group of one of a suite's data sets."""
+    return OWN_GROUP if dataset in suite.data else dataset_card(dataset).group
 
 
 def _suite_values(name: str, heirs: tuple[str, ...] = ()) -> dict[str, Any]:
     """What a card and the cards it starts from say together. ``heirs`` are the cards on the way here."""
-    own = read_toml("suites", name)
+    file = card_file("suites", name, "suite")
+    own, place = read_toml(file), shown(file)
     whole, base = own.get("part_of"), own.get("base")
+    if isinstance(own.get("data"), dict):  # a path is meant from the folder of the card that says it
+        own["data"] = {data: _from(file, path) for data, path in own["data"].items()}
     if not whole and not base:
         return own
     parent = whole or base
-    file = f"benchmarks/suites/{name}.toml"
     if whole and base:
-        raise UsageError(f"{file} has both base and part_of; keep one.")
+        raise UsageError(f"{place} has both base and part_of; keep one.")
     if parent not in suite_names() or parent in (name, *heirs):
-        raise UsageError(f"{file} starts from '{parent}', which is no other suite.")
+        raise UsageError(f"{place} starts from '{parent}', which is no other suite.")
     inherited = _suite_values(parent, (name, *heirs))
     if inherited.get("part_of"):
-        raise UsageError(f"{file} starts from '{parent}', which is itself a part; name '{inherited['part_of']}'.")
+        raise UsageError(f"{place} starts from '{parent}', which is itself a part; name '{inherited['part_of']}'.")
     if whole:
         if extra := [key for key in own if key not in PART_FIELDS]:
-            raise UsageError(f"{file} is a part of '{whole}' and cannot set {extra[0]}; say base instead of part_of.")
-        if strange := [data for data in own.get("datasets", ()) if data not in inherited["datasets"]]:
-            raise UsageError(f"{file} is a part of '{whole}', which has no {strange[0]}.")
+            raise UsageError(f"{place} is a part of '{whole}' and cannot set {extra[0]}; say base instead of part_of.")
+        given, paths = own.get("datasets", ()), inherited.get("data", {})
+        if strange := [data for data in given if data not in inherited["datasets"] and data not in paths]:
+            raise UsageError(f"{place} is a part of '{whole}', which has no {strange[0]}.")
+        own = {**own, "datasets": [data for data in given if data not in paths]}
+        own["data"] = {data: path for data, path in paths.items() if data in given}
     both = [key for key in ("preprocess", "training") if isinstance(own.get(key), dict) and isinstance(inherited.get(key), dict)]
     tables = {key: {**inherited[key], **own[key]} for key in both}
     return {**inherited, "base": None, **own, **tables}
 
 
+def preprocess_for(suite: SuiteCard, decoding: dict[str, str] | None, background: str | None = None) -> Preprocess:
+    """The suite's preprocessing of a data set.
+
+    Args:
+        decoding: of the data set's card; None for a user's own images, which are made upright.
+        background: ground under transparent pixels of own images, by default white.
+    """
+    own = {**OWN_DECODING, **({"background": background} if background else {})}
+    return suite.preprocess.model_copy(update=own if decoding is None else decoding)
+
+
+def default_methods(suite: SuiteCard) -> tuple[str, ...]:
+    """What is run on a suite when no method is named."""
+    return suite.methods or suite_card(DEFAULT_SUITE).methods
+
+
 def apply_protocol(raw: RawData, suite: SuiteCard, stage: str | None = None) -> RawData:
-    """A data set with the training images that the suite's protocol uses; a trial never trains on those for validation."""
+    """A data set with the training images that the suite's protocol uses; a trial never trains on those for validation.
+
+    Raises:
+        DataError: when training and validation images are to be told apart, and the data set does not say which are which.
+    """
+    if raw.val_in_train and (suite.shots or suite.fit == "train") and stage != "search":
+        raise DataError(f"{suite.title} trains without the validation images. {raw.note}")
     if suite.shots:
         raw = with_few_shots(raw, suite.shots)
     return with_all_for_training(raw) if suite.fit == "train+val" and stage != "search" else raw
 
 
 def recipe_card(method: str) -> RecipeCard:
-    """A method's recipe; one without entries where the method has no recipe file.
+    """A method's recipe: vpbench's entries, then the user's; one without entries where the method has no recipe file.
 
     Raises:
         UsageError: for a file that is no recipe.
     """
-    if method not in card_names("recipes"):
-        return RecipeCard(recipe=())
-    try:
-        return RecipeCard.model_validate(read_toml("recipes", method))
-    except ValidationError as error:
-        raise UsageError(f"benchmarks/recipes/{method}.toml: {first_error(error)}") from error
+    cards = [validated(RecipeCard, read_toml(file), file) for file in card_files("recipes", method)]
+    return RecipeCard(recipe=tuple(entry for card in cards for entry in card.recipe))
 
 
 def recipe_entries(method: str, suite: str, dataset: str, preset: str | None) -> list[RecipeEntry]:

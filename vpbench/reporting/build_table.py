@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from vpbench.data.catalog import dataset_card
-from vpbench.planning.suites import SuiteCard
+from vpbench.models.registry import method_class
+from vpbench.planning.suites import SuiteCard, group_of
 from vpbench.reporting.cells import Mean, Scores, cost_cell, costs_of, mean_cell, score_cell, scores_of, with_ranks
 from vpbench.reporting.definition import MEANS, TableDefinition
 from vpbench.reporting.frame import Filters, arrange, known_methods, known_suite, of_section, sections_in
@@ -30,11 +30,12 @@ def build_table(runs: pd.DataFrame, definition: TableDefinition, filters: Filter
         UsageError: when the filters leave nothing.
     """
     if definition.unavailable or runs.empty:
-        return Table(definition.number, definition.title, (), (definition.unavailable or "No runs.", *definition.notes))
+        footer = (definition.unavailable or "No runs.", *definition.notes)
+        return Table(definition.number, definition.title, (), footer, names=definition.names)
     filters = filters or Filters()
     runs, remarks = _select(arrange(runs, filters, definition.lines), definition, filters)
     if runs.empty:
-        return Table(definition.number, definition.title, (), (*remarks, *definition.notes))
+        return Table(definition.number, definition.title_for(False), (), (*remarks, *definition.notes), names=definition.names)
     by_suite = "suites" in definition.columns
     if by_suite:
         models = {key: key.model for key in set(runs["section"])}
@@ -49,14 +50,39 @@ def build_table(runs: pd.DataFrame, definition: TableDefinition, filters: Filter
     sizes = set(scored.groupby(["section", "row", "dataset"], sort=False).size())
     same_n = sizes.pop() if len(sizes) == 1 else None
     build = _suite_section if by_suite else _section
-    sections = [build(of_section(runs, key), definition, key, same_n is None) for key in sections_in(runs)]
+    empty = not mix and filters.method is None
+    sections = [build(of_section(runs, key), definition, key, same_n is None, empty) for key in sections_in(runs)]
     if mix:
         caption = f"Mixed: runs of {len(keys)} sections, which differ in what the brackets say"
         sections = [replace(section, key=None, caption=caption) for section in sections]
     cells = len(runs[["section", "row"]].drop_duplicates().merge(runs[["section", "dataset"]].drop_duplicates(), on="section"))
     filled = len(scored[["section", "row", "dataset"]].drop_duplicates())
     footer = footer_lines(runs, definition, same_n, filled, cells, remarks)
-    return Table(definition.number, definition.title, tuple(sections), footer)
+    title = definition.title_for(_are_papers(runs, definition))
+    return Table(definition.number, title, tuple(sections), footer, names=_names(runs, definition))
+
+
+def _are_papers(runs: pd.DataFrame, definition: TableDefinition) -> bool:
+    """Whether all runs are of the paper's data and backbones."""
+    wanted = (("suite", definition.suites), ("backbone", _backbones(definition)))
+    return all(runs[column].isin(names).all() for column, names in wanted if names)
+
+
+def _backbones(definition: TableDefinition) -> frozenset[str]:
+    """The paper's, those that it has for some rows only included."""
+    return frozenset(definition.backbones).union(*definition.elsewhere.values())
+
+
+def _names(runs: pd.DataFrame, definition: TableDefinition) -> dict[str, str]:
+    """What a paper's table calls the rows: its own names, and the titles of methods that it does not have."""
+    found = definition.names
+    if not found:
+        return {}
+    for key in sorted(set(runs["row"])):
+        if key.name not in found and key.method in known_methods():
+            name = method_class(key.method).title + (f":{key.preset}" if key.preset else "")
+            found |= {key.name: name} if name not in found.values() else {}
+    return found
 
 
 def _mixed(runs: pd.DataFrame) -> pd.DataFrame:
@@ -94,7 +120,7 @@ def _select(runs: pd.DataFrame, definition: TableDefinition, filters: Filters) -
     ):
         if not wanted or chosen:
             continue
-        kept = runs[runs[column].isin(wanted)]
+        kept = runs[runs[column].isin(wanted) | _elsewhere(runs, column, definition)]
         if kept.empty:
             absent.append(f"{column} {wanted[0]}")
         else:
@@ -104,7 +130,18 @@ def _select(runs: pd.DataFrame, definition: TableDefinition, filters: Filters) -
     if absent:
         remarks += (f"No run here has the paper's {' or '.join(absent)}; these are others.{fill}",)
         fill = ""
-    return runs, (*remarks, *_missing_lines(runs, definition, fill))
+    return runs, (*remarks, *_missing_rows(runs, definition, filters, fill))
+
+
+def _elsewhere(runs: pd.DataFrame, column: str, definition: TableDefinition) -> pd.Series[bool]:
+    """Which runs are on a backbone that the paper has for their row alone."""
+    if column != "backbone":
+        return pd.Series(False, index=runs.index)
+    of_rows = [
+        backbone in definition.elsewhere.get(row.line or row.method, ())
+        for row, backbone in zip(runs["row"], runs["backbone"], strict=True)
+    ]
+    return pd.Series(of_rows, index=runs.index)
 
 
 def _deleted(runs: pd.DataFrame) -> tuple[str, ...]:
@@ -121,10 +158,14 @@ def _listed(definition: TableDefinition) -> str:
     return " or ".join(names)
 
 
-def _missing_lines(runs: pd.DataFrame, definition: TableDefinition, fill: str) -> tuple[str, ...]:
-    """Which lines of the definition have no run."""
-    rows = {row.line for row in runs["row"] if not row.options}
-    missing = [line.label for line in definition.lines if line.label not in rows]
+def _missing_rows(runs: pd.DataFrame, definition: TableDefinition, filters: Filters, fill: str) -> tuple[str, ...]:
+    """Which lines of the definition have no run and, on the paper's data and backbones, which other rows of the paper."""
+    rows = {row.line or row.name for row in runs["row"] if not row.options}
+    names = [line.label for line in definition.lines]
+    if filters.method is None:
+        backbones = sorted(runs.loc[runs["suite"].isin(definition.suites), "backbone"].dropna().unique())
+        names += [key.name for backbone in backbones for key in definition.rows_on(backbone) if not key.line]
+    missing = [definition.names.get(name, name) for name in dict.fromkeys(names) if name not in rows]
     return (f"No run here of {', '.join(missing)}.{fill}",) if missing else ()
 
 
@@ -136,7 +177,7 @@ def _scored(runs: pd.DataFrame, definition: TableDefinition) -> pd.DataFrame:
     return runs[(runs["status"] == "ok") & runs[definition.metric].notna() & ~runs["repeat"]]
 
 
-def _section(runs: pd.DataFrame, definition: TableDefinition, key: SectionKey, show_n: bool) -> Section:
+def _section(runs: pd.DataFrame, definition: TableDefinition, key: SectionKey, show_n: bool, empty: bool) -> Section:
     data_sets = _columns(runs)
     means, notes = _means(runs, definition, data_sets)
     shown = data_sets if "datasets" in definition.columns else []
@@ -149,14 +190,14 @@ def _section(runs: pd.DataFrame, definition: TableDefinition, key: SectionKey, s
         cells = [score_cell(own.get(column.name, {}), definition.decimals, show_n) for column in shown]
         return cells + [mean_cell(own, mean, definition.decimals, show_n) for mean in means]
 
-    rows = _rows(runs, scored, definition, numbers, len(columns))
+    rows = _rows(runs, scored, definition, numbers, len(columns), empty)
     columns += [Column("", cost.title, "cost", ColumnKey("cost", cost.column)) for cost in definition.costs]
     mixed = "Ranks compare runs that are not alike, as asked for (--mix)."
     about = protocol(key, runs) if key != _MIXED else (mixed,)
     return Section(key, tuple(columns), rows, (*about, *notes), _only_backbone(runs), _suites(runs))
 
 
-def _suite_section(runs: pd.DataFrame, definition: TableDefinition, key: SectionKey, show_n: bool) -> Section:
+def _suite_section(runs: pd.DataFrame, definition: TableDefinition, key: SectionKey, show_n: bool, empty: bool) -> Section:
     """Rows against suites: each column is the mean over a suite's data sets under one protocol."""
     kinds = [(suite, of) for suite in sorted(runs["suite"].dropna().unique()) for of in _protocols(runs, suite)]
     parts: list[tuple[Mean, Scores]] = []
@@ -176,7 +217,7 @@ def _suite_section(runs: pd.DataFrame, definition: TableDefinition, key: Section
     def numbers(row: RowKey) -> list[Cell]:
         return [mean_cell(scores.get(row, {}), mean, definition.decimals, show_n) for mean, scores in parts]
 
-    rows = _rows(runs, scored, definition, numbers, len(parts))
+    rows = _rows(runs, scored, definition, numbers, len(parts), empty)
     columns = [Column("", mean.title, "mean", mean.key) for mean, _ in parts]
     columns += [Column("", cost.title, "cost", ColumnKey("cost", cost.column)) for cost in definition.costs]
     return Section(key, tuple(columns), rows, tuple(notes), _only_backbone(runs), _suites(runs))
@@ -191,7 +232,7 @@ def _suite_means(suite: str, runs: pd.DataFrame, version: str) -> tuple[list[Mea
     card = known_suite(suite)
     groups = {column.name: column.group for column in _columns(runs)}
     names = card.datasets if card and card.datasets else tuple(groups)
-    members = {name: groups[name] if name in groups else dataset_card(name).group for name in names}
+    members = {name: groups[name] if card is None or name in groups else group_of(card, name) for name in names}
     count = len(set(members.values()))
     kinds = [kind for kind in (card.means if card else ()) or ("datasets",) if kind == "datasets" or count > 1]
     tails = {"datasets": f"mean of {len(members)}", "groups": f"mean of {count} groups"}
@@ -203,13 +244,19 @@ def _suite_means(suite: str, runs: pd.DataFrame, version: str) -> tuple[list[Mea
 
 
 def _rows(
-    runs: pd.DataFrame, scored: pd.DataFrame, definition: TableDefinition, numbers: Callable[[RowKey], list[Cell]], ranked: int
-) -> tuple[Row, ...]:
-    """All rows in the definition's order: their ``numbers``, then their costs."""
+    runs: pd.DataFrame, scored: pd.DataFrame, definition: TableDefinition, numbers: Callable[[RowKey], list[Cell]], ranked: int,
+    empty: bool,
+) -> tuple[Row, ...]:  # fmt: skip
+    """All rows in the definition's order: their ``numbers``, then their costs.
+
+    Args:
+        empty: beside the paper's suite and backbone, add its rows that have no run.
+    """
     costs = [(cost, costs_of(scored, cost.column)) for cost in definition.costs]
+    printed = definition.rows_on(_only_backbone(runs)) if empty and set(_suites(runs)) & set(definition.suites) else ()
     rows = [
         Row(definition.group_of(key), key, (*numbers(key), *(cost_cell(found.get(key, {}), cost) for cost, found in costs)))
-        for key in sorted(set(runs["row"]), key=definition.order)
+        for key in sorted({*runs["row"], *printed}, key=definition.order)
     ]
     return with_ranks(rows, ranked, definition.decimals)
 
@@ -261,6 +308,6 @@ def _means(runs: pd.DataFrame, definition: TableDefinition, columns: Sequence[Co
 
 def _members(suite: SuiteCard, groups: dict[str, str]) -> dict[str, str]:
     """The suite's data sets with their groups, in those groups that the table has a column of."""
-    members = {name: groups[name] if name in groups else dataset_card(name).group for name in suite.datasets}
+    members = {name: groups[name] if name in groups else group_of(suite, name) for name in suite.datasets}
     present = {group for name, group in members.items() if name in groups}
     return {name: group for name, group in members.items() if group in present}

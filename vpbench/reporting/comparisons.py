@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -13,13 +13,15 @@ import pandas as pd
 
 from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
+from vpbench.models.registry import method_class
 from vpbench.reporting.definition import TableDefinition
-from vpbench.reporting.frame import Filters, arrange, of_section, sections_in
+from vpbench.reporting.frame import Filters, arrange, known_methods, of_section, sections_in
 from vpbench.reporting.keys import ColumnKey, RowKey, SectionKey
 from vpbench.reporting.notes import protocol
 from vpbench.reporting.row_labels import differences, row_label, section_titles
 from vpbench.reporting.statistics import (
     DRAWS,
+    LEAST_IMAGES,
     LEAST_WILCOXON,
     Hits,
     Paired,
@@ -36,7 +38,8 @@ from vpbench.store.store import Store
 _HOW = (
     "Difference: first minus second, in points of top-1 accuracy, over the same seeds.",
     f"95 % interval: images drawn with replacement, each with all its seeds, {DRAWS:,} draws; with several seeds the spread"
-    " between them is added (Student's t, seeds - 1 degrees of freedom). Seeds are repeated measures, not further images.",
+    " between them that the images do not explain is added (Student's t, seeds - 1 degrees of freedom). Seeds are repeated"
+    f" measures, not further images. Below {LEAST_IMAGES} images there is neither an interval nor a test of several seeds.",
     "p: two-sided; McNemar's exact test with one seed (which says nothing of other seeds), the bootstrap above with several."
     " p (Holm) is adjusted for the number of data sets.",
 )
@@ -71,10 +74,11 @@ def compare(store: Store, runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], 
     """
     # Filtering by method would hide what is asked for.
     runs = _scored(arrange(runs, Filters(filters.dataset, filters.suite, filters.backbone, None, filters.seed)))
-    named = {row_label(key): key for key in set(runs["row"])}
+    labels = {row_label(key): key for key in set(runs["row"])}
+    named = _by_title(labels.values()) | labels
     for name in (name for pair in pairs for name in pair):
         if name not in named:
-            raise unknown("method", name, named, "Only runs that ended well can be compared.")
+            raise unknown("method", name, labels, "Only runs that ended well can be compared.")
     sections: list[Section] = []
     p_values: list[tuple[int, float]] = []
     compared: set[SectionKey] = set()
@@ -90,6 +94,12 @@ def compare(store: Store, runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], 
                 p_values.append((len(sections), p))
             sections.append(built)
     return Table("", "Paired comparison", tuple(_with_holm(sections, p_values)), _HOW, tuple(compared))
+
+
+def _by_title(rows: Iterable[RowKey]) -> dict[str, RowKey]:
+    """Methods without a preset as papers call them, ``VPT``."""
+    known = [key for key in rows if not key.preset and key.method in known_methods()]
+    return {row_label(key, names={key.name: method_class(key.method).title}): key for key in known}
 
 
 def _scored(runs: pd.DataFrame) -> pd.DataFrame:
@@ -194,7 +204,10 @@ def _pair(store: Store, group: str, dataset: str, first: pd.DataFrame, second: p
     if any(not np.array_equal(labels, own) for side in sides for own, _ in side):
         return _Pair(group, dataset, *scores, None, None, "as the runs were tested on other images")
     one, other = (np.stack([right for _, right in side]) for side in sides)
-    return _Pair(group, dataset, *scores, len(labels), compare_hits(one, other), "")
+    try:
+        return _Pair(group, dataset, *scores, len(labels), compare_hits(one, other), "")
+    except TooFewError as error:
+        return _Pair(group, dataset, *scores, len(labels), None, f"as {error}")
 
 
 def _predictions(store: Store, run_id: str) -> tuple[Any, Hits] | None:
@@ -216,7 +229,7 @@ def _pair_row(pair: _Pair, adjusted: float | None) -> Row:
             _score(pair.first),
             _score(pair.second),
             Cell(f"{pair.difference:+.1f}", round(pair.difference, 9)),
-            Cell(f"{test.low:+.1f} to {test.high:+.1f}") if test else Cell(),
+            Cell(f"{test.low:+.1f} to {test.high:+.1f}") if test and not np.isnan(test.low) else Cell(),
             Cell(_p(test.p), test.p) if test else Cell(),
             Cell(_p(adjusted), adjusted) if adjusted is not None else Cell(),
             Cell(str(len(pair.first)), float(len(pair.first))),

@@ -1,26 +1,23 @@
-"""Definitions of tables, read from ``reports/tables/<paper>/<number>.toml``."""
+"""Definitions of tables: ``reports/tables/<paper>/<number>.toml``, and ``tables/<name>.toml`` of the user's folders."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
-from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import Field, JsonValue, field_validator
 
-from vpbench.core.cards import first_error
+from vpbench.core.cards import read_toml, validated
 from vpbench.core.errors import UsageError
+from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.names import unknown
+from vpbench.core.user_files import user_files
 from vpbench.reporting.keys import RowKey, split_name
 from vpbench.store.schema import COLUMNS
 
 MEANS = {"datasets": "Mean", "groups": "Mean of groups"}  # how means are called
-
-
-class _Card(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _known_column(name: str) -> str:
@@ -29,7 +26,7 @@ def _known_column(name: str) -> str:
     return name
 
 
-class Line(_Card):
+class Line(FrozenModel):
     """One row: the runs of ``method`` that have these options.
 
     With options, whatever preset the runs were asked for by; without, only runs of exactly that name and preset.
@@ -38,6 +35,12 @@ class Line(_Card):
     label: str
     method: str
     options: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @property
+    def key(self) -> RowKey:
+        """Of its row, without other options than its own."""
+        method, preset = split_name(self.method)
+        return RowKey(method, "" if self.options else preset, line=self.label)
 
     def selects(self, name: str, config: Mapping[str, Any]) -> bool:
         """Whether a run of the method ``name`` with the options ``config`` belongs here."""
@@ -51,7 +54,7 @@ class Line(_Card):
         return split_name(self.method)[0] == method
 
 
-class RowGroup(_Card):
+class RowGroup(FrozenModel):
     """Rows under one heading, in this order: ``lines`` first, then ``methods``.
 
     A preset without a line of its own follows its method.
@@ -62,7 +65,7 @@ class RowGroup(_Card):
     methods: tuple[str, ...] = ()
 
 
-class CostColumn(_Card):
+class CostColumn(FrozenModel):
     """A column after the accuracies: a mean of a store column over a row's data sets, divided by ``scale``."""
 
     column: str
@@ -77,10 +80,11 @@ class CostColumn(_Card):
     _column_exists = field_validator("column")(_known_column)
 
 
-class TableDefinition(_Card):
+class TableDefinition(FrozenModel):
     """One table of a paper. Data sets are not listed: the store's groups and data sets become the columns."""
 
     title: str
+    subject: str = Field("", description="the part of the title that names the paper's data, or its backbone")
     paper: str
     number: str
     metric: str = Field("acc1", description="column of the store, higher is better")
@@ -97,12 +101,25 @@ class TableDefinition(_Card):
     reference: str = Field("", description="the method that others are compared with")
     listed_only: bool = Field(False, description="leave out runs that no row names")
     costs: tuple[CostColumn, ...] = ()
-    published: dict[str, str] = Field(default_factory=dict, description="row: what the paper's own figures call it")
+    published: dict[str, str] = Field(
+        default_factory=dict, description="row: what the paper's own figures call it; of several with one name the first has it"
+    )
+    elsewhere: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="row: the backbones that the paper has it on, where these are not the table's"
+    )
+    without_row: dict[str, str] = Field(
+        default_factory=dict, description="what the paper's figures call a row that no run of ours can be: why"
+    )
     run: tuple[str, ...] = Field((), description="commands that fill the table")
     unavailable: str = Field("", description="why no run can fill it, where that is so")
     notes: tuple[str, ...] = ()
 
     _metric_exists = field_validator("metric")(_known_column)
+
+    def title_for(self, papers: bool) -> str:
+        """The title; without the paper's data and backbone where the runs are not all (``papers``) of these."""
+        plain = self.title if papers or not self.subject else self.title.replace(self.subject, "")
+        return plain[0].upper() + plain[1:]
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -139,6 +156,22 @@ class TableDefinition(_Card):
         """Whether a row is named."""
         return self.place(key)[0] < len(self.rows)
 
+    def rows_on(self, backbone: str | None) -> tuple[RowKey, ...]:
+        """The rows that the paper prints for a backbone, whether there are runs of them or not; none for another backbone."""
+        named = [(line.label, line.key) for rows in self.rows for line in rows.lines]
+        named += [(name, RowKey(*split_name(name))) for rows in self.rows for name in rows.methods if name in self.published]
+        return tuple(key for name, key in named if backbone in self.elsewhere.get(name, self.backbones))
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What the paper calls our methods; {} for the methods of a table that is no paper's."""
+        lines = {line.label for line in self.lines}
+        found: dict[str, str] = {}
+        for ours, theirs in self.published.items():
+            if ours not in lines and theirs not in found.values():
+                found[ours] = theirs
+        return found
+
     def published_name(self, key: RowKey | str) -> str | None:
         """What the paper's own figures call a row; None for a row that they do not have."""
         if isinstance(key, str) or key.options or key.protocol:
@@ -150,12 +183,12 @@ class TableDefinition(_Card):
         for ours, theirs in reversed(self.published.items()):
             if theirs == published:
                 line = next((line for line in self.lines if line.label == ours), None)
-                return RowKey(split_name(line.method)[0], line=ours) if line else RowKey(*split_name(ours))
+                return line.key if line else RowKey(*split_name(ours))
         return published
 
 
 def load_definition(paper: str, number: str) -> TableDefinition:
-    """The definition of table ``number`` of ``paper``.
+    """The definition of table ``number`` of ``paper``, or of the user's table of that name.
 
     Raises:
         UsageError: for a paper or a table that has no file, or a file that is not a definition.
@@ -163,15 +196,19 @@ def load_definition(paper: str, number: str) -> TableDefinition:
     papers = {folder.name: folder for folder in _tables().iterdir() if folder.is_dir()}
     if paper not in papers:
         raise unknown("paper", paper, papers)
-    numbers = {file.name.removesuffix(".toml"): file for file in papers[paper].iterdir() if file.name.endswith(".toml")}
-    if number not in numbers:
-        raise unknown("table", number, numbers, f"Those are of {paper}; --paper takes {', '.join(sorted(papers))}.")
-    try:
-        return TableDefinition.model_validate(tomllib.loads(numbers[number].read_text(encoding="utf-8")))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{numbers[number]}: {error}") from error
-    except ValidationError as error:
-        raise UsageError(f"{numbers[number]}: {first_error(error)}") from error
+    numbers = {file.name.removesuffix(".toml"): [file] for file in papers[paper].iterdir() if file.name.endswith(".toml")}
+    own = user_files("tables")
+    found = [*numbers.get(number, []), *own.get(number, [])]
+    if not found:
+        raise unknown("table", number, {**numbers, **own}, f"Those are of {paper}; --paper takes {', '.join(sorted(papers))}.")
+    if len(found) > 1:
+        raise UsageError(f"table '{number}' is both {found[0]} and {found[1]}; rename yours.")
+    return validated(TableDefinition, read_toml(found[0]), found[0])
+
+
+def table_numbers() -> list[str]:
+    """Numbers of the tables that come with vpbench, of all papers."""
+    return sorted({file.name.removesuffix(".toml") for file in _tables().glob("*/*.toml")})
 
 
 def leaderboard() -> TableDefinition:
@@ -179,5 +216,5 @@ def leaderboard() -> TableDefinition:
     return load_definition("vpbench", "leaderboard")
 
 
-def _tables() -> Traversable:
-    return files("vpbench.reports").joinpath("tables")
+def _tables() -> Path:
+    return Path(str(files("vpbench.reports").joinpath("tables")))

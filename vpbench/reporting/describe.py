@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vpbench.backbones.named import backbone_card, backbone_names
-from vpbench.core.errors import StoreError
+from pydantic import BaseModel
+
+from vpbench.backbones.named import backbone_card, backbone_names, resolve_backbone
+from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.names import unknown
 from vpbench.data.catalog import dataset_card, dataset_names
-from vpbench.models.registry import method_class, method_registry, resolve_method
+from vpbench.interface import Method
+from vpbench.models.registry import method_class, options_by_method, resolve_method, working_methods
 from vpbench.planning.suites import suite_card, suite_names
 from vpbench.reporting.row_labels import images_text, selection_text
 from vpbench.reporting.settings import settings_in
 from vpbench.search.space import read_space, space_names
+from vpbench.spec.run_spec import BackboneSpec, MethodSpec
 
 KINDS = ("methods", "datasets", "suites", "backbones", "searches")
 
@@ -46,57 +52,62 @@ def in_words(facts: Mapping[str, Any]) -> dict[str, Any]:
             found[name] = selection_text(value)
         elif name == "fit":
             found["trained_on"] = images_text(value)
+        elif name == "parameter_counts":
+            found[name] = {key: _with_separators(each) for key, each in value.items()}
+        elif name == "parameters_by_tensor":
+            found[name] = [{key: _with_separators(each) for key, each in group.items()} for group in value]
         else:
             found[name] = value
     return found
 
 
-def listing(kind: str) -> list[dict[str, Any]]:
-    """One short entry per plug-in of a kind.
+def _with_separators(value: Any) -> str:
+    """A number in groups of three digits; yes or no."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def listing(kind: str, group: str | None = None) -> list[dict[str, Any]]:
+    """One short entry per plug-in of a kind; a warning of one line names each that is broken.
+
+    Args:
+        group: of methods; None for all.
 
     Raises:
-        UsageError: for an unknown kind.
+        UsageError: for an unknown kind or group, or a group of something else than methods.
     """
+    if group is not None and kind != "methods":
+        raise UsageError(f"--group {group}: methods have groups, {kind} have none.")
     makers: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "methods": lambda: [_method_line(name) for name in method_registry().names()],
-        "datasets": lambda: [
-            {
-                "name": name,
-                **dataset_card(name).model_dump(mode="json", include={"title", "group", "classes", "n_train", "n_val", "n_test"}),
-            }
-            for name in dataset_names()
-        ],
-        "suites": lambda: [
-            {
-                "name": name,
-                "title": suite_card(name).title,
-                "datasets": list(suite_card(name).datasets),
-                "backbone": suite_card(name).backbone,
-            }
-            for name in suite_names()
-        ],
-        "backbones": lambda: [
-            {
-                "name": name,
-                **backbone_card(name).model_dump(mode="json", include={"title", "parameters", "pretraining", "licence"}),
-            }
-            for name in backbone_names()
-        ],
-        "searches": lambda: [
-            {"name": name, **read_space(name).card.model_dump(mode="json", include={"title", "description", "sampler"})}
-            for name in space_names()
-        ],
+        "methods": lambda: [_method_line(name, method) for name, method in working_methods(group)],
+        "datasets": lambda: _lines(dataset_names(), dataset_card, "title group classes n_train n_val n_test"),
+        "suites": lambda: _lines(suite_names(), suite_card, "title datasets backbone"),
+        "backbones": lambda: _lines(backbone_names(), backbone_card, "title parameters pretraining licence"),
+        "searches": lambda: _lines(space_names(), lambda name: read_space(name).card, "title description sampler"),
     }
     if kind not in makers:
         raise unknown("listing", kind, makers)
     return makers[kind]()
 
 
-def _method_line(name: str) -> dict[str, Any]:
-    method = method_class(name)
+def _lines(names: Iterable[str], read: Callable[[str], BaseModel], fields: str) -> list[dict[str, Any]]:
+    """These fields of every card, in this order."""
+    found = []
+    for name in names:
+        try:
+            card = read(name).model_dump(mode="json")
+        except UsageError as error:
+            warnings.warn(f"{error} It is left out.", stacklevel=2)
+        else:
+            found.append({"name": name, **{field: card[field] for field in fields.split()}})
+    return found
+
+
+def _method_line(name: str, method: type[Method[Any]]) -> dict[str, Any]:
     return {
-        "name": name, "group": method.group, "summary": method.summary, "presets": sorted(method.presets),
-        "requires": list(method.requires), "fidelity": method.fidelity,
+        "name": name, "group": method.group, "year": method.year or "unknown", "summary": method.summary,
+        "presets": sorted(method.presets), "requires": list(method.requires), "fidelity": method.fidelity,
     }  # fmt: skip
 
 
@@ -113,7 +124,7 @@ def describe(kind: str, name: str, results: Path) -> dict[str, Any]:
         StoreError: for a run that is not there, or an ambiguous beginning.
     """
     makers: dict[str, Callable[[], dict[str, Any]]] = {
-        "method": lambda: _method(name),
+        "method": lambda: describe_method(name),
         "dataset": lambda: dataset_card(name).model_dump(mode="json"),
         "suite": lambda: {"name": name, **suite_card(name).model_dump(mode="json")},
         "search": lambda: {"name": name, **read_space(name).card.model_dump(mode="json", exclude_none=True)},
@@ -125,26 +136,48 @@ def describe(kind: str, name: str, results: Path) -> dict[str, Any]:
     return makers[kind]()
 
 
-def _method(label: str) -> dict[str, Any]:
-    spec = resolve_method(label)
+def describe_method(
+    label: str, settings: Mapping[str, Any] | None = None, backbone: str | None = None, image_size: int | None = None,
+    classes: int = 100,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything about one method.
+
+    Args:
+        label: ``name`` or ``name:preset``.
+        settings: options that differ from the preset's, ``{"vpt.prompt_length": 50}``.
+        backbone: on which parameters are counted, without its weights; None for no counts.
+        image_size: of the backbone, pixels; None for that of pretraining.
+        classes: of the head.
+
+    Raises:
+        UsageError: for an unknown name, or an option that does not fit.
+        UnsupportedError: when the method does not work on the backbone.
+    """
+    options = options_by_method(settings or {}, [label], "show method").get(label.partition(":")[0])
+    spec = resolve_method(label, options)
     method = method_class(spec.name)
     fields = method.Config.model_fields
+    counted = {} if backbone is None else _parameters(spec, resolve_backbone(backbone, "random", image_size), classes)
     return {
         "name": label,
         "title": method.title,
         "summary": method.summary,
         "paper": method.paper,
+        "group": method.group,
+        "year": method.year or "unknown",
         "fidelity": method.fidelity,
         "version": method.version,
         "families": sorted(method.families),
         "requires": list(method.requires) or "nothing",
+        "parameter_formula": parameter_formula(method),
+        **counted,
         "notes": list(method.notes),
         "options": [
             {
                 "option": option,
                 "value": value,
                 "meaning": fields[option].description,
-                "source": (fields[option].json_schema_extra or {}).get("source", ""),  # type: ignore[union-attr]
+                "source": _source(method, spec.preset, option),
             }
             for option, value in spec.config.items()
         ],
@@ -160,8 +193,48 @@ def _method(label: str) -> dict[str, Any]:
     }
 
 
+def _source(method: type[Method[Any]], preset: str | None, option: str) -> str:
+    """Where an option's value comes from: the preset that sets it, or what the default is from."""
+    if preset and option in method.presets[preset].settings:
+        return f"the preset {preset}: {method.presets[preset].summary}"
+    return str((method.Config.model_fields[option].json_schema_extra or {}).get("source", ""))  # type: ignore[union-attr]
+
+
+def parameter_formula(method: type[Method[Any]]) -> str:
+    """How many parameters a method has: the paragraph of its docstring that begins so; empty where there is none."""
+    paragraphs = (inspect.cleandoc(method.__doc__ or "")).split("\n\n")
+    found = next((each for each in paragraphs if each.startswith("Parameters")), "")
+    return " ".join(found.removeprefix("Parameters:").replace("``", "").split())
+
+
+def _parameters(method: MethodSpec, backbone: BackboneSpec, classes: int) -> dict[str, Any]:
+    """Parameters on a backbone: their sums, then tensor by tensor."""
+    from vpbench.measure.size import parameter_counts, parameter_groups  # imports torch
+    from vpbench.models.build import build_empty
+
+    model = build_empty(method, backbone, classes, "meta")
+    names = {
+        "trained": "params_trainable", "of_the_method": "params_method", "active": "params_active", "of_the_head": "params_head"
+    }  # fmt: skip
+    counts = parameter_counts(model)
+    return {
+        "parameter_counts": {
+            "backbone": backbone.name, "image_size": backbone.image_size, "classes": classes,
+            **{name: counts[column] for name, column in names.items()},
+        },
+        "parameters_by_tensor": [
+            {
+                "tensor": group.name, "shapes": group.formula, "parameters": group.parameters,
+                "trained": group.trained,
+            }
+            for group in parameter_groups(model)
+        ],
+    }  # fmt: skip
+
+
 def _run(name: str, results: Path) -> dict[str, Any]:
-    from vpbench.store.store import Store  # imports pandas, which lists do not need
+    from vpbench.reporting.repeat_command import Plans, repeat_command
+    from vpbench.store.store import Store  # both import pandas, which lists do not need
 
     frame = Store(results).load()
     found = frame[frame["run_id"].str.startswith(name)] if len(frame) else frame
@@ -171,4 +244,6 @@ def _run(name: str, results: Path) -> dict[str, Any]:
     row = json.loads(found.iloc[0].to_json(date_format="iso", double_precision=15))
     for column in ("spec", "method_config", "preprocess", "recipe"):
         row[column] = settings_in(row[column]) or None
-    return dict(row)
+    command = repeat_command(found.iloc[0].to_dict(), Plans())
+    notes = {"repeat_notes": list(command.notes)} if command.notes else {}
+    return {**row, "repeat_with": command.line, **notes}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import matplotlib
 import pandas as pd
+from matplotlib.backend_bases import FigureCanvasBase
 
 from vpbench.core.errors import UsageError
 from vpbench.core.file_names import file_name
@@ -16,6 +18,7 @@ from vpbench.core.files import write_atomically
 from vpbench.core.hashing import digest
 from vpbench.core.names import unknown
 from vpbench.reporting.definition import leaderboard
+from vpbench.reporting.figure_text import PLAIN, escape_text
 from vpbench.reporting.frame import Filters, arrange, of_section, sections_in
 from vpbench.reporting.keys import RowKey, SectionKey
 from vpbench.reporting.plot_registry import plot_names, plot_registry
@@ -30,6 +33,7 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
+_GAP = 3  # between tick labels, in hundredths of an inch
 ACCURACY = "top-1 accuracy (%)"
 
 
@@ -77,7 +81,8 @@ def sections(runs: pd.DataFrame, filters: Filters) -> Iterator[SectionRuns]:
     backbones = [key.backbone for key in titles]
     for key, title in titles.items():
         # Two sections of one backbone (say, 10 and 100 epochs) need different file names.
-        suffix = f"_{digest([*key.values[:-1], key.data or ''], 6)}" if backbones.count(key.backbone) > 1 else ""
+        version = [part for part in key.data or () if part] or ""
+        suffix = f"_{digest([*key.values[:-1], version], 6)}" if backbones.count(key.backbone) > 1 else ""
         yield SectionRuns(key, title, suffix, of_section(runs, key))
 
 
@@ -115,15 +120,33 @@ def draw_figures(name: str, store: Store, runs: pd.DataFrame, filters: Filters, 
     if (asked := name.replace("_", "-")) not in plot_names():
         raise unknown("plot", name, plot_names())
     plot = plot_registry().get(asked.replace("-", "_"))
-    if folder.suffix in _METADATA:
+    if folder.suffix.lower().removeprefix(".") in FigureCanvasBase.get_supported_filetypes() and not folder.is_dir():
         raise UsageError(f"--out {folder} names a file; figures need a folder, as each is written as PNG and as PDF.")
     paths = []
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's matplotlibrc, with LaTeX say, is for other figures
+        matplotlib.rcParams.update({**_STYLE, **PLAIN})
         for stem, figure in plot.draw(store, runs, filters):
+            escape_text(figure)
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # both files take the places that were found now
+            _thin_out_labels(figure)
             paths += [_save(figure, folder / f"{file_name(stem)}{suffix}") for suffix in _METADATA]
     return paths
+
+
+def _thin_out_labels(figure: Any) -> None:
+    """Hides every tick label that would touch the one before it on its axis."""
+    for ax in figure.axes:
+        for axis, across in ((ax.xaxis, True), (ax.yaxis, False)):
+            end = -math.inf
+            labels = [label for label in axis.get_majorticklabels() if label.get_visible() and label.get_text()]
+            spans = [(box.x0, box.x1) if across else (box.y0, box.y1) for box in (label.get_window_extent() for label in labels)]
+            for place in sorted(range(len(labels)), key=lambda place: sum(spans[place])):
+                if spans[place][0] < end + _GAP and not labels[place].get_rotation() % 90:
+                    labels[place].set_visible(False)
+                else:
+                    end = spans[place][1]
 
 
 def _save(figure: Any, path: Path) -> Path:

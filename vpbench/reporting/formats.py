@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import io
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -13,10 +10,13 @@ from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from vpbench.core.escaping import as_json, for_html, for_spreadsheet, one_line
+from vpbench.core.escaping import for_latex as _tex
+from vpbench.core.escaping import for_markdown as _md
+from vpbench.core.terminal import Terminal
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.row_labels import row_label, row_labels, section_titles
 from vpbench.reporting.table import Cell, Table
@@ -53,21 +53,23 @@ class _Section:
     head: str
 
 
-def _printed(table: Table) -> list[_Section]:
-    """The sections with titles, headings and labels in place of keys."""
+def _printed(table: Table, names: Mapping[str, str], shown: Callable[[str], str] = one_line) -> list[_Section]:
+    """The sections with titles, headings and labels in place of keys, each as ``shown`` writes it; ``names`` as in
+    :class:`Table`."""
     titles = section_titles({*(section.key for section in table.sections if section.key), *table.others})
     found = []
     for section in table.sections:
-        title = ": ".join(filter(None, (section.caption, titles[section.key] if section.key else "")))
-        labels = row_labels(row.key for row in section.rows)
+        title = shown(": ".join(filter(None, (section.caption, titles[section.key] if section.key else ""))))
+        labels = row_labels((row.key for row in section.rows), names)
         columns = [
-            _Column(column.group, row_label(key), column.kind, row_label(key))
+            _Column(shown(column.group), shown(row_label(key)), column.kind, shown(row_label(key)))
             if isinstance(key := column.key, RowKey)
-            else _Column(column.group, column.name, column.kind, str(key or ""))
+            else _Column(shown(column.group), shown(column.name), column.kind, shown(str(key or "")))
             for column in section.columns
         ]
-        rows = tuple(_Row(row.group, labels[row.key], row.cells) for row in section.rows)
-        found.append(_Section(title, tuple(columns), rows, section.notes, section.backbone, section.suites, section.head))
+        rows = tuple(_Row(shown(row.group), shown(labels[row.key]), row.cells) for row in section.rows)
+        notes = tuple(map(shown, section.notes))
+        found.append(_Section(title, tuple(columns), rows, notes, section.backbone, section.suites, section.head))
     return found
 
 
@@ -91,12 +93,13 @@ def terminal(table: Table, width: int | None = None, colour: bool = False) -> st
         colour: bold and underlined by escape codes; marks ``*`` and ``+`` after the numbers otherwise.
     """
     stream = io.StringIO()
-    console = Console(
+    # Without force_jupyter=False the table would go to a notebook's display, and the text would be empty.
+    console = Terminal(
         file=stream, width=width or 10_000, force_terminal=colour, color_system="standard" if colour else None,
-        highlight=False, markup=False, emoji=False, legacy_windows=False,
+        force_jupyter=False, legacy_windows=False,
     )  # fmt: skip
-    console.print(Text(table.caption, style="bold"))
-    for section in _printed(table):
+    console.print(Text(one_line(table.caption), style="bold"))
+    for section in _printed(table, table.names):
         console.print(Text(f"\n{section.title}", style="italic"))
         for columns in _blocks(section, width, colour):
             console.print(_grid(section, columns, colour))
@@ -104,7 +107,7 @@ def terminal(table: Table, width: int | None = None, colour: bool = False) -> st
             console.print(Text(note, style="dim"))
     console.print()
     for line in [*_terminal_legend(table, colour), *table.footer]:
-        console.print(Text(line, style="dim"))
+        console.print(Text(one_line(line), style="dim"))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
@@ -162,7 +165,7 @@ def _terminal_cell(cell: Cell, colour: bool) -> Text:
 def markdown(table: Table) -> str:
     """GitHub's tables; underlining is HTML, as Markdown has none."""
     lines = [f"### {_md(table.caption)}"]
-    for section in _printed(table):
+    for section in _printed(table, table.names):
         lines += ["", f"**{_md(section.title)}**", "", *_md_section(section), "", *(f"- {_md(note)}" for note in section.notes)]
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
     return "\n".join([*lines, "", "Notes:", "", *(f"- {_md(line)}" for line in [*legend, *table.footer])]) + "\n"
@@ -188,19 +191,9 @@ def _md_cell(cell: Cell) -> str:
     return {1: f"**{text}**", 2: f"<u>{text}</u>", None: text}[cell.rank]
 
 
-def _md(text: str) -> str:
-    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text)
-
-
 # LaTeX
 
 _TEX_WIDTH = 78  # characters that fit a line of the class article, at which a tabular is cut into two
-
-_TEX_ESCAPES = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "±": r"$\pm$", "\u00d7": r"$\times$", "\u2013": "--",
-}  # fmt: skip
 
 
 def latex(table: Table) -> str:
@@ -209,7 +202,7 @@ def latex(table: Table) -> str:
     A small table is one float with its notes. A wide one, or one of several sections, is several floats with one number, as a
     float that is longer than a page loses its end; the notes follow as text.
     """
-    sections = _printed(table)
+    sections = _printed(table, table.names)
     parts = [(section, tabular) for section in sections for tabular in _tex_tabulars(section)]
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
     lines = [r"% needs \usepackage{booktabs}"]
@@ -278,49 +271,45 @@ def _tex_notes(lines: Sequence[str]) -> list[str]:
     return [r"\par\smallskip", r"{\raggedright\footnotesize", *(rf"{_tex(line)}\par" for line in lines), "}"]
 
 
-def _tex(text: str) -> str:
-    return "".join(_TEX_ESCAPES.get(character, character) for character in text)
-
-
 # A web page
 
 
 def web(table: Table) -> str:
     """Plain tables with captions and scoped headers for a page's body; no style, script or address in them."""
-    lines = ["<section>", f"<h2>{html.escape(table.caption)}</h2>"]
-    for section in _printed(table):
+    lines = ["<section>", f"<h2>{for_html(table.caption)}</h2>"]
+    for section in _printed(table, table.names):
         lines += _web_section(section)
     legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
-    notes = [f"<li>{html.escape(line)}</li>" for line in [*legend, *table.footer]]
+    notes = [f"<li>{for_html(line)}</li>" for line in [*legend, *table.footer]]
     return "\n".join([*lines, "<ul>", *notes, "</ul>", "</section>"]) + "\n"
 
 
 def _web_section(section: _Section) -> Iterator[str]:
     count = len(section.columns) + 1
     yield "<table>"
-    yield f"<caption>{html.escape(section.title)}</caption>"
+    yield f"<caption>{for_html(section.title)}</caption>"
     yield "<thead>"
     if groups := _column_groups(section.columns):
-        heads = [f'<th colspan="{span}" scope="colgroup">{html.escape(group)}</th>' if group else f'<td colspan="{span}"></td>'
+        heads = [f'<th colspan="{span}" scope="colgroup">{for_html(group)}</th>' if group else f'<td colspan="{span}"></td>'
                  for group, span in groups]  # fmt: skip
         yield f"<tr><td></td>{''.join(heads)}</tr>"
-    names = "".join(f'<th scope="col">{html.escape(column.name)}</th>' for column in section.columns)
-    yield f'<tr><th scope="col">{html.escape(section.head)}</th>{names}</tr>'
+    names = "".join(f'<th scope="col">{for_html(column.name)}</th>' for column in section.columns)
+    yield f'<tr><th scope="col">{for_html(section.head)}</th>{names}</tr>'
     yield "</thead>"
     for group, rows in _grouped(section.rows):
         yield "<tbody>"
         if group:
-            yield f'<tr><th colspan="{count}" scope="rowgroup">{html.escape(group)}</th></tr>'
+            yield f'<tr><th colspan="{count}" scope="rowgroup">{for_html(group)}</th></tr>'
         for row in rows:
             cells = "".join(f"<td>{_web_cell(cell)}</td>" for cell in row.cells)
-            yield f'<tr><th scope="row">{html.escape(row.label)}</th>{cells}</tr>'
+            yield f'<tr><th scope="row">{for_html(row.label)}</th>{cells}</tr>'
         yield "</tbody>"
     yield "</table>"
-    yield from (f"<p>{html.escape(note)}</p>" for note in section.notes)
+    yield from (f"<p>{for_html(note)}</p>" for note in section.notes)
 
 
 def _web_cell(cell: Cell) -> str:
-    text = html.escape(cell.text)
+    text = for_html(cell.text)
     marked = {1: f"<strong>{text}</strong>", 2: f"<u>{text}</u>", None: text}[cell.rank]
     return marked + (f"<sup>{','.join(cell.notes)}</sup>" if cell.notes else "")
 
@@ -329,12 +318,12 @@ def _web_cell(cell: Cell) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """One line per cell, nine decimals, without title, marks and footer; missing numbers are empty.
+    """One line per cell, nine decimals, without title, marks and footer; missing numbers are empty, methods have our names.
 
     Columns: section, group, method, column_group, column, mean, std, n; with published figures also reported, gap and notes,
     on the line of what was measured.
     """
-    sections = _printed(table)
+    sections = _printed(table, {})
     published = any(column.kind == "reported" for section in sections for column in section.columns)
     lines = [line for section in sections for row in section.rows for line in _lines(section, row)]
     names = ["section", "group", "method", "column_group", "column", "mean", "std", "n", "reported", "gap", "notes"]
@@ -347,25 +336,26 @@ def _lines(section: _Section, row: _Row) -> Iterator[tuple[Any, ...]]:
     reported = {column.key: cell for column, cell in cells if column.kind == "reported"}
     gaps = {column.key: cell.mean for column, cell in cells if column.kind == "gap"}
     measured = [(column, cell) for column, cell in cells if column.kind not in ("reported", "gap")]
-    # Where nothing was measured, the lines are those of the published columns.
-    for column, cell in measured or [(column, Cell()) for column, _ in cells]:
+    keys = {column.key for column, _ in measured}
+    alone = [(column, Cell()) for column, _ in cells if column.kind == "reported" and column.key not in keys]
+    for column, cell in (*measured, *alone):
         other = reported.get(column.key, Cell())
         group = "" if column.kind == "reported" else column.group
         yield (
-            section.title, row.group, row.label, group, column.name, cell.mean, cell.std, cell.n,
+            *map(for_spreadsheet, (section.title, row.group, row.label, group, column.name)), cell.mean, cell.std, cell.n,
             other.mean, gaps.get(column.key), " ".join(other.notes),
         )  # fmt: skip
 
 
-def as_json(table: Table) -> str:
-    """The table with marks and text."""
-    sections = [asdict(section) for section in _printed(table)]
+def json_text(table: Table) -> str:
+    """The table with marks and text; methods have our names."""
+    sections = [asdict(section) for section in _printed(table, {}, str)]
     content = {"number": table.number, "title": table.title, "sections": sections, "footer": table.footer}
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return as_json(content) + "\n"
 
 
 RENDERERS: Mapping[str, Callable[[Table], str]] = MappingProxyType(
-    {"terminal": terminal, "md": markdown, "tex": latex, "html": web, "csv": comma_separated, "json": as_json}
+    {"terminal": terminal, "md": markdown, "tex": latex, "html": web, "csv": comma_separated, "json": json_text}
 )
 SUFFIXES: Mapping[str, str] = MappingProxyType(
     {"terminal": ".txt", "md": ".md", "tex": ".tex", "html": ".html", "csv": ".csv", "json": ".json"}

@@ -20,12 +20,13 @@ from vpbench.models.registry import method_registry, resolve_method
 from vpbench.planning.suites import SuiteCard, method_options, recipe_card, resolve_recipe, suite_card, suite_names
 from vpbench.reporting.definition import Line
 from vpbench.reporting.keys import RowKey, SectionKey, split_name
-from vpbench.reporting.settings import options_of, search_in, settings_in
+from vpbench.reporting.settings import decoding_in, options_of, search_in, settings_in
+from vpbench.spec.decoding_rule import OWN_DECODING
 from vpbench.store.store import Store, as_frame
 
 # By which runs are filtered, grouped into rows and sections, and described below a table.
 _ABOUT = (
-    *("run_id", "status", "stage", "started_at", "method", "method_version", "method_config", "recipe", "recipe_source"),
+    *("run_id", "status", "error", "stage", "started_at", "method", "method_version", "method_config", "recipe", "recipe_source"),
     *("search", "backbone", "weights", "weights_sha256", "image_size", "preprocess", "selection", "epochs", "precision"),
     *("suite", "dataset", "dataset_group", "data_digest", "n_train", "n_val", "n_test", "seed"),
     *("vpbench_version", "git_commit", "git_dirty"),
@@ -118,6 +119,11 @@ def arrange(runs: pd.DataFrame, filters: Filters = Filters(), lines: Sequence[Li
     return runs.assign(repeat=best_first.duplicated(["section", "row", "dataset", "seed"]))
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a value of a row is null; a list never is."""
+    return value is None or (not isinstance(value, (list, tuple, np.ndarray, dict, str)) and bool(pd.isna(value)))
+
+
 def _objects(values: Sequence[Any], runs: pd.DataFrame) -> pd.Series[Any]:
     return pd.Series(values, index=runs.index, dtype=object)
 
@@ -150,11 +156,19 @@ def known_suite(name: str | None) -> SuiteCard | None:
 
 
 def section_keys(runs: pd.DataFrame) -> list[SectionKey]:
-    """The section of every run, in the order of ``runs``."""
+    """The section of every run, in the order of ``runs``.
+
+    How images are decoded belongs to a data set, not to the protocol: one data set decoded in two ways counts as two versions.
+    """
     fields = ("backbone", "weights", "weights_sha256", "image_size", "preprocess", "selection", "epochs", "precision")
     plain = runs[list(fields)].convert_dtypes().astype(object)
     plain = plain.where(plain.notna(), None)
-    canonical = {text: canonical_json(settings_in(text)) for text in plain["preprocess"].unique()}
+    decodings = {text: decoding_in(text) for text in plain["preprocess"].unique()}
+    canonical = {
+        text: canonical_json({name: value for name, value in settings_in(text).items() if name not in OWN_DECODING})
+        for text in decodings
+    }
+    data = [(digest, decodings[text]) for digest, text in zip(runs["data_digest"].fillna(""), plain["preprocess"], strict=True)]
     images = {suite: _training_images(known_suite(suite)) for suite in runs["suite"].unique()}
     plain["preprocess"] = [canonical[text] for text in plain["preprocess"]]
     plain["images"] = pd.Series([images[suite] for suite in runs["suite"]], index=runs.index, dtype=object)
@@ -164,11 +178,15 @@ def section_keys(runs: pd.DataFrame) -> list[SectionKey]:
         if values not in found:
             found[values] = SectionKey(**dict(zip((*fields, "images"), values, strict=True)))
         keys.append(found[values])
-    versions = list(zip(keys, runs["dataset"], runs["data_digest"].fillna(""), strict=True))
-    usual: dict[tuple[SectionKey, str], str] = {}
-    for (key, dataset, data), _ in sorted(Counter(versions).items(), key=lambda item: (-item[1], item[0][2])):
-        usual.setdefault((key, dataset), data)
-    rarer = {version: replace(version[0], data=version[1:]) for version in set(versions) if version[2] != usual[version[:2]]}
+    versions = list(zip(keys, runs["dataset"], data, strict=True))
+    usual: dict[tuple[SectionKey, str], tuple[str, str]] = {}
+    for (key, dataset, version), _ in sorted(Counter(versions).items(), key=lambda item: (-item[1], item[0][2])):
+        usual.setdefault((key, dataset), version)
+    rarer = {
+        (key, dataset, version): replace(key, data=(dataset, *version))
+        for key, dataset, version in set(versions)
+        if version != usual[key, dataset]
+    }
     return [rarer.get(version, version[0]) for version in versions]
 
 

@@ -15,9 +15,9 @@ class SectionKey:
 
     Attributes:
         weights: ``random``, ``embedded``, ``file`` or a tag.
-        preprocess: options as canonical JSON.
+        preprocess: options as canonical JSON, without those of decoding.
         images: what the suite trains on: ``train``, ``train+val``, or a number of images per class.
-        data: a data set and the digest of one of its rarer versions. The most common version of every data set is in the
+        data: a data set and a rarer version of it, its digest and decoding. The most common version of every data set is in the
             main section, as digests belong to a data set and not to a section.
     """
 
@@ -30,7 +30,7 @@ class SectionKey:
     selection: str | None = None
     epochs: int | None = None
     precision: str | None = None
-    data: tuple[str, str] | None = None
+    data: tuple[str, str, str] | None = None
 
     @property
     def model(self) -> SectionKey:

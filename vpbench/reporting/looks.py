@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -104,6 +105,44 @@ def tidy(ax: Axes, grid: str = "both") -> None:
     ax.set_axisbelow(True)
 
 
+def name_ticks(ax: Axes, names: Sequence[str]) -> None:
+    """Words below the places 0, 1, ... of a panel; on a slant where they would touch."""
+    slant: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, names)) > 22 else {}
+    ax.set_xticks(range(len(names)), names, **slant)
+    ax.margins(x=0.15)
+
+
+def deviation_bars(means: Sequence[float], deviations: Sequence[float | None]) -> list[list[float]]:
+    """Lengths of error bars down and up, (2, n), for accuracies in percent: no bar leaves 0 ... 100."""
+    known = [0.0 if deviation is None or math.isnan(deviation) else deviation for deviation in deviations]
+    pairs = list(zip(means, known, strict=True))
+    return [[min(bar, mean) for mean, bar in pairs], [min(bar, 100 - mean) for mean, bar in pairs]]
+
+
+def nested_sizes(points: Sequence[tuple[float, float]], smallest: float = 6.0, step: float = 4.0) -> list[float]:
+    """A marker's size per point: of points in the same place each later one is smaller, so that a rim of all is seen.
+
+    Args:
+        points: as drawn, in shares of the axes: nearer than 0.01 is the same place.
+    """
+    sizes = []
+    for place, (x, y) in enumerate(points):
+        later = sum(math.hypot(x - other_x, y - other_y) < 0.01 for other_x, other_y in points[place + 1 :])
+        sizes.append(smallest + step * later)
+    return sizes
+
+
+def in_shares(values: Sequence[float]) -> list[float]:
+    """Values as shares of their range, for :func:`nested_sizes`; all 0 where they are equal."""
+    low, high = min(values), max(values)
+    return [(value - low) / (high - low) if high > low else 0.0 for value in values]
+
+
+def short(name: str, letters: int) -> str:
+    """A name that fits."""
+    return name if len(name) <= letters else f"{name[: letters - 1]}…"
+
+
 def headline(figure: Figure, text: str) -> None:
     """The figure's title, broken into lines that fit its width."""
     figure.suptitle(_balanced(text, _letters(figure)))
@@ -130,6 +169,14 @@ def below(figure: Figure, caption: str, keys: Sequence[Artist] = ()) -> None:
 def row_wise(keys: Sequence[Artist], columns: int) -> list[Artist]:
     """Reordered for a legend, which fills its columns first, so that it reads row by row."""
     return [key for first in range(columns) for key in keys[first::columns]]
+
+
+def shortened(name: str, letters: int) -> str:
+    """A name of at most so many letters, without its middle where it is longer: names often differ at their ends."""
+    if len(name) <= letters:
+        return name
+    end = (letters - 1) // 2
+    return f"{name[: letters - 1 - end]}…{name[-end:]}"
 
 
 def _balanced(text: str, letters: int) -> str:

@@ -18,6 +18,7 @@ from vpbench.reporting.formats import RENDERERS, SUFFIXES, terminal
 from vpbench.reporting.frame import Filters, Names, load_rows
 from vpbench.reporting.published import with_reported
 from vpbench.reporting.table import Table
+from vpbench.spec.parsing import words
 from vpbench.store.store import DEFAULT_FOLDER, Store
 
 DEFAULT_FIGURES = Path("results/figures")
@@ -38,7 +39,7 @@ def make_report(
     seed: int | None = None,
     reported: bool = False,
     mix: bool = False,
-    compare: Sequence[tuple[str, str]] = (),
+    compare: Sequence[str] | Sequence[Sequence[str]] | str = (),
     statistics: bool = False,
     width: int | None = None,
     colour: bool = False,
@@ -55,7 +56,7 @@ def make_report(
         seed: keep only this seed.
         reported: add what the paper prints, in columns of its own.
         mix: put runs that are not alike into one section.
-        compare: instead of a table of a paper, tests of these pairs of methods.
+        compare: instead of a table of a paper, tests of two methods, or of several pairs of them.
         statistics: instead of a table of a paper, tests of all methods over all data sets.
         width: characters of a line in the terminal's format; None does not limit it.
         colour: let the terminal's format use escape codes.
@@ -68,6 +69,7 @@ def make_report(
         raise UsageError("a table or a plot, not both: leave out --table or --plot.")
     if sum((table is not None or plot is not None or reported, bool(compare), statistics)) > 1:
         raise UsageError("--compare, --statistics and a table or plot of a paper are three reports: ask for one at a time.")
+    pairs = _pairs(compare)
     keep = Filters.of(dataset, suite, backbone, method, seed)
     store = Store(results)
     if plot is not None:
@@ -76,9 +78,9 @@ def make_report(
         return _figures(plot, store, keep, Path(out or DEFAULT_FIGURES))
     target = Path(out) if out is not None else None
     kind = _format(format, target)
-    if compare or statistics:
-        name = "comparison" if compare else "statistics"
-        built = _tests(store, keep, compare, mix)
+    if pairs or statistics:
+        name = "comparison" if pairs else "statistics"
+        built = _tests(store, keep, pairs, mix)
     else:
         definition = load_definition(paper, str(table if table is not None else 1))
         name = f"{paper}_table{definition.number}"
@@ -91,6 +93,20 @@ def make_report(
     with _written_to(target):
         write_atomically(target, lambda partial: partial.write_text(text, encoding="utf-8", newline="\n"))
     return [target]
+
+
+def _pairs(given: Sequence[str] | Sequence[Sequence[str]] | str) -> list[tuple[str, str]]:
+    """``("vpt", "linear")``, ``"vpt,linear"`` or a list of such pairs as a list of pairs.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    listed = words(given) or [] if isinstance(given, str) else list(given)
+    pairs = [listed] if any(isinstance(entry, str) for entry in listed) else listed
+    found = [tuple(pair) for pair in pairs]
+    if any(len(pair) != 2 or not all(isinstance(name, str) for name in pair) for pair in found):
+        raise UsageError(f"compare={given!r}: two methods are compared, e.g. compare=('insvp', 'vpt').")
+    return [(str(first), str(second)) for first, second in found]
 
 
 @contextmanager
@@ -143,8 +159,16 @@ def _runs(store: Store, numbers: Iterable[str] | None = None) -> pd.DataFrame:
 
 
 def _format(given: str | None, out: Path | None) -> str:
-    """The format asked for, or the one whose suffix the file has."""
+    """The format asked for, or the one whose suffix the file has.
+
+    Raises:
+        UsageError: for an unknown format, or a suffix that none has.
+    """
     if given is not None and given not in RENDERERS:
         raise unknown("format", given, RENDERERS)
     by_suffix = {suffix: name for name, suffix in SUFFIXES.items()}
-    return given or (by_suffix.get(out.suffix, "terminal") if out else "terminal")
+    if given is not None or out is None or out.is_dir() or not out.suffix:
+        return given or "terminal"
+    if out.suffix not in by_suffix:
+        raise UsageError(f"--out {out}: no format ends with {out.suffix}: take {', '.join(by_suffix)}, or say --format.")
+    return by_suffix[out.suffix]

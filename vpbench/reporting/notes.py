@@ -10,14 +10,14 @@ import pandas as pd
 from vpbench.reporting.definition import TableDefinition
 from vpbench.reporting.keys import SectionKey
 from vpbench.reporting.row_labels import epochs_text, selection_text, trained_on
-from vpbench.reporting.settings import search_in, settings_in
+from vpbench.reporting.settings import decoding_in, search_in, settings_in
 
 _NORMALISATION = {"weights": "mean and std of the weights", "imagenet": "mean and std of ImageNet", "none": "no mean and std"}
 
 
 def protocol(key: SectionKey, runs: pd.DataFrame) -> tuple[str, ...]:
     """Two lines: what was the same for every method, and how many images each data set has."""
-    pixels = _preprocessing(settings_in(key.preprocess), key.image_size)
+    pixels = [*_preprocessing(settings_in(key.preprocess), key.image_size), *_decodings(runs)]
     seeds = sorted(set(runs["seed"].dropna().astype(int)))
     how = [trained_on(key.images), selection_text(key.selection), epochs_text(key.epochs), _seed_list(seeds), str(key.precision)]
     counts = runs.groupby("dataset")[["n_train", "n_val", "n_test"]].first()  # a failed run may lack them
@@ -41,6 +41,15 @@ def _preprocessing(options: dict[str, Any], size: int | None) -> list[str]:
     if "normalisation" in options:
         parts.append(f"normalised with {_NORMALISATION.get(options['normalisation'], options['normalisation'])}")
     return parts
+
+
+def _decodings(runs: pd.DataFrame) -> list[str]:
+    """How images are decoded, and of which data sets where it is not the same for all."""
+    found: dict[str, set[str]] = {}
+    for dataset, text in runs[["dataset", "preprocess"]].drop_duplicates().itertuples(index=False, name=None):
+        found.setdefault(decoding_in(text), set()).add(dataset)
+    whose = {decoding: "" if len(found) == 1 else f" ({', '.join(sorted(own))})" for decoding, own in found.items()}
+    return [f"decoded with {decoding}{own}" for decoding, own in whose.items() if decoding]
 
 
 def _seed_list(seeds: list[int]) -> str:
@@ -67,6 +76,7 @@ def footer_lines(
         _seeds(n, filled),
         _grid(filled, cells),
         _without_number(runs, definition.metric),
+        *_unsupported(runs),
         *(cost.note for cost in definition.costs),
         _repeats(runs),
         f"Runs: {len(runs)}, made by {_versions(runs)}.",
@@ -97,6 +107,15 @@ def _without_number(runs: pd.DataFrame, metric: str) -> str:
     if empty := int((runs["status"].eq("ok") & runs[metric].isna()).sum()):
         parts.append(f"{empty} ok but without {metric}")
     return f"Runs without a number: {', '.join(parts)}." if parts else ""
+
+
+def _unsupported(runs: pd.DataFrame) -> list[str]:
+    """One line per reason why methods do not work on a backbone."""
+    known = runs.loc[runs["status"] == "unsupported", ["method", "backbone", "error"]].fillna("")
+    return [
+        f"Unsupported on {backbone}: {', '.join(sorted(set(own['method'])))} ({str(error).strip().rstrip('.')})."
+        for (backbone, error), own in known.groupby(["backbone", "error"])
+    ]
 
 
 def _repeats(runs: pd.DataFrame) -> str:

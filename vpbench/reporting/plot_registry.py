@@ -40,8 +40,8 @@ class Plot:
 
 
 def plot_registry() -> Registry[Plot]:
-    """Every file in ``reports/plots``, and the entry points of the group ``vpbench.plots``."""
-    return Registry("plot", "vpbench.reports.plots", _pick, group="vpbench.plots")
+    """Every file in ``reports/plots``, in ``plots`` of the user's folders, and the group ``vpbench.plots``."""
+    return Registry("plot", "vpbench.reports.plots", _pick, group="vpbench.plots", folder="plots")
 
 
 def plot_names() -> list[str]:

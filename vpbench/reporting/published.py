@@ -14,9 +14,8 @@ from importlib.resources import files
 from string import ascii_lowercase
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from vpbench.core.errors import UsageError
+from vpbench.core.frozen_model import FrozenModel
 from vpbench.reporting.definition import MEANS, TableDefinition
 from vpbench.reporting.keys import ColumnKey
 from vpbench.reporting.table import Cell, Column, Row, Section, Table
@@ -47,13 +46,11 @@ class PublishedNumber:
     note: str
 
 
-class Footnote(BaseModel):
+class Footnote(FrozenModel):
     """A remark on a table (no method and no dataset given), or about the cells of these methods and data sets.
 
     Names are the paper's; empty stands for all.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     paper: str
     tables: tuple[str, ...]
@@ -191,9 +188,18 @@ def with_reported(table: Table, definition: TableDefinition, paper: str) -> Tabl
     lines = [
         f"Reported: as printed in {definition.paper}; gap: measured minus reported. No reported figure enters a mean or a rank.",
         *letters.lines(),
+        *(f"No row of ours: {', '.join(names)} ({why})." for why, names in _without_row(definition).items()),
         *(f"On the paper's table: {_sentence(note.text)}" for note in known if not note.on_cells()),
     ]
     return replace(table, sections=(*sections, *alone), footer=(*table.footer, *lines))
+
+
+def _without_row(definition: TableDefinition) -> dict[str, list[str]]:
+    """The paper's rows that no run of ours can be, by the reason."""
+    found: dict[str, list[str]] = {}
+    for name, why in definition.without_row.items():
+        found.setdefault(why, []).append(name)
+    return found
 
 
 def _by_backbone(figures: Iterable[PublishedNumber]) -> dict[tuple[str, str], list[PublishedNumber]]:
@@ -221,17 +227,15 @@ Cells = Mapping[tuple[str, ColumnKey], tuple[PublishedNumber, tuple[str, ...]]]
 
 def _beside(section: Section, definition: TableDefinition, cells: Cells) -> Section:
     """The section with reported columns, gaps, and the rows of methods that only the paper has."""
-    named = {column.key: column for column in section.columns if isinstance(column.key, ColumnKey)}
-    ours = [column.key for column in section.columns if isinstance(column.key, ColumnKey)]
-    keys = [key for key in ours if any(key == theirs for _, theirs in cells)]
-    if not keys:
-        return section
+    named = {column.key: column.name for column in section.columns if isinstance(column.key, ColumnKey)}
+    theirs = {key: _name(figure, definition) for (_, key), (figure, _) in cells.items()}
+    keys = [key for key in named if key in theirs] + [key for key in theirs if key not in named]
     hidden = {ColumnKey("cost", cost.column) for cost in definition.costs if not cost.gap}
-    gaps = [key for key in keys if key not in hidden]
+    gaps = [key for key in keys if key in named and key not in hidden]
     columns = (
         *section.columns,
-        *(Column(REPORTED, named[key].name, "reported", key) for key in keys),
-        *(Column(GAP, named[key].name, "gap", key) for key in gaps),
+        *(Column(REPORTED, named.get(key, theirs[key]), "reported", key) for key in keys),
+        *(Column(GAP, named[key], "gap", key) for key in gaps),
     )
     rows = [
         replace(row, cells=(*row.cells, *_extra(row, section.columns, definition.published_name(row.key), keys, gaps, cells)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from vpbench.reporting.keys import RowKey, SectionKey
@@ -14,24 +15,29 @@ _WEIGHTS = {"random": "random weights", "embedded": "embedded weights", "file": 
 _IMAGES = {"train": "the training images", "train+val": "training and validation images"}
 
 
-def row_label(key: RowKey | str, protocol: str = "") -> str:
+def row_label(key: RowKey | str, protocol: str = "", names: Mapping[str, str] = MappingProxyType({})) -> str:
     """``method (option=value)``; a name that is no key of ours stays as it is.
 
     Args:
         protocol: what tells the row's section from the other ones that are mixed with it.
+        names: what to write in place of ``method`` or ``method:preset``.
     """
     if isinstance(key, str):
         return key
     options = ", ".join(f"{name}={value_text(value)}" for name, value in key.options)
-    return (key.line or key.name) + (f" ({options})" if options else "") + (f" [{protocol}]" if protocol else "")
+    return (
+        (key.line or names.get(key.name, key.name))
+        + (f" ({options})" if options else "")
+        + (f" [{protocol}]" if protocol else "")
+    )
 
 
-def row_labels(keys: Iterable[RowKey | str]) -> dict[RowKey | str, str]:
+def row_labels(keys: Iterable[RowKey | str], names: Mapping[str, str] = MappingProxyType({})) -> dict[RowKey | str, str]:
     """The labels of the rows of one section; of mixed sections, each with what its own does not share with the others."""
     keys = list(keys)
     protocols = {key: key.protocol for key in keys if isinstance(key, RowKey) and key.protocol}
     different = differences(protocols.values())
-    return {key: row_label(key, different[protocols[key]] if key in protocols else "") for key in keys}
+    return {key: row_label(key, different[protocols[key]] if key in protocols else "", names) for key in keys}
 
 
 def value_text(value: str | None) -> str:
@@ -65,7 +71,11 @@ def _short_title(key: SectionKey) -> list[str]:
     parts += [epochs_text(key.epochs)] if key.epochs is not None else []
     parts += [selection_text(key.selection)] if key.selection is not None else []
     parts += [] if key.images in ("train", None) else [trained_on(key.images)]
-    return parts + ([f"{key.data[0]} data {key.data[1][:8]}"] if key.data else [])
+    return parts + ([_data_version(*key.data)] if key.data else [])
+
+
+def _data_version(dataset: str, digest: str, decoding: str) -> str:
+    return f"{dataset} data {digest[:8]}" + (f" ({decoding})" if decoding else "")
 
 
 def _extras(own: SectionKey, alike: list[SectionKey]) -> list[str]:

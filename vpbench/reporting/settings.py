@@ -22,6 +22,14 @@ def settings_in(text: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"value": value}
 
 
+def decoding_in(text: Any) -> str:
+    """How a run's images were decoded, in words, from its preprocessing; empty for the plain way of the papers' loaders."""
+    found = settings_in(text)
+    ground = found.get("background", "ignored")
+    parts = ["EXIF orientation"] if found.get("orientation") == "exif" else []
+    return ", ".join([*parts, *([f"transparency on {ground}"] if ground != "ignored" else [])])
+
+
 def options_of(row: Mapping[Any, Any]) -> dict[str, Any]:
     """The options of a row's method, by their present names. All of reporting reads the column ``method_config`` here.
 

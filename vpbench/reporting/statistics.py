@@ -21,6 +21,7 @@ DRAWS = 10_000
 LEAST_WILCOXON = 6
 LEAST_FRIEDMAN = 5
 LEAST_METHODS = 3
+LEAST_IMAGES = 30  # of a bootstrap over images
 
 Hits = npt.NDArray[np.bool_]
 
@@ -35,7 +36,7 @@ class Paired:
 
     Attributes:
         difference: mean of the first minus mean of the second, in percentage points.
-        low, high: its 95 % interval.
+        low, high: its 95 % interval; NaN on too few images for a bootstrap.
         p: two-sided.
         test: name of the test that gave ``p``.
     """
@@ -53,13 +54,19 @@ def compare_hits(first: Hits, second: Hits, seed: int = 0, draws: int = DRAWS) -
     Args:
         first, second: whether each prediction is right, (seeds, images); the same seeds and images in both.
         seed, draws: of the bootstrap.
+
+    Raises:
+        TooFewError: for several seeds on so few images that the bootstrap is too sure.
     """
     if first.shape != second.shape or first.ndim != 2:
         raise ValueError(f"hits of the same (seeds, images) are needed, not {first.shape} and {second.shape}")
+    seeds, images = first.shape
+    if seeds > 1 and images < LEAST_IMAGES:
+        raise TooFewError(f"the bootstrap over images needs {LEAST_IMAGES}, and there are {images}")
     differences = first.astype(float) - second.astype(float)
     drawn = _draws(differences, np.random.default_rng(seed), draws)
-    low, high = np.quantile(drawn, [ALPHA / 2, 1 - ALPHA / 2])
-    if len(first) == 1:
+    low, high = np.quantile(drawn, [ALPHA / 2, 1 - ALPHA / 2]) if images >= LEAST_IMAGES else (np.nan, np.nan)
+    if seeds == 1:
         p, test = mcnemar_p(first[0], second[0]), "McNemar"
     else:
         below = (np.sum(drawn <= 0) + 1) / (draws + 1)

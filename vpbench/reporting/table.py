@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from vpbench.reporting.keys import ColumnKey, RowKey, SectionKey
@@ -94,6 +94,7 @@ class Table:
     Attributes:
         number: in the paper; empty for none.
         others: sections of the same runs that are not shown, and that titles must be different from.
+        names: what readers see in place of a row's method and preset, as a paper's table calls them.
     """
 
     number: str
@@ -101,6 +102,7 @@ class Table:
     sections: tuple[Section, ...]
     footer: tuple[str, ...]
     others: tuple[SectionKey, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def caption(self) -> str:

@@ -12,8 +12,18 @@ from vpbench.core.cards import first_error
 from vpbench.core.errors import UsageError, VpbenchError
 from vpbench.core.names import counted, unknown
 from vpbench.models.build import build_empty
-from vpbench.models.registry import expand_labels, resolve_method
-from vpbench.planning.plan import Plan, PlannedRun, ResolvedRequest, check_runs, resolve, seeds_of, stored_runs
+from vpbench.models.registry import resolve_method
+from vpbench.planning.plan import (
+    Plan,
+    PlannedRun,
+    ResolvedRequest,
+    check_runs,
+    methods_of,
+    resolve,
+    seeds_of,
+    stored_runs,
+    suite_of,
+)
 from vpbench.search.space import Point, Space, read_space, split
 from vpbench.search.study import Row, Study, Trial, import_optuna, winner
 from vpbench.spec.budget import Budget
@@ -78,20 +88,23 @@ class UnfinishedError(Exception):
     """Some runs of a round have no rows: they were left over by a limit, or another process works on them."""
 
 
-def plan_search(request: Request, budget: Budget) -> SearchPlan:
+def plan_search(request: Request, budget: Budget, *, without_data: bool = False) -> SearchPlan:
     """Resolve and check every search, before anything is computed.
+
+    Args:
+        without_data: whether data sets that are not there are counted by their cards, for a plan that is only shown.
 
     Raises:
         VpbenchError: for anything in the request or the space that cannot work.
     """
     space = read_space(budget.space)
-    methods = expand_labels(request.methods)
+    methods = methods_of(request, suite_of(request)[1])
     for label in methods:
         resolve_method(label)
     searches = {label: _search(space, label, budget) for label in methods}
     _check_equal(space, searches)
     _check_free(space, request, methods)
-    resolved = resolve(request)
+    resolved = resolve(request, without_data=without_data)
     trials, finals = resolved.at("search"), resolved.at("final")
     seeds = seeds_of(resolved.suite, budget.seeds or len(resolved.suite.seeds))
     studies = [_study(space, searches[label], label, name, trials, seeds[0]) for name in resolved.data for label in methods]

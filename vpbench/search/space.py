@@ -1,8 +1,7 @@
-"""What is searched: ``benchmarks/searches/<name>.toml``, or a file of the user's own. Imports no torch."""
+"""What is searched: ``searches/<name>.toml``, vpbench's or the user's, or a file by its path. Imports no torch."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from itertools import product
 from math import prod
@@ -11,11 +10,12 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
-from vpbench.core.cards import card_names, first_error, read_toml
+from vpbench.core.cards import card_file, card_names, first_error, read_toml, shown, validated
 from vpbench.core.errors import UsageError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.hashing import digest
 from vpbench.core.names import shortened, unknown
+from vpbench.core.user_folders import user_path
 from vpbench.models.registry import method_class, method_registry
 from vpbench.spec.parsing import is_shallow
 
@@ -78,7 +78,7 @@ class SpaceCard(FrozenModel):
 def _parameter(name: str, given: Any) -> Parameter:
     if isinstance(given, dict):
         if strange := [key for key in given if key not in Range.model_fields]:
-            raise unknown(f"field of the range {name}", strange[0], Range.model_fields)
+            raise ValueError(str(unknown(f"field of the range {name}", strange[0], Range.model_fields)))
         try:
             return Range.model_validate(given)
         except ValidationError as error:
@@ -161,7 +161,7 @@ def split(point: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def space_names() -> list[str]:
-    """The spaces that ship, sorted."""
+    """The spaces that have a card, vpbench's and the user's, sorted."""
     return card_names(FOLDER)
 
 
@@ -174,33 +174,23 @@ def read_space(name: str) -> Space:
     if not name.endswith(".toml"):
         if name not in space_names():
             raise unknown("search space", name, space_names(), "(vpbench list searches), or give a file: --space my.toml.")
-        return Space(name, _card(f"benchmarks/{FOLDER}/{name}.toml", read_toml(FOLDER, name)))
-    path = Path(name).expanduser()
-    try:
-        return Space(path.stem, _card(name, tomllib.loads(path.read_text(encoding="utf-8"))))
-    except OSError as error:
-        raise UsageError(f"--space {name} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:  # of the syntax, or of the encoding
-        raise UsageError(f"--space {name} is no TOML: {error}") from error
-    except RecursionError as error:
-        raise UsageError(f"--space {name} is nested too deeply for a search space.") from error
+        return Space(name, _card(card_file(FOLDER, name, "search space")))
+    path = user_path(name)
+    return Space(path.stem, _card(path))
 
 
-def _card(place: str, given: dict[str, Any]) -> SpaceCard:
+def _card(file: Path) -> SpaceCard:
+    given = read_toml(file)
+    if not is_shallow(given):
+        raise UsageError(f"{shown(file)} is nested too deeply for a search space.")
+    card = validated(SpaceCard, given, file)
     try:
-        if not is_shallow(given):
-            raise UsageError("it is nested too deeply for a search space.")
-        if strange := [key for key in given if key not in SpaceCard.model_fields]:
-            raise unknown("field of a search space", strange[0], SpaceCard.model_fields)
-        card = SpaceCard.model_validate(given)
         for name in (*card.parameters, *card.settings):
             _check_name(name)
         if both := sorted(card.parameters.keys() & card.settings.keys()):
             raise UsageError(f"{both[0]} is both a setting and a parameter; keep one.")
-    except ValidationError as error:
-        raise UsageError(f"{place}: {first_error(error)}") from error
     except UsageError as error:
-        raise UsageError(f"{place}: {error}") from error
+        raise UsageError(f"{shown(file)}: {error}") from error
     return card
 
 

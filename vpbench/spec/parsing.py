@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -50,6 +51,21 @@ def settings_of(given: list[str]) -> dict[str, Any]:
     return _assignments(given, "--set", "METHOD.OPTION=VALUE", "vpt.prompt_length=50")
 
 
+def columns_of(text: str) -> dict[str, str]:
+    """``"image=img,label=fine_label"`` to a mapping.
+
+    Raises:
+        UsageError: for anything but ``image``, ``label`` or ``split``, each at most once, with the name of a column.
+    """
+    found: dict[str, str] = {}
+    for word in words(text) or []:
+        role, _, name = (part.strip() for part in word.partition("="))
+        if role not in ("image", "label", "split") or not name or role in found:
+            raise UsageError(f"--columns {text}: write image=NAME,label=NAME,split=NAME, or some of them, each once.")
+        found[role] = name
+    return found
+
+
 def executor_options_of(given: list[str]) -> dict[str, Any]:
     """``["partition=gpu"]`` to a mapping, as :func:`settings_of`."""
     return _assignments(given, "--executor-option", "NAME=VALUE", "partition=gpu")
@@ -61,14 +77,14 @@ def _assignments(given: list[str], option: str, form: str, example: str) -> dict
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UsageError(f"{option} {text}: write {form}, e.g. {option} {example}.")
+        if name in found:
+            raise UsageError(f"{option} {name} is given twice, as {json.dumps(found[name])} and as {value}: keep one.")
         found[name] = value_of(value)
     return found
 
 
 def value_of(text: str) -> Any:
     """A value as JSON where it is JSON, with Python's spelling allowed; else as text."""
-    import json
-
     try:
         value = json.loads(text.replace("True", "true").replace("False", "false").replace("None", "null"))
     except (ValueError, RecursionError):  # RecursionError: brackets by the thousand; ValueError: digits too

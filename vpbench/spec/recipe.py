@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
+
+from vpbench.core.frozen_model import FrozenModel
 
 LATER: dict[str, Any] = {"came_later": True}  # marks fields that are hashed only when they are not at their default
 
 
-class ParameterGroup(BaseModel):
-    """Learning rate and weight decay of some tensors."""
+def hashed_fields(model: BaseModel) -> dict[str, Any]:
+    """The fields of a model as JSON values. Those that came later are left out at their defaults, so that run ids stay."""
+    fields = type(model).model_fields
+    later = {name for name, field in fields.items() if field.json_schema_extra == LATER}
+    return model.model_dump(mode="json", exclude={name for name in later if getattr(model, name) == fields[name].default})
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+class ParameterGroup(FrozenModel):
+    """Learning rate and weight decay of some tensors."""
 
     match: str = Field(
         description="pattern of tensor names with * and ?: own.* (the method's), head.*, backbone.* (timm's names), *.bias"
@@ -21,7 +28,7 @@ class ParameterGroup(BaseModel):
     weight_decay: float | None = Field(None, ge=0, description="instead of the recipe's; None leaves that")
 
 
-class Recipe(BaseModel):
+class Recipe(FrozenModel):
     """One training recipe. Frozen; unknown fields are errors.
 
     The learning rate in use is ``lr * batch_size / lr_reference_batch`` (``lr`` itself when that is None).
@@ -29,8 +36,6 @@ class Recipe(BaseModel):
     t / W (``warmup_from_zero``, so that the first epoch of VPT's released code trains nothing) or (t + 1) / W before W,
     and (1 + cos(pi (t - W) / (T - W))) / 2 afterwards.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(0.25, gt=0, description="base learning rate")
@@ -75,10 +80,8 @@ class Recipe(BaseModel):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What is hashed. Fields that came later are left out at their defaults, so that run ids stay."""
-        later = {name for name, field in Recipe.model_fields.items() if field.json_schema_extra == LATER}
-        at_default = {name for name in later if getattr(self, name) == Recipe.model_fields[name].default}
-        return self.model_dump(mode="json", exclude=at_default)
+        """What is hashed."""
+        return hashed_fields(self)
 
     @property
     def peak_lr(self) -> float:

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from vpbench.core.frozen_model import FrozenModel
+from vpbench.spec.decoding_rule import Background
 from vpbench.spec.flag import Flag
-from vpbench.spec.parsing import settings_of, words
+from vpbench.spec.parsing import columns_of, settings_of, words
 
-DEFAULT_METHODS = ("linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt")
 DEFAULT_SUITE = "mini"
 
 
@@ -21,15 +21,21 @@ class Request(FrozenModel):
     ``device`` is here because it decides the precision that ``auto`` means, which is part of a run's identity.
     """
 
-    methods: Annotated[tuple[str, ...], Flag(parse=words)] = Field(
-        default=DEFAULT_METHODS,
-        description="Methods, with commas: insvp,vpt:shallow; all; group:partial, :extra or :prompts. Default: six.",
+    methods: Annotated[tuple[str, ...] | None, Flag(parse=words)] = Field(
+        default=None,
+        description="Methods, with commas: insvp,vpt:shallow,./mine.py; all; group:partial, :extra or :prompts. Default: six.",
     )
     suite: Annotated[str | None, Flag()] = Field(
-        default=None, description="Data sets and protocol. Default: mini, which is built in."
+        default=None, description="Data sets and protocol, by name or path (my.toml). Default: mini, built in."
     )
     data: Annotated[str | None, Flag(metavar="PATH")] = Field(
-        default=None, description="Your own images: an ImageFolder tree or a parquet file."
+        default=None, description="Your own images: an ImageFolder tree, a parquet file or a folder of parquet shards."
+    )
+    columns: Annotated[dict[str, str], Flag(metavar="image=NAME,label=NAME", parse=columns_of)] = Field(
+        default_factory=dict, description="Columns of your parquet files, also split=NAME. Default: the usual names."
+    )
+    background: Annotated[Background | None, Flag(metavar="COLOUR")] = Field(
+        default=None, description="Ground under transparent pixels of your images, a name or #rrggbb. Default: white."
     )
     data_root: Annotated[str | None, Flag(metavar="FOLDER")] = Field(
         default=None, description="Where published data sets lie. Default: VPBENCH_DATA."
@@ -63,6 +69,12 @@ class Request(FrozenModel):
     def _separated(cls, given: Any) -> Any:
         """A text with commas is a list of names."""
         return words(given) if isinstance(given, str) else given
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        """A text with commas is a mapping."""
+        return columns_of(given) if isinstance(given, str) else given
 
     @field_validator("data", "data_root", "weights", mode="before")
     @classmethod

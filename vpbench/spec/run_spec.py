@@ -9,7 +9,8 @@ from pydantic import Field, JsonValue
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.hashing import digest
 from vpbench.core.names import counted
-from vpbench.spec.recipe import Recipe
+from vpbench.spec.decoding_rule import Background, Orientation
+from vpbench.spec.recipe import LATER, Recipe, hashed_fields
 
 
 class MethodSpec(FrozenModel):
@@ -50,7 +51,8 @@ class Preprocess(FrozenModel):
     """How an image becomes the network's input, apart from mean and standard deviation.
 
     ``stretch`` resizes to S x S whatever the aspect. ``crop`` resizes the short side to S / crop_ratio; testing takes the
-    centre S x S, and training a random S x S where ``random_crop`` says so.
+    centre S x S, and training a random S x S where ``random_crop`` says so. The card of a data set says how its images are
+    decoded, not the suite.
     """
 
     resize: Literal["stretch", "crop"] = "stretch"
@@ -60,15 +62,25 @@ class Preprocess(FrozenModel):
     random_crop: bool = False
     random_flip: bool = False
     normalisation: Literal["weights", "imagenet", "none"] = "weights"
+    orientation: Orientation = Field("stored", json_schema_extra=LATER)
+    background: Background = Field("ignored", json_schema_extra=LATER)
+
+    def identity(self) -> dict[str, Any]:
+        """What is hashed, and what a row says."""
+        return hashed_fields(self)
 
 
 class DataSpec(FrozenModel):
-    """A data set and the digest of its images, labels and splits; ``path`` is no part of a run's identity."""
+    """A data set and the digest of its images, labels and splits; ``path`` is no part of a run's identity.
+
+    ``columns`` are those of a user's parquet files that were chosen.
+    """
 
     suite: str
     dataset: str
     digest: str
     path: str | None = Field(None, repr=False)
+    columns: dict[str, str] = Field(default_factory=dict, description="of 'image', 'label' and 'split', those given")
 
 
 class Search(FrozenModel):
@@ -118,7 +130,9 @@ class RunSpec(FrozenModel):
         identity = self.model_dump(mode="json", exclude={"backbone": {"path"}, "data": {"path"}, "method": {"hashed_names"}})
         former = self.method.hashed_names
         identity["method"]["config"] = {former.get(name, name): value for name, value in self.method.config.items()}
-        identity["recipe"] = self.recipe.identity()
+        identity["recipe"], identity["preprocess"] = self.recipe.identity(), self.preprocess.identity()
+        if not self.data.columns:
+            del identity["data"]["columns"]
         if self.search is not None:
             identity["search"]["searched"] = [former.get(name, name) for name in self.search.searched]
         if self.stage is None:

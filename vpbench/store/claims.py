@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -21,7 +22,19 @@ from vpbench.core.file_names import inside
 
 GRID, DATA, STORE = "grid-", "data-", "store-"  # prefixes of locks that are not for runs
 COMPACTING = f"{STORE}compacting"  # held by the process that may write or remove compacted files
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 ACQUIRE_TIMEOUT = 0.3  # seconds; 'vpbench status' holds a lock for a moment when it tests whether it is held
+
+
+def _refusal(folder: Path, error: OSError) -> str:
+    """What is said when a lock cannot be had."""
+    reason = error.strerror or str(error)
+    if error.errno in NO_LOCKS:
+        return (
+            f"the file system of {folder} has no file locks ({reason}), which keep two commands from doing the same run: choose "
+            "--results FOLDER on another one, or have locks switched on (NFS: its lock service, and no option nolock)."
+        )
+    return f"{folder} cannot be written: {reason}. Free space or choose --results FOLDER."
 
 
 class Claims:
@@ -52,9 +65,7 @@ class Claims:
             yield False
             return
         except OSError as error:
-            raise StoreError(
-                f"{self.folder} cannot be written: {error.strerror or error}. Free space or choose --results FOLDER."
-            ) from error
+            raise StoreError(_refusal(self.folder, error)) from error
         try:
             with suppress(OSError):  # informational; the claim is valid without it
                 note.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), **about}))

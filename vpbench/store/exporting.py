@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+from pandas.api.types import is_object_dtype, is_string_dtype
 
 from vpbench.core.errors import StoreError, UsageError
+from vpbench.core.escaping import for_spreadsheet
 from vpbench.core.files import write_atomically
 from vpbench.store.checked_parquet import write_table
 from vpbench.store.schema import SCHEMA
@@ -22,6 +24,9 @@ def _parquet(rows: pa.Table, path: Path) -> None:
 def _csv(rows: pa.Table, path: Path) -> None:
     frame = as_frame(rows)
     frame["first_losses"] = [None if losses is None else json.dumps(list(losses)) for losses in frame["first_losses"]]
+    for name in frame.columns:
+        if is_object_dtype(frame[name]) or is_string_dtype(frame[name]):
+            frame[name] = [for_spreadsheet(value) if isinstance(value, str) else value for value in frame[name]]
     frame.to_csv(path, index=False)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 STATUSES = ("ok", "diverged", "oom", "failed", "timeout", "unsupported")
 # Statuses that a repetition would not change; such runs are not repeated.
@@ -80,7 +80,7 @@ _SIZE = {
     "params_head": (pa.int64(), "parameters of the classifier"),
     "params_total": (pa.int64(), "all parameters, backbone included"),
     "params_by_part": (pa.string(), "trained or not, by the method's own names, of the head and of the backbone, JSON"),
-    "bytes_saved": (pa.int64(), "size of the method's and the head's tensors as a file"),
+    "bytes_saved": (pa.int64(), "size of the method's and the head's tensors as a file, without its metadata"),
 }
 _COST = {
     "flops_forward": (pa.int64(), "floating-point operations per image (2 per multiply-add), all tokens through all blocks"),
@@ -95,6 +95,10 @@ _COST = {
     "throughput": (pa.float64(), "images per second in inference"),
     "throughput_batch": (pa.int64(), "batch size of throughput"),
     "train_step_ms": (pa.float64(), "median time of a training step, milliseconds"),
+    "prepare_s": (
+        pa.float64(),
+        "seconds of the method's pass over data before training: clustering, sensitivities; null where it has none",
+    ),
     "train_images_per_s": (pa.float64(), "images per second in training, of such steps"),
     "mem_kind": (pa.string(), "kind of the two peaks: allocator (CUDA), or process (libraries and weights included)"),
     "mem_train_peak": (pa.int64(), "peak memory in training, bytes: device allocator, or process on a CPU"),
@@ -103,6 +107,8 @@ _COST = {
     "energy_infer_j": (pa.float64(), "the same in inference"),
 }
 _ENVIRONMENT = {
+    "data_path": (pa.string(), "where the images of --data lay on the machine of the run"),
+    "weights_path": (pa.string(), "where the weight file of the backbone lay there, for weights from a file"),
     "vpbench_version": (pa.string(), ""),
     "git_commit": (pa.string(), "of the checkout vpbench ran from, null when installed"),
     "git_dirty": (pa.bool_(), "whether that checkout had uncommitted changes"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from torch import Tensor
 from vpbench.core.errors import DivergedError
 from vpbench.data.batches import Normaliser, evaluation_batches
 from vpbench.data.cache import CachedData, CachedSplit
-from vpbench.interface import OtherData
+from vpbench.interface import Method, OtherData
 from vpbench.models.prompted import Inputs as ModelInputs
 from vpbench.models.prompted import PromptedModel
 from vpbench.spec.precision import autocast
@@ -83,6 +84,7 @@ class Trainer:
         first_losses: of the first five steps of the first phase.
         selected_epoch: epoch (from 1) of the last phase whose parameters were selected.
         batch_parts: micro-batches per training batch, 1 unless memory was short.
+        prepare_s: seconds that the method's ``prepare`` took; None before it, and for a method without.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Trainer:
         self.first_losses: list[float] = []
         self.selected_epoch = 0
         self.batch_parts = 1
+        self.prepare_s: float | None = None
         self._order = torch.Generator().manual_seed(spec.seed)
         self._checkpoints, self._in_training = checkpoints or Checkpoints(), False
         self._inputs = Inputs(model, data, spec, normalise, self._order)
@@ -103,7 +106,8 @@ class Trainer:
 
     def fit(self) -> None:
         """Run the method's own set-up and phases."""
-        self.model.method.prepare(self)
+        if type(self.model.method).prepare is not Method.prepare:
+            self._prepare()
         self.model.method.phases(self)
 
     def doubt(self) -> str:
@@ -117,6 +121,14 @@ class Trainer:
                 "the training went wrong; a smaller recipe.lr may help."
             )
         return ""
+
+    def _prepare(self) -> None:
+        """Timed to the end of what it started on a GPU."""
+        begun = time.perf_counter()
+        self.model.method.prepare(self)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.prepare_s = time.perf_counter() - begun
 
     # What a method may call
 

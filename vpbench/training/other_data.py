@@ -13,6 +13,7 @@ from vpbench.data.cache import CachedSplit, prepare
 from vpbench.data.catalog import dataset_card, dataset_names
 from vpbench.data.sources import open_dataset, open_path
 from vpbench.interface import OtherData
+from vpbench.spec.decoding_rule import OWN_DECODING
 from vpbench.spec.run_spec import RunSpec
 
 
@@ -29,8 +30,11 @@ def open_other(name: str, spec: RunSpec, normalise: Normaliser) -> OtherData:
     """
     if name == spec.data.dataset:
         raise UsageError(f"{name} is the data set of the run itself; meta-train on others.")
-    raw = open_dataset(dataset_card(name)) if name in dataset_names() else open_path(name)
-    plain = spec.preprocess.model_copy(update={"random_crop": False, "random_flip": False})
+    card = dataset_card(name) if name in dataset_names() else None
+    raw = open_dataset(card) if card else open_path(name)
+    plain = spec.preprocess.model_copy(
+        update={"random_crop": False, "random_flip": False, **(card.decoding if card else OWN_DECODING)}
+    )
     split = prepare(raw, plain, spec.backbone.image_size).train
     return OtherData(len(raw.class_names), lambda size: _shuffled(split, size, normalise))
 

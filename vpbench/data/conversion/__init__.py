@@ -2,23 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from vpbench.core.errors import DataError, UsageError
 from vpbench.data.cache import OnProgress
 from vpbench.data.catalog import dataset_card
-from vpbench.data.conversion import dsprites, norb, tfds
+from vpbench.data.conversion import dsprites, norb, resisc45, tfds
+from vpbench.data.download import OnStep, UnavailableError, fetch
 from vpbench.data.places import find_folder
 
 Source = Literal["tfds", "original"]
 
-ORIGINAL = (*dsprites.TASKS, *norb.TASKS)
+ORIGINAL = (*dsprites.TASKS, *norb.TASKS, resisc45.TASK)
+DOWNLOADS = {resisc45.TASK: resisc45.ARCHIVE}  # original files that need no login
+
+# What has to be done by hand before TFDS can prepare a data set.
+MANUAL = {
+    "vtab.retinopathy": "by hand first: the images, with a Kaggle login, into TFDS's folder downloads/manual",
+}
 
 
 def convertible(source: Source) -> tuple[str, ...]:
     """Data sets that can be converted from ``source``."""
     return tuple(tfds.RULES) if source == "tfds" else ORIGINAL
+
+
+def default_source(dataset: str) -> Source:
+    """What a data set is converted from unless the user says otherwise."""
+    return "original" if dataset in DOWNLOADS else "tfds"
+
+
+def fetch_original(dataset: str, root: Path, on_step: OnStep | None = None) -> Path | None:
+    """The original file of a data set, fetched into ``downloads`` below the data root; None for one that is got by hand.
+
+    Raises:
+        DataError: when it cannot be fetched.
+    """
+    if dataset not in DOWNLOADS:
+        return None
+    target = root / "downloads" / DOWNLOADS[dataset].path
+    if not target.is_file():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fetch(DOWNLOADS[dataset], target, on_step=on_step)
+        except UnavailableError as error:
+            raise type(error)(f"{error} Got by hand, it is converted with --from original --path {target.name}.") from error
+        except OSError as error:
+            raise DataError(f"{target.parent} cannot be made ({error.strerror or error}); choose another --data-root.") from error
+        finally:
+            with suppress(OSError):  # it is not empty
+                target.parent.rmdir()
+    return target
+
+
+def in_order(datasets: Sequence[str]) -> list[str]:
+    """Those whose files need a login or another step by hand last, and tasks on the same images one after the other."""
+    names = {name: tfds.RULES[name].name if name in tfds.RULES else name for name in datasets}
+    first = list(dict.fromkeys(names.values()))
+    return sorted(datasets, key=lambda name: (name in MANUAL, first.index(names[name])))
 
 
 def convert(
@@ -66,4 +110,6 @@ def convert(
         raise DataError(f"{path} does not exist; give the original files of {card.title}.")
     if dataset in dsprites.TASKS:
         return dsprites.convert_dsprites(dataset, card, target, path, force=force, on_progress=on_progress)
+    if dataset == resisc45.TASK:
+        return resisc45.convert_resisc45(dataset, card, target, path, force=force, on_progress=on_progress)
     return norb.convert_norb(dataset, card, target, path, force=force, on_progress=on_progress)

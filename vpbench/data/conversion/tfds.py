@@ -2,12 +2,16 @@
 
 Every file that TFDS keeps as JPEG or PNG is written as it is, byte for byte, and decoded by Pillow later; VPT's code decodes with
 TensorFlow, whose JPEG decoder may differ by some grey levels. A file of another kind is decoded by TFDS and written as PNG.
+
+Without TensorFlow, TFDS keeps examples as ArrayRecord files and reads them by ``as_data_source``, in the same order. It can
+prepare those data sets so whose images are files already; of the others it says that it lacks TensorFlow.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +26,7 @@ from vpbench.data.cache import OnProgress
 from vpbench.data.catalog import DatasetCard
 from vpbench.data.conversion import labels
 from vpbench.data.conversion.vtab_layout import Example, png, refuse_existing, write_layout
-from vpbench.data.raw import decode
+from vpbench.data.decoding import decode
 
 Features = Mapping[str, Any]
 LabelOf = Callable[[Features, Any], int]
@@ -139,7 +143,7 @@ def convert_tfds(
         on_progress: called with (images written, total).
 
     Raises:
-        UsageError: when TFDS is not installed or does not have the version.
+        UsageError: when TFDS is not installed, does not have the version, or needs TensorFlow.
         DataError: when TFDS cannot prepare or read the data, or the number of images differs from VTAB-1k.
     """
     refuse_existing(target, force)
@@ -175,27 +179,36 @@ def convert_tfds(
 
 def _tensorflow_datasets() -> Any:
     try:
-        # TensorFlow would take a GPU's memory for itself; nothing here computes on one.
-        importlib.import_module("tensorflow").config.set_visible_devices([], "GPU")
+        if _has_tensorflow():
+            # TensorFlow would take a GPU's memory for itself; nothing here computes on one.
+            importlib.import_module("tensorflow").config.set_visible_devices([], "GPU")
+        else:
+            importlib.import_module("array_record")
         return importlib.import_module("tensorflow_datasets")
     except ImportError as error:
         raise UsageError(
-            f"this conversion reads through TensorFlow Datasets, which is not installed ({error}): pip install 'vpbench[tfds]'"
+            f"this conversion reads through TensorFlow Datasets, which is not installed ({error}): pip install 'vpbench[tfds]', "
+            "or 'vpbench[tfds-light]' without TensorFlow for data sets whose images are files."
         ) from error
+
+
+def _has_tensorflow() -> bool:
+    return importlib.util.find_spec("tensorflow") is not None
 
 
 def _prepared(tfds: Any, rule: Rule, data_dir: Path | None) -> Any:
     """A builder of the first version available in TFDS or on disk, downloaded and prepared."""
-    reason = ""
+    reason, kept = "", {} if _has_tensorflow() else {"file_format": "array_record"}
     for version in rule.versions:
         try:
-            builder = tfds.builder(f"{rule.name}:{version}", data_dir=data_dir)
+            builder = tfds.builder(f"{rule.name}:{version}", data_dir=data_dir, **kept)
         except Exception as error:  # TFDS has several kinds of error for an unknown version
             reason = reason or _first_line(error)
             continue
         try:
             builder.download_and_prepare()
         except Exception as error:
+            _refuse_without_tensorflow(error, f"prepare {rule.name}")
             raise DataError(
                 f"TFDS cannot prepare {rule.name} {version} ({_first_line(error)}); see "
                 f"https://www.tensorflow.org/datasets/catalog/{rule.name.partition('/')[0]} for what must be done by hand."
@@ -206,21 +219,36 @@ def _prepared(tfds: Any, rule: Rule, data_dir: Path | None) -> Any:
     )
 
 
-def _examples(tfds: Any, builder: Any, rule: Rule, slices: Mapping[str, str]) -> Iterator[Example]:
-    features = builder.info.features
+def _refuse_without_tensorflow(error: Exception, what: str) -> None:
+    """
+    Raises:
+        UsageError: when an error of TFDS's is about the lack of TensorFlow.
+    """
+    if not _has_tensorflow() and "tensorflow" in str(error):
+        raise UsageError(f"TFDS needs TensorFlow to {what}: pip install 'vpbench[tfds]'.") from error
+
+
+def _stored(tfds: Any, builder: Any, slice_: str) -> Iterator[Features]:
+    """Examples in their order, with images as they are stored."""
+    skip = {"image": tfds.decode.SkipDecoding()}
+    if not _has_tensorflow():
+        yield from builder.as_data_source(split=slice_, decoders=skip)
+        return
     # One file after the other, so that images come in their order.
     reading = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    yield from tfds.as_numpy(builder.as_dataset(split=slice_, decoders=skip, shuffle_files=False, read_config=reading))
+
+
+def _examples(tfds: Any, builder: Any, rule: Rule, slices: Mapping[str, str]) -> Iterator[Example]:
+    features = builder.info.features
     for split, slice_ in slices.items():
         origin = f"{builder.info.full_name} {slice_}"
         try:
-            stored = builder.as_dataset(
-                split=slice_, decoders={"image": tfds.decode.SkipDecoding()}, shuffle_files=False, read_config=reading
-            )
-            for number, example in enumerate(tfds.as_numpy(stored)):
+            for number, example in enumerate(_stored(tfds, builder, slice_)):
                 name = f"image {number} of {origin}"
                 content, suffix = _file(example["image"], features["image"], rule.factor, name)
                 yield Example(split, content, suffix, rule.label(example, features), name)
-        except DataError:
+        except (DataError, UsageError):
             raise
         except Exception as error:
             raise DataError(
@@ -243,6 +271,7 @@ def _file(stored: bytes, feature: Any, factor: int, name: str) -> tuple[bytes, s
     try:
         return png(feature.decode_example(stored).numpy()), ".png"
     except Exception as error:
+        _refuse_without_tensorflow(error, f"decode {name}")
         raise DataError(
             f"{name} cannot be decoded ({_first_line(error)}); remove the data and let TFDS prepare it again."
         ) from error

@@ -1,18 +1,25 @@
-"""Sources of images: a registry with one module per source. Each defines ``read(**options) -> RawData``."""
+"""Sources of images: a registry with one module per source, here or in the user's folders.
+
+Each defines ``read(**options) -> RawData``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vpbench.core.errors import DataError, UsageError, WrongCountsError, WrongSplitsError
+from vpbench.core.names import unknown
 from vpbench.core.plugins import Registry
+from vpbench.core.user_folders import user_path
 from vpbench.data.catalog import DatasetCard
 from vpbench.data.places import data_root, dataset_folder, find_folder
 from vpbench.data.protocols import split_sha256, with_validation
 from vpbench.data.raw import RawData
+from vpbench.data.sources._shards import find_shards
 
 Reader = Callable[..., RawData]
 
@@ -24,7 +31,7 @@ def open_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
         root: the data root; by default ``VPBENCH_DATA`` or the user's data folder.
 
     Raises:
-        UsageError: when the source of the card does not exist.
+        UsageError: when the source of the card does not exist, or does not take the card's options.
         MissingDataError: when the data set's folder does not exist.
         WrongCountsError: when the number of classes or images differs from the card.
         WrongSplitsError: when the hash of the split list differs from the card.
@@ -32,13 +39,14 @@ def open_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
     """
     raw = read_dataset(card, root)
     folder = find_folder(card, data_root(root))
-    for field, value in counts(raw).items():
-        if value != getattr(card, field):
+    found = counts(raw)
+    for field, expected in expected_counts(card, raw).items():
+        if found[field] != expected:
             raise WrongCountsError(
-                f"{folder or card.source}: {card.title} must have {field} = {getattr(card, field)}, here it is {value}; "
-                + (f"the copy is incomplete or another version. {card.how_to_get}" if folder else "correct its card.")
+                f"{folder or card.source}: {card.title} must have {field} = {expected}, here it is {found[field]}; "
+                + (f"the copy is incomplete or another version. {card.how_to_get}" if folder else "correct its card.").rstrip()
             )
-    if card.split_sha256 and folder and split_sha256(raw) != card.split_sha256:
+    if card.split_sha256 and folder and not raw.val_in_train and split_sha256(raw) != card.split_sha256:
         raise WrongSplitsError(
             f"{folder}: the counts of {card.title} are right, but not its split list (sha256 of file names and labels)."
         )
@@ -47,14 +55,40 @@ def open_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
 
 def read_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
     """Like :func:`open_dataset`, without comparing numbers and split list with the card."""
-    place = data_root(root)
+    if card.path:
+        return open_path(card.path)
+    place, reader = data_root(root), check_source(card)
     with _readable(place):
         folder = dataset_folder(card, place) if card.folders else None
     with _readable(folder or Path(card.source)):
-        raw = _readers().get(card.source)(**({"folder": folder} if folder else {}), **card.options)
-    if 0 < card.n_val < len(raw.splits["train"]) and not len(raw.splits["val"]):
+        raw = reader(**({_place_of(reader): folder} if folder else {}), **card.options)
+    if 0 < card.n_val < len(raw.splits["train"]) and not len(raw.splits["val"]) and not raw.val_in_train:
         raw = with_validation(raw, card.n_val)
     return raw
+
+
+def check_source(card: DatasetCard) -> Reader:
+    """The reader of a card that has a source, which takes what the card says.
+
+    Raises:
+        UsageError: for an unknown source, an option that it does not have, or one that it needs and the card lacks.
+    """
+    reader = _readers().get(card.source)
+    known = inspect.signature(reader).parameters
+    given = {*card.options, *([_place_of(reader)] if card.folders else [])}
+    if strange := sorted(given - known.keys()):
+        raise unknown(f"option of the data source {card.source}", strange[0], known, f"It is on the card of {card.title}.")
+    needed = [name for name, parameter in known.items() if parameter.default is parameter.empty and name not in given]
+    if needed:
+        is_place = needed[0] == _place_of(reader)
+        way = "folders, below the data root, or path in place of source" if is_place else f"options.{needed[0]}"
+        raise UsageError(f"the card of {card.title} says source = '{card.source}' and not what it reads: add {way}.")
+    return reader
+
+
+def _place_of(reader: Reader) -> str:
+    """The argument for the data set's folder; sources for the user's own data call it ``path``."""
+    return "path" if "path" in inspect.signature(reader).parameters else "folder"
 
 
 def counts(raw: RawData) -> dict[str, int]:
@@ -62,19 +96,34 @@ def counts(raw: RawData) -> dict[str, int]:
     return {"classes": len(raw.class_names), **{f"n_{name}": len(split) for name, split in raw.splits.items()}}
 
 
-def open_path(path: str | Path) -> RawData:
-    """A user's own data: a folder of images or a parquet file; see ``sources/folder.py`` and ``sources/parquet.py``.
+def expected_counts(card: DatasetCard, raw: RawData) -> dict[str, int]:
+    """What :func:`counts` should find, by the card; where train and validation images are not told apart, both in train."""
+    wanted = {field: int(getattr(card, field)) for field in ("classes", "n_train", "n_val", "n_test")}
+    return {**wanted, "n_train": card.n_train + card.n_val, "n_val": 0} if raw.val_in_train else wanted
+
+
+def open_path(path: str | Path, columns: Mapping[str, str] | None = None) -> RawData:
+    """A user's own data: a folder of images, a parquet file, or a folder of parquet shards.
+
+    See ``sources/folder.py`` and ``sources/parquet.py``.
+
+    Args:
+        columns: of parquet files, by ``image``, ``label`` and ``split``; by default the usual names.
 
     Raises:
         DataError: in one line: the file, the value and how to fix it.
     """
-    place = Path(path).expanduser()
+    place = user_path(path)
     with _readable(place):
         if not place.exists():
             raise DataError(
                 f"{place} does not exist; give a folder with train/CLASS/*.jpg and test/CLASS/*.jpg, or a .parquet file."
             )
-        return _readers().get("folder" if place.is_dir() else "parquet")(path=place)
+        if place.is_file() or find_shards(place):
+            return _readers().get("parquet")(path=place, columns=columns)
+        if columns:
+            raise DataError(f"{place} is a folder of images, which has no columns; leave out --columns.")
+        return _readers().get("folder")(path=place)
 
 
 @contextmanager
@@ -91,7 +140,7 @@ def _readable(place: Path) -> Iterator[None]:
 
 
 def _readers() -> Registry[Reader]:
-    return Registry("data source", __name__, _pick)
+    return Registry("data source", __name__, _pick, folder="sources")
 
 
 def _pick(name: str, module: Any) -> Reader:

@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpbench.core.errors import DataError
-from vpbench.data.raw import SPLITS, Labels, RawData, RawSplit
+from vpbench.data.class_names import merged_names
+from vpbench.data.decoding import white_levels
+from vpbench.data.raw import SPLITS, Labels, RawData
+from vpbench.data.sources._own_split import OwnSplit
 from vpbench.data.splitting import Indices, hold_out
 
 SEED = 0
@@ -16,20 +19,19 @@ TEST_SHARE, VAL_SHARE = 0.2, 0.1
 
 Keys = NDArray[np.int64] | NDArray[np.str_]
 
-SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-
 
 def assemble(
     origin: str,
     keys: Keys,
     membership: NDArray[np.str_] | None,
-    select: Callable[[Indices, Labels], RawSplit],
+    select: Callable[[Indices, Labels], OwnSplit],
     class_name: Callable[[int | str], str] = str,
+    known: Sequence[str] = (),
 ) -> RawData:
     """Builds a data set from a list of labelled images.
 
     Class ids 0 ... C-1 are assigned to the sorted classes of the training split and used for all splits: ids assigned per split
-    would differ when a split lacks a class.
+    would differ when a split lacks a class. Names are normalised before.
 
     Args:
         origin: the folder or file, for messages.
@@ -37,24 +39,52 @@ def assemble(
         membership: each image's split, one of ``SPLITS``; None if there are no splits.
         select: returns a split from indices and class ids.
         class_name: readable name of a label.
+        known: what is known already of the data, as sentences.
 
     Raises:
-        DataError: for a split without images, fewer than two classes, or classes that differ between train and test.
+        DataError: for a split without images, fewer than two classes, classes that differ between train and test, or the name of
+            a class that is no valid UTF-8.
     """
     if len(keys) == 0:
         raise DataError(f"{origin} holds no images; give a folder or file with at least two classes of images.")
-    notes: list[str] = []
+    notes = list(known)
+    if keys.dtype.kind == "U":
+        plain = merged_names(np.unique(keys).tolist(), f"{origin}: the class", notes)
+        keys = np.array([plain[key] for key in keys.tolist()], np.str_)
     parts = _random_parts(keys, notes) if membership is None else {name: np.flatnonzero(membership == name) for name in SPLITS}
     if membership is not None and len(parts["train"]) and not len(parts["val"]):
         parts = _with_validation(parts, keys, notes)
-    for split in ("train", "test"):
-        if not len(parts[split]):
-            raise DataError(f"{origin} has no {split} images; add a split '{split}' with images of every class.")
+    if keys.dtype.kind == "i":
+        _check_numbers(origin, np.unique(keys).tolist(), class_name, notes)
+    for name in ("train", "test"):
+        if not len(parts[name]):
+            refusal = f"{origin} has no {name} images; add a split '{name}' with images of every class."
+            raise DataError(" ".join([refusal, *notes]))
     _check_classes(origin, {name: keys[part] for name, part in parts.items()}, class_name, notes)
 
     classes = np.unique(keys[parts["train"]])
     splits = {name: select(part, np.searchsorted(classes, keys[part]).astype(np.int64)) for name, part in parts.items()}
-    return RawData.of([class_name(key) for key in classes.tolist()], splits, notes)
+    deep = [values for split in splits.values() for values in split.read_all()]
+    levels = white_levels(deep)
+    for split in splits.values():
+        split.levels = levels
+    whites = {f"{white:g}" for values in deep if (white := values.white(levels)) is not None}
+    if whites:
+        notes.append(f"Images of more than 8 bits per sample: {len(deep)}; {' or '.join(sorted(whites))} is white in them.")
+    return RawData.of([class_name(key) for key in classes.tolist()], dict(splits), notes)
+
+
+def _check_numbers(origin: str, labels: Sequence[int], class_name: Callable[[int | str], str], notes: list[str]) -> None:
+    """Labels that are numbers should count the classes from 0; without names for them, others are noted.
+
+    Raises:
+        DataError: for a negative label, which data sets give to images without one.
+    """
+    if labels[0] < 0:
+        raise DataError(f"{origin}: label {labels[0]} means no label in many data sets; remove these images or name the class.")
+    if labels != list(range(len(labels))) and class_name(labels[0]) == str(labels[0]):
+        shown = ", ".join(map(str, labels[:5])) + (", ..." if len(labels) > 5 else "")
+        notes.append(f"The labels are no count from 0 ({shown}): {len(labels)} classes are named after them.")
 
 
 def _random_parts(keys: Keys, notes: list[str]) -> dict[str, Indices]:

@@ -65,7 +65,7 @@ def _read(file: Path) -> list[tuple[str, Key]]:
         return found
 
     try:
-        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=checked)
+        content = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=checked)
     except FileNotFoundError as error:
         raise DataError(f"{file} is missing beside the other lists; get all three, or remove the others.") from error
     except ValueError as error:  # of the syntax, or of the encoding

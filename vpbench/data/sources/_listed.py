@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vpbench.core.errors import DataError
+from vpbench.data.decoding import AS_LOADED
 from vpbench.data.raw import SPLITS, Labels, RawData, RawSplit
+from vpbench.spec.run_spec import Preprocess
 
 Key = int | str
 Members = Sequence[tuple[str, Key]]
@@ -61,7 +63,7 @@ class ArraySplit(RawSplit):
         content: bytes = np.ascontiguousarray(self._array[self._rows[index]]).tobytes()
         return content
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, preprocess: Preprocess = AS_LOADED) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(self._array[self._rows[index]])).convert("RGB")
 
 
@@ -122,13 +124,13 @@ def _file_splits(folder: Path, lists: Mapping[str, Members], ids: Mapping[Key, i
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a text file that are not blank.
+    """The lines of a text file that are not blank, without a byte-order mark.
 
     Raises:
         DataError: when it is missing or not text.
     """
     try:
-        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError as error:
         raise DataError(f"{file} is missing; the copy of the data set is incomplete.") from error
     except UnicodeDecodeError as error:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from vpbench.core.errors import DataError
-from vpbench.data.raw import Labels, RawData, RawSplit
-from vpbench.data.sources._assemble import SPLIT_WORDS, assemble
+from vpbench.data.raw import Labels, RawData
+from vpbench.data.sources._assemble import assemble
+from vpbench.data.sources._image_files import Ignored, images_below, images_here, subfolders
+from vpbench.data.sources._own_split import OwnSplit
+from vpbench.data.sources._split_names import split_of, split_word
 
-# Those of torchvision's ImageFolder, and gif.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+# A folder that all classes have for their images is no sign of classes below.
+CONTAINERS = frozenset({"images", "image", "imgs", "img", "photos", "pictures", "jpg", "jpeg", "png"})
 
 
-class FolderSplit(RawSplit):
+class FolderSplit(OwnSplit):
     """Images in files, read when needed."""
 
     def __init__(self, paths: list[Path], labels: Labels) -> None:
@@ -33,22 +37,35 @@ class FolderSplit(RawSplit):
 
 
 def read(path: str | Path) -> RawData:
-    """The images below ``path``, with folder names as classes. Files without an image suffix are ignored.
+    """The images below ``path``, with folder names as classes.
 
-    ``val`` may also be called ``valid`` or ``validation``. Without it, a tenth of train is used; without any split, every
-    class is split 70/10/20. Both are drawn with a fixed seed and recorded in ``RawData.note``.
+    Split folders have any of their usual names: ``train``, ``Training``, ``seg_train``, ``dev``, ``test_set``. A folder with
+    nothing but one folder of class folders is entered (``seg_train/seg_train``, ``archive/flowers``). Without ``val``, a tenth
+    of train is used; without any split, every class is split 70/10/20. Both are drawn with a fixed seed and recorded in
+    ``RawData.note``, as is what was left out: hidden files, files that are no images, folders that are no split.
 
     Raises:
         DataError: in one line: the file, the value and how to fix it.
     """
-    root = Path(path)
-    splits = _split_folders(root)
-    found = [
-        (file, category.name, split)
-        for split, folder in (splits or {"": root}).items()
-        for category in _subfolders(folder)
-        for file in _images(category)
-    ]
+    root, ignored = Path(path), Ignored()
+    base = _base(root)
+    notes = [f"Read from its folder '{base.relative_to(root)}'."] if base != root else []
+    splits = _split_folders(base)
+    if splits:
+        _other_folders(base, splits, ignored)
+        splits = {split: _doubled(folder, split) for split, folder in splits.items()}
+    else:
+        _refuse_unknown_splits(base)
+    categories = {split: subfolders(folder) for split, folder in (splits or {"": base}).items()}
+    elsewhere = {os.path.realpath(folder) for folders in categories.values() for folder in folders}
+    found: list[tuple[Path, str, str]] = []
+    for folder in {base, *splits.values()}:
+        ignored.loose += len(images_here(folder, ignored))
+    for split, folders in categories.items():
+        for category in folders:
+            images = images_below(category, elsewhere, ignored)
+            found += [(file, category.name, split) for file in images]
+            ignored.empty += [] if images else [str(category.relative_to(base))]
     for split, folder in splits.items():
         if not any(entry[2] == split for entry in found):
             raise DataError(f"{folder} holds no images in class folders; put them in {folder / 'CLASS'}, or remove the folder.")
@@ -62,38 +79,69 @@ def read(path: str | Path) -> RawData:
         np.array([entry[1] for entry in found]),
         np.array([entry[2] for entry in found]) if splits else None,
         lambda part, labels: FolderSplit([paths[index] for index in part], labels),
+        known=[*notes, *ignored.notes],
     )
+
+
+def _base(root: Path) -> Path:
+    """The folder with the splits or classes: ``root``, or one below where each holds nothing but the next."""
+    base = root
+    while not _split_folders(base):
+        inside = subfolders(base)
+        if len(inside) != 1 or not subfolders(inside[0]) or images_here(base, Ignored()):
+            break
+        base = inside[0]
+    return base
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
     """Folders of the splits, by ``train``, ``val``, ``test``; empty if the folders in ``root`` are classes.
 
-    A single folder ``train`` without subfolders is a class: images of trains.
+    A single folder ``train`` without subfolders is a class, images of trains, and so is ``steam_train`` anyway.
     """
-    folders = [folder for folder in _subfolders(root) if folder.name.lower() in SPLIT_WORDS]
+    folders = [item for item in subfolders(root) if split_word(item.name) or (split_of(item.name) and subfolders(item))]
     splits: dict[str, Path] = {}
     for folder in folders:
-        split = SPLIT_WORDS[folder.name.lower()]
+        split = split_of(folder.name) or ""
         if split in splits:
             raise DataError(f"{root} has both '{splits[split].name}' and '{folder.name}', which are one split; keep one of them.")
         splits[split] = folder
-    return splits if len(splits) > 1 or any(_subfolders(folder) for folder in folders) else {}
+    return splits if len(splits) > 1 or any(subfolders(folder) for folder in folders) else {}
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith((".", "__")))
+def _doubled(folder: Path, split: str) -> Path:
+    """``seg_train/seg_train`` or ``train/images`` for their outer folder, where that holds nothing else."""
+    inside = subfolders(folder)
+    if len(inside) != 1 or not subfolders(inside[0]) or images_here(folder, Ignored()):
+        return folder
+    name = inside[0].name
+    return _doubled(inside[0], split) if split_of(name) == split or name.lower() in CONTAINERS else folder
 
 
-def _images(folder: Path) -> list[Path]:
-    """All image files below ``folder``, sorted, so that splits do not depend on the order of a directory listing."""
+def _other_folders(base: Path, splits: dict[str, Path], ignored: Ignored) -> None:
+    """Counts the images of folders beside the splits."""
+    for folder in subfolders(base):
+        if folder not in splits.values():
+            ignored.folders[folder.name] = len(images_below(folder, set(), Ignored()))
 
-    def fail(error: OSError) -> None:
-        raise error
 
-    found = [
-        Path(place, name)
-        for place, _, names in os.walk(folder, onerror=fail, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
-    ]
-    return sorted(found)
+def _refuse_unknown_splits(base: Path) -> None:
+    """
+    Raises:
+        DataError: when all folders hold folders of the same names: these are the classes, and the folders above are splits.
+    """
+    folders = subfolders(base)
+    same = {item.name for item in subfolders(folders[0])} if len(folders) > 1 else set()
+    if not same or (len(same) == 1 and min(same).lower() in CONTAINERS):
+        return
+    if all({item.name for item in subfolders(folder)} == same for folder in folders[1:]):
+        inside = [folder.name for folder in folders]
+        raise DataError(
+            f"{base}: its folders ({_some(inside)}) all hold folders of the same names ({_some(same)}), so they look like splits "
+            "and not like classes; call them train, val and test, or put the images of each class into one folder."
+        )
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    known = sorted(names)
+    return ", ".join(f"'{name}'" for name in known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")

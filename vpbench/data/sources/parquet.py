@@ -1,11 +1,10 @@
-"""A user's parquet file with the columns ``image``, ``label`` and ``split``, as Hugging Face datasets write it."""
+"""A user's parquet files with images and labels, as Hugging Face datasets writes them: one file, or a folder of shards."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,122 +13,167 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from vpbench.core.errors import DataError
-from vpbench.data.raw import Labels, RawData, RawSplit
-from vpbench.data.sources._assemble import SPLIT_WORDS, Keys, assemble
+from vpbench.core.names import counted
+from vpbench.data.class_names import integer_labels
+from vpbench.data.raw import Labels, RawData
+from vpbench.data.sources._assemble import Keys, assemble
+from vpbench.data.sources._columns import Columns, choose_columns, class_names, is_image_type, name_of
+from vpbench.data.sources._own_split import OwnSplit
+from vpbench.data.sources._shards import Shards, find_shards
+from vpbench.data.sources._split_names import split_of
 from vpbench.data.splitting import Indices
 
-COLUMNS = {
-    "image": "with encoded images (bytes, or a struct with bytes)",
-    "label": "with a class number or name",
-    "split": "with train, val or test",
-}
+Place = Callable[[int], str]  # the name of a row
 
 
-class ParquetSplit(RawSplit):
-    """Rows of a column of encoded images; ``rows`` are their indices in the file."""
+class ParquetSplit(OwnSplit):
+    """Rows of a column of encoded images; ``rows`` are their indices in all files together."""
 
-    def __init__(self, images: pa.ChunkedArray, rows: Indices, labels: Labels, path: Path) -> None:
+    def __init__(self, images: pa.ChunkedArray, rows: Indices, labels: Labels, place: Place) -> None:
         super().__init__(labels)
-        self._images, self._rows, self._path = images, rows, path
+        self._images, self._rows, self._place = images, rows, place
 
     def name(self, index: int) -> str:
-        return f"row {self._rows[index]} of {self._path}"
+        return self._place(int(self._rows[index]))
 
     def content(self, index: int) -> bytes:
         content: bytes = self._images[int(self._rows[index])].as_py()
         return content
 
 
-def read(path: str | Path) -> RawData:
-    """The images of a parquet file, kept in memory encoded.
+def read(path: str | Path, columns: Mapping[str, str] | None = None) -> RawData:
+    """The images of a parquet file or of a folder of shards, kept in memory encoded.
 
-    Columns: ``image``, a JPEG or PNG file as bytes or as a struct with ``bytes``; ``label``, an integer or text; ``split``,
-    one of train, val (or valid, validation) and test. Class names are taken from the schema's metadata: ``class_names``, a
-    JSON list, or Hugging Face's ``features``. Without validation images, a tenth of train is used.
+    An image is a JPEG or PNG file (or any other that Pillow opens) as bytes or as a struct with ``bytes``; a label is an integer
+    or text; a split is a usual word for train, val or test, in a column of a single file and in the names of shards. Class
+    names are taken from the schema's metadata: ``class_names``, a JSON list, or Hugging Face's ``features``. Without
+    validation images, a tenth of train is used.
+
+    Args:
+        columns: names of the columns, by ``image``, ``label`` and ``split``; by default the usual ones.
 
     Raises:
         DataError: in one line: the file, the value and how to fix it.
     """
-    file = Path(path)
-    try:
-        schema = pq.read_schema(file)
-        for column, meaning in COLUMNS.items():
-            if column not in schema.names:
-                raise DataError(
-                    f"{file} has no column '{column}' (it has {', '.join(schema.names)}); add or rename one, {meaning}."
-                )
-        table = pq.read_table(file, columns=list(COLUMNS))
-    except pa.ArrowInvalid as error:
-        raise DataError(
-            f"{file} is not a readable parquet file ({str(error).splitlines()[0]}); give a .parquet file or a folder of images."
-        ) from error
-    images = _image_bytes(table["image"], file)
-    keys = _labels(table["label"], file)
+    place = Path(path)
+    shards = _shards_in(place) if place.is_dir() else Shards({"": [place]}, [])
+    of_file = {file: split for split, files in shards.files.items() for file in files}
+    given = columns or {}
+    first = next(iter(of_file))
+    schema = _schema(first)
+    chosen = choose_columns(schema, given, first, with_split="" in shards.files)
+    tables = {file: _table(file, chosen, class_names(schema, chosen.label), first) for file in of_file}
+    keys = _together([_labels(table[chosen.label], chosen.label, file) for file, table in tables.items()], place, chosen.label)
+    membership = np.concatenate(
+        [
+            np.full(len(table), of_file[file]) if chosen.split is None else _membership(table[chosen.split], chosen.split, file)
+            for file, table in tables.items()
+        ]
+    )
+    images = pa.chunked_array(
+        [
+            chunk.cast(pa.large_binary())
+            for file, table in tables.items()
+            for chunk in _image_bytes(table[chosen.image], chosen.image, file).chunks
+        ],
+        pa.large_binary(),
+    )
+    place_of = _places({file: len(table) for file, table in tables.items()})
     return assemble(
-        str(file),
+        str(place),
         keys,
-        _membership(table["split"], file),
-        lambda part, labels: ParquetSplit(images, part, labels, file),
-        _class_name(schema.metadata or {}, keys, file),
+        membership,
+        lambda part, labels: ParquetSplit(images, part, labels, place_of),
+        name_of(class_names(schema, chosen.label), keys, str(place)),
+        known=[*([chosen.note] if chosen.note else []), *_left_out(shards)],
     )
 
 
-def _image_bytes(column: pa.ChunkedArray, file: Path) -> pa.ChunkedArray:
-    if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
+def _shards_in(folder: Path) -> Shards:
+    shards = find_shards(folder)
+    if shards is None:
+        raise DataError(f"{folder} holds no parquet files named after their splits, such as train-00000-of-00001.parquet.")
+    return shards
+
+
+def _schema(file: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(file)
+    except pa.ArrowInvalid as error:
+        raise _unreadable(file, error) from error
+
+
+def _table(file: Path, chosen: Columns, names: list[str], first: Path) -> pa.Table:
+    """The chosen columns of a file that must have the class names of the first one."""
+    schema = _schema(file)
+    for name in chosen.names:
+        if name not in schema.names:
+            raise DataError(f"{file} has no column '{name}' (it has {', '.join(schema.names)}), which {first} has.")
+    if class_names(schema, chosen.label) != names:
+        raise DataError(f"{file} has other class names than {first}; get all files from one place.")
+    try:
+        return pq.read_table(file, columns=chosen.names, partitioning=None)
+    except pa.ArrowInvalid as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: pa.ArrowInvalid) -> DataError:
+    return DataError(
+        f"{file} is not a readable parquet file ({str(error).splitlines()[0]}); give a .parquet file or a folder of images."
+    )
+
+
+def _places(rows: dict[Path, int]) -> Place:
+    """Names of rows, counted in each file."""
+    files, ends = list(rows), np.cumsum(list(rows.values()))
+
+    def place(row: int) -> str:
+        which = int(np.searchsorted(ends, row, side="right"))
+        return f"row {row - (ends[which - 1] if which else 0)} of {files[which]}"
+
+    return place
+
+
+def _left_out(shards: Shards) -> list[str]:
+    """A note on files of other splits, with their rows."""
+    if not shards.left_out:
+        return []
+    names = ", ".join(f"{file.name} ({counted(pq.read_metadata(file).num_rows, 'row')})" for file in shards.left_out)
+    return [f"Ignored, as their names say no split: {names}."]
+
+
+def _image_bytes(column: pa.ChunkedArray, name: str, file: Path) -> pa.ChunkedArray:
+    if not is_image_type(column.type):
+        raise DataError(f"{file}: column '{name}' is {column.type}; it must be bytes, or a struct with a field 'bytes'.")
+    if pa.types.is_struct(column.type):
         column = pc.struct_field(column, "bytes")
-    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
-        raise DataError(f"{file}: column 'image' is {column.type}; it must be bytes, or a struct with a field 'bytes'.")
-    return _without_nulls(column, "image", "bytes; store the encoded image, not only its path", file)
+    return _without_nulls(column, name, "bytes; store the encoded image, not only its path", file)
 
 
-def _labels(column: pa.ChunkedArray, file: Path) -> Keys:
+def _labels(column: pa.ChunkedArray, name: str, file: Path) -> Keys:
     column = _plain(column)
     if not (pa.types.is_integer(column.type) or _is_text(column.type)):
-        raise DataError(f"{file}: column 'label' is {column.type}; it must be integers or text.")
-    values = _without_nulls(column, "label", "label; fill it in or remove the row", file).to_pylist()
-    return np.array(values, np.int64) if pa.types.is_integer(column.type) else np.array(values, np.str_)
+        raise DataError(f"{file}: column '{name}' is {column.type}; it must be integers or text.")
+    values = _without_nulls(column, name, "label; fill it in or remove the row", file).to_pylist()
+    return integer_labels(values, file) if pa.types.is_integer(column.type) else np.array(values, np.str_)
 
 
-def _membership(column: pa.ChunkedArray, file: Path) -> NDArray[np.str_]:
+def _together(parts: list[Keys], place: Path, name: str) -> Keys:
+    if len({part.dtype.kind for part in parts}) > 1:
+        raise DataError(f"{place}: column '{name}' has numbers in some files and text in others; use one of them.")
+    return cast(Keys, np.concatenate(parts))
+
+
+def _membership(column: pa.ChunkedArray, name: str, file: Path) -> NDArray[np.str_]:
     column = _plain(column)
     if not _is_text(column.type):
-        raise DataError(f"{file}: column 'split' is {column.type}; it must be text: train, val or test.")
-    words = _without_nulls(column, "split", "split; fill it in or remove the row", file).to_pylist()
+        raise DataError(f"{file}: column '{name}' is {column.type}; it must be text: train, val or test.")
+    words = _without_nulls(column, name, "split; fill it in or remove the row", file).to_pylist()
+    splits = {word: split_of(word) for word in set(words)}
     for row, word in enumerate(words):
-        if word.lower() not in SPLIT_WORDS:
-            raise DataError(f"{file}: row {row} has split '{word}'; use train, val (or valid, validation) or test.")
-    return np.array([SPLIT_WORDS[word.lower()] for word in words], np.str_)
-
-
-def _class_name(metadata: dict[bytes, bytes], keys: Keys, file: Path) -> Callable[[int | str], str]:
-    """Class name of a label: text itself; for integers an entry of the list of names, if the file has one."""
-    names = _names_in(metadata)
-    if not names or keys.dtype.kind != "i":
-        return str
-    for key in np.unique(keys).tolist():
-        if not 0 <= key < len(names):
-            raise DataError(
-                f"{file}: label {key} has no name among the {len(names)} class names of the file's metadata; correct one."
-            )
-    return lambda key: names[int(key)]
-
-
-def _names_in(metadata: dict[bytes, bytes]) -> list[str]:
-    """Class names in a schema's metadata; empty if there are none or the JSON is invalid."""
-
-    def parsed(key: bytes) -> Any:
-        try:
-            return json.loads(metadata.get(key, b"null"))
-        except ValueError:
-            return None
-
-    names = parsed(b"class_names")
-    if names is None:
-        features = parsed(b"huggingface")
-        for step in ("info", "features", "label", "names"):
-            features = features.get(step) if isinstance(features, dict) else None
-        names = features
-    return [str(name) for name in names] if isinstance(names, list) else []
+        if splits[word] is None:
+            raise DataError(f"{file}: row {row} has split '{word}'; use train, val (or valid, validation, dev) or test.")
+    return np.array([splits[word] for word in words], np.str_)
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -2,7 +2,7 @@
 
 A task is a folder with ``images/`` and the lists ``train800.txt``, ``val200.txt``, ``test.txt`` and ``train800val200.txt``;
 a line is an image's path below the folder, a blank, and its class number. ``train800val200.txt`` has the files of the first two
-lists, or copies of them in ``images/train800val200/``.
+lists, or copies of them in ``images/train800val200/``; it and ``test.txt`` suffice for all but a search.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def read(folder: Path, classes: int = 0, names: Sequence[str] = ()) -> RawData:
     """One task of VTAB-1k.
 
     Args:
-        folder: with the lists.
+        folder: with the lists; with ``train800val200.txt`` alone for training, ``RawData.val_in_train`` is set.
         classes: number of classes, which are then called "0", "1", ...; or
         names: name of each class.
 
@@ -37,11 +37,15 @@ def read(folder: Path, classes: int = 0, names: Sequence[str] = ()) -> RawData:
         DataError: for a list that is missing, invalid or empty, an image that is listed twice or missing, a label out of
             range, or a ``train800val200.txt`` that is not the union of the other two.
     """
-    lists = {split: _members(folder / file) for split, file in LISTS.items()}
+    joined = (folder / BOTH).is_file() and not any((folder / LISTS[split]).exists() for split in ("train", "val"))
+    files = {"train": BOTH, "test": LISTS["test"]} if joined else LISTS
+    lists = {split: _members(folder / file) for split, file in files.items()}
     raw = from_lists(folder, lists, names=list(names) or [str(number) for number in range(classes)])
-    training = [*lists["train"], *lists["val"]]
-    notes = [*_other_copies(folder, training), *_absent(raw, training), *_converter_note(folder)]
-    return dataclasses.replace(raw, note=" ".join([*notes, raw.note]).strip())
+    training = [*lists["train"], *lists.get("val", ())]
+    notes = [*([] if joined else _other_copies(folder, training)), *_absent(raw, training), *_converter_note(folder)]
+    if joined:
+        notes.insert(0, f"{folder} lacks {LISTS['train']} and {LISTS['val']}, without which no search is possible.")
+    return dataclasses.replace(raw, note=" ".join([*notes, raw.note]).strip(), val_in_train=joined)
 
 
 def _members(file: Path) -> Lines:

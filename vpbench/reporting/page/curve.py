@@ -11,6 +11,8 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
+from vpbench.core.escaping import visible
+
 WIDTH, HEIGHT = 340, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 12, 34
 _MOST_TICKS = 6  # on a logarithmic axis
@@ -101,7 +103,7 @@ def _panel(title: str, values: Sequence[float | None], phases: Sequence[str], ma
         count = len(list(members))
         if start > 1:
             parts.append(f'<path class="phase" d="M{x(start - 0.5):.1f} {_TOP}V{bottom}"/>')
-            parts.append(f'<text class="tick" x="{x(start - 0.5) + 4:.1f}" y="{_TOP + 8}">{escape(phase)}</text>')
+            parts.append(f'<text class="tick" x="{x(start - 0.5) + 4:.1f}" y="{_TOP + 8}">{escape(visible(phase))}</text>')
         points = [(x(at), y(value)) for at in range(start, start + count) if (value := values[at - 1]) is not None]
         parts.append(f'<polyline class="line" points="{" ".join(f"{left:.1f},{top:.1f}" for left, top in points)}"/>')
         if count <= 40:
@@ -109,7 +111,7 @@ def _panel(title: str, values: Sequence[float | None], phases: Sequence[str], ma
         start += count
     story = f"{title} of {name}: {known[0]:.4g} in the first epoch, {known[-1]:.4g} in the last of {len(values)}."
     return Markup('<figure class="curve"><figcaption>{}</figcaption>').format(title) + Markup(
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(story)}">{"".join(parts)}</svg></figure>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(visible(story))}">{"".join(parts)}</svg></figure>'
     )
 
 
@@ -122,12 +124,12 @@ def value_axis(low: float, high: float, may_log: bool) -> Axis:
         if len(ticks) > _MOST_TICKS:
             ticks = [tick for tick in ticks if f"{tick:e}".startswith("1.0")]
         return Axis(low, high, True, tuple(ticks[:: -(-len(ticks) // _MOST_TICKS)]))
-    if high - low <= 1e-9 * max(abs(low), abs(high)):  # equal, or so close that ticks between them would be equal
+    if high - low <= 1e-4 * max(abs(low), abs(high)):  # equal, or so close that ticks would have the same six digits
         low, high = low - (abs(low) / 10 or 1), high + (abs(high) / 10 or 1)
     exponent = math.floor(math.log10((high - low) / 4))
     step = next(digit * 10.0**exponent for digit in (1, 2, 2.5, 5, 10) if (high - low) / (digit * 10.0**exponent) <= 5)
     first, last = math.floor(low / step), math.ceil(high / step)
-    return Axis(first * step, last * step, False, tuple(round(place * step, 12) for place in range(first, last + 1)))
+    return Axis(first * step, last * step, False, tuple(round(place * step, 1 - exponent) for place in range(first, last + 1)))
 
 
 def epoch_ticks(count: int) -> list[int]:

@@ -13,10 +13,10 @@ import pandas as pd
 from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import leaderboard
 from vpbench.reporting.describe import fidelity_words
-from vpbench.reporting.frame import Filters, arrange, of_section
+from vpbench.reporting.frame import Filters, arrange, is_missing, of_section
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.page.links import Place, method_file
-from vpbench.reporting.page.quantities import is_missing, quantity
+from vpbench.reporting.page.quantities import quantity
 from vpbench.reporting.row_labels import row_label, section_titles
 from vpbench.reporting.table import Cell, Column, Row, Section
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from vpbench.core.file_names import file_name
-from vpbench.reporting.page.quantities import is_missing
+from vpbench.reporting.frame import is_missing
 
 # Up to here every run has a page of its own; in larger stores runs that differ in their seed share one.
 OWN_PAGE = 2000

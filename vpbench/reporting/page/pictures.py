@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import struct
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +51,7 @@ def draw_all(store: Store, runs: pd.DataFrame, filters: Filters, site: Path, lar
     # Imported here: matplotlib takes a second that a refused folder need not wait for.
     from vpbench.reporting.figures import draw_figures
 
-    registry = plot_registry()
-    plots: list[Plot] = sorted((registry.get(name) for name in registry.names()), key=lambda plot: (plot.place, plot.name))
+    plots: list[Plot] = sorted((plot for _, plot in plot_registry().working()), key=lambda plot: (plot.place, plot.name))
     drawn = []
     for plot in plots:
         if large and not plot.overview:
@@ -60,9 +60,15 @@ def draw_all(store: Store, runs: pd.DataFrame, filters: Filters, site: Path, lar
             continue
         try:
             paths = draw_figures(plot.name, store, runs, filters, site / FOLDER / plot.name)
-        except VpbenchError as error:
+        except OSError:
+            raise  # a disk that is full, not the plot
+        except Exception as error:  # a broken plot takes no other away
             shutil.rmtree(site / FOLDER / plot.name, ignore_errors=True)  # what it drew before the error
-            drawn.append(Drawn(plot.name, plot.title, (), without_folder(str(error), store)))
+            reason = str(error)
+            if not isinstance(error, VpbenchError):
+                reason = f"{type(error).__name__}: {reason}"
+                warnings.warn(f"the plot {plot.option} cannot be drawn: {reason}", stacklevel=2)
+            drawn.append(Drawn(plot.name, plot.title, (), without_folder(reason, store)))
             continue
         pictures = tuple(_picture(path, site) for path in paths if path.suffix == ".png")
         drawn.append(Drawn(plot.name, plot.title, pictures))

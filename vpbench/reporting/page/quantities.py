@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vpbench.reporting.frame import is_missing
 from vpbench.store.schema import COLUMNS
 
 MISSING = "-"
@@ -39,7 +40,7 @@ _UNITS: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("macs_forward", "macs_fvcore"), "multiply-adds per image"),
         **dict.fromkeys(("throughput", "train_images_per_s"), "images/s"),
         **dict.fromkeys(("energy_train_j", "energy_infer_j"), "J per image"),
-        "wall_s": "s",
+        **dict.fromkeys(("wall_s", "prepare_s"), "s"),
         "image_size": "px",
     }
 )
@@ -63,11 +64,6 @@ def blocks(columns: list[str]) -> list[tuple[str, list[str]]]:
 def meaning(column: str) -> str:
     """The schema's description of a column."""
     return COLUMNS[column][1] if column in COLUMNS else ""
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a value of a row is null; a list never is."""
-    return value is None or (not isinstance(value, (list, tuple, np.ndarray, dict, str)) and bool(pd.isna(value)))
 
 
 def quantity(column: str, value: Any) -> str:

@@ -12,11 +12,12 @@ from markupsafe import Markup
 
 from vpbench.core.errors import VpbenchError
 from vpbench.reporting.describe import describe
+from vpbench.reporting.frame import is_missing
 from vpbench.reporting.keys import split_name
 from vpbench.reporting.page.curve import curves, read_epochs
 from vpbench.reporting.page.links import method_file
-from vpbench.reporting.page.quantities import MISSING, blocks, is_missing, meaning, quantity
-from vpbench.reporting.page.repeat_command import Command, Plans, repeat_command
+from vpbench.reporting.page.quantities import MISSING, blocks, meaning, quantity
+from vpbench.reporting.repeat_command import Command, Plans, repeat_command
 from vpbench.reporting.settings import options_of, settings_in
 from vpbench.store.store import Store
 

@@ -17,8 +17,10 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from vpbench.core.errors import StoreError, UsageError
+from vpbench.core.escaping import visible
 from vpbench.core.version import __version__
 from vpbench.reporting.frame import Filters, Names, load_rows
 from vpbench.reporting.page.leaderboard import Standings, standings
@@ -152,14 +154,22 @@ def _write(path: Path, template: str, **values: Any) -> None:
 
 @lru_cache(maxsize=1)
 def environment() -> Environment:
-    """Templates that escape everything and raise for undefined names."""
+    """Templates that escape everything, show control characters and raise for undefined names."""
     return Environment(
         loader=PackageLoader("vpbench.reporting.page"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _shown(value: Any) -> Any:
+    """What a template writes: no control characters."""
+    if isinstance(value, Markup):
+        return Markup(visible(value))
+    return visible(value) if isinstance(value, str) else value
 
 
 # The folder

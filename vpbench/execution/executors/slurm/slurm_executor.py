@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import submitit
@@ -21,6 +23,19 @@ from vpbench.execution.opened_data import OpenedData
 from vpbench.store.store import Store
 
 TIMEOUTS = 1000  # requeues of a task whose time is up: each does the runs that have no row yet
+
+
+def check_folder(folder: Path) -> None:
+    """That Slurm and submitit take the path of a folder as it is: they put job numbers in the place of ``%j`` and others.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    if found := re.search(r"[%\\\x00-\x1f\x7f]", str(folder)):
+        raise UsageError(
+            f"--executor slurm: {folder} has {found[0]!r} in its path, which Slurm reads as a pattern: "
+            "choose another folder with --results."
+        )
 
 
 class SlurmExecutor(Executor):
@@ -58,7 +73,13 @@ class SlurmExecutor(Executor):
                         "cpus-per-task": self.cpus})  # fmt: skip
 
     def __call__(self, jobs: Sequence[Job], store: Store, callback: Callback, opened: OpenedData) -> Iterator[dict[str, Any]]:
-        """Submits when the first row is asked for. Runs that are in the queue already are waited for."""
+        """Submits when the first row is asked for. Runs that are in the queue already are waited for.
+
+        Raises:
+            UsageError: for a results folder whose path Slurm would read as a pattern.
+        """
+        if jobs:
+            check_folder(files(store))
         dispatcher = SlurmDispatcher(self, self.submit, self.retries, store, callback)
         return dispatcher.run(jobs, self.detach) if jobs else iter(())
 

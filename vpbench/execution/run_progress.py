@@ -1,11 +1,10 @@
-"""Progress on the terminal: one bar for all runs, one for each run under way, one line per finished run."""
+"""Progress on the terminal or in a notebook: one bar for all runs, one for each run under way, one line per finished run."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,12 +16,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from vpbench.core.terminal import Terminal
 from vpbench.execution.callbacks import Callback
-from vpbench.planning.plan import Plan, PlannedRun
-from vpbench.training.fit import Epoch
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from vpbench.planning.plan import Plan, PlannedRun
+    from vpbench.training.fit import Epoch
+
+
+def is_watched() -> bool:
+    """Whether a person sees what is written to stderr: on a terminal, or in a notebook."""
+    console = Terminal(stderr=True)
+    return console.is_terminal or console.is_jupyter
 
 
 class RunProgress(Callback):
@@ -30,19 +37,21 @@ class RunProgress(Callback):
 
     Attributes:
         done: how many runs of the present plan have finished.
+        fresh: their ids.
         by_others: how many of these another command has done meanwhile.
         left_over: how many of its missing runs are not to be done, because of ``limit``.
     """
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = Terminal(stderr=True)
         self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("ETA"), TimeRemainingColumn(), console=self._console, transient=True,
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=self._console, transient=True,
             disable=not self._console.is_terminal,  # no bars in a log, only its lines
         )  # fmt: skip
         self.done = self.by_others = self.left_over = self._total = 0
         self.limit: int | None = None
+        self.fresh: set[str] = set()
         self._all = self._progress.add_task("all runs", total=None, visible=False)
         self._decoding = self._progress.add_task("", total=None, visible=False)
         self._runs: dict[str, TaskID] = {}
@@ -61,7 +70,7 @@ class RunProgress(Callback):
         self.left_over = missing - self._total
         self._progress.reset(self._all, total=self._total, visible=True)
         if stored := len(plan.runs) - missing:
-            self._console.print(f"{stored} of {len(plan.runs)} runs are stored already.", highlight=False)
+            self._console.print(f"{stored} of {len(plan.runs)} runs are stored already.")
 
     def preparing(self, dataset: str, done: int, total: int) -> None:
         self._progress.update(
@@ -86,6 +95,7 @@ class RunProgress(Callback):
 
     def _ended(self, run: PlannedRun, row: dict[str, Any], how: str) -> None:
         self.done += 1
+        self.fresh.add(run.spec.run_id)
         self._progress.update(self._all, completed=self.done)
         if (bar := self._runs.pop(run.spec.run_id, None)) is not None:
             self._progress.remove_task(bar)
@@ -95,15 +105,10 @@ class RunProgress(Callback):
             outcome = f"{row['val_acc1']:5.1f} % on validation"
         else:
             outcome = f"{row['acc1']:5.1f} % top-1"
-        self._console.print(
-            f"[{self.done}/{self._total}] {run.spec.label}: {outcome}, {how}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        self._console.print(f"[{self.done}/{self._total}] {run.spec.label}: {outcome}, {how}", soft_wrap=True)
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
     def tested_on_noise(self, row: dict[Hashable, Any], accuracies: pd.DataFrame) -> None:
         found = ", ".join(f"{acc1:.1f} at {sigma:g}" for sigma, acc1 in zip(accuracies["sigma"], accuracies["acc1"]))

@@ -10,12 +10,14 @@ from typing import Any
 
 from vpbench.core.errors import VpbenchError
 from vpbench.core.hashing import canonical_json
+from vpbench.data.catalog import dataset_card, dataset_names
 from vpbench.models.registry import resolve_method
-from vpbench.planning.suites import CUSTOM_SUITE, SuiteCard, method_options, recipe_entries, resolve_recipe
-from vpbench.reporting.frame import known_suite
+from vpbench.planning.suites import CUSTOM_SUITE, SuiteCard, method_options, preprocess_for, recipe_entries, resolve_recipe
+from vpbench.reporting.frame import is_missing, known_suite
 from vpbench.reporting.keys import split_name
-from vpbench.reporting.page.quantities import is_missing
 from vpbench.reporting.settings import options_of, settings_in
+from vpbench.spec.decoding_rule import OWN_DECODING
+from vpbench.spec.run_spec import Preprocess
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,9 @@ def repeat_command(run: Mapping[Hashable, Any], plans: Plans) -> Command:
     suite = plans.suite(suite_name)
     words, notes = ["vpbench", "run", "--methods", label], []
     if suite_name == CUSTOM_SUITE:
-        words += ["--data", "PATH"]
-        notes.append(f"PATH stands for the images of {dataset}.")
+        place = run.get("data_path")
+        words += ["--data", "PATH" if is_missing(place) else str(place)]
+        notes += [f"PATH stands for the images of {dataset}."] if is_missing(place) else []
     else:
         words += ["--suite", suite_name, "--datasets", dataset]
     if suite is None:
@@ -115,8 +118,7 @@ def repeat_command(run: Mapping[Hashable, Any], plans: Plans) -> Command:
             words += [f"--{option}", str(run[option])]
     if suite is not None:
         words += _seeds(run, suite, notes)
-        if not is_missing(run["preprocess"]) and settings_in(run["preprocess"]) != suite.preprocess.model_dump(mode="json"):
-            notes.append("The suite prepared images otherwise when this run was made: see Preprocessing.")
+        words += _preprocessing(run, suite, notes)
     parts: list[list[str]] = []
     for word in words:
         if not parts or word.startswith("--"):
@@ -125,11 +127,28 @@ def repeat_command(run: Mapping[Hashable, Any], plans: Plans) -> Command:
     return Command(tuple(map(" ".join, parts)), tuple(notes))
 
 
+def _preprocessing(run: Mapping[Hashable, Any], suite: SuiteCard, notes: list[str]) -> list[str]:
+    """The option for the ground under transparent pixels, where it is the user's."""
+    if is_missing(run["preprocess"]):
+        return []
+    own = run["suite"] == CUSTOM_SUITE
+    known = own or run["dataset"] in dataset_names()
+    planned = preprocess_for(suite, None if own or not known else dataset_card(str(run["dataset"])).decoding)
+    found = settings_in(run["preprocess"])
+    recorded = {**Preprocess.model_validate({}).model_dump(include=set(OWN_DECODING)), **found}
+    ground = recorded["background"] if own and recorded["background"] != "ignored" else planned.background
+    if recorded != planned.model_copy(update={"background": ground}).model_dump(mode="json"):
+        notes.append("The suite prepared images otherwise when this run was made: see Preprocessing.")
+    return ["--background", str(ground)] if ground != planned.background else []
+
+
 def _weights(run: Mapping[Hashable, Any], notes: list[str]) -> list[str]:
     if run["weights"] == "random":
         return ["--weights", "random"]
     if run["weights"] != "file":
         return []
+    if not is_missing(place := run.get("weights_path")):
+        return ["--weights", str(place)]
     known = "" if is_missing(run["weights_sha256"]) else f", the one with SHA-256 {run['weights_sha256']}"
     notes.append(f"FILE stands for the weight file{known}.")
     return ["--weights", "FILE"]

@@ -1,0 +1,131 @@
+"""Confusion matrices: which classes of the test images are taken for which, one panel per method.
+
+A row of a matrix is a class and adds up to 100 %, over all seeds. Of too many classes to read, those that are confused most are
+shown.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from vpbench.core.errors import StoreError
+from vpbench.reporting.figures import SectionRuns, in_table_order, sections, usable
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.keys import RowKey
+from vpbench.reporting.looks import below, headline, short
+from vpbench.reporting.row_labels import row_label
+from vpbench.store.store import Store
+
+PLACE = 45  # on a page
+MOST_CLASSES = 20  # of a panel
+NUMBERED = 10  # up to so many classes the cells hold numbers
+_COLUMNS = 3
+_FILE = "predictions.npz"
+
+
+def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
+    """One figure per group of comparable runs and data set, named ``confusion_<backbone>_<dataset>``.
+
+    Raises:
+        StoreError: when no run left its predictions, or a file holds none.
+    """
+    drawn = False
+    for section in sections(runs, filters):
+        for dataset in section.datasets:
+            own = section.runs[(section.runs["dataset"] == dataset) & usable(section.runs)]
+            counts, names = counts_of(store, own)
+            if counts:
+                drawn = True
+                yield f"confusion_{section.stem}_{dataset}", _figure(section, dataset, counts, names, set(own["row"]))
+    if not drawn:
+        raise StoreError(f"no predictions in {store.folder} for these runs: run them again with --save predictions.")
+
+
+def counts_of(store: Store, runs: pd.DataFrame) -> tuple[dict[RowKey, NDArray[np.int64]], tuple[str, ...]]:
+    """By row, in the order of the tables, images by class and first guess, (classes, classes), over all seeds; and the names of
+    the classes, numbers where they are not stored."""
+    found: dict[RowKey, NDArray[np.int64]] = {}
+    names: tuple[str, ...] = ()
+    for run in in_table_order(runs).to_dict("records"):
+        path = store.artefact_path(run["run_id"], _FILE)
+        if not path.exists():
+            continue
+        classes = int(run["classes"])
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                labels, guesses = arrays["labels"].astype(np.int64), arrays["ranked"][:, 0].astype(np.int64)
+                names = tuple(map(str, arrays["class_names"])) if "class_names" in arrays else names
+            pairs = np.bincount(labels * classes + guesses, minlength=classes**2).reshape(classes, classes)
+        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+            raise StoreError(f"{path} holds no predictions: {error}. Run it again with --save predictions.") from error
+        found[run["row"]] = found.get(run["row"], 0) + pairs
+    count = max((len(pairs) for pairs in found.values()), default=0)
+    return found, names if len(names) == count else tuple(map(str, range(count)))
+
+
+def most_confused(counts: Mapping[RowKey, NDArray[np.int64]], most: int = MOST_CLASSES) -> list[int]:
+    """The classes with the largest share of wrong guesses over all rows, at most so many, in their order."""
+    total = np.sum(list(counts.values()), axis=0)
+    shares = 1 - total.diagonal() / np.maximum(total.sum(axis=1), 1)
+    shares[total.sum(axis=1) == 0] = -1
+    return sorted(np.argsort(-shares, kind="stable")[:most].tolist())
+
+
+def _figure(
+    section: SectionRuns, dataset: str, counts: Mapping[RowKey, NDArray[np.int64]], names: tuple[str, ...], rows: set[RowKey]
+) -> Figure:
+    shown = most_confused(counts)
+    columns = min(len(counts), _COLUMNS)
+    lines = -(-len(counts) // columns)
+    longest = max(len(short(names[k], 16)) for k in shown)
+    side = max(1.7, 0.16 * len(shown))
+    figure = Figure(
+        figsize=(max(columns * (side + 0.1) + 0.06 * longest + 0.35, 3.6), lines * (side + 0.4) + 0.06 * longest + 1.0),
+        layout="compressed",
+    )
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for ax, (row, own) in zip(axes, counts.items()):
+        _panel(ax, own, shown, names)
+        ax.set_title(f"{short(row_label(row), 28)}\n{100 * own.trace() / own.sum():.1f} %")
+    for ax in axes[len(counts) :]:
+        ax.set_visible(False)
+    for place in range(0, len(counts), columns):
+        axes[place].set_ylabel("class")
+    for ax in axes[max(len(counts) - columns, 0) : len(counts)]:
+        ax.set_xlabel("first guess")
+        ax.tick_params(labelbottom=True)
+    headline(figure, f"Confusion, {dataset}: {section.title}")
+    below(figure, _caption(len(shown), len(names), sorted(map(row_label, rows - counts.keys()))))
+    return figure
+
+
+def _panel(ax: Axes, counts: NDArray[np.int64], shown: list[int], names: tuple[str, ...]) -> None:
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    part = shares[np.ix_(shown, shown)]
+    ax.imshow(part, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    labels = [short(names[k], 16) for k in shown]
+    ax.set_xticks(range(len(shown)), labels, rotation=90)
+    ax.set_yticks(range(len(shown)), labels)
+    ax.tick_params(length=0, labelsize=6)
+    if len(shown) > NUMBERED:
+        return
+    for (line, column), share in np.ndenumerate(part):
+        if share >= 0.5:
+            colour = "white" if share > 50 else "black"
+            ax.text(column, line, f"{share:.0f}", ha="center", va="center", fontsize=5, color=colour)
+
+
+def _caption(shown: int, classes: int, absent: list[str]) -> str:
+    parts = ["Percent of a class's test images, all seeds together; above a panel the share of right guesses."]
+    if shown < classes:
+        parts.append(f"The {shown} of {classes} classes that are confused most; guesses of others are left out.")
+    if absent:
+        parts.append(f"No predictions stored: {', '.join(absent)}.")
+    return " ".join(parts)

@@ -1,0 +1,121 @@
+"""``vpbench data convert``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vpbench.cli.data_options import Root, Suite, chosen
+from vpbench.cli.data_progress import counting, stepwise
+
+if TYPE_CHECKING:
+    from vpbench.data.conversion import Source
+
+Ids = Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Data sets.", show_default=False)]
+
+
+def convert(
+    ids: Ids = None,
+    suite: Suite = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="SOURCE",
+            help="tfds: TensorFlow Datasets; original: the publisher's files. Default: original for RESISC45, else tfds.",
+        ),
+    ] = None,
+    path: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE_OR_FOLDER", help="What to convert; TFDS's own data folder when left out with --from tfds."),
+    ] = None,
+    data_root: Root = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be converted and stop.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what an earlier conversion wrote.")] = False,
+) -> None:
+    """Write images of data sets as files below the data root, with the split lists that vpbench reads.
+
+    Of several data sets those that are there are skipped, those whose files need a login or another step by hand come last, and
+    one that fails does not stop the others.
+
+    Examples:
+
+    \b
+      vpbench data convert vtab.dtd
+      vpbench data convert --suite vtab1k
+      vpbench data convert vtab.dsprites-location --from original --path dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz
+    """
+    from typing import cast, get_args
+
+    from vpbench.core.names import unknown
+    from vpbench.data.catalog import dataset_card
+    from vpbench.data.conversion import MANUAL, Source, default_source, in_order
+    from vpbench.data.places import data_root as resolve
+
+    if source is not None and source not in get_args(Source):
+        raise unknown("source of a conversion", source, get_args(Source))
+    root, names = resolve(data_root), in_order(chosen(ids, suite))
+    if len(names) > 1 and not force:
+        names = _without_those_there(names, root)
+    if dry_run:
+        for name in names:
+            target = root / (dataset_card(name).folders or (name,))[0]
+            typer.echo(f"{name}: to {target}" + (f" ({MANUAL[name]})" if name in MANUAL else ""))
+        return
+    _convert_all({name: cast(Source, source or default_source(name)) for name in names}, path, root, force)
+
+
+def _without_those_there(names: list[str], root: Path) -> list[str]:
+    from vpbench.data.catalog import dataset_card
+    from vpbench.data.doctor import examine
+
+    there = [name for name in names if examine(name, dataset_card(name), root).ready]
+    for name in there:
+        typer.echo(f"{name}: there already")
+    return [name for name in names if name not in there]
+
+
+def _convert_all(sources: dict[str, Source], path: Path | None, root: Path, force: bool) -> None:
+    """Under one bar of the images of all data sets. An error of the only one is raised; one of several is a line on stderr."""
+    from vpbench.core.errors import VpbenchError
+    from vpbench.data.catalog import dataset_card
+    from vpbench.data.conversion import convert as write
+    from vpbench.data.conversion import fetch_original
+
+    cards = {name: dataset_card(name) for name in sources}
+    sizes = {name: card.n_train + card.n_val + card.n_test for name, card in cards.items()}
+    files: dict[str, Path | None] = dict.fromkeys(sources, path)
+    failed: list[int] = []
+    before = 0
+    for name in [name for name, source in sources.items() if source == "original" and path is None]:
+        try:
+            with stepwise(name) as on_step:
+                files[name] = fetch_original(name, root, on_step)
+        except VpbenchError as error:
+            failed.append(_reported(name, error, alone=len(sources) == 1))
+            del files[name]
+    with counting(f"converting {next(iter(files)) if len(files) == 1 else f'{len(files)} data sets'}") as on_progress:
+        for name, file in files.items():
+            try:
+                typer.echo(write(name, sources[name], file, root, force=force, on_progress=_from(before, sizes, on_progress)))
+            except VpbenchError as error:
+                failed.append(_reported(name, error, alone=len(sources) == 1))
+            before += sizes[name]
+    if failed:
+        raise typer.Exit(failed[0])
+
+
+def _from(before: int, sizes: dict[str, int], on_progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """The progress of one data set as that of all."""
+    return lambda done, _: on_progress(before + done, sum(sizes.values()))
+
+
+def _reported(name: str, error: Exception, alone: bool) -> int:
+    """The exit code of an error that does not stop the other data sets."""
+    if alone:
+        raise error
+    typer.echo(f"vpbench: {name}: {' '.join(str(error).split())}", err=True)
+    return int(getattr(error, "exit_code", 1))

@@ -1,0 +1,86 @@
+"""What ``--dry-run`` says of a plan beside its table of runs: recipes, work, and data that is not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vpbench.data.raw import RawData
+    from vpbench.planning.plan import PlannedRun
+    from vpbench.spec.recipe import Recipe
+
+ALWAYS = ("optimizer", "lr", "weight_decay", "batch_size", "epochs")  # fields of a recipe that are shown at their defaults, too
+
+
+def recipe_lines(runs: Iterable[PlannedRun]) -> list[str]:
+    """One line per recipe, by the names that ``--set recipe.FIELD`` takes, and the methods and data sets that it is for."""
+    users: dict[str, dict[str, list[str]]] = {}
+    for run in runs:
+        methods = users.setdefault(_values(run.spec.recipe), {})
+        methods.setdefault(run.spec.method.label, []).append(run.spec.data.dataset)
+    every = {name for methods in users.values() for names in methods.values() for name in names}
+    lines = []
+    for values, methods in users.items():
+        alike: dict[str, list[str]] = {}
+        for label, names in methods.items():
+            sets = list(dict.fromkeys(names))
+            alike.setdefault("all data sets" if len(sets) == len(every) else ", ".join(sets), []).append(label)
+        who = "; ".join(f"{', '.join(labels)} on {sets}" for sets, labels in alike.items())
+        lines.append(f"recipe of {who}: {values}")
+    return lines
+
+
+def _values(recipe: Recipe) -> str:
+    shown = {
+        name: getattr(recipe, name)
+        for name, field in type(recipe).model_fields.items()
+        if name in ALWAYS or getattr(recipe, name) != field.default
+    }
+    if recipe.optimizer != "sgd":
+        shown.pop("momentum", None)
+    return " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown.items())
+
+
+def work_line(runs: Iterable[PlannedRun], data: Mapping[str, RawData]) -> str:
+    """Images that training takes, and what one forward pass of them costs at least; empty without runs."""
+    from vpbench.measure.operations import count_plain
+
+    images, flops = 0, 0
+    plain: dict[str, int] = {}
+    for run in runs:
+        backbone = run.spec.backbone
+        key = backbone.model_dump_json()
+        plain[key] = plain[key] if key in plain else count_plain(backbone)
+        count = run.spec.recipe.epochs * len(data[run.spec.data.dataset].splits["train"])
+        images, flops = images + count, flops + count * plain[key]
+    if not images:
+        return ""
+    return (
+        f"Work: {images:,} training images; {flops / 1e15:.3g} PFLOPs for one forward pass of them through the plain backbone, "
+        "of which a training step takes one to three times as much."
+    )
+
+
+def absent_line(names: Sequence[str], suite: str) -> str:
+    """What is not there, how much of it a download is, and the way to it; empty when nothing is missing."""
+    if not names:
+        return ""
+    from rich.filesize import decimal
+
+    from vpbench.data.catalog import dataset_card
+    from vpbench.data.how_to_get import how_to_get
+
+    sizes = [download.size for name in names for download in dataset_card(name).downloads]
+    size = f", {decimal(sum(size for size in sizes if size))} to download" if any(sizes) else ""
+    return f"Not here, counted from the cards: {', '.join(names)}{size}. {how_to_get(names, suite)}"
+
+
+def recipe_facts(run: PlannedRun, data: Mapping[str, RawData]) -> dict[str, Any]:
+    """What ``--json`` has of a run beside the columns of the table."""
+    raw = data[run.spec.data.dataset]
+    return {
+        "recipe": run.spec.recipe.model_dump(mode="json"), "recipe_source": run.recipe_source,
+        "options": dict(run.spec.method.config), "classes": len(raw.class_names),
+        **{f"n_{part}": len(split) for part, split in raw.splits.items()},
+    }  # fmt: skip

@@ -1,0 +1,33 @@
+"""The terminal that everything of rich is written to. Names that come from files are text there: no markup, no escape codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from vpbench.core.escaping import visible
+
+
+class Terminal(Console):
+    """rich's console without markup, emoji codes and highlighting, which shows control characters instead of sending them.
+
+    Args:
+        options: of ``rich.console.Console``.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich's; here, so that tables are as wide as what they show."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich's; here for everything that is no plain string."""
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else visible(segment.text)
+            yield segment if text == segment.text else segment._replace(text=text)

@@ -1,0 +1,129 @@
+"""Which columns of a user's parquet file hold images, labels and splits, and how classes are called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vpbench.core.errors import DataError
+from vpbench.data.sources._assemble import Keys
+
+MEANINGS = {
+    "image": "with encoded images (bytes, or a struct with bytes)",
+    "label": "with a class number or name",
+    "split": "with train, val or test",
+}
+# What data sets on the Hugging Face hub call them; the first one that is there is used.
+USUAL = {"image": ("image", "img"), "label": ("label", "labels", "fine_label"), "split": ("split",)}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of columns; ``split`` None where the files' names say it. ``note`` is empty unless one was guessed."""
+
+    image: str
+    label: str
+    split: str | None
+    note: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """Those that are read."""
+        return [name for name in (self.image, self.label, self.split) if name is not None]
+
+
+def choose_columns(schema: pa.Schema, given: Mapping[str, str], file: Path, *, with_split: bool) -> Columns:
+    """The columns that ``given`` names, else those of the usual names, else the only one of the right type.
+
+    Args:
+        schema: of the file.
+        given: names by ``image``, ``label`` and ``split``.
+        with_split: whether a column must say the split.
+
+    Raises:
+        DataError: when a column does not exist, or which one is meant cannot be known.
+    """
+    candidates = {"image": _image_columns(schema), "label": list(_class_labels(schema)), "split": []}
+    roles = [role for role in MEANINGS if role != "split" or with_split or "split" in given]
+    chosen = {role: given.get(role) or _usual(role, schema, candidates[role]) for role in roles}
+    for role, name in chosen.items():
+        if name not in schema.names:
+            lacks = f"{file} has no column '{name if role in given else role}' (it has {', '.join(schema.names)})"
+            if role in given:
+                raise DataError(f"{lacks}; correct --columns.")
+            raise DataError(f"{lacks}; add or rename one, {MEANINGS[role]}, or name it with --columns {role}=NAME.")
+    if len({*chosen.values()}) < len(chosen):
+        both = ", ".join(f"{role} = {name}" for role, name in chosen.items())
+        raise DataError(f"{file}: one column cannot be two things ({both}); choose another with --columns.")
+    guessed = [f"{role} = {name}" for role, name in chosen.items() if role not in given and name != role]
+    others = [name for name in candidates["label"] if name != chosen["label"]]
+    also = f"; other labels: {', '.join(others)}" if others else ""
+    note = f"Columns: {', '.join(guessed)}{also}; choose with --columns." if guessed else ""
+    return Columns(str(chosen["image"]), str(chosen["label"]), chosen.get("split"), note)
+
+
+def class_names(schema: pa.Schema, label: str) -> list[str]:
+    """Class names in a schema's metadata: ``class_names``, or Hugging Face's ``ClassLabel``; empty if there are none."""
+    own = _parsed(schema, b"class_names")
+    names = own if own is not None else _class_labels(schema).get(label)
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def name_of(names: list[str], keys: Keys, origin: str) -> Callable[[int | str], str]:
+    """Class name of a label: text itself; for integers an entry of ``names``, if there are any.
+
+    Raises:
+        DataError: for a label without a name.
+    """
+    if not names or keys.dtype.kind != "i":
+        return str
+    for key in np.unique(keys).tolist():
+        if not 0 <= key < len(names):
+            raise DataError(
+                f"{origin}: label {key} has no name among the {len(names)} class names of the file's metadata; correct one."
+            )
+    return lambda key: names[int(key)]
+
+
+def is_image_type(kind: pa.DataType) -> bool:
+    """Bytes, or a struct with bytes."""
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        return True
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _usual(role: str, schema: pa.Schema, candidates: list[str]) -> str | None:
+    usual = [name for name in USUAL[role] if name in schema.names]
+    return usual[0] if usual else candidates[0] if len(candidates) == 1 else None
+
+
+def _image_columns(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if is_image_type(field.type)]
+
+
+def _class_labels(schema: pa.Schema) -> dict[str, Any]:
+    """The names of every ClassLabel among Hugging Face's features."""
+    features = _parsed(schema, b"huggingface")
+    for step in ("info", "features"):
+        features = features.get(step) if isinstance(features, dict) else None
+    if not isinstance(features, dict):
+        return {}
+    return {
+        column: feature["names"]
+        for column, feature in features.items()
+        if isinstance(feature, dict) and "names" in feature and column in schema.names
+    }
+
+
+def _parsed(schema: pa.Schema, key: bytes) -> Any:
+    """A JSON value in the metadata; None if it is not there or invalid."""
+    try:
+        return json.loads((schema.metadata or {}).get(key, b"null"))
+    except ValueError:
+        return None
