@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -112,9 +111,10 @@ def _options(
 ) -> None:
     if cards:
         from vpbench.core.user_files import add_places
+        from vpbench.core.user_folders import user_path
 
         if context.invoked_subcommand == "new":  # which may fill a folder that is not there yet
-            Path(cards[0]).expanduser().mkdir(parents=True, exist_ok=True)
+            user_path(cards[0]).mkdir(parents=True, exist_ok=True)
         add_places(cards)
 
 

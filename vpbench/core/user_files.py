@@ -17,6 +17,7 @@ from pathlib import Path
 
 from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
+from vpbench.core.user_folders import user_path
 
 SETTING = "VPBENCH_PATH"
 FILE = "vpbench.toml"
@@ -40,7 +41,7 @@ def places() -> list[Path]:
     said += [(f'{FILE}: cards = "{entry}"', Path(entry)) for entry in _of_the_working_folder()]
     found = []
     for origin, place in said:
-        place = place.expanduser().absolute()
+        place = user_path(place).absolute()
         if not place.exists():
             raise UsageError(f"{origin}: there is no such folder or file; correct it, or create it.")
         found.append(place)
@@ -50,7 +51,7 @@ def places() -> list[Path]:
 def add_places(added: Iterable[str | Path]) -> None:
     """Use more folders or files in this process and in those that it starts."""
     known = [entry for entry in os.environ.get(SETTING, "").split(os.pathsep) if entry]
-    new = [str(Path(place).expanduser().absolute()) for place in added]
+    new = [str(user_path(place).absolute()) for place in added]
     if any(os.pathsep in place for place in new):
         raise UsageError(f"{', '.join(new)}: the path holds '{os.pathsep}', which separates paths in {SETTING}; rename it.")
     os.environ[SETTING] = os.pathsep.join(dict.fromkeys([*new, *known]))
@@ -66,7 +67,7 @@ def add_file(given: str, kind: str, option: str) -> str:
     Raises:
         UsageError: when there is no such file.
     """
-    path = Path(given).expanduser()
+    path = user_path(given)
     if not path.is_file():
         raise UsageError(f"{option} {given}: there is no such file.")
     add_places([path])
@@ -95,7 +96,7 @@ def folder_for_new_files(chosen: Path | None = None) -> Path:
     """Where a new file goes: the folder chosen, else the first of the user's folders, else ``vpbench_user``, which the
     ``vpbench.toml`` of the working folder names from then on."""
     if chosen is not None:
-        return chosen.expanduser()
+        return user_path(chosen)
     return next((place for place in places() if place.is_dir()), Path(DEFAULT_FOLDER).absolute())
 
 

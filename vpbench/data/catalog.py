@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from vpbench.core.cards import card_file, card_names, read_toml, validated
+from vpbench.core.user_folders import user_path
 from vpbench.spec.decoding_rule import Background, Orientation
 
 FOLDER = "datasets"
@@ -96,4 +96,4 @@ def dataset_card(name: str) -> DatasetCard:
     card = validated(DatasetCard, read_toml(file), file)
     if not card.path:
         return card
-    return card.model_copy(update={"path": str(file.parent.absolute() / Path(card.path).expanduser())})
+    return card.model_copy(update={"path": str(file.parent.absolute() / user_path(card.path))})

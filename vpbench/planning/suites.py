@@ -12,6 +12,7 @@ from vpbench.core.errors import DataError, UsageError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.names import unknown
 from vpbench.core.user_files import add_file
+from vpbench.core.user_folders import user_path
 from vpbench.data.catalog import dataset_card, dataset_names
 from vpbench.data.protocols import with_all_for_training, with_few_shots
 from vpbench.data.raw import RawData
@@ -120,7 +121,7 @@ def suite_card(name: str) -> SuiteCard:
 
 def _from(card: Path, path: Any) -> Any:
     """A path that a card says; what is no text is left to validation."""
-    return str(card.parent.absolute() / Path(path).expanduser()) if isinstance(path, str) else path
+    return str(card.parent.absolute() / user_path(path)) if isinstance(path, str) else path
 
 
 def suite_name(given: str) -> str:
