@@ -91,3 +91,15 @@ def test_files_are_short() -> None:
         str(path.relative_to(ROOT)): count for path in MODULES.values() if (count := len(path.read_text().splitlines())) > 400
     }
     assert long == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "home"),
+    [
+        ("rich.console import Console", "core.terminal"),  # what is printed through it is guarded
+        (".expanduser()", "core.user_folders"),  # a process may have no home folder
+    ],
+)
+def test_one_place_for(text: str, home: str) -> None:
+    found = {name for name, path in MODULES.items() if text in path.read_text(encoding="utf-8")}
+    assert found == {f"vpbench.{home}"}

@@ -173,7 +173,7 @@ def test_class_ids_come_from_train_only(write: Callable[[pa.Table], Path]) -> No
     raw = open_path(write(table([row for row in ROWS if row != (7, "val")])))
     assert raw.class_names == ("3", "7", "8")
     assert raw.splits["val"].labels.tolist() == [0, 2]
-    assert raw.note == "Not in val: class '7'."
+    assert raw.note.endswith(": 3 classes are named after them. Not in val: class '7'.")
 
 
 @pytest.mark.parametrize("columns", ["bytes", "category", "text"])

@@ -42,20 +42,26 @@ class Outcome:
     err: str
 
 
+REPEATABLE = ("--set", "--executor-option", "--tolerance")
+
+
 def overridden(words: tuple[object, ...]) -> list[str]:
-    """The words of a command line in which later ones replace the options of the fixture ``command``."""
+    """The words of a command line in which later options replace those before them, which fixtures give; the command itself
+    refuses an option that is given twice."""
     found = [str(word) for word in words]
-    for option in ("--data", "--image-size", "--epochs", "--device", "--precision"):
+    for option in {word for word in found if word.startswith("--") and word not in REPEATABLE}:
         while found.count(option) > 1:
             place = found.index(option)
-            del found[place : place + 2]
+            has_value = place + 1 < len(found) and not found[place + 1].startswith("--")
+            del found[place : place + 1 + has_value]
     return found
 
 
-def vpbench(*words: object) -> Outcome:
-    """Run the command in this process, where torch is imported already."""
+def vpbench(*words: object, as_given: bool = False) -> Outcome:
+    """Run the command in this process, where torch is imported already; ``as_given``: without :func:`overridden`."""
     out, err = io.StringIO(), io.StringIO()
-    with mock.patch.object(sys, "argv", ["vpbench", *overridden(words)]), redirect_stdout(out), redirect_stderr(err):
+    given = ["vpbench", *(map(str, words) if as_given else overridden(words))]
+    with mock.patch.object(sys, "argv", given), redirect_stdout(out), redirect_stderr(err):
         try:
             main()
         except SystemExit as stop:

@@ -26,9 +26,6 @@ def check(done: Outcome, code: int, *parts: str) -> None:
     [
         ("--methods linaer", 2, ["'linaer'", "Did you mean 'linear'?"]),
         ("--methods vpt:shalow", 2, ["'shalow'", "Did you mean 'shallow'?"]),
-        ("--suite a --suite b", 2, ["--suite is given 2 times: give it once."]),
-        ("--threads 1 --threads=2", 2, ["--threads is given 2 times: give it once."]),
-        ("--methods linear --methods vpt", 2, ["--methods is given 2 times", "with commas"]),
         ("--set recipe.lr=1 --set recipe.lr=2", 2, ["--set recipe.lr is given twice, as 1 and as 2"]),
         ("--epochs 1 --set recipe.epochs=2", 2, ["--epochs", "--set recipe.epochs=2", "keep one"]),
         ("--methods vpt:shallow --set vpt.deep=true", 2, ["vpt.deep=True undoes what vpt:shallow is"]),
@@ -105,6 +102,23 @@ def test_other_commands_refuse(words: str, code: int, parts: list[str], results:
         check(done, code, *parts)
     assert done.code == code
     assert traces(results) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("run --data a --data b", ["--data is given 2 times: give it once."]),
+        ("run --methods linear --methods vpt", ["--methods is given 2 times: give it once; several values go with commas."]),
+        ("run --threads 1 --threads=2 --threads 3", ["--threads is given 3 times"]),
+        ("report --suite a --suite b", ["--suite is given 2 times"]),
+        ("data get --suite fgvc --suite hta", ["--suite is given 2 times"]),
+        ("check --tolerance loss=1 --tolerance loss=2", ["--tolerance loss is given twice, as 1 and as 2"]),
+    ],
+)
+def test_what_is_given_twice(words: str, parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check(vpbench(*words.split(), as_given=True), 2, *parts)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_published_data_that_is_not_there(tmp_path: Path) -> None:

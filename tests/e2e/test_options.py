@@ -60,7 +60,9 @@ def test_a_default_that_is_shown_is_the_default(model: Any) -> None:
 
 def test_the_signature_of_run_lists_all_fields() -> None:
     parameters = inspect.signature(package.run).parameters
-    assert {*Request.model_fields, *RunOptions.model_fields, "results", "callback"} == set(parameters)
+    assert {*Request.model_fields, *RunOptions.model_fields, "results", "callback", "progress"} == set(parameters)
+    searched = {*Request.model_fields, *Budget.model_fields, *RunOptions.model_fields, "results", "callback", "progress"}
+    assert searched == set(inspect.signature(package.tune).parameters)
     assert parameters["seeds"].default == 1
     assert parameters["timeout_s"].default is None
     assert list(parameters)[:2] == ["methods", "suite"]

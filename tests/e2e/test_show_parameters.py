@@ -25,7 +25,7 @@ def shown(*words: str) -> dict[str, Any]:
 def test_the_parameters_of_lora() -> None:
     facts = shown("lora", "--backbone", "vit-b16-in21k", "--set", "lora.rank=16", "--classes", "10")
     assert facts["parameter_formula"].startswith("4 L D r")
-    assert facts["parameters"] == {
+    assert facts["parameter_counts"] == {
         "backbone": "vit-b16-in21k", "image_size": 224, "classes": 10, "trained": 597_514, "of_the_method": 589_824,
         "active": 589_824, "of_the_head": 7_690,
     }  # fmt: skip
@@ -64,14 +64,14 @@ def test_tensors_sum_to_the_counts(name: str) -> None:
 
 def test_without_a_backbone_nothing_is_counted() -> None:
     assert describe_method("ssf").keys() == describe_method("ssf", {"ssf.init_std": 0.0}).keys()
-    assert "parameters" not in describe_method("ssf")
+    assert "parameter_counts" not in describe_method("ssf")
 
 
 @pytest.mark.parametrize(
     ("words", "part"),
     [
         ("show method lora --set rank=4", "write METHOD.OPTION=VALUE"),
-        ("show method lora --set vpt.prompt_length=4", "vpt is not among the methods asked for, lora"),
+        ("show method lora --set vpt.prompt_length=4", "vpt is not in 'show method lora'"),
         ("show method lora --backbone vit-nan", "Did you mean 'vit-nano'?"),
         ("show method gapt --backbone swin_tiny_patch4_window7_224", "GaPT works on vit, not on swin"),
         ("show suite mini --backbone vit-nano", "--backbone and --set are for 'vpbench show method NAME', not for a suite"),

@@ -396,7 +396,8 @@ def test_past_rows_of_a_store(images: Path, store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (200_000, "2.3 days")]
+    ("seconds", "words"),
+    [(0.4, "less than 1 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (200_000, "2.3 days")],
 )
 def test_durations(seconds: float, words: str) -> None:
     assert format_duration(seconds) == words

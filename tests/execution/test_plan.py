@@ -11,8 +11,9 @@ from PIL import Image
 
 from vpbench.core.errors import UnsupportedError, UsageError, WeightsError
 from vpbench.models.registry import expand_labels, method_registry
-from vpbench.planning.plan import Plan, Request, _split_settings, make_plan, seeds_of
+from vpbench.planning.plan import Plan, Request, make_plan, seeds_of
 from vpbench.planning.suites import RecipeEntry, method_options, resolve_recipe, suite_card
+from vpbench.planning.user_settings import split_settings
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, Preprocess, RunSpec, Search
 from vpbench.store.artefacts import ARTEFACTS
@@ -125,7 +126,7 @@ def test_settings_by_method() -> None:
         epochs=3,
         settings={"vpt.prompt_length": 5, "recipe.lr": 0.1, "insvp.recipe.lr": 0.2, "insvp.recipe.epochs": 4},
     )
-    options, recipes = _split_settings(request)
+    options, recipes = split_settings(request)
     assert options == {"vpt": {"prompt_length": 5}}
     assert recipes == {"": {"epochs": 3, "lr": 0.1}, "insvp": {"lr": 0.2, "epochs": 4}}
 
@@ -143,7 +144,7 @@ def test_settings_by_method() -> None:
 )
 def test_settings_that_belong_nowhere(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        _split_settings(Request(methods=["vpt"], settings={name: 1}))
+        split_settings(Request(methods=["vpt"], settings={name: 1}))
 
 
 def test_recipe_of_suite_then_method_then_user() -> None:

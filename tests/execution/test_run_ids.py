@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from vpbench.planning.plan import ResolvedRequest, _normalised, _split_settings, seeds_of
+from vpbench.planning.plan import ResolvedRequest, _normalised, seeds_of
 from vpbench.planning.suites import suite_card
+from vpbench.planning.user_settings import split_settings
 from vpbench.spec.request import Request
 from vpbench.spec.run_spec import BackboneSpec
 
@@ -40,7 +41,7 @@ def planned_ids(case: dict[str, Any]) -> dict[str, list[str]]:
     own = {"data": "/somewhere/flowers"} if case["suite"] == "custom" else {"suite": case["suite"]}
     request = Request(methods=case["methods"], precision="fp32", device="cpu", **own, **case.get("request", {}))
     raw: Any = SimpleNamespace(digest="0123456789abcdef0123456789abcdef")
-    options, overrides = _split_settings(request)
+    options, overrides = split_settings(request)
     resolved = ResolvedRequest(
         request, suite, suite.part_of or case["suite"], {}, {case["dataset"]: raw},
         _normalised(BACKBONES[suite.backbone], suite), suite.selection, "fp32", options, overrides,

@@ -11,10 +11,11 @@ import typer
 @contextmanager
 def stepwise(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
     """A bar in bytes with the time that is left, on stderr; without a terminal, one line per step."""
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    console = Console(stderr=True)
+    from vpbench.core.terminal import Terminal
+
+    console = Terminal(stderr=True)
     bar = Progress(
         TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
         TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
@@ -37,10 +38,11 @@ def stepwise(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
 @contextmanager
 def counting(title: str) -> Iterator[Callable[[int, int], None]]:
     """A bar of images with the time that is left, on stderr; nothing without a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    from vpbench.core.terminal import Terminal
+
+    console = Terminal(stderr=True)
     bar = Progress(
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("ETA"),
         TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,

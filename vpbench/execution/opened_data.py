@@ -54,8 +54,7 @@ def _key(job: Job) -> _Key:
 
 def _open(job: Job) -> RawData:
     data = job.spec.data
-    own = data.path
-    raw = open_path(own, data.columns) if own is not None else open_dataset(dataset_card(data.dataset), job.data_root)
+    raw = open_dataset(dataset_card(data.dataset), job.data_root) if data.path is None else open_path(data.path, data.columns)
     raw = apply_protocol(raw, suite_card(data.suite), job.spec.stage)
     if raw.digest != data.digest:
         where = data.path or f"{data.dataset} in {job.data_root}"

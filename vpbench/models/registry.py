@@ -72,11 +72,12 @@ def working_methods(group: str | None = None) -> Iterator[tuple[str, type[Method
     return ((name, method) for name, method in method_registry().working() if group in (None, method.group))
 
 
-def options_by_method(settings: Mapping[str, Any], labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+def options_by_method(settings: Mapping[str, Any], labels: Sequence[str], where: str = "--methods") -> dict[str, dict[str, Any]]:
     """``{"vpt.prompt_length": 50}`` as ``{"vpt": {"prompt_length": 50}}``.
 
     Args:
         labels: the methods that are asked for; a setting of another one is an error.
+        where: in the command, for that error.
 
     Raises:
         UsageError: for a name that is no option of one of them.
@@ -89,7 +90,7 @@ def options_by_method(settings: Mapping[str, Any], labels: Sequence[str]) -> dic
             raise UsageError(f"--set {name}: write METHOD.OPTION=VALUE, e.g. --set vpt.prompt_length=50.")
         if method not in asked:
             method_class(method)  # an unknown name gets its own error
-            raise UsageError(f"--set {name}: {method} is not among the methods asked for, {','.join(sorted(asked))}.")
+            raise UsageError(f"--set {name}: {method} is not in '{where} {','.join(sorted(asked))}'.")
         options.setdefault(method, {})[option] = value
     return options
 

@@ -18,7 +18,7 @@ from vpbench.data.how_to_get import how_to_get
 from vpbench.data.places import data_root
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path
-from vpbench.models.registry import check_preset, expand_labels, method_class, resolve_method
+from vpbench.models.registry import expand_labels, resolve_method
 from vpbench.planning.rerun import to_repeat
 from vpbench.planning.suites import (
     CUSTOM_SUITE,
@@ -34,6 +34,7 @@ from vpbench.planning.suites import (
     suite_card,
     suite_name,
 )
+from vpbench.planning.user_settings import split_settings
 from vpbench.planning.validation_images import check_validation
 from vpbench.spec.device import planned_device
 from vpbench.spec.precision import resolve_precision
@@ -217,7 +218,7 @@ def resolve(request: Request, *, without_data: bool = False) -> ResolvedRequest:
     backbone = _normalised(
         resolve_backbone(request.backbone or suite.backbone, request.weights, request.image_size, request.patch_size), suite
     )
-    options, overrides = _split_settings(request)
+    options, overrides = split_settings(request)
     precision = resolve_precision(request.precision or suite.precision, planned_device(request.device))
     selection = _choice("selection", request.selection or suite.selection, ("last", "best_val"))
     data = {own: apply_protocol(raw, suite) for own, raw in opened.items()}
@@ -324,37 +325,6 @@ def own_name(path: Path) -> str:
     """What a user's own data is called: a folder by its name, a file by its name without the ending."""
     place = path if path.name not in ("", "..") else path.resolve()
     return normalised(place.stem if place.is_file() else place.name, "--data")
-
-
-def _split_settings(request: Request) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """``--set`` by method: options, and fields of the recipe (under "" for all methods)."""
-    asked = {label.partition(":")[0] for label in request.methods or ()}
-    options: dict[str, dict[str, Any]] = {}
-    recipes: dict[str, dict[str, Any]] = {"": {}}
-    if request.epochs is not None:
-        recipes[""]["epochs"] = request.epochs
-    if request.epochs not in (None, request.settings.get("recipe.epochs", request.epochs)):
-        raise UsageError(f"--epochs {request.epochs} and --set recipe.epochs={request.settings['recipe.epochs']}: keep one.")
-    for label in request.methods or ():
-        check_preset(label, request.settings)
-    for name, value in request.settings.items():
-        parts = name.split(".")
-        if len(parts) == 2 and parts[0] == "recipe":
-            recipes[""][parts[1]] = value
-        elif len(parts) == 3 and parts[1] == "recipe":
-            recipes.setdefault(_asked(parts[0], asked, name), {})[parts[2]] = value
-        elif len(parts) == 2:
-            options.setdefault(_asked(parts[0], asked, name), {})[parts[1]] = value
-        else:
-            raise UsageError(f"--set {name}: write METHOD.OPTION=VALUE, recipe.FIELD=VALUE or METHOD.recipe.FIELD=VALUE.")
-    return options, recipes
-
-
-def _asked(method: str, asked: set[str], setting: str) -> str:
-    if method not in asked:
-        method_class(method)  # an unknown name gets its own error
-        raise UsageError(f"--set {setting}: {method} is not among --methods {','.join(sorted(asked))}.")
-    return method
 
 
 def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:

@@ -52,7 +52,7 @@ def in_words(facts: Mapping[str, Any]) -> dict[str, Any]:
             found[name] = selection_text(value)
         elif name == "fit":
             found["trained_on"] = images_text(value)
-        elif name == "parameters":
+        elif name == "parameter_counts":
             found[name] = {key: _with_separators(each) for key, each in value.items()}
         elif name == "parameters_by_tensor":
             found[name] = [{key: _with_separators(each) for key, each in group.items()} for group in value]
@@ -153,7 +153,7 @@ def describe_method(
         UsageError: for an unknown name, or an option that does not fit.
         UnsupportedError: when the method does not work on the backbone.
     """
-    options = options_by_method(settings or {}, [label]).get(label.partition(":")[0])
+    options = options_by_method(settings or {}, [label], "show method").get(label.partition(":")[0])
     spec = resolve_method(label, options)
     method = method_class(spec.name)
     fields = method.Config.model_fields
@@ -218,7 +218,7 @@ def _parameters(method: MethodSpec, backbone: BackboneSpec, classes: int) -> dic
     }  # fmt: skip
     counts = parameter_counts(model)
     return {
-        "parameters": {
+        "parameter_counts": {
             "backbone": backbone.name, "image_size": backbone.image_size, "classes": classes,
             **{name: counts[column] for name, column in names.items()},
         },
