@@ -51,7 +51,7 @@ def make_row(method: str = "vpt", dataset: str = "digits", seed: int = 1, **colu
         "dataset": dataset, "dataset_group": "natural", "data_digest": "d1", "classes": 10, "n_train": 320, "n_val": 200,
         "n_test": 797, "seed": seed, "epochs": 1, "epochs_run": 1, "precision": "fp32", "selection": "last",
         "selected_epoch": 1, "first_losses": list(2.5 + rng.random(5)), "acc1": 70 + 2 * float(rng.standard_normal()),
-        "correct": 558, "total": 797, "params_trainable": trainable, "params_method": own, "params_active": own,
+        "total": 797, "params_trainable": trainable, "params_method": own, "params_active": own,
         "params_head": 1930, "params_total": 2_700_000 + trainable, "bytes_saved": 4 * trainable + 200,
         "params_by_part": json.dumps({"head": 1930}), "flops_forward": 80_000_000, "flops_inference": 80_000_000,
         "flops_train_step": 240_000_000, "macs_forward": 40_000_000, "macs_fvcore": 40_000_000,

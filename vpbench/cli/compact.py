@@ -26,16 +26,18 @@ def compact(
     import json
 
     from vpbench.core.errors import StoreError
+    from vpbench.core.escaping import one_line
     from vpbench.core.names import counted
     from vpbench.store.compacting import compact as merge_files
-    from vpbench.store.reading import printable
     from vpbench.store.store import Store
 
     if not results.is_dir():
         raise StoreError(f"there is no results folder {results}; --results chooses another one.")
     done = merge_files(Store(results))
     for path, reason in done.broken:
-        typer.echo(f"warning: {printable(path)} is not a readable result and is left where it is: {printable(reason)}", err=True)
+        typer.echo(
+            f"warning: {one_line(str(path))} is not a readable result and is left where it is: {one_line(reason)}", err=True
+        )
     if as_json:
         facts = {"file": done.path and str(done.path), "rows": done.rows, "merged": done.merged, "left": done.left,
                  "broken": [str(path) for path, _ in done.broken]}  # fmt: skip

@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vpbench.core.errors import StoreError
+from vpbench.core.escaping import one_line
 from vpbench.core.file_names import is_file_name
 from vpbench.core.files import write_atomically
 from vpbench.store.artefacts import CHECKSUMS
 from vpbench.store.compacting import only_one
-from vpbench.store.reading import COMPACTED, Rows, printable, read_file, read_rows
+from vpbench.store.reading import COMPACTED, Rows, read_file, read_rows
 from vpbench.store.schema import QUALITY, SCHEMA, SETTLED
 from vpbench.store.store import Store
 
@@ -84,7 +85,7 @@ def open_source(path: Path) -> Source:
         raise StoreError(f"{path} is not a parquet file; write one with: vpbench export --to rows.parquet")
     found = read_rows(path, use_copy=False) if path.is_dir() else read_file(path)  # a copy may say what no row says
     if path.is_file() and found.broken:
-        raise StoreError(f"{path} is not a readable result: {printable(found.broken[0][1])}.")
+        raise StoreError(f"{path} is not a readable result: {one_line(found.broken[0][1])}.")
     found.refuse_newer(path)
     if not len(found.table):
         raise StoreError(f"{path} has no rows{f'; {found.left_out[0]}' if found.broken else ''}.")
@@ -199,10 +200,12 @@ def _check_files(store: Store, run_id: str, source: Source) -> None:
     log = source.store.log_path(run_id)
     for path in (source.store.artefacts_folder, theirs, *_files_in(theirs), log.parent, log, ours, *_files_in(ours)):
         if path.is_symlink():
-            raise StoreError(f"{printable(path)} is a symbolic link, and import takes files alone: replace it by what it names.")
+            raise StoreError(
+                f"{one_line(str(path))} is a symbolic link, and import takes files alone: replace it by what it names."
+            )
     for path in _files_in(ours):
         if not path.is_file():
-            raise StoreError(f"{printable(path)} is no file, and would be lost: move it away, and import again.")
+            raise StoreError(f"{one_line(str(path))} is no file, and would be lost: move it away, and import again.")
 
 
 def _files_in(folder: Path) -> list[Path]:

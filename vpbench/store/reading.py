@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vpbench.core.errors import StoreError
+from vpbench.core.escaping import one_line
 from vpbench.core.version import __version__
 from vpbench.store.checked_parquet import open_parquet
 from vpbench.store.plausible import JUDGED, implausible
@@ -65,7 +66,7 @@ class Rows:
     def left_out(self) -> list[str]:
         """One line for every file that is broken."""
         return [
-            f"{printable(path)} is not a readable result and is left out: {printable(reason)}" for path, reason in self.broken
+            f"{one_line(str(path))} is not a readable result and is left out: {one_line(reason)}" for path, reason in self.broken
         ]
 
     def refuse_newer(self, place: Path) -> None:
@@ -82,11 +83,6 @@ class Rows:
                 f"{place} has rows of schema version {newer}, and vpbench {__version__} knows versions up to "
                 f"{SCHEMA_VERSION}: install a later vpbench, or choose other results."
             )
-
-
-def printable(text: Any) -> str:
-    """``text`` in one line, with escapes for what a terminal or a file in UTF-8 cannot show."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
 
 
 class _GoneError(Exception):
