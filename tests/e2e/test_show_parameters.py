@@ -50,7 +50,7 @@ def test_what_is_trained_in_the_backbone_and_what_is_constant() -> None:
 def test_for_readers() -> None:
     done = vpbench("show", "method", "vpt", "--backbone", "vit-nano")
     assert done.code == 0, done.err
-    for part in ("6 x 10 x 192", "11,520", "parameter formula", "parameters by tensor", "trained: 30,820"):
+    for part in ("6 x 10 x 192", "11,520", "parameter_formula", "parameters_by_tensor", "trained: 30,820"):
         assert part in done.out
 
 
