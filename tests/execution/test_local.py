@@ -21,7 +21,6 @@ from PIL import Image
 
 from vpbench.backbones.base import Needed
 from vpbench.backbones.vit import ViTAdapter
-from vpbench.cli.progress import RunProgress
 from vpbench.cli.run import _summary
 from vpbench.core.checksums import sealed
 from vpbench.core.errors import DataError, StoreError, UsageError
@@ -35,6 +34,7 @@ from vpbench.execution.executors.local.local_executor import Local
 from vpbench.execution.expected_time import PastRuns, Work, format_duration, longest_first, past_runs
 from vpbench.execution.job import Job, row_since, row_version
 from vpbench.execution.opened_data import OpenedData
+from vpbench.execution.run_progress import RunProgress
 from vpbench.interface import Tokens
 from vpbench.planning.plan import Plan, PlannedRun, plan_runs
 from vpbench.planning.rerun import to_repeat
