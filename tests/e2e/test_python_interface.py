@@ -46,7 +46,7 @@ def test_a_generator_of_artefacts(tmp_path: Path, images: Path, unmeasured: None
         save=(name for name in ["curve", "predictions"]),
     )
     kept = tmp_path / "_artefacts" / frame["run_id"].item()
-    assert sorted(path.name for path in kept.iterdir()) == ["curve.csv", "predictions.npz"]
+    assert sorted(path.name for path in kept.iterdir()) == ["SHA256SUMS", "curve.csv", "predictions.npz"]
 
 
 def test_no_methods_are_not_all_methods(images: Path, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def _summary(progress: RunProgress, frame: Any, results: Path) -> None:
             f"{row.method} on {row.dataset}, seed {row.seed}: {row.status} - {reason} (vpbench show run {row.run_id[:8]})",
             err=True,
         )
-    if old := len(set(failed["run_id"]) - progress.fresh):
+    if old := sum(row.run_id not in progress.fresh for row in failed.itertuples()):
         typer.echo(f"{counted(old, 'run')} of these had ended so before; --rerun failed repeats them.", err=True)
     if progress.left_over:
         count = counted(progress.left_over, "run")
