@@ -18,6 +18,7 @@ from vpbench.execution.callbacks import Callback
 from vpbench.reporting.page import site
 from vpbench.spec.request import Request
 from vpbench.spec.run_options import RunOptions
+from vpbench.store.artefacts import CHECKSUMS
 from vpbench.store.schema import COLUMNS
 
 
@@ -46,7 +47,7 @@ def test_a_generator_of_artefacts(tmp_path: Path, images: Path, unmeasured: None
         save=(name for name in ["curve", "predictions"]),
     )
     kept = tmp_path / "_artefacts" / frame["run_id"].item()
-    assert sorted(path.name for path in kept.iterdir()) == ["SHA256SUMS", "curve.csv", "predictions.npz"]
+    assert sorted(path.name for path in kept.iterdir()) == [CHECKSUMS, "curve.csv", "predictions.npz"]
 
 
 def test_no_methods_are_not_all_methods(images: Path, tmp_path: Path) -> None:

@@ -199,14 +199,14 @@ def test_every_combination_once(images: Path, tmp_path: Path) -> None:
 )
 def test_what_counts_as_stored(status: str, stored: bool, images: Path, tmp_path: Path) -> None:
     (run,) = plan(images, tmp_path).missing
-    Store(tmp_path).write_row({"run_id": run.spec.run_id, "status": status})
+    Store(tmp_path).write_row({"run_id": run.spec.run_id, "method": "linear", "dataset": "own", "status": status})
     assert (plan(images, tmp_path).missing == []) == stored
 
 
 def test_stored_without_its_artefacts_is_missing(images: Path, tmp_path: Path) -> None:
     (run,) = plan(images, tmp_path).missing
     store = Store(tmp_path)
-    store.write_row({"run_id": run.spec.run_id, "status": "ok"})
+    store.write_row({"run_id": run.spec.run_id, "method": "linear", "dataset": "own", "status": "ok"})
     assert plan(images, tmp_path, (ARTEFACTS["curve"],)).missing
     store.write_artefact(run.spec.run_id, ARTEFACTS["curve"], lambda path: path.write_text("x"))
     assert not plan(images, tmp_path, (ARTEFACTS["curve"],)).missing

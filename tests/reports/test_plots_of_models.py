@@ -26,6 +26,7 @@ from vpbench.reporting.describe import describe
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.make_report import make_report
 from vpbench.reports.plots import confusion
+from vpbench.store.artefacts import CHECKSUMS
 from vpbench.store.store import Store
 
 METHODS = ("linear", "vpt", "e2vpt", "insvp", "ivpt", "viapt")
@@ -186,6 +187,9 @@ def test_a_store_without_tensors_names_the_run(copy: Store) -> None:
     path = copy.artefact_path(str(row["run_id"]), "weights.safetensors")
     tensors = load_file(path)
     path.write_bytes(b"broken")
+    with pytest.raises(StoreError, match=r"weights\.safetensors cannot be read: its checksum"):
+        load_stored(row, copy)
+    path.with_name(CHECKSUMS).unlink()  # as in folders of earlier versions
     with pytest.raises(StoreError, match=r"weights\.safetensors cannot be read"):
         load_stored(row, copy)
     save_file({name: tensor for name, tensor in tensors.items() if name != "own.prompts"}, path)
@@ -238,7 +242,7 @@ def test_rows_name_the_places_of_own_data_and_weights(
     assert words[words.index("--data") + 1] == str(data)
     assert words[words.index("--weights") + 1] == str(weights)
     show("run", str(run["run_id"]), copy.folder)
-    assert "repeat with: vpbench run --methods linear" in capsys.readouterr().out
+    assert "repeat with: vpbench run --methods linear" in " ".join(capsys.readouterr().out.split())
     ((_, figure), *_) = confusion.draw(copy, copy.load(), Filters(method=("linear",), backbone=("vit-nano",)))
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["place 0", "place 1", "place 2"]
 
@@ -283,7 +287,7 @@ def test_a_known_sigma_is_not_evaluated_again(copy: Store) -> None:
     path = copy.artefact_path(str(row["run_id"]), "noise.csv")
     marked = pd.read_csv(path)
     marked.loc[marked["sigma"] == 0.2, "acc1"] = 12.5  # a value that no evaluation of 12 images gives
-    marked.to_csv(path, index=False)
+    copy.write_artefact(str(row["run_id"]), "noise.csv", lambda new: marked.to_csv(new, index=False))
     found = evaluate_noise(row, copy, (0.2, 0.4), "cpu")
     assert found["sigma"].tolist() == [0, 0.2, 0.4]
     assert found["acc1"].tolist()[1] == 12.5

@@ -68,10 +68,9 @@ def test_classes_have_their_names(tmp_path: Path) -> None:
     store = store_with_features(tmp_path, row)
     ((_, numbers),) = draw(store, store.load(), Filters())
     assert [text.get_text() for text in numbers.legends[0].get_texts()] == ["0", "1", "2"]
-    path = store.artefact_path(row["run_id"], "features.npz")
-    with np.load(path) as arrays:
+    with np.load(store.artefact_path(row["run_id"], "features.npz")) as arrays:
         named = {**arrays, "class_names": np.array(["rose", "tulip", "a rather long name of a flower"])}
-    np.savez(path, **named)
+    store.write_artefact(row["run_id"], "features.npz", lambda path: np.savez(path.open("wb"), **named))
     ((_, figure),) = draw(store, store.load(), Filters())
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"rose", "tulip", "a rather long name …"}
 

@@ -97,7 +97,7 @@ def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
     path.write_text('title = "x"\nsampler = "random"\n')
     with pytest.raises(UsageError) as caught:
         read_space(str(path))
-    assert "it lacks description, source, parameters; sampler: Input should be 'grid' or 'tpe'" in str(caught.value)
+    assert "it lacks description, source, parameters; line 2: sampler: Input should be 'grid' or 'tpe'" in str(caught.value)
 
 
 def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ VERSION = 2
 SCRATCH = ".building-"
 PIXELS, SIZES = "pixels.bin", "sizes.npy"
 BLOCK = 1 << 24  # bytes with a checksum of their own, so that several threads share a file
+PIECE = 1 << 20  # bytes of it that a thread holds at a time
 SHOWN = 9  # broken images that a message names beside the first
 
 Pixels = NDArray[np.uint8]
@@ -322,7 +323,10 @@ def _checksums(path: Path, size: int, *_version: int) -> tuple[int, ...]:
     def of_block(start: int) -> int:
         with path.open("rb") as stream:
             stream.seek(start)
-            return zlib.crc32(stream.read(BLOCK))
+            value = 0
+            for _ in range(BLOCK // PIECE):
+                value = zlib.crc32(stream.read(PIECE), value)
+            return value
 
     with ThreadPoolExecutor() as pool:  # crc32 and read release the GIL
         return tuple(pool.map(of_block, range(0, size, BLOCK)))

@@ -101,9 +101,17 @@ def packed_tensors(model: PromptedModel) -> dict[str, Tensor]:
 
 
 def encode_model(model: PromptedModel, description: Description) -> bytes:
-    """The file of a trained model."""
+    """The file of a trained model, with the same bytes in every process."""
     tensors = {name.removeprefix("backbone."): tensor for name, tensor in packed_tensors(model).items()}
-    return save(tensors, description.metadata())
+    return _with_sorted_header(save(tensors, description.metadata()))
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """safetensors writes the metadata in another order in every process; offsets in the header count from its end."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def decode_model(content: bytes, path: Path) -> SavedFile:
