@@ -242,7 +242,7 @@ def test_rows_name_the_places_of_own_data_and_weights(
     assert words[words.index("--data") + 1] == str(data)
     assert words[words.index("--weights") + 1] == str(weights)
     show("run", str(run["run_id"]), copy.folder)
-    assert "repeat with: vpbench run --methods linear" in " ".join(capsys.readouterr().out.split())
+    assert "repeat_with: vpbench run --methods linear" in " ".join(capsys.readouterr().out.split())
     ((_, figure), *_) = confusion.draw(copy, copy.load(), Filters(method=("linear",), backbone=("vit-nano",)))
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["place 0", "place 1", "place 2"]
 
