@@ -318,6 +318,7 @@ def test_large_files_are_checked_in_blocks(tmp_path: Path, monkeypatch: pytest.M
     import zlib
 
     monkeypatch.setattr(cache, "BLOCK", 1000)
+    monkeypatch.setattr(cache, "PIECE", 250)
     content = np.random.default_rng(0).bytes(2500)
     (tmp_path / "file").write_bytes(content)
     assert cache.checksums_of(tmp_path / "file") == tuple(zlib.crc32(content[start : start + 1000]) for start in (0, 1000, 2000))
