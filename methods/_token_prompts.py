@@ -17,7 +17,9 @@ from vpbench.interface import (
     Part,
     Session,
     Tokens,
+    block_prompts,
     nn,
+    of_block,
     option,
     torch,
 )
@@ -58,12 +60,18 @@ C = TypeVar("C", bound=TokenPromptsConfig)
 
 
 class TokenPrompts(Method[C]):
-    """Inserts :meth:`prompts_of` a block before it.
-
-    A subclass creates tensors in ``build``, after :meth:`check_start`, and overrides ``prompts_of``.
-    """
+    """Inserts :meth:`prompts_of` a block before it. Who makes prompts of other tensors overrides it and ``build``."""
 
     _observer: Observer | None = None  # while the plain model is being looked at
+
+    def build(self) -> None:
+        """Creates ``prompts`` (1 or L - start, N, D).
+
+        Raises:
+            UsageError: when the backbone has no block ``start``.
+        """
+        self.check_start()
+        self.own.prompts = block_prompts(self.shape, self.config.prompt_length, self.prompt_blocks)
 
     def check_start(self) -> None:
         """
@@ -76,7 +84,7 @@ class TokenPrompts(Method[C]):
 
     def prompts_of(self, block: int) -> Tensor:
         """Prompts of a block, (N, D)."""
-        raise NotImplementedError
+        return of_block(self.own.prompts, block - self.config.start)
 
     def transformed(self, prompts: Tensor) -> Tensor:
         """What is done to prompts (N, D) or (B, N, D) behind their dropout."""

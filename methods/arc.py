@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from vpbench.core.errors import UnsupportedError
 from vpbench.interface import ALL_FAMILIES, NO_PARTS, F, Method, MethodConfig, Part, Preset, Scope, Site, nn, option, torch
 
 if TYPE_CHECKING:
@@ -110,9 +109,5 @@ class ARC(Method[ARCConfig]):
     def merge(self, scope: Scope) -> None:
         """W (1 + U diag(d) U^T) and b_W + W b, W and b_W of the linear layer behind."""
         for block, site in self._places():
-            try:
-                frozen: Any = scope.module(site, block)
-            except UnsupportedError:  # several modules, whose weights stay apart
-                continue
             basis, scale, bias = self._parts(block, site)
-            scope.fold(site, block, weight=frozen.weight @ (basis * scale) @ basis.T, bias=frozen.weight @ bias)
+            scope.fold_before(site, block, weight=(basis * scale) @ basis.T, bias=bias)

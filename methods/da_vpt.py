@@ -51,7 +51,7 @@ class DAVPTConfig(MethodConfig):
     )
     regroup_from: int | None = option(
         0,
-        "epoch from which on classes are grouped anew after every epoch, by their features in it; None: never",
+        "epoch from which on classes are grouped again after every epoch, by their features in it; None: never",
         f"{_CODE} dynamic_kmeans; its values and how features are averaged: assumption",
         ge=0,
     )
@@ -218,7 +218,7 @@ class DAVPT(Method[DAVPTConfig]):
         own.centres.copy_(centres)
 
     def epoch_ended(self, epoch: int, epochs: int) -> None:
-        """Groups the classes anew by their features in the epoch, unless that puts all of them into one group."""
+        """Groups the classes again by their features in the epoch, unless that puts all of them into one group."""
         own = self.own
         if self.config.regroup_from is not None and epoch >= self.config.regroup_from and self._groups < self.classes:
             seen = own.counts > 0

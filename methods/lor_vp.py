@@ -16,12 +16,12 @@ _CODE = "jincan333/LoR-VP trainer/visual_prompt.py"
 class LoRVPConfig(MethodConfig):
     """Options of LoR-VP."""
 
-    rank: int = option(4, "rank r of the pattern of each colour channel", f"LoR-VP paper, section 4; {_CODE}", ge=1)
+    rank: int = option(4, "rank r of the pattern of each input channel", f"LoR-VP paper, section 4; {_CODE}", ge=1)
     init_std: float = option(0.01, "standard deviation of the initial A; B is zero", _CODE, gt=0)
 
 
 class LoRVP(Method[LoRVPConfig]):
-    """The image, with pixels in 0 ... 1, plus B A for each colour channel, B (S, r) and A (r, S); a linear classifier.
+    """The image, with pixels in 0 ... 1, plus B A for each input channel, B (S, r) and A (r, S); a linear classifier.
 
     B is zero at the start, so that it starts as linear probing, and A has no gradient in the first step. The pattern has a fixed
     place: it is a shift of the patch tokens, which the position embeddings take up exactly for inference. So LoR-VP is linear

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from vpbench.core.errors import UnsupportedError, UsageError
+from vpbench.core.errors import UsageError
 from vpbench.interface import ALL_FAMILIES, NO_PARTS, F, Method, MethodConfig, Part, Preset, Scope, Site, nn, option, torch
 
 if TYPE_CHECKING:
@@ -111,12 +111,7 @@ class RepAdapter(Method[RepAdapterConfig]):
     def merge(self, scope: Scope) -> None:
         """W (1 + s W_up W_down) and b + s W (W_up b_down + b_up), W and b of the linear layer behind."""
         for block, site in self._places():
-            try:
-                frozen: Any = scope.module(site, block)
-            except UnsupportedError:  # several modules, whose weights stay apart
-                continue
             adapter: Any = self.own.adapters[f"{block}_{site}"]
-            up = torch.block_diag(*adapter.up_weight.chunk(self.config.groups))
-            change = self.config.scale * frozen.weight
-            shift = change @ (up @ adapter.down.bias + adapter.up_bias)
-            scope.fold(site, block, weight=change @ up @ adapter.down.weight, bias=shift)
+            up = self.config.scale * torch.block_diag(*adapter.up_weight.chunk(self.config.groups))
+            shift = up @ adapter.down.bias + self.config.scale * adapter.up_bias
+            scope.fold_before(site, block, weight=up @ adapter.down.weight, bias=shift)

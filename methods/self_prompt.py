@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from vpbench.core.errors import UsageError
-from vpbench.interface import ALL_FAMILIES, Preset, Scope, Session, block_prompts, of_block, option, torch
+from vpbench.interface import ALL_FAMILIES, Preset, Scope, Session, option, torch
 from vpbench.methods._token_prompts import TokenPrompts, TokenPromptsConfig, sampled_images
 
 if TYPE_CHECKING:
@@ -88,15 +88,11 @@ class SelfPrompt(TokenPrompts[SelfPromptConfig]):
                 f"self_prompt.prompt_length={length}: {patches} patches can be pooled to 2 to {patches + 1} tokens; set another,"
                 " or sample=random."
             )
-        self.own.prompts = block_prompts(self.shape, length, self.prompt_blocks)
+        super().build()
 
     def attach(self, scope: Scope) -> None:
         """Keeps the patch embedding, whose outputs have no position embeddings."""
         self._patch_embed = scope.module("patch_embed")
-
-    def prompts_of(self, block: int) -> Tensor:
-        """Prompts of a block, (N, D)."""
-        return of_block(self.own.prompts, block - self.config.start)
 
     def prepare(self, session: Session) -> None:
         """Chooses the initial prompts."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from vpbench.interface import ALL_FAMILIES, Preset, Scope, block_prompts, of_block, option, torch
+from vpbench.interface import ALL_FAMILIES, Preset, Scope, option, torch
 from vpbench.methods._token_prompts import TokenPrompts, TokenPromptsConfig
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class VFPT(TokenPrompts[VFPTConfig]):
         " the start: 63 times at m = 10 on ViT-B/16.",
         "With dimension=all and a single transformed prompt, the transform over prompts is the identity.",
         "The released option for the place of the Fourier prompts among the others (prepend, append) never changes the output; it"
-        " is left out, as are its ablations with switches that are fixed at layer 6, and one that draws Fourier prompts anew in"
+        " is left out, as are its ablations with switches that are fixed at layer 6, and one that draws new Fourier prompts in"
         " every forward pass, evaluation too.",
         "The released shallow form transforms only with FOURIER_FIRST_LAYER; here always.",
         "N and fraction per task are in a spreadsheet outside the repository; the paper's 0.57 % on VTAB-1k means N = 49.",
@@ -74,19 +74,6 @@ class VFPT(TokenPrompts[VFPTConfig]):
             (("head", "PyTorch's initial values", "Kaiming-normal (fan-out), bias -4.595"),),
         ),
     }
-
-    def build(self) -> None:
-        """Creates ``prompts`` (1 or L - start, N, D) as VPT does.
-
-        Raises:
-            UsageError: when the backbone has no block ``start``.
-        """
-        self.check_start()
-        self.own.prompts = block_prompts(self.shape, self.config.prompt_length, self.prompt_blocks)
-
-    def prompts_of(self, block: int) -> Tensor:
-        """The learned prompts of a block, (N, D)."""
-        return of_block(self.own.prompts, block - self.config.start)
 
     def transformed(self, prompts: Tensor) -> Tensor:
         """Prompts (..., N, D), the first m of them through the transform."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vpbench.core.errors import UnsupportedError
-from vpbench.interface import ALL_FAMILIES, Preset, block_prompts, nn, of_block, option, uniform_prompts
+from vpbench.interface import ALL_FAMILIES, Preset, nn, option, uniform_prompts
 from vpbench.methods._token_prompts import TokenPrompts, TokenPromptsConfig
 
 if TYPE_CHECKING:
@@ -74,10 +74,10 @@ class VPT(TokenPrompts[VPTConfig]):
             UnsupportedError: for projected deep prompts where the token width changes on the way.
         """
         config, shape = self.config, self.shape
-        self.check_start()
         if config.project is None:
-            self.own.prompts = block_prompts(shape, config.prompt_length, self.prompt_blocks)
+            super().build()
             return
+        self.check_start()
         if config.deep and len(shape.stages) > 1:
             raise UnsupportedError(
                 "vpt.project makes prompts of one width, and this backbone has several: set deep=false, or no project."
@@ -89,5 +89,5 @@ class VPT(TokenPrompts[VPTConfig]):
 
     def prompts_of(self, block: int) -> Tensor:
         """Prompts of a block, (N, D), behind the projection."""
-        prompts = of_block(self.own.prompts, block - self.config.start)
+        prompts = super().prompts_of(block)
         return prompts if self.config.project is None else self.own.projection(prompts)

@@ -55,7 +55,7 @@ class VQT(Method[VQTConfig]):
         "No gradient goes through the backbone's own tokens. Their maps could be cached per image, which is not done here.",
         "A second step of the paper, which is left out: a penalty on the classifier's columns, of which the best 70 % are kept.",
         "The released runs choose learning rate and weight decay on 200 validation images, report the last epoch, and take a"
-        " supervised ViT-B/16 of ImageNet-1k unless told otherwise.",
+        " supervised ViT-B/16 of ImageNet-1k unless another is set.",
         "On MAE the first part is the norm of the mean token, as the backbone's own pooling is.",
     )
     Config = VQTConfig

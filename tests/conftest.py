@@ -34,3 +34,12 @@ def vit_b16() -> ViTAdapter:
     """ViT-B/16 at 224 pixels without values, for counting."""
     with torch.device("meta"):
         return ViTAdapter(timm.create_model("vit_base_patch16_224", num_classes=0))
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, as after a plain ``pip install``, and no folders of the user's."""
+    monkeypatch.setenv("VPBENCH_PATH", "")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"

@@ -186,6 +186,25 @@ def test_folding_is_exact(name: str, site: str) -> None:
     assert adapter.state_dict().keys() == state.keys()
 
 
+@pytest.mark.parametrize(("name", "site"), list(pairs(LINEAR)))
+def test_folding_what_goes_into_a_layer_is_exact(name: str, site: str) -> None:
+    """x + M x + c as an edit, and merged into the weights behind it; undo restores every bit."""
+    adapter = adapter_of(name)
+    x = images(adapter)
+    plain, (given, _) = adapter(x), seen(adapter, site, lambda: adapter(x), 1)
+    torch.manual_seed(3)
+    width = given.shape[-1]
+    weight, bias = torch.randn(width, width, dtype=torch.float64) / 10, torch.randn(width, dtype=torch.float64)
+    scope = Scope(adapter)
+    scope.before(site, lambda x: x + x @ weight.mT + bias, 1, tokenwise=True)  # type: ignore[arg-type]
+    expected = adapter(x)
+    scope.fold_before(site, 1, weight=weight, bias=bias)  # type: ignore[arg-type]
+    same(adapter(x), expected)
+    assert (expected - plain).abs().max() > 1e-3
+    scope.undo()
+    assert torch.equal(adapter(x), plain)
+
+
 @pytest.mark.parametrize("name", [name for name in BACKBONES if not name.startswith("swin")])
 def test_folding_into_position_embeddings(name: str) -> None:
     """What every image gets behind the patch embedding, as an edit and in the position embeddings; undo restores every bit."""

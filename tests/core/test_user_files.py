@@ -37,13 +37,7 @@ origin = "me"
 SUITE = 'base = "custom"\ntitle = "Mine"\ndescription = "My photos."\n'
 
 
-@pytest.fixture(autouse=True)
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder without anything."""
-    monkeypatch.setenv("VPBENCH_PATH", "")
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "work"
+pytestmark = pytest.mark.usefixtures("work")
 
 
 @pytest.fixture

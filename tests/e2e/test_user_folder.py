@@ -8,14 +8,7 @@ from pathlib import Path
 import pytest
 from command import Outcome, row_files, rows, traces, vpbench, write_images
 
-
-@pytest.fixture(autouse=True)
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, as after a plain ``pip install``."""
-    monkeypatch.setenv("VPBENCH_PATH", "")
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "work"
+pytestmark = pytest.mark.usefixtures("work")
 
 
 def trained(*words: object) -> Outcome:

@@ -236,6 +236,20 @@ class Scope:
         for handle in self._edits.pop((site, block), []):
             handle.remove()
 
+    def fold_before(self, site: Site, block: int | None = None, *, weight: Tensor, bias: Tensor) -> None:
+        """Merge an edit of what goes into a frozen linear layer, in place of the edits that the method has at the site.
+
+        The site's y = W x + b becomes W (x + weight x + bias) + b.
+
+        Args:
+            site: ``qkv``, ``proj``, ``fc1`` or ``fc2``, with ``weight`` (in, in) and ``bias`` (in,).
+
+        Raises:
+            UnsupportedError: when the backbone has no such site.
+        """
+        frozen = torch.cat([affine.module.weight for affine in self._hooks.affine(site, block)])
+        self.fold(site, block, weight=frozen @ weight, bias=frozen @ bias)
+
     def _fold_weight(self, module: Any, scale: Tensor | None, weight: Tensor | None) -> None:
         new = module.weight
         if scale is not None:

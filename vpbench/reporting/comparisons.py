@@ -216,7 +216,7 @@ def _predictions(store: Store, run_id: str) -> tuple[Any, Hits] | None:
         with np.load(io.BytesIO(store.read_artefact(run_id, "predictions.npz"))) as arrays:
             labels, ranked = arrays["labels"], arrays["ranked"]
             return labels, ranked[:, 0] == labels
-    except Exception:  # of zipfile and numpy, whatever is wrong with the file
+    except Exception:  # of zipfile and numpy, whatever is wrong with the file; the table says how many are missing
         return None
 
 
