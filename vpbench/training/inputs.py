@@ -13,9 +13,8 @@ from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.interface import Method
 from vpbench.models.prompted import CachedActivations, ImagesWithFeatures, PromptedModel
 from vpbench.models.prompted import Inputs as ModelInputs
-from vpbench.spec.precision import autocast
 from vpbench.spec.run_spec import RunSpec
-from vpbench.training.memory import in_pieces
+from vpbench.training.activation_cache import ActivationCache
 
 EVALUATION_BATCH = 256
 CACHE_LIMIT = 1 << 30  # bytes of a split; a number and not the memory at hand, so that all machines decide alike
@@ -27,8 +26,8 @@ class Inputs:
     """Batches of one run.
 
     The frozen prefix, the blocks before a method's first one, never changes in training. With deterministic preprocessing its
-    activations are therefore computed once per split and cached; the method gets the very values that it would get from the
-    images. The same holds for features of the plain model, for methods that use them.
+    activations are therefore computed once per split and kept, on the disk for later runs as well; the method gets the very
+    values that it would get from the images. The same holds for features of the plain model, for methods that use them.
 
     Args:
         model: on the normaliser's device.
@@ -44,6 +43,7 @@ class Inputs:
         self._model, self._data, self._spec, self._normalise, self._order = model, data, spec, normalise, order
         self._cached: dict[int, Tensor] = {}
         self._features: dict[int, Tensor] = {}
+        self._cache = ActivationCache(model, spec, normalise)
 
     def training(self) -> Iterator[Batch]:
         """One epoch: every training image once, in random order; the last batch may be smaller."""
@@ -79,16 +79,15 @@ class Inputs:
     def plain_features(self, split: CachedSplit) -> Tensor:
         """Features of the plain model without augmentation, (n, feature_width), float32 on the CPU; computed once."""
         if id(split) not in self._features:
-            with torch.no_grad(), autocast(self._spec.precision, self._normalise.device.type):
-                batches = evaluation_batches(split, EVALUATION_BATCH, self._normalise)
-                pieces = [piece for images, _ in batches for piece in in_pieces(self._model.plain_features, images)]
-                self._features[id(split)] = torch.cat([piece.float().cpu() for piece in pieces])
+            self._features[id(split)] = self._cache.of(
+                split, EVALUATION_BATCH, "plain features", lambda images: self._model.plain_features(images).float()
+            )
         return self._features[id(split)]
 
     def caches_activations(self, split: CachedSplit) -> bool:
         """Whether activations of the frozen prefix are computed once for a split.
 
-        Of the test split, which is used once or twice, only features are worth their memory.
+        Of the test split, which a run uses once or twice, only features are worth their memory, or what other runs can read.
         """
         shape, first = self._model.backbone.shape, self._model.method.first_block
         if first == 0 or self._is_augmented:
@@ -96,8 +95,11 @@ class Inputs:
         features = first == shape.depth
         stage = shape.stage_of(first - 1)
         values = self._model.backbone.feature_width if features else (shape.prefix + stage.patches) * stage.width
-        cached = [self._data.train, self._data.val, *([self._data.test] if features else [])]
-        return any(split is each for each in cached) and 4 * values * len(split) <= CACHE_LIMIT
+        size = 4 * values * len(split)
+        cached = [self._data.train, self._data.val]
+        if features or self._cache.keeps(self._data.test, size):
+            cached.append(self._data.test)
+        return any(split is each for each in cached) and size <= CACHE_LIMIT
 
     @property
     def _caches_features(self) -> bool:
@@ -114,10 +116,10 @@ class Inputs:
         if id(split) not in self._cached:
             # As many images at a time as without the cache, since rounding depends on the size of a matrix.
             size = self._spec.recipe.batch_size if split is self._data.train else EVALUATION_BATCH
-            with autocast(self._spec.precision, self._normalise.device.type):
-                batches = evaluation_batches(split, size, self._normalise)
-                pieces = [piece for images, _ in batches for piece in in_pieces(self._model.cache_activations, images)]
-                self._cached[id(split)] = torch.cat([piece.values for piece in pieces])
+            first = self._model.method.first_block
+            kind = "features" if first == self._model.backbone.shape.depth else f"{first} blocks"
+            found = self._cache.of(split, size, kind, lambda images: self._model.cache_activations(images).values)
+            self._cached[id(split)] = self._normalise.to_device(found)
         return self._cached[id(split)]
 
     def _labels(self, split: CachedSplit) -> Tensor:
