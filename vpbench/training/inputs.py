@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vpbench.data.augmentation import Augmentation, epoch_order, is_random
 from vpbench.data.batches import Normaliser, evaluation_batches, training_batches
 from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.interface import Method
@@ -44,24 +45,29 @@ class Inputs:
         self._cached: dict[int, Tensor] = {}
         self._features: dict[int, Tensor] = {}
         self._cache = ActivationCache(model, spec, normalise)
+        self._augmentation = None
+        if spec.recipe.auto_augment or spec.recipe.random_erasing:
+            place = (spec.backbone.image_size, spec.backbone.mean, normalise.device)
+            self._augmentation = Augmentation(spec.recipe, spec.preprocess, *place)
 
     def training(self) -> Iterator[Batch]:
         """One epoch: every training image once, in random order; the last batch may be smaller."""
         split, size = self._data.train, self._spec.recipe.batch_size
         if self.caches_activations(split):
             activations, labels = self._activations(split), self._labels(split)
-            for picked in torch.randperm(len(split), generator=self._order).to(labels.device).split(size):
+            for picked in self._epoch_order().to(labels.device).split(size):
                 yield CachedActivations(activations[picked]), labels[picked]
         elif self._caches_features:
             features, labels = self.plain_features(split), self._labels(split)
-            for picked in torch.randperm(len(split), generator=self._order).split(size):
+            for picked in self._epoch_order().split(size):
                 images = self._normalise(split.take(picked.numpy()))
                 picked = picked.to(labels.device)
                 yield ImagesWithFeatures(images, features[picked].to(labels.device)), labels[picked]
         else:
             yield from training_batches(
-                split, size, self._spec.preprocess, self._spec.backbone.image_size, self._normalise, self._order
-            )
+                split, size, self._spec.preprocess, self._spec.backbone.image_size, self._normalise, self._order,
+                self._augmentation, self._spec.recipe.repeats,
+            )  # fmt: skip
 
     def evaluation(self, split: CachedSplit) -> Iterator[Batch]:
         """All images of a split in their order, without augmentation."""
@@ -109,8 +115,10 @@ class Inputs:
 
     @property
     def _is_augmented(self) -> bool:
-        preprocess, recipe = self._spec.preprocess, self._spec.recipe
-        return preprocess.random_crop or preprocess.random_flip or recipe.mixup > 0 or recipe.cutmix > 0
+        return is_random(self._spec.recipe, self._spec.preprocess)
+
+    def _epoch_order(self) -> Tensor:
+        return epoch_order(len(self._data.train), self._spec.recipe.repeats, self._order)
 
     def _activations(self, split: CachedSplit) -> Tensor:
         if id(split) not in self._cached:
