@@ -3,9 +3,9 @@
     python benchmarks/speed/search.py [--method linear] [--set partial.blocks=1] [--backbone vit_base_patch16_224] [--images 1000]
 
 The whole of ``vpbench tune`` with VPT's grid runs in this process, on made-up images with the protocol of VTAB-1k (or, with
-``--fit train``, with final runs that train without the validation images), an empty cache and random weights. Its processor time
-is compared with that of one forward pass of the plain timm model over all images, half of it before and half after the search.
-``--without-cache`` runs it once more without activations on the disk, and compares the rows.
+``--fit train``, with final runs that train without the validation images), an empty cache and a file of random weights. Its
+processor time is compared with that of one forward pass of the plain timm model over all images, half of it before and half after
+the search. ``--without-cache`` runs it once more without activations on the disk, and compares the rows.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import vpbench
 from vpbench.execution import execute as run
@@ -98,6 +99,7 @@ def main() -> None:
         suite = Path(folder, "noise-suite.toml")
         suite.write_text(SUITE.format(fit=asked.fit, backbone=asked.backbone, epochs=asked.epochs))
         plain = timm.create_model(asked.backbone, num_classes=0, img_size=asked.size).eval()
+        save_file(plain.state_dict(), Path(folder, "weights.safetensors"))
         forward(plain, pixels[:BATCH])  # warm-up
         before = forward(plain, pixels[::2])
         spent = search(asked, suite, Path(folder, "runs"))
@@ -140,8 +142,8 @@ def search(asked: argparse.Namespace, suite: Path, results: Path) -> dict[str, f
     begin = time.process_time()
     settings = {key: float(value) for key, _, value in (word.partition("=") for word in asked.set)}
     vpbench.tune(
-        asked.method, str(suite), weights="random", image_size=asked.size, seeds=asked.seeds, threads=asked.threads,
-        save="none", results=results, executor="inline", device="cpu", settings=settings, progress=False,
+        asked.method, str(suite), weights=results.parent / "weights.safetensors", image_size=asked.size, seeds=asked.seeds,
+        threads=asked.threads, save="none", results=results, executor="inline", device="cpu", settings=settings, progress=False,
     )  # fmt: skip
     whole = time.process_time() - begin
     for (owner, name), call in saved.items():

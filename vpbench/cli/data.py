@@ -238,11 +238,13 @@ def _show(findings: list[Finding], root: Path) -> None:
     """One line per data set; below it, what there is or what to do."""
     from collections import Counter
 
+    from vpbench.core.extras import runnable
+
     wide = max((len(one.name) for one in findings), default=0)
     for one in findings:
         typer.echo(f"{one.name:{wide}}  {one.status:12}  {one.folder or ''}".rstrip())
         if one.status != "built in":
-            typer.echo(f"    {one.detail}")
+            typer.echo(f"    {runnable(one.detail)}")
     if findings:
         others = Counter(one.status for one in findings if not one.ready)
         counted = "".join(f", {number} {status}" for status, number in others.items())
