@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from pydantic import ValidationError
+from sweeps import case
 
 from vpbench.backbones.base import Backbone
 from vpbench.backbones.named import BackboneCard, backbone_card, backbone_names, resolve_backbone
@@ -75,7 +76,7 @@ def test_readouts_are_told_apart() -> None:
     assert one != other
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [case(name, always={"vit-nano", "vit-tiny-augreg", "clip-vit-b16"}) for name in NAMES])
 @pytest.mark.parametrize("steps", [-4, 3])
 def test_other_image_sizes(name: str, steps: int) -> None:
     spec = resolve_backbone(name)

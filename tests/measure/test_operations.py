@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from sweeps import case
 from torch.utils.flop_counter import FlopCounterMode
 
 from vpbench.backbones.named import resolve_backbone
@@ -95,7 +96,7 @@ def test_tiny_vit(method: str, settings: dict[str, Any], prompts: int, tiny: Bac
     assert counted["macs_fvcore"] == pytest.approx(forward / 2, rel=0.02)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [case(method) for method in METHODS])
 def test_every_method_is_counted(method: str, tiny: BackboneSpec) -> None:
     assert method in method_registry().names()
     before = torch.random.get_rng_state()
