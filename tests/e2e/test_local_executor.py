@@ -123,6 +123,7 @@ def test_same_rows_and_faults(
     assert "Nothing is running." in shown.out
 
 
+@pytest.mark.sweep
 @pytest.mark.usefixtures("workers", "unmeasured")
 def test_ctrl_c_and_status_of_a_grid_at_work(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = "worker.count_operations = lambda *_: __import__('time').sleep(1) or {}\n"

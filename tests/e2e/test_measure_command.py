@@ -46,6 +46,7 @@ def rows_of(done: Outcome) -> dict[str, dict[str, Any]]:
     return {row["method"]: row for row in json.loads(done.out)["costs"]}
 
 
+@pytest.mark.sweep
 def test_everything_is_measured(tmp_path: Path) -> None:
     path = tmp_path / "new" / "costs.parquet"
     done = vpbench(*SMALL, "--methods", "ivpt", "--set", "ivpt.ar_k=2", "--batch", 32, "--json", "--output", path)
