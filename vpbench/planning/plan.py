@@ -11,6 +11,7 @@ from typing import Any, Literal
 from vpbench.backbones.named import resolve_backbone
 from vpbench.core.errors import DataError, MissingDataError, UnsupportedError, UsageError, VpbenchError
 from vpbench.core.names import unknown
+from vpbench.core.user_folders import user_path
 from vpbench.data.catalog import dataset_card
 from vpbench.data.class_names import normalised
 from vpbench.data.counted import CountedData
@@ -93,6 +94,7 @@ class ResolvedRequest:
         options: of methods, by the method's name, as the user has set them.
         overrides: fields of recipes that the user has set, by the method's name; under "" for all methods.
         stage: of the runs; None for plain ones.
+        more: backbones that are asked for beside ``backbone``, on which this request is.
     """
 
     request: Request
@@ -106,6 +108,7 @@ class ResolvedRequest:
     options: dict[str, dict[str, Any]]
     overrides: dict[str, dict[str, Any]]
     stage: Literal["search", "final"] | None = None
+    more: tuple[BackboneSpec, ...] = ()
     _known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # looking a name up takes 10 ms
 
     @property
@@ -117,6 +120,14 @@ class ResolvedRequest:
     def absent(self) -> list[str]:
         """The data sets that are not on this machine."""
         return absent(self.data)
+
+    def on_each_backbone(self) -> list[ResolvedRequest]:
+        """The same for one backbone after the other."""
+        return [self.on(backbone) for backbone in (self.backbone, *self.more)]
+
+    def on(self, backbone: BackboneSpec) -> ResolvedRequest:
+        """The same for this backbone alone."""
+        return replace(self, backbone=backbone, more=())
 
     def at(self, stage: Literal["search", "final"]) -> ResolvedRequest:
         """The same for trials of a search, or for runs with what it has chosen."""
@@ -185,7 +196,13 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = (), *, 
     """
     resolved = resolve(request, without_data=without_data)
     seeds = seeds_of(resolved.suite, request.seeds)
-    runs = [run for name in resolved.data for label in resolved.methods for run in resolved.runs(label, name, seeds)]
+    runs = [
+        run
+        for name in resolved.data  # which is decoded once for all backbones of one image size
+        for own in resolved.on_each_backbone()
+        for label in own.methods
+        for run in own.runs(label, name, seeds)
+    ]
     unsupported = check_runs(runs, resolved.data)
     return Plan(runs, stored_runs(runs, store, artefacts), resolved.data, request, unsupported)
 
@@ -215,14 +232,14 @@ def resolve(request: Request, *, without_data: bool = False) -> ResolvedRequest:
     request = request.model_copy(update={"methods": tuple(methods_of(request, suite))})
     name = suite.part_of or asked  # a part's runs are runs of the whole suite
     opened = _open(request, suite, asked, without_data)
-    backbone = _normalised(
-        resolve_backbone(request.backbone or suite.backbone, request.weights, request.image_size, request.patch_size), suite
-    )
+    backbone, *more = _backbones(request, suite)
     options, overrides = split_settings(request)
     precision = resolve_precision(request.precision or suite.precision, planned_device(request.device))
     selection = _choice("selection", request.selection or suite.selection, ("last", "best_val"))
     data = {own: apply_protocol(raw, suite) for own, raw in opened.items()}
-    return ResolvedRequest(request, suite, name, opened, data, backbone, selection, precision, options, overrides)
+    return ResolvedRequest(
+        request, suite, name, opened, data, backbone, selection, precision, options, overrides, more=tuple(more)
+    )  # fmt: skip
 
 
 def suite_of(request: Request) -> tuple[str, SuiteCard]:
@@ -252,6 +269,21 @@ def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> dict[str, st
     unsupported = _check_models(runs, {name: len(raw.class_names) for name, raw in data.items()})
     check_validation([run.spec for run in runs], data)
     return unsupported
+
+
+def _backbones(request: Request, suite: SuiteCard) -> list[BackboneSpec]:
+    """The backbones that a request names, or the suite's.
+
+    Raises:
+        UsageError: for an unknown name, or one weight file for several backbones.
+    """
+    names = list(dict.fromkeys(request.backbone or (suite.backbone,)))
+    if len(names) > 1 and request.weights and user_path(request.weights).is_file():
+        raise UsageError(
+            f"--weights {request.weights} is one file, and --backbone names {', '.join(names)}: "
+            "name a folder that holds a file for each of them, or leave --weights out."
+        )
+    return [_normalised(resolve_backbone(name, request.weights, request.image_size, request.patch_size), suite) for name in names]
 
 
 def _normalised(backbone: BackboneSpec, suite: SuiteCard) -> BackboneSpec:

@@ -43,11 +43,11 @@ class Request(FrozenModel):
     datasets: Annotated[tuple[str, ...] | None, Flag(parse=words)] = Field(
         default=None, description="Only these data sets of the suite, with commas."
     )
-    backbone: Annotated[str | None, Flag()] = Field(
-        default=None, description="A name of 'vpbench list backbones', or any ViT or Swin of timm."
+    backbone: Annotated[tuple[str, ...] | None, Flag(parse=words)] = Field(
+        default=None, description="Names of 'vpbench list backbones', or any ViT or Swin of timm; several with commas."
     )
     weights: Annotated[str | None, Flag(metavar="FILE_OR_FOLDER")] = Field(
-        default=None, description="Weights of the backbone; 'random' for none."
+        default=None, description="Weights of the backbone, a folder for several of them; 'random' for none."
     )
     image_size: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
         default=None, description="Pixels; position embeddings are resampled."
@@ -64,7 +64,7 @@ class Request(FrozenModel):
     selection: Annotated[str | None, Flag()] = Field(default=None, description="Epoch that counts: last or best_val.")
     device: Annotated[str, Flag(shown="auto")] = Field(default="auto", description="auto, cpu or cuda.")
 
-    @field_validator("methods", "datasets", mode="before")
+    @field_validator("methods", "datasets", "backbone", mode="before")
     @classmethod
     def _separated(cls, given: Any) -> Any:
         """A text with commas is a list of names."""
