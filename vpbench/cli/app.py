@@ -21,6 +21,7 @@ from vpbench.cli.measure import measure
 from vpbench.cli.new import app as new_app
 from vpbench.cli.predict import predict
 from vpbench.cli.report import report
+from vpbench.cli.rm import rm
 from vpbench.cli.run import run
 from vpbench.cli.show import show
 from vpbench.cli.status import status
@@ -35,7 +36,7 @@ INTERRUPTED = 130
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run, "measure": measure, "tune": tune, "report": report, "check": check, "predict": predict,
     "list": list_entries, "show": show, "status": status, "logs": logs, "compact": compact,
-    "export": export, "import": import_rows,
+    "export": export, "import": import_rows, "rm": rm,
 }  # fmt: skip
 
 

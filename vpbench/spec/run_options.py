@@ -29,7 +29,7 @@ class JobOptions(FrozenModel):
 
     save: Annotated[tuple[str, ...], Flag(parse=_kinds, shown=",".join(DEFAULT_SAVE))] = Field(
         default=DEFAULT_SAVE,
-        description="What to keep beside each tested row: features, predictions, curve, weights (what was trained), or none.",
+        description="What to keep beside each tested row: features, predictions, curve, weights, or none.",
     )
     threads: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
         default=None, description="Threads of each process on a CPU."
