@@ -28,6 +28,9 @@ def show(
     dataset: Annotated[str | None, typer.Option(metavar="NAME", help="Data set of the suite, for its own values.")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, metavar="N", help="Pixels, of the backbone.")] = None,
     classes: Annotated[int, typer.Option(min=1, metavar="N", help="Classes of the head that is counted.")] = 100,
+    as_command: Annotated[
+        bool, typer.Option("--as-command", help="Of a run: the command that repeats it, alone on stdout.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """Show everything about one entry: options with their sources, presets with every difference, a run's whole row.
@@ -39,6 +42,7 @@ def show(
       vpbench show method lora --backbone vit-b16-in21k --set lora.rank=16    parameters, tensor by tensor
       vpbench show recipe vpt --suite fgvc --dataset cub    every value of the training and where it comes from
       vpbench show run 3fa9
+      vpbench show run 3fa9 --as-command    what to type to run it again, on another machine say
     """
     import json
 
@@ -51,6 +55,8 @@ def show(
         raise UsageError(f"--backbone and --set are for 'vpbench show method NAME', not for a {kind}.")
     if kind != "recipe" and (suite or dataset):
         raise UsageError(f"--suite and --dataset are for 'vpbench show recipe METHOD', not for a {kind}.")
+    if as_command and (kind != "run" or as_json):
+        raise UsageError("--as-command is for 'vpbench show run ID', without --json.")
     with warnings_as_lines():
         if kind == "recipe":
             facts = describe_recipe(name, suite, dataset, settings_of(setting or []))
@@ -58,6 +64,11 @@ def show(
             facts = describe_method(name, settings_of(setting or []), backbone, image_size, classes)
         else:
             facts = describe(kind, name, results)
+    if as_command:
+        typer.echo(facts["repeat_with"])
+        for note in facts.get("repeat_notes", ()):
+            typer.echo(f"note: {note}", err=True)
+        return
     if as_json:
         typer.echo(json.dumps(facts, indent=2, default=str))
         return
