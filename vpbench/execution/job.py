@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from vpbench.core.user_files import places
@@ -27,6 +28,7 @@ class Job(JobOptions):
         cards: folders and files of the user's cards and methods, absolute.
         replaces: ``started_at`` of the row that the store had when the run was planned (a failed one, or one to be repeated),
             as ISO 8601; None when it had none. A row with another start has been written by another process since.
+        results: results folder of the command, absolute, where trackers write.
     """
 
     spec: RunSpec
@@ -40,9 +42,12 @@ class Job(JobOptions):
     device: str = "cpu"
     cards: tuple[str, ...] = ()
     replaces: str | None = None
+    results: str = ""
 
     @classmethod
-    def of(cls, run: PlannedRun, plan: Plan, options: JobOptions, replaces: str | None = None) -> Job:
+    def of(
+        cls, run: PlannedRun, plan: Plan, options: JobOptions, replaces: str | None = None, results: str | Path = ""
+    ) -> Job:  # fmt: skip
         """The job for a run of a plan; paths become absolute, so that it can be done in any working directory."""
         spec, raw = run.spec, plan.data[run.spec.data.dataset]
         spec = spec.model_copy(
@@ -55,7 +60,8 @@ class Job(JobOptions):
             spec=spec, recipe_source=run.recipe_source, group=run.group, classes=len(raw.class_names),
             n_train=len(raw.splits["train"]), n_val=len(raw.splits["val"]), n_test=len(raw.splits["test"]),
             data_root=str(data_root(plan.request.data_root).absolute()), device=planned_device(plan.request.device).type,
-            cards=tuple(map(str, places())), replaces=replaces, **options.model_dump(),
+            cards=tuple(map(str, places())), replaces=replaces,
+            results=str(Path(results).absolute()), **options.model_dump(),
         )  # fmt: skip
 
     @property
