@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vpbench.core.hub import located
 from vpbench.core.user_files import places
-from vpbench.core.user_folders import user_path
 from vpbench.data.places import data_root
 from vpbench.planning.plan import Plan, PlannedRun
 from vpbench.spec.device import planned_device
@@ -85,7 +85,7 @@ class Job(JobOptions):
 
 
 def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(user_path(path).absolute())
+    return None if path is None else located(path)
 
 
 def row_since(job: Job, store: Store) -> dict[str, Any] | None:

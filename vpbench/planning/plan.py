@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from vpbench.backbones.named import resolve_backbone
 from vpbench.core.errors import DataError, MissingDataError, UnsupportedError, UsageError, VpbenchError
+from vpbench.core.hub import PREFIX, HubData, is_on_hub
 from vpbench.core.names import unknown
 from vpbench.data.catalog import dataset_card
 from vpbench.data.class_names import normalised
@@ -17,7 +18,7 @@ from vpbench.data.counted import CountedData
 from vpbench.data.how_to_get import how_to_get
 from vpbench.data.places import data_root
 from vpbench.data.raw import RawData
-from vpbench.data.sources import open_dataset, open_path
+from vpbench.data.sources import open_dataset, open_path, pinned
 from vpbench.models.registry import expand_labels, resolve_method
 from vpbench.planning.rerun import to_repeat
 from vpbench.planning.suites import (
@@ -148,6 +149,7 @@ class ResolvedRequest:
         preprocess = preprocess_for(self.suite, decoding, self.request.background)
         data = DataSpec(
             suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=path, columns=self.request.columns,
+            hub=str(path).removeprefix(PREFIX) if is_on_hub(path) else None,
         )  # fmt: skip
         return [
             PlannedRun(
@@ -212,7 +214,10 @@ def resolve(request: Request, *, without_data: bool = False) -> ResolvedRequest:
     if request.seeds < 1:
         raise UsageError(f"--seeds {request.seeds}: ask for at least one.")
     asked, suite = suite_of(request)
-    request = request.model_copy(update={"methods": tuple(methods_of(request, suite))})
+    request = request.model_copy(
+        update={"methods": tuple(methods_of(request, suite)), "data": pinned(request.data or "") or None}
+    )
+    suite = suite.model_copy(update={"data": {own: pinned(path) for own, path in suite.data.items()}})
     name = suite.part_of or asked  # a part's runs are runs of the whole suite
     opened = _open(request, suite, asked, without_data)
     backbone = _normalised(
@@ -277,7 +282,8 @@ def _open(request: Request, suite: SuiteCard, suite_name: str, without_data: boo
             raise UsageError("--suite and --data exclude each other: a suite brings its own data.")
         if request.datasets:
             raise UsageError("--datasets and --data exclude each other: --datasets chooses among those of a suite.")
-        return {own_name(Path(request.data)): open_path(request.data, request.columns)}
+        name = HubData.parse(request.data).name if is_on_hub(request.data) else own_name(Path(request.data))
+        return {name: open_path(request.data, request.columns)}
     for option in ("columns", "background"):
         if getattr(request, option):
             raise UsageError(f"--{option} goes with --data; published data sets have theirs on their cards.")

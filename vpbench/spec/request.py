@@ -29,10 +29,11 @@ class Request(FrozenModel):
         default=None, description="Data sets and protocol, by name or path (my.toml). Default: mini, built in."
     )
     data: Annotated[str | None, Flag(metavar="PATH")] = Field(
-        default=None, description="Your own images: an ImageFolder tree, a parquet file or a folder of parquet shards."
+        default=None,
+        description="Your own images: an ImageFolder tree, parquet (a file or a folder of shards), or hf:owner/name[:config].",
     )
     columns: Annotated[dict[str, str], Flag(metavar="image=NAME,label=NAME", parse=columns_of)] = Field(
-        default_factory=dict, description="Columns of your parquet files, also split=NAME. Default: the usual names."
+        default_factory=dict, description="Columns of parquet files and of the hub, also split=NAME. Default: the usual names."
     )
     background: Annotated[Background | None, Flag(metavar="COLOUR")] = Field(
         default=None, description="Ground under transparent pixels of your images, a name or #rrggbb. Default: white."
