@@ -215,9 +215,8 @@ def resolve(request: Request, *, without_data: bool = False) -> ResolvedRequest:
     request = request.model_copy(update={"methods": tuple(methods_of(request, suite))})
     name = suite.part_of or asked  # a part's runs are runs of the whole suite
     opened = _open(request, suite, asked, without_data)
-    backbone = _normalised(
-        resolve_backbone(request.backbone or suite.backbone, request.weights, request.image_size, request.patch_size), suite
-    )
+    size = request.image_size or suite.image_size
+    backbone = _normalised(resolve_backbone(request.backbone or suite.backbone, request.weights, size, request.patch_size), suite)
     options, overrides = split_settings(request)
     precision = resolve_precision(request.precision or suite.precision, planned_device(request.device))
     selection = _choice("selection", request.selection or suite.selection, ("last", "best_val"))
