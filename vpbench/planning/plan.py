@@ -146,18 +146,28 @@ class ResolvedRequest:
         group = OWN_GROUP if self.request.data else group_of(self.suite, name)
         decoding = None if path else self._once(dataset_card, name).decoding
         preprocess = preprocess_for(self.suite, decoding, self.request.background)
-        data = DataSpec(
-            suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=path, columns=self.request.columns,
-        )  # fmt: skip
         return [
             PlannedRun(
                 RunSpec(
-                    method=chosen, backbone=self.backbone, preprocess=preprocess, recipe=settled, seed=seed, data=data,
-                    selection=self.selection, precision=self.precision, stage=self.stage, search=search,
+                    method=chosen, backbone=self.backbone, preprocess=preprocess, recipe=settled, seed=seed,
+                    data=self._data_spec(name, path, seed), selection=self.selection, precision=self.precision,
+                    stage=self.stage, search=search,
                 ), source, group,
             )
             for seed in seeds
         ]  # fmt: skip
+
+    def _data_spec(self, name: str, path: str | None, seed: int) -> DataSpec:
+        """A data set as a run with this seed has it."""
+        spec = DataSpec(
+            suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=path, columns=self.request.columns
+        )
+        if self.suite.draws == "one":
+            return spec
+        key, opened = f"draw {name} {seed} {self.stage}", self.opened[name]
+        if key not in self._known:
+            self._known[key] = apply_protocol(opened, self.suite, self.stage, seed).digest
+        return spec.model_copy(update={"digest": self._known[key], "drawn_from": opened.digest})
 
     def _once(self, look_up: Callable[..., Any], *words: Any) -> Any:
         key = f"{look_up.__name__} {json.dumps(words, sort_keys=True, default=str)}"
@@ -300,6 +310,11 @@ def _open(request: Request, suite: SuiteCard, suite_name: str, without_data: boo
                 problems[name] = error
         except DataError as error:
             problems[name] = error
+        if name in opened and not len(opened[name].splits["train"]):
+            del opened[name]
+            problems[name] = DataError(
+                "it has test images alone, for models that were trained on others: name it with --test-on."
+            )
     if problems:
         raise _not_ready(problems, opened, request, suite_name)
     return opened
