@@ -312,9 +312,7 @@ def _open(request: Request, suite: SuiteCard, suite_name: str, without_data: boo
             problems[name] = error
         if name in opened and not len(opened[name].splits["train"]):
             del opened[name]
-            problems[name] = DataError(
-                "it has test images alone, for models that were trained on others: name it with --test-on."
-            )
+            problems[name] = DataError("it has test images alone, to test models on that were trained on others.")
     if problems:
         raise _not_ready(problems, opened, request, suite_name)
     return opened
