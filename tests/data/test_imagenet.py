@@ -17,6 +17,7 @@ from vpbench.data.catalog import DatasetCard, dataset_card
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset
 from vpbench.data.sources._wordnet import wordnet_ids
+from vpbench.planning import plan, requested_data
 from vpbench.planning.plan import Request, resolve
 from vpbench.planning.suites import suite_card
 from vpbench.spec.run_spec import Preprocess
@@ -171,10 +172,8 @@ def test_counts_are_enforced(layout: str, place: str, message: str, tmp_path: Pa
 
 
 def test_a_set_of_test_images_cannot_be_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import vpbench.planning.plan as plan
-
     card, _ = written("a", tmp_path)
-    monkeypatch.setattr(plan, "dataset_card", lambda name: card)
+    monkeypatch.setattr(requested_data, "dataset_card", lambda name: card)
     suite: Any = suite_card("fgvc").model_copy(update={"datasets": ("imagenet-a",)})
     monkeypatch.setattr(plan, "suite_card", lambda name: suite)
     request = Request(methods=["linear"], suite="fgvc", data_root=str(tmp_path), weights="random")

@@ -20,6 +20,7 @@ from vpbench.cli.logs import logs
 from vpbench.cli.measure import measure
 from vpbench.cli.new import app as new_app
 from vpbench.cli.report import report
+from vpbench.cli.rm import rm
 from vpbench.cli.run import run
 from vpbench.cli.show import show
 from vpbench.cli.status import status
@@ -33,7 +34,7 @@ INTERRUPTED = 130
 # By name, in the order of the help.
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run, "measure": measure, "tune": tune, "report": report, "check": check, "list": list_entries, "show": show,
-    "status": status, "logs": logs, "compact": compact, "export": export, "import": import_rows,
+    "status": status, "logs": logs, "compact": compact, "export": export, "import": import_rows, "rm": rm,
 }  # fmt: skip
 
 

@@ -25,6 +25,9 @@ def show(
     ] = None,
     image_size: Annotated[int | None, typer.Option(min=1, metavar="N", help="Pixels, of the backbone.")] = None,
     classes: Annotated[int, typer.Option(min=1, metavar="N", help="Classes of the head that is counted.")] = 100,
+    as_command: Annotated[
+        bool, typer.Option("--as-command", help="Of a run: the command that repeats it, alone on stdout.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """Show everything about one entry: options with their sources, presets with every difference, a run's whole row.
@@ -35,6 +38,7 @@ def show(
       vpbench show method insvp
       vpbench show method lora --backbone vit-b16-in21k --set lora.rank=16    parameters, tensor by tensor
       vpbench show run 3fa9
+      vpbench show run 3fa9 --as-command    what to type to run it again, on another machine say
     """
     import json
 
@@ -44,11 +48,18 @@ def show(
 
     if kind != "method" and (backbone is not None or setting):
         raise UsageError(f"--backbone and --set are for 'vpbench show method NAME', not for a {kind}.")
+    if as_command and (kind != "run" or as_json):
+        raise UsageError("--as-command is for 'vpbench show run ID', without --json.")
     with warnings_as_lines():
         if kind == "method":
             facts = describe_method(name, settings_of(setting or []), backbone, image_size, classes)
         else:
             facts = describe(kind, name, results)
+    if as_command:
+        typer.echo(facts["repeat_with"])
+        for note in facts.get("repeat_notes", ()):
+            typer.echo(f"note: {note}", err=True)
+        return
     if as_json:
         typer.echo(json.dumps(facts, indent=2, default=str))
         return
