@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from pydantic import ValidationError
+from sweeps import case
 
 from vpbench.backbones.base import Backbone
 from vpbench.backbones.named import BackboneCard, backbone_card, backbone_names, resolve_backbone
@@ -21,13 +22,7 @@ NAMES = (
     "vit-l16-siglip2", "vit-nano", "vit-s14-dinov2", "vit-s14-dinov2-reg", "vit-s16-augreg-in21k", "vit-s16-dinov3",
     "vit-tiny-augreg",
 )  # fmt: skip
-ALWAYS = (
-    "clip-vit-b16", "swin-b-in22k", "vit-b14-eva02", "vit-b16-mae-released", "vit-b16-mocov3", "vit-b16-siglip2", "vit-nano",
-    "vit-s14-dinov2-reg", "vit-s16-dinov3",
-)  # fmt: skip
-every = pytest.mark.parametrize(
-    "name", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.sweep) for name in NAMES]
-)
+SMALL = {"vit-nano", "vit-tiny-augreg", "clip-vit-b16", "vit-s14-dinov2-reg", "vit-s16-dinov3"}  # always; a large one takes long
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +39,7 @@ def test_names() -> None:
     assert backbone_names() == list(NAMES)
 
 
-@every
+@pytest.mark.parametrize("name", [case(name, always=SMALL) for name in NAMES])
 def test_card_agrees_with_the_model(name: str) -> None:
     card, adapter, spec = backbone_card(name), without_values(name), resolve_backbone(name)
     assert sum(tensor.numel() for tensor in adapter.parameters()) == card.parameters
@@ -58,7 +53,7 @@ def test_card_agrees_with_the_model(name: str) -> None:
     assert not set(card.unused) & state.keys()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if backbone_card(name).tag])
+@pytest.mark.parametrize("name", [case(name, always=SMALL) for name in NAMES if backbone_card(name).tag])
 def test_card_agrees_with_timm(name: str) -> None:
     card = backbone_card(name)
     facts = timm.get_pretrained_cfg(f"{card.timm}.{card.tag}")
@@ -94,7 +89,7 @@ def test_readouts_are_told_apart() -> None:
     assert one != other
 
 
-@every
+@pytest.mark.parametrize("name", [case(name, always=SMALL) for name in NAMES])
 @pytest.mark.parametrize("steps", [-4, 3])
 def test_other_image_sizes(name: str, steps: int) -> None:
     spec = resolve_backbone(name)
