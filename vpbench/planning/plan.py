@@ -45,11 +45,15 @@ from vpbench.store.store import Store
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run, with what its row says beside the specification."""
+    """One run, with what its row says beside the specification.
+
+    ``measured`` tells whether latency, throughput and memory are measured; of the runs of one winner, the first seed's are.
+    """
 
     spec: RunSpec
     recipe_source: str
     group: str
+    measured: bool = True
 
 
 @dataclass(frozen=True)
