@@ -185,7 +185,7 @@ def known_columns(job: Job) -> dict[str, Any]:
         "suite": spec.data.suite,
         "dataset": spec.data.dataset,
         "dataset_group": job.group,
-        "data_digest": spec.data.digest,
+        "data_digest": spec.data.common_digest,
         "preprocess": json.dumps(spec.preprocess.identity()),
         **job.sizes,
         "seed": spec.seed,
