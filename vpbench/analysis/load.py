@@ -77,7 +77,7 @@ def load_stored(
     saved, path = _saved(row, store)
     raw = raw if raw is not None else open_data(spec)
     backbone = backbone if backbone is not None else find_weights(spec.backbone)
-    model = build_model(spec.method, backbone, len(raw.class_names), device)
+    model = build_model(spec.method, backbone, len(raw.class_names), device, spec.task)
     restore(model, saved, path)
     model.backbone.use_fastest_kernels(torch.device(device).type, spec.precision)  # as in training
     data = prepare(raw, spec.preprocess, backbone.image_size)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from vpbench.interface.config import Fidelity, MethodConfig, Preset
 from vpbench.interface.context import Context
-from vpbench.interface.lazy import F, nn
+from vpbench.interface.lazy import nn
 from vpbench.interface.scope import Scope
 from vpbench.interface.session import Session
 from vpbench.interface.shape import BackboneShape
@@ -165,14 +165,14 @@ class Method(Generic[C]):
         return once(images)
 
     def loss(self, logits: Tensor, targets: Tensor, context: Context) -> Tensor:
-        """Training loss of a batch, a scalar.
+        """Training loss of a batch, a scalar: the task's own unless a method adds terms to it.
 
         Args:
             logits: (B, classes).
             targets: class ids (B,), or probabilities (B, classes) under label smoothing or Mixup.
             context: of the forward pass that gave the logits; of the last one, where there were several.
         """
-        return F.cross_entropy(logits, targets)
+        return context.criterion(logits, targets)
 
     def merge(self, scope: Scope) -> None:
         """Turn into an exact cheaper form for inference, where there is one; not trainable afterwards.

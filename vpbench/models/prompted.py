@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from vpbench.backbones.base import Backbone, Needed
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import Context, Method, Scope, Tokens
+from vpbench.spec.run_spec import TaskSpec
+from vpbench.tasks import Task, make_task
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ Inputs = Tensor | CachedActivations | ImagesWithFeatures
 
 
 class PromptedModel(nn.Module):
-    """Maps normalised images (B, C, S, S) to logits (B, classes).
+    """Maps normalised images (B, C, S, S) to logits, (B, classes) in classification.
 
     Only the method's own tensors, the head's, and those the method asked for in the backbone require gradients; the
     backbone stays in evaluation mode whatever mode the model is in, stochastic depth apart where a recipe asks for it.
@@ -62,20 +64,24 @@ class PromptedModel(nn.Module):
         backbone: adapter of the frozen backbone.
         method: the method, not yet built.
         classes: number of classes.
+        task: what is predicted, which brings the head; by default classification.
 
     Raises:
         UnsupportedError: when the method does not work on the backbone.
     """
 
-    def __init__(self, backbone: Backbone, method: Method[Any], classes: int) -> None:
+    def __init__(self, backbone: Backbone, method: Method[Any], classes: int, task: Task[Any] | None = None) -> None:
         super().__init__()
         if backbone.shape.family not in method.families:
             families = ", ".join(sorted(method.families))
             raise UnsupportedError(f"{method.title} works on {families}, not on {backbone.shape.family}.")
         self.backbone, self.method = backbone, method
+        self.task: Task[Any] = task or make_task(TaskSpec(), classes)
+        if reason := self.task.why_not(type(method), method.config.model_dump()):
+            raise UnsupportedError(f"{method.title} {reason}")
         method.build()
         self.own: nn.Module = method.own
-        self.head = method.make_head(method.readout_width(backbone.feature_width), classes)
+        self.head = self.task.make_head(method, backbone.feature_width)
         self.scope = Scope(backbone)
         method.attach(self.scope)
         self.train()
@@ -132,7 +138,7 @@ class PromptedModel(nn.Module):
                 return inputs.features
             return self.plain_features(asked)
 
-        return Context(images, self.training, stash, plain_features, self.backbone.source_classifier)
+        return Context(images, self.training, stash, plain_features, self.backbone.source_classifier, self.task.loss)
 
     @property
     def _uses_features_alone(self) -> bool:
@@ -234,8 +240,7 @@ class PromptedModel(nn.Module):
         fresh.build()
         self.own.load_state_dict(fresh.own.state_dict())
         self.method.restored()
-        width = fresh.readout_width(self.backbone.feature_width)
-        self.head.load_state_dict(fresh.make_head(width, fresh.classes).state_dict())
+        self.head.load_state_dict(self.task.make_head(fresh, self.backbone.feature_width).state_dict())
         self.scope.reset_trained()
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:

@@ -30,7 +30,7 @@ from vpbench.core.version import __version__
 from vpbench.models.build import build_model
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import current_options, method_class
-from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, Precision, Preprocess, RunSpec
+from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, Precision, Preprocess, RunSpec, TaskSpec
 
 PARTS = ("own.", "head.", "backbone.")  # of a model, by the beginnings of its tensors' names; files of timm's names lack the last
 AGAIN = "Run it again with --save weights."
@@ -47,6 +47,7 @@ class Description(FrozenModel):
     data: DataSpec
     precision: Precision
     versions: dict[str, str]
+    task: TaskSpec = TaskSpec()
 
     @classmethod
     def of(cls, spec: RunSpec, model: PromptedModel, class_names: Iterable[str]) -> Description:
@@ -55,7 +56,7 @@ class Description(FrozenModel):
             run_id=spec.run_id, method=spec.method, preprocess=spec.preprocess, class_names=tuple(class_names),
             backbone=spec.backbone.model_copy(update={"path": None, "sha256": model.backbone.weights_sha256}),
             data=spec.data.model_copy(update={"path": None}), precision=spec.precision,
-            versions={"vpbench": __version__, "torch": str(torch.__version__), "timm": timm.__version__},
+            versions={"vpbench": __version__, "torch": str(torch.__version__), "timm": timm.__version__}, task=spec.task,
         )  # fmt: skip
 
     def metadata(self) -> dict[str, str]:
@@ -193,7 +194,9 @@ def load_saved(path: str | Path, weights: str | Path | None = None, device: torc
         )
     method = _present_method(description.method, path)
     with torch.random.fork_rng(devices=[]):  # first values are drawn, and then replaced
-        model = build_model(method, find_weights(description.backbone, weights), len(description.class_names), device)
+        model = build_model(
+            method, find_weights(description.backbone, weights), len(description.class_names), device, description.task
+        )
     restore(model, saved, path)
     model.backbone.use_fastest_kernels(torch.device(device).type, description.precision)  # as in training
     return TrainedModel(model.eval(), description)

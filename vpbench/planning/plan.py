@@ -40,7 +40,7 @@ from vpbench.spec.device import planned_device
 from vpbench.spec.precision import resolve_precision
 from vpbench.spec.request import DEFAULT_SUITE, Request
 from vpbench.spec.run_options import RunOptions
-from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, RunSpec, Search
+from vpbench.spec.run_spec import BackboneSpec, DataSpec, RunSpec, Search
 from vpbench.store.artefacts import artefact_files
 from vpbench.store.schema import SETTLED
 from vpbench.store.store import Store
@@ -339,20 +339,20 @@ def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> dict[str, 
     found: dict[str, str] = {}
     for run in runs:
         method, count = run.spec.method, classes[run.spec.data.dataset]
-        key = json.dumps([method.model_dump(), count], sort_keys=True)
+        key = json.dumps([method.model_dump(), run.spec.task.model_dump(), count], sort_keys=True)
         if key not in reasons:
-            reasons[key] = _why_unsupported(method, run.spec.backbone, count)
+            reasons[key] = _why_unsupported(run.spec, count)
         if reasons[key]:
             found[run.spec.run_id] = reasons[key]
     return found
 
 
-def _why_unsupported(method: MethodSpec, backbone: BackboneSpec, classes: int) -> str:
-    """Why the method does not work on the backbone; empty where it does."""
+def _why_unsupported(spec: RunSpec, classes: int) -> str:
+    """Why the method does not work on the backbone or for the task; empty where it does."""
     from vpbench.models.build import build_empty
 
     try:
-        build_empty(method, backbone, classes, "meta")
+        build_empty(spec.method, spec.backbone, classes, "meta", spec.task)
     except UnsupportedError as error:
         return str(error)
     except VpbenchError:

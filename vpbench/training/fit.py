@@ -18,16 +18,16 @@ from timm.data import Mixup
 from torch import Tensor
 
 from vpbench.core.errors import DivergedError
-from vpbench.data.batches import Normaliser, evaluation_batches
+from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.interface import Method, OtherData
 from vpbench.models.prompted import Inputs as ModelInputs
 from vpbench.models.prompted import PromptedModel
 from vpbench.spec.precision import autocast
 from vpbench.spec.run_spec import RunSpec
+from vpbench.tasks import Scores
 from vpbench.training.checkpoint import Checkpoints, Training, load_state, state_of, usable
 from vpbench.training.ema import MovingAverage
-from vpbench.training.evaluate import Scores
 from vpbench.training.inputs import Batch, Inputs
 from vpbench.training.memory import in_pieces, is_out_of_memory
 from vpbench.training.optim import lr_factor, make_optimizer
@@ -91,6 +91,7 @@ class Trainer:
         self, model: PromptedModel, data: CachedData, spec: RunSpec, normalise: Normaliser, device: torch.device,
         on_epoch: Callable[[Epoch], None] = lambda epoch: None, checkpoints: Checkpoints | None = None,
     ) -> None:  # fmt: skip
+        self.task = model.task
         self.model, self.data, self.spec, self.normalise, self.device = model, data, spec, normalise, device
         self.on_epoch = on_epoch
         self.curve: list[Epoch] = []
@@ -203,18 +204,18 @@ class Trainer:
 
     def validate(self) -> float:
         """See :meth:`vpbench.interface.Session.validate`."""
-        return self.evaluate(self.data.val).acc1
+        return self.evaluate(self.data.val).score
 
     def training_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """See :meth:`vpbench.interface.Session.training_batches`."""
-        for batch in evaluation_batches(self.data.train, self.spec.recipe.batch_size, self.normalise):
+        for batch in self.task.evaluation_batches(self.data.train, self.spec.recipe.batch_size, self.normalise):
             self._may_pause_between()
             yield batch
 
     def features(self, split: str = "train") -> tuple[Tensor, Tensor]:
         """See :meth:`vpbench.interface.Session.features`."""
         cached = {"train": self.data.train, "val": self.data.val}[split]
-        return self._inputs.plain_features(cached), torch.from_numpy(np.asarray(cached.labels))
+        return self._inputs.plain_features(cached), self.task.targets(cached)
 
     def other_data(self, name: str) -> OtherData:
         """See :meth:`vpbench.interface.Session.other_data`."""
@@ -246,27 +247,22 @@ class Trainer:
         Args:
             features: of so many images, the first ones, keep the features that the head reads.
         """
-        labels, ranked, confidence = [], [], []
+        scorer = self.task.scorer(features)
         kept: list[Tensor] = []
+
+        def forward(inputs: ModelInputs) -> Tensor:
+            pieces = in_pieces(partial(self.model.prediction, with_features=scorer.wants_features), inputs)
+            kept.extend(read for _, read in pieces if read is not None)
+            return torch.cat([logits for logits, _ in pieces])
+
         self.model.eval()
         with torch.no_grad(), self._precision():
-            for inputs, truth in self._inputs.evaluation(split):
+            for inputs, targets in self._inputs.evaluation(split):
                 self._may_pause_between()
-                predict = partial(self.model.prediction, with_features=features > sum(map(len, kept)))
-                pieces = in_pieces(predict, inputs)
-                logits = torch.cat([logits for logits, _ in pieces])
-                kept += [read.float().cpu() for _, read in pieces if read is not None]
-                probabilities = logits.float().softmax(-1)
-                if not torch.isfinite(probabilities).all():
-                    raise DivergedError("the logits are not finite.")
-                top = probabilities.topk(min(5, logits.shape[-1]))
-                labels.append(truth.cpu().numpy())
-                ranked.append(top.indices.cpu().numpy())
-                confidence.append(top.values[:, 0].cpu().numpy())
-        return Scores(
-            np.concatenate(labels), np.concatenate(ranked), np.concatenate(confidence), len(self.data.class_names),
-            torch.cat(kept)[:features].numpy().astype(np.float16) if kept else None,
-        )  # fmt: skip
+                logits = self.task.predict(forward, inputs)
+                scorer.add(logits, targets, torch.cat(kept) if kept else None)
+                kept.clear()
+        return scorer.scores()
 
     # Checkpoint and resume
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vpbench.data.batches import Normaliser, evaluation_batches, training_batches
+from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.interface import Method
 from vpbench.models.prompted import CachedActivations, ImagesWithFeatures, PromptedModel
@@ -42,6 +41,7 @@ class Inputs:
         self, model: PromptedModel, data: CachedData, spec: RunSpec, normalise: Normaliser, order: torch.Generator
     ) -> None:
         self._model, self._data, self._spec, self._normalise, self._order = model, data, spec, normalise, order
+        self._task = model.task
         self._cached: dict[int, Tensor] = {}
         self._features: dict[int, Tensor] = {}
 
@@ -59,9 +59,7 @@ class Inputs:
                 picked = picked.to(labels.device)
                 yield ImagesWithFeatures(images, features[picked].to(labels.device)), labels[picked]
         else:
-            yield from training_batches(
-                split, size, self._spec.preprocess, self._spec.backbone.image_size, self._normalise, self._order
-            )
+            yield from self._task.training_batches(split, self._spec, self._normalise, self._order)
 
     def evaluation(self, split: CachedSplit) -> Iterator[Batch]:
         """All images of a split in their order, without augmentation."""
@@ -71,16 +69,16 @@ class Inputs:
                 yield CachedActivations(values), truth
         elif self._caches_features and split is not self._data.test:
             features = self.plain_features(split).split(EVALUATION_BATCH)
-            for (images, labels), known in zip(evaluation_batches(split, EVALUATION_BATCH, self._normalise), features):
+            for (images, labels), known in zip(self._task.evaluation_batches(split, EVALUATION_BATCH, self._normalise), features):
                 yield ImagesWithFeatures(images, known.to(labels.device)), labels
         else:
-            yield from evaluation_batches(split, EVALUATION_BATCH, self._normalise)
+            yield from self._task.evaluation_batches(split, EVALUATION_BATCH, self._normalise)
 
     def plain_features(self, split: CachedSplit) -> Tensor:
         """Features of the plain model without augmentation, (n, feature_width), float32 on the CPU; computed once."""
         if id(split) not in self._features:
             with torch.no_grad(), autocast(self._spec.precision, self._normalise.device.type):
-                batches = evaluation_batches(split, EVALUATION_BATCH, self._normalise)
+                batches = self._task.evaluation_batches(split, EVALUATION_BATCH, self._normalise)
                 pieces = [piece for images, _ in batches for piece in in_pieces(self._model.plain_features, images)]
                 self._features[id(split)] = torch.cat([piece.float().cpu() for piece in pieces])
         return self._features[id(split)]
@@ -115,10 +113,10 @@ class Inputs:
             # As many images at a time as without the cache, since rounding depends on the size of a matrix.
             size = self._spec.recipe.batch_size if split is self._data.train else EVALUATION_BATCH
             with autocast(self._spec.precision, self._normalise.device.type):
-                batches = evaluation_batches(split, size, self._normalise)
+                batches = self._task.evaluation_batches(split, size, self._normalise)
                 pieces = [piece for images, _ in batches for piece in in_pieces(self._model.cache_activations, images)]
                 self._cached[id(split)] = torch.cat([piece.values for piece in pieces])
         return self._cached[id(split)]
 
     def _labels(self, split: CachedSplit) -> Tensor:
-        return self._normalise.to_device(torch.from_numpy(np.asarray(split.labels)))
+        return self._normalise.to_device(self._task.targets(split))
