@@ -239,7 +239,7 @@ def _run(
     }
     if spec.stage == "search":
         return {**found, **_validated(trainer)}
-    scores = trainer.evaluate(data.test, FEATURE_IMAGES if "features" in job.save else 0)
+    scores = trainer.evaluate(data.test, FEATURE_IMAGES if "features" in job.save else 0, test=True)
     found.update({"metric": trainer.task.metric, "score": scores.score, **scores.columns(), **_validated(trainer)})
     _save(job, trainer, scores, store)
     costs, problems = _costs(model, spec, data, device)

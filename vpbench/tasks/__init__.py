@@ -7,8 +7,8 @@ Training, evaluation, store and executors know this interface alone. Importing i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -16,6 +16,7 @@ from vpbench.core.cards import first_error
 from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
 from vpbench.core.plugins import Registry, subclass_in
+from vpbench.data.target import Target
 from vpbench.spec.run_spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from vpbench.data.batches import Batch, Normaliser
     from vpbench.data.cache import CachedSplit
-    from vpbench.data.raw import RawData
     from vpbench.interface import BackboneShape, Method
     from vpbench.spec.run_spec import RunSpec
 
@@ -73,22 +73,25 @@ class Scores(ABC):
         """Class ids of ``features``, (m,)."""
 
 
+class Forward(Protocol):
+    """One forward pass of a batch in evaluation mode."""
+
+    def __call__(self, inputs: Any, with_features: bool = False) -> tuple[Tensor, Any]:
+        """Logits, and if asked for what the head read, else None."""
+        ...
+
+
 class Scorer(ABC):
     """Accumulates predictions, batch by batch."""
 
-    @property
     @abstractmethod
-    def wants_features(self) -> bool:
-        """Whether the features of the next batch are to be kept."""
-
-    @abstractmethod
-    def add(self, logits: Tensor, targets: Tensor, features: Any = None) -> None:
-        """Add a batch.
+    def add(self, forward: Forward, inputs: Any, targets: Any) -> None:
+        """Predict a batch and add it.
 
         Args:
-            logits: as :meth:`Task.predict` returns them.
+            forward: the model.
+            inputs: as :meth:`Task.evaluation_batches` has them, or cached activations of these.
             targets: of the batch.
-            features: that the head read, where they are wanted.
 
         Raises:
             DivergedError: when logits are not finite.
@@ -115,6 +118,8 @@ class Task(ABC, Generic[C]):
     """The same in words, for messages and tables."""
     own_suite: ClassVar[str]
     """The suite whose protocol is used for a user's own data."""
+    target: ClassVar[Target] = "class"
+    """What an image is labelled with."""
     Config: ClassVar[type[TaskConfig]] = TaskConfig
 
     def __init__(self, config: C, classes: int) -> None:
@@ -125,15 +130,7 @@ class Task(ABC, Generic[C]):
     @classmethod
     @abstractmethod
     def why_not(cls, method: type[Method[Any]], options: Mapping[str, Any]) -> str:
-        """Why a method with these options does not fit the task; empty where it does."""
-
-    @classmethod
-    @abstractmethod
-    def check_data(cls, name: str, raw: RawData) -> None:
-        """
-        Raises:
-            DataError: when the targets of a data set are not the task's.
-        """
+        """Why a method with these options does not fit the task, in words behind its title; empty where it does."""
 
     def check_run(self, spec: RunSpec) -> None:
         """
@@ -166,9 +163,22 @@ class Task(ABC, Generic[C]):
 
     # Batches
 
+    @property
+    def evaluates_images(self) -> bool:
+        """Whether the metric needs the images of the test split, and not only one forward pass of each."""
+        return False
+
+    @abstractmethod
+    def evaluation_size(self, split: CachedSplit) -> int:
+        """Images of a batch in evaluation; the same on every machine."""
+
     @abstractmethod
     def targets(self, split: CachedSplit) -> Tensor:
-        """The targets of a whole split, in order, as :meth:`evaluation_batches` has them; on the CPU."""
+        """The targets of the training images without augmentation, in order; on the CPU."""
+
+    @abstractmethod
+    def target_batches(self, split: CachedSplit, normalise: Normaliser) -> Iterator[Any]:
+        """The targets alone of :meth:`evaluation_batches`, on the device."""
 
     @abstractmethod
     def training_batches(
@@ -181,21 +191,24 @@ class Task(ABC, Generic[C]):
         """
 
     @abstractmethod
-    def evaluation_batches(self, split: CachedSplit, batch_size: int, normalise: Normaliser) -> Iterator[Batch]:
-        """All images in order, without augmentation."""
+    def evaluation_batches(
+        self, split: CachedSplit, normalise: Normaliser, batch_size: int | None = None
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """All images in order, without augmentation, and their targets.
+
+        Args:
+            batch_size: None for :meth:`evaluation_size`.
+        """
 
     # Metric
 
-    def predict(self, forward: Callable[[Any], Tensor], inputs: Any) -> Tensor:
-        """Logits of a batch in evaluation mode, from one forward pass or several."""
-        return forward(inputs)
-
     @abstractmethod
-    def scorer(self, features: int = 0) -> Scorer:
+    def scorer(self, features: int = 0, test: bool = False) -> Scorer:
         """A new accumulator.
 
         Args:
-            features: how many rows of features to keep.
+            features: of how many images to keep what the head reads.
+            test: on the test split, with all that a row says of it.
         """
 
 

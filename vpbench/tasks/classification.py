@@ -11,17 +11,17 @@ import numpy.typing as npt
 
 from vpbench.core.errors import DivergedError
 from vpbench.interface import F, Method, torch
-from vpbench.tasks import Scorer, Scores, Task, TaskConfig
+from vpbench.tasks import Forward, Scorer, Scores, Task, TaskConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vpbench.data.batches import Batch, Normaliser
     from vpbench.data.cache import CachedSplit
-    from vpbench.data.raw import RawData
     from vpbench.spec.run_spec import RunSpec
 
 TOP = 5
+EVALUATION_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -93,19 +93,17 @@ class AccuracyScorer(Scorer):
     """Keeps labels, ranks and confidences."""
 
     def __init__(self, classes: int, features: int) -> None:
-        self._classes, self._wanted = classes, features
+        self._classes, self._wanted, self._kept = classes, features, 0
         self._labels: list[npt.NDArray[np.int64]] = []
         self._ranked: list[npt.NDArray[np.int64]] = []
         self._confidence: list[npt.NDArray[np.float32]] = []
         self._features: list[Tensor] = []
 
-    @property
-    def wants_features(self) -> bool:
-        return self._wanted > sum(map(len, self._features))
-
-    def add(self, logits: Tensor, targets: Tensor, features: Any = None) -> None:
+    def add(self, forward: Forward, inputs: Any, targets: Any) -> None:
+        logits, features = forward(inputs, with_features=self._kept < self._wanted)
         if features is not None:
             self._features.append(features.float().cpu())
+            self._kept += len(features)
         probabilities = logits.float().softmax(-1)
         if not torch.isfinite(probabilities).all():
             raise DivergedError("the logits are not finite.")
@@ -133,10 +131,6 @@ class Classification(Task[TaskConfig]):
     def why_not(cls, method: type[Method[Any]], options: Mapping[str, Any]) -> str:
         return ""
 
-    @classmethod
-    def check_data(cls, name: str, raw: RawData) -> None:
-        pass
-
     def make_head(self, method: Method[Any], feature_width: int) -> nn.Module:
         return method.make_head(method.readout_width(feature_width), self.classes)
 
@@ -147,8 +141,14 @@ class Classification(Task[TaskConfig]):
     def example_targets(self, images: int, image_size: int, device: torch.device | str) -> Tensor:
         return torch.arange(images, device=device) % self.classes
 
+    def evaluation_size(self, split: CachedSplit) -> int:
+        return EVALUATION_BATCH
+
     def targets(self, split: CachedSplit) -> Tensor:
         return torch.from_numpy(np.asarray(split.labels))
+
+    def target_batches(self, split: CachedSplit, normalise: Normaliser) -> Iterator[Tensor]:
+        return iter(normalise.to_device(self.targets(split)).split(EVALUATION_BATCH))
 
     def training_batches(
         self, split: CachedSplit, spec: RunSpec, normalise: Normaliser, generator: torch.Generator
@@ -158,10 +158,12 @@ class Classification(Task[TaskConfig]):
         size = spec.backbone.image_size
         return training_batches(split, spec.recipe.batch_size, spec.preprocess, size, normalise, generator)
 
-    def evaluation_batches(self, split: CachedSplit, batch_size: int, normalise: Normaliser) -> Iterator[Batch]:
+    def evaluation_batches(
+        self, split: CachedSplit, normalise: Normaliser, batch_size: int | None = None
+    ) -> Iterator[tuple[Tensor, Any]]:
         from vpbench.data.batches import evaluation_batches
 
-        return evaluation_batches(split, batch_size, normalise)
+        return evaluation_batches(split, batch_size or EVALUATION_BATCH, normalise)
 
-    def scorer(self, features: int = 0) -> AccuracyScorer:
+    def scorer(self, features: int = 0, test: bool = False) -> AccuracyScorer:
         return AccuracyScorer(self.classes, features)

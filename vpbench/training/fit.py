@@ -208,7 +208,7 @@ class Trainer:
 
     def training_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """See :meth:`vpbench.interface.Session.training_batches`."""
-        for batch in self.task.evaluation_batches(self.data.train, self.spec.recipe.batch_size, self.normalise):
+        for batch in self.task.evaluation_batches(self.data.train, self.normalise, self.spec.recipe.batch_size):
             self._may_pause_between()
             yield batch
 
@@ -241,27 +241,25 @@ class Trainer:
 
     # What the engine calls
 
-    def evaluate(self, split: CachedSplit, features: int = 0) -> Scores:
+    def evaluate(self, split: CachedSplit, features: int = 0, test: bool = False) -> Scores:
         """Predictions of the model on a split, in evaluation mode.
 
         Args:
             features: of so many images, the first ones, keep the features that the head reads.
+            test: on the test split, with all that a row says of it.
         """
-        scorer = self.task.scorer(features)
-        kept: list[Tensor] = []
+        scorer = self.task.scorer(features, test)
 
-        def forward(inputs: ModelInputs) -> Tensor:
-            pieces = in_pieces(partial(self.model.prediction, with_features=scorer.wants_features), inputs)
-            kept.extend(read for _, read in pieces if read is not None)
-            return torch.cat([logits for logits, _ in pieces])
+        def forward(inputs: ModelInputs, with_features: bool = False) -> tuple[Tensor, Any]:
+            pieces = in_pieces(partial(self.model.prediction, with_features=with_features), inputs)
+            read = [features for _, features in pieces if features is not None]
+            return torch.cat([logits for logits, _ in pieces]), torch.cat(read) if read else None
 
         self.model.eval()
         with torch.no_grad(), self._precision():
             for inputs, targets in self._inputs.evaluation(split):
                 self._may_pause_between()
-                logits = self.task.predict(forward, inputs)
-                scorer.add(logits, targets, torch.cat(kept) if kept else None)
-                kept.clear()
+                scorer.add(forward, inputs, targets)
         return scorer.scores()
 
     # Checkpoint and resume

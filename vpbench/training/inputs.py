@@ -16,7 +16,6 @@ from vpbench.spec.precision import autocast
 from vpbench.spec.run_spec import RunSpec
 from vpbench.training.memory import in_pieces
 
-EVALUATION_BATCH = 256
 CACHE_LIMIT = 1 << 30  # bytes of a split; a number and not the memory at hand, so that all machines decide alike
 
 Batch = tuple[ModelInputs, Tensor]
@@ -64,21 +63,21 @@ class Inputs:
     def evaluation(self, split: CachedSplit) -> Iterator[Batch]:
         """All images of a split in their order, without augmentation."""
         if self.caches_activations(split):
-            activations, labels = self._activations(split), self._labels(split)
-            for values, truth in zip(activations.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH)):
+            targets = self._task.target_batches(split, self._normalise)
+            for values, truth in zip(self._activations(split).split(self._task.evaluation_size(split)), targets):
                 yield CachedActivations(values), truth
         elif self._caches_features and split is not self._data.test:
-            features = self.plain_features(split).split(EVALUATION_BATCH)
-            for (images, labels), known in zip(self._task.evaluation_batches(split, EVALUATION_BATCH, self._normalise), features):
-                yield ImagesWithFeatures(images, known.to(labels.device)), labels
+            features = self.plain_features(split).split(self._task.evaluation_size(split))
+            for (images, targets), known in zip(self._task.evaluation_batches(split, self._normalise), features):
+                yield ImagesWithFeatures(images, known.to(images.device)), targets
         else:
-            yield from self._task.evaluation_batches(split, EVALUATION_BATCH, self._normalise)
+            yield from self._task.evaluation_batches(split, self._normalise)
 
     def plain_features(self, split: CachedSplit) -> Tensor:
         """Features of the plain model without augmentation, (n, feature_width), float32 on the CPU; computed once."""
         if id(split) not in self._features:
             with torch.no_grad(), autocast(self._spec.precision, self._normalise.device.type):
-                batches = self._task.evaluation_batches(split, EVALUATION_BATCH, self._normalise)
+                batches = self._task.evaluation_batches(split, self._normalise)
                 pieces = [piece for images, _ in batches for piece in in_pieces(self._model.plain_features, images)]
                 self._features[id(split)] = torch.cat([piece.float().cpu() for piece in pieces])
         return self._features[id(split)]
@@ -111,9 +110,9 @@ class Inputs:
     def _activations(self, split: CachedSplit) -> Tensor:
         if id(split) not in self._cached:
             # As many images at a time as without the cache, since rounding depends on the size of a matrix.
-            size = self._spec.recipe.batch_size if split is self._data.train else EVALUATION_BATCH
+            size = self._spec.recipe.batch_size if split is self._data.train else None
             with autocast(self._spec.precision, self._normalise.device.type):
-                batches = self._task.evaluation_batches(split, size, self._normalise)
+                batches = self._task.evaluation_batches(split, self._normalise, size)
                 pieces = [piece for images, _ in batches for piece in in_pieces(self._model.cache_activations, images)]
                 self._cached[id(split)] = torch.cat([piece.values for piece in pieces])
         return self._cached[id(split)]
