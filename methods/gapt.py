@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import (
@@ -93,6 +94,11 @@ class GaPT(Method[GaPTConfig]):
             ),
         ),
     }
+
+    @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """See :meth:`vpbench.interface.Method.needs_classification`."""
+        return ""
 
     def build(self) -> None:
         """Creates ``prompts`` (N, D), ``gates`` (L-1) and ``temperatures`` (L).

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
 
@@ -175,6 +175,11 @@ class ViaPT(Method[ViaPTConfig]):
             ),
         ),
     }  # fmt: skip
+
+    @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """See :meth:`vpbench.interface.Method.needs_classification`."""
+        return ""
 
     def build(self) -> None:
         """Creates ``dataset`` (n_D, D), ``generator``, ``partials`` (connections or 1, n, D - m) and the bases.

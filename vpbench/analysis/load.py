@@ -26,10 +26,11 @@ from vpbench.data.sources import open_dataset, open_path
 from vpbench.models.build import build_model
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.saved import AGAIN, SavedFile, decode_model, restore
-from vpbench.planning.suites import CUSTOM_SUITE, apply_protocol, suite_card
+from vpbench.planning.suites import apply_protocol, suite_card
 from vpbench.spec.run_spec import BackboneSpec, RunSpec
 from vpbench.store.artefacts import ARTEFACTS
 from vpbench.store.store import Store
+from vpbench.tasks import task_class
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,9 @@ def open_data(spec: RunSpec) -> RawData:
     name, suite = spec.data.dataset, spec.data.suite
     card = suite_card(suite)
     for path in dict.fromkeys((spec.data.path, card.data.get(name), None)):
-        if suite == CUSTOM_SUITE or name in card.data:
+        if card.is_own or name in card.data:
             own = Path(path) if path else _own_data(name, data_root())
-            raw, place = open_path(own, spec.data.columns), str(own)
+            raw, place = open_path(own, spec.data.columns, task_class(spec.task.name).target), str(own)
         else:
             raw, place = open_dataset(dataset_card(name)), name
         raw = apply_protocol(raw, card, spec.stage)

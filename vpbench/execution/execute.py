@@ -305,7 +305,7 @@ def _save(job: Job, trainer: Trainer, scores: Scores, store: Store) -> None:
 
     names = np.array(trainer.data.class_names)
     if scores.features is not None:
-        places = np.arange(len(scores.features))
+        places = scores.feature_images
         arrays = {"features": scores.features, "labels": scores.feature_labels, "indices": places, "class_names": names}
         store.write_artefact(run_id, ARTEFACTS["features"], write_npz(**arrays))
     if "predictions" in save:

@@ -93,6 +93,16 @@ class Method(Generic[C]):
         """Whether the method with these options uses the classifier that the backbone was pretrained with."""
         return False
 
+    @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """What the method with these options does that only the classification of whole images has, in words behind its title.
+
+        Empty where it fits other tasks, too, whose heads read feature maps and not :meth:`readout`. Unless a method says more,
+        that is one which leaves readout and loss as they are.
+        """
+        changed = [name for name in ("readout", "loss") if getattr(cls, name) is not getattr(Method, name)]
+        return f"has its own {' and '.join(changed)}, for one label of a whole image" if changed else ""
+
     def build(self) -> None:
         """Create the method's parameters as attributes of ``self.own``, from the global random stream.
 

@@ -29,10 +29,14 @@ class Request(FrozenModel):
         default=None, description="Data sets and protocol, by name or path (my.toml). Default: mini, built in."
     )
     data: Annotated[str | None, Flag(metavar="PATH")] = Field(
-        default=None, description="Your own images: an ImageFolder tree, a parquet file or a folder of parquet shards."
+        default=None,
+        description="Your own images: an ImageFolder tree, images/ and masks/, a parquet file or a folder of parquet shards.",
+    )
+    task: Annotated[str | None, Flag()] = Field(
+        default=None, description="What is predicted on --data: classification, or segmentation of images with masks."
     )
     columns: Annotated[dict[str, str], Flag(metavar="image=NAME,label=NAME", parse=columns_of)] = Field(
-        default_factory=dict, description="Columns of your parquet files, also split=NAME. Default: the usual names."
+        default_factory=dict, description="Columns of your parquet files, also split=NAME or mask=NAME. Default: the usual names."
     )
     background: Annotated[Background | None, Flag(metavar="COLOUR")] = Field(
         default=None, description="Ground under transparent pixels of your images, a name or #rrggbb. Default: white."
@@ -55,6 +59,9 @@ class Request(FrozenModel):
     patch_size: int | None = Field(default=None, description="Pixels; patch embeddings are resampled.")
     epochs: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
         default=None, description="Epochs of every training."
+    )
+    iterations: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
+        default=None, description="Steps of every training, in place of epochs."
     )
     seeds: Annotated[int, Flag(kind=int, metavar="N", shown=1)] = Field(default=1, description="How many of the suite's seeds.")
     settings: Annotated[dict[str, Any], Flag(name="--set", metavar="METHOD.OPTION=VALUE", parse=settings_of, repeatable=True)] = (

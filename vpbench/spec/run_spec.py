@@ -84,10 +84,13 @@ class DataSpec(FrozenModel):
     columns: dict[str, str] = Field(default_factory=dict, description="of 'image', 'label' and 'split', those given")
 
 
+DEFAULT_TASK = "classification"
+
+
 class TaskSpec(FrozenModel):
     """What is predicted, with every option of the task resolved."""
 
-    name: str = "classification"
+    name: str = DEFAULT_TASK
     config: dict[str, JsonValue] = Field(default_factory=dict)
 
 

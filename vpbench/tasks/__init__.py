@@ -68,6 +68,13 @@ class Scores(ABC):
         """What the file of predictions holds."""
 
     @property
+    def feature_images(self) -> NDArray[np.int64]:
+        """Place in the split of the image of each row of ``features``, (m,)."""
+        import numpy as np
+
+        return np.arange(len(self.feature_labels))
+
+    @property
     @abstractmethod
     def feature_labels(self) -> NDArray[np.int64]:
         """Class ids of ``features``, (m,)."""
@@ -144,6 +151,11 @@ class Task(ABC, Generic[C]):
         """The blocks whose outputs the head reads as feature maps, ascending; none where it reads pooled features."""
         return ()
 
+    @property
+    def final_norm(self) -> bool:
+        """Whether the map of the last block goes through the backbone's final norm."""
+        return False
+
     @abstractmethod
     def make_head(self, method: Method[Any], feature_width: int) -> nn.Module:
         """A freshly initialised head, from torch's global random stream.
@@ -153,15 +165,32 @@ class Task(ABC, Generic[C]):
             feature_width: of the backbone's pooled features.
         """
 
+    def training_logits(self, head: Any, features: Any) -> Any:
+        """What the loss reads: the head's logits unless it has others in training."""
+        return head(features)
+
+    def needs_whole_batches(self, head: Any) -> bool:
+        """Whether training on an image depends on the others of its batch, which rules out micro-batches."""
+        return False
+
     @abstractmethod
     def loss(self, logits: Any, targets: Tensor) -> Tensor:
-        """Training loss of a batch, a scalar, from what the head returns in training mode."""
+        """Loss of a batch, a scalar.
+
+        Args:
+            logits: of :meth:`training_logits`, or of the head in evaluation mode.
+        """
 
     @abstractmethod
     def example_targets(self, images: int, image_size: int, device: torch.device | str) -> Tensor:
         """Targets of made-up images, to measure a training step."""
 
     # Batches
+
+    def is_augmented(self, spec: RunSpec) -> bool:
+        """Whether training images are prepared at random."""
+        preprocess, recipe = spec.preprocess, spec.recipe
+        return preprocess.random_crop or preprocess.random_flip or recipe.mixup > 0 or recipe.cutmix > 0
 
     @property
     def evaluates_images(self) -> bool:
@@ -203,10 +232,11 @@ class Task(ABC, Generic[C]):
     # Metric
 
     @abstractmethod
-    def scorer(self, features: int = 0, test: bool = False) -> Scorer:
+    def scorer(self, split: CachedSplit, features: int = 0, test: bool = False) -> Scorer:
         """A new accumulator.
 
         Args:
+            split: to be evaluated.
             features: of how many images to keep what the head reads.
             test: on the test split, with all that a row says of it.
         """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from vpbench.core.errors import DivergedError
+from vpbench.core.errors import DivergedError, UsageError
 from vpbench.interface import F, Method, torch
 from vpbench.tasks import Forward, Scorer, Scores, Task, TaskConfig
 
@@ -127,6 +127,14 @@ class Classification(Task[TaskConfig]):
     metric_title = "top-1"
     own_suite = "custom"
 
+    def check_run(self, spec: RunSpec) -> None:
+        """
+        Raises:
+            UsageError: for preprocessing that gives images of different sizes.
+        """
+        if spec.preprocess.resize == "original":
+            raise UsageError('preprocess.resize = "original" is for segmentation; classification needs "stretch" or "crop".')
+
     @classmethod
     def why_not(cls, method: type[Method[Any]], options: Mapping[str, Any]) -> str:
         return ""
@@ -165,5 +173,5 @@ class Classification(Task[TaskConfig]):
 
         return evaluation_batches(split, batch_size or EVALUATION_BATCH, normalise)
 
-    def scorer(self, features: int = 0, test: bool = False) -> AccuracyScorer:
+    def scorer(self, split: CachedSplit, features: int = 0, test: bool = False) -> AccuracyScorer:
         return AccuracyScorer(self.classes, features)

@@ -30,7 +30,7 @@ from vpbench.training.checkpoint import Checkpoints, Training, load_state, state
 from vpbench.training.ema import MovingAverage
 from vpbench.training.inputs import Batch, Inputs
 from vpbench.training.memory import in_pieces, is_out_of_memory
-from vpbench.training.optim import lr_factor, make_optimizer
+from vpbench.training.optim import learning_rate, lr_factor, make_optimizer
 from vpbench.training.other_data import open_other
 
 FAR_ABOVE = 100  # times the loss of guessing, where methods with losses of their own do not come
@@ -168,7 +168,7 @@ class Trainer:
         for inputs, labels in self._remaining_inputs(at):
             factor = lr_factor(recipe, at.epoch * per_epoch + at.step, per_epoch)
             for group in optimizer.param_groups:
-                group["lr"] = recipe.peak_lr * factor * group["lr_scale"]
+                group["lr"] = learning_rate(recipe, factor, group["lr_scale"])
             if steps.mix is not None and len(labels) > 1 and isinstance(inputs, Tensor):
                 # Mixup pairs the images of a batch, so an odd one leaves its last image out; a lone image stays as it is.
                 inputs, labels = steps.mix(inputs[: len(inputs) // 2 * 2], labels[: len(labels) // 2 * 2])
@@ -181,6 +181,8 @@ class Trainer:
                 self.first_losses.append(loss.item())
             at.step += 1
             self._checkpoints.may_pause(steps.state)
+            if recipe.iterations == at.epoch * per_epoch + at.step:
+                return
 
     def _end_epoch(self, name: str, at: Training, rate: float, average: MovingAverage | None) -> None:
         """Checks the loss, validates where the best epoch counts, and records the epoch.
@@ -227,6 +229,10 @@ class Trainer:
         with self._precision():
             return self.model(images).float()
 
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        """See :meth:`vpbench.interface.Session.loss`."""
+        return self.task.loss(self.logits(images), targets)
+
     def snapshot(self) -> dict[str, Tensor]:
         """See :meth:`vpbench.interface.Session.snapshot`."""
         return self.model.snapshot()
@@ -248,7 +254,7 @@ class Trainer:
             features: of so many images, the first ones, keep the features that the head reads.
             test: on the test split, with all that a row says of it.
         """
-        scorer = self.task.scorer(features, test)
+        scorer = self.task.scorer(split, features, test)
 
         def forward(inputs: ModelInputs, with_features: bool = False) -> tuple[Tensor, Any]:
             pieces = in_pieces(partial(self.model.prediction, with_features=with_features), inputs)
@@ -329,7 +335,7 @@ class Trainer:
             try:
                 return self._accumulated(inputs, targets)
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or self.batch_parts >= len(inputs) or self.model.method.needs_whole_batches:
+                if not is_out_of_memory(error) or self.batch_parts >= len(inputs) or self.model.needs_whole_batches:
                     raise
                 self.batch_parts *= 2
             if self.device.type == "cuda":

@@ -91,9 +91,12 @@ class Inputs:
         if first == 0 or self._is_augmented:
             return False
         features = first == shape.depth
+        if self._model.taps and not features:  # the head reads blocks of the prefix, too
+            return False
         stage = shape.stage_of(first - 1)
-        values = self._model.backbone.feature_width if features else (shape.prefix + stage.patches) * stage.width
-        cached = [self._data.train, self._data.val, *([self._data.test] if features else [])]
+        values = self._model.feature_count if features else (shape.prefix + stage.patches) * stage.width
+        tests = [self._data.test] if features and not self._task.evaluates_images else []
+        cached = [self._data.train, self._data.val, *tests]
         return any(split is each for each in cached) and 4 * values * len(split) <= CACHE_LIMIT
 
     @property
@@ -104,8 +107,7 @@ class Inputs:
 
     @property
     def _is_augmented(self) -> bool:
-        preprocess, recipe = self._spec.preprocess, self._spec.recipe
-        return preprocess.random_crop or preprocess.random_flip or recipe.mixup > 0 or recipe.cutmix > 0
+        return self._task.is_augmented(self._spec)
 
     def _activations(self, split: CachedSplit) -> Tensor:
         if id(split) not in self._cached:
