@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,7 @@ class ImagesWithFeatures:
 
 Inputs = Tensor | CachedActivations | ImagesWithFeatures
 """What a model takes: normalised images (B, C, S, S), with precomputed features or without, or cached activations."""
+Keep = Callable[[int, Tokens], None]
 
 
 class PromptedModel(nn.Module):
@@ -122,6 +123,37 @@ class PromptedModel(nn.Module):
         tokens = self._run_blocks(first, depth, tokens, context)
         return self.method.readout(tokens, self.backbone.pool(tokens), context)
 
+    def feature_maps(
+        self, images: Tensor, blocks: Sequence[int], context: Context | None = None, *, normed: bool = False
+    ) -> list[Tensor]:
+        """What a dense head reads, from one forward pass: outputs of blocks as maps (B, D, h, w).
+
+        Prompts, class token and registers are left out of the maps, not of the sequence. Blocks behind the last of ``blocks`` are
+        not run.
+
+        Args:
+            images: normalised, (B, C, H, W), with the method's first block at 0 or behind.
+            blocks: 0 to L-1, in the order of the maps.
+            normed: put the last block's map through the backbone's final norm.
+        """
+        context = context or self.context(images)
+        first, read = self.method.first_block, {block: torch.empty(0) for block in blocks}
+        end = max(blocks) + 1
+        tokens = self.backbone.embed(self.method.pixels(images, context) if first == 0 else images)
+
+        def keep(block: int, tokens: Tokens) -> None:
+            if block in read:
+                size = self.backbone.map_size(images, block)
+                last = normed and block == self.backbone.shape.depth - 1
+                read[block] = self.backbone.feature_map(block, tokens, size, normed=last)
+
+        if first:
+            self.backbone.train_drop_path(False)
+            tokens = self._run_blocks(0, min(first, end), tokens, keep=keep)
+            self.backbone.train_drop_path(self.training)
+        self._run_blocks(first, end, tokens, context, keep)
+        return [read[block] for block in blocks]
+
     def context(self, inputs: Inputs, **stash: Any) -> Context:
         """What the method gets in a forward pass on ``inputs``; ``stash`` is put into its stash."""
         has_images = not isinstance(inputs, CachedActivations) and self.method.first_block == 0
@@ -139,22 +171,28 @@ class PromptedModel(nn.Module):
         """Whether the method leaves all blocks as they are."""
         return self.method.first_block == self.backbone.shape.depth
 
-    def _run_blocks(self, first: int, end: int, tokens: Tokens, context: Context | None = None) -> Tokens:
-        """Blocks ``first`` to ``end`` - 1, and the method around them if there is a context."""
+    def _run_blocks(
+        self, first: int, end: int, tokens: Tokens, context: Context | None = None, keep: Keep | None = None
+    ) -> Tokens:
+        """Blocks ``first`` to ``end`` - 1, and the method around them if there is a context; ``keep`` gets every output, with all
+        patch tokens."""
         for block in range(first, end):
             if self.backbone.shape.starts_stage(block):
                 tokens = self.backbone.enter_stage(block, tokens)
+            needed_next: Needed = self._needed_next(block) if keep is None else "image"
             if context is None:
-                tokens = self.backbone.block(block, tokens, self._needed_next(block))
-                continue
-            tokens = self.method.before_block(block, tokens, context)
-            tokens = self.backbone.block(block, tokens, self._needed(block))
-            tokens = self.method.after_block(block, tokens, context)
+                tokens = self.backbone.block(block, tokens, needed_next)
+            else:
+                tokens = self.method.before_block(block, tokens, context)
+                tokens = self.backbone.block(block, tokens, self._needed(block, needed_next))
+                tokens = self.method.after_block(block, tokens, context)
+            if keep is not None:
+                keep(block, tokens)
         return tokens
 
-    def _needed(self, block: int) -> Needed:
-        """Which tokens of a block's output the method, the next block or the pooling uses."""
-        used, needed_next = self.method.outputs_used(block), self._needed_next(block)
+    def _needed(self, block: int, needed_next: Needed) -> Needed:
+        """Which tokens of a block's output the method uses, or what comes behind it."""
+        used = self.method.outputs_used(block)
         if "prompts" in used or needed_next == "all":
             return "all"
         return "image" if "patches" in used else needed_next

@@ -1,0 +1,1 @@
+"""Tasks: what a target is, which head reads which features, the loss, and the metric."""
