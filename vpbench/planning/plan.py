@@ -218,7 +218,10 @@ def resolve(request: Request, *, without_data: bool = False) -> ResolvedRequest:
     task = resolve_task(suite.task, {**suite.task_options, **task_settings(request)})
     opened = open_requested(request, suite, asked, without_data)
     backbone = _normalised(
-        resolve_backbone(request.backbone or suite.backbone, request.weights, request.image_size, request.patch_size), suite
+        resolve_backbone(
+            request.backbone or suite.backbone, request.weights, request.image_size or suite.image_size, request.patch_size
+        ),
+        suite,
     )
     options, overrides = split_settings(request)
     precision = resolve_precision(request.precision or suite.precision, planned_device(request.device))

@@ -56,6 +56,7 @@ class SuiteCard(FrozenModel):
     methods: tuple[str, ...] = Field((), description="what is run when no method is named; (): as in the suite mini")
     data: dict[str, str] = Field({}, description="name: folder or parquet file; a path is taken from the card's folder")
     backbone: str
+    image_size: int | None = Field(None, ge=1, description="pixels; None: the backbone's size of pretraining")
     seeds: tuple[int, ...] = Field(min_length=1)
     preprocess: Preprocess
     fit: Literal["train", "train+val"] = Field("train", description="what the tested model is trained on; VTAB-1k: train+val")

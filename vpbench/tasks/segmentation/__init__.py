@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vpbench.spec.run_spec import RunSpec
     from vpbench.tasks.segmentation.dense_head import DenseHead, HeadOptions
     from vpbench.tasks.segmentation.region_scores import RegionScorer
+    from vpbench.tasks.segmentation.setr_augmentation import SETRAugmentation
 
 EVALUATION_BATCH = 256
 LOGIT_BYTES = 1 << 26  # of a batch in evaluation, in float32; a number, so that all machines decide alike
@@ -81,8 +82,8 @@ class Segmentation(Task[SegmentationConfig]):
                 )
         if spec.preprocess.resize == "crop" or spec.preprocess.random_crop:
             raise UsageError(
-                'preprocess.resize = "crop" and random_crop leave out pixels that segmentation is measured on: take "stretch", or '
-                '"original" with crops in training and windows in evaluation.'
+                'preprocess.resize = "crop" and random_crop leave out pixels that segmentation is measured on: take "stretch", '
+                'or "original" with crops in training and windows in evaluation.'
             )
         size = spec.backbone.image_size
         if not 0 < self._stride(size) <= size:
@@ -168,14 +169,9 @@ class Segmentation(Task[SegmentationConfig]):
         """Images (B, 3, S, S) and class ids of their pixels (B, S, S)."""
         size, preprocess = spec.recipe.batch_size, spec.preprocess
         if preprocess.resize == "original":
-            from vpbench.tasks.segmentation.crops import CropRule, training_crops
+            from vpbench.tasks.segmentation.crops import training_crops
 
-            config = self.config
-            rule = CropRule(
-                spec.backbone.image_size, config.random_scale, config.longest, config.most_of_one_class, config.photometric,
-                preprocess.random_flip,
-            )  # fmt: skip
-            yield from training_crops(split, rule, size, normalise, generator)
+            yield from training_crops(split, self._augmentation(spec.backbone.image_size), size, normalise, generator)
             return
         for chosen in torch.randperm(len(split), generator=generator).split(size):
             images = normalise(split.take(chosen.numpy()))
@@ -189,8 +185,8 @@ class Segmentation(Task[SegmentationConfig]):
     def evaluation_batches(
         self, split: CachedSplit, normalise: Normaliser, batch_size: int | None = None
     ) -> Iterator[tuple[Tensor, Any]]:
-        """All images in order: (B, 3, S, S), or one by one in their own size where they keep it; and their masks, a tensor or, where
-        their sizes differ, a list.
+        """All images in order: (B, 3, S, S), or one by one in their own size where they keep it; and their masks, a tensor or,
+        where their sizes differ, a list.
 
         Args:
             batch_size: of training images, which come as crops where they keep their size.
@@ -198,7 +194,7 @@ class Segmentation(Task[SegmentationConfig]):
         if is_ragged(split) and batch_size:
             from vpbench.tasks.segmentation.crops import centre_crops
 
-            yield from centre_crops(split, split.image_size, batch_size, normalise)
+            yield from centre_crops(split, batch_size, normalise)
             return
         size = batch_size or self.evaluation_size(split)
         for start in range(0, len(split), size):
@@ -207,6 +203,15 @@ class Segmentation(Task[SegmentationConfig]):
             else:
                 images = normalise(split.take(np.arange(start, min(start + size, len(split)))))
             yield images, self._masks(split, start, size, normalise)
+
+    def _augmentation(self, size: int) -> SETRAugmentation:
+        from vpbench.tasks.segmentation.setr_augmentation import SETRAugmentation
+
+        config = self.config
+        return SETRAugmentation(
+            crop=size, long=config.longest, short=size, ratios=config.random_scale, max_share=config.most_of_one_class,
+            colour=config.photometric,
+        )  # fmt: skip
 
     def _masks(self, split: CachedSplit, start: int, size: int, normalise: Normaliser) -> Any:
         """A tensor (B, H, W), or a list of tensors (H, W) where they have several sizes; class ids as bytes."""
