@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import (
@@ -78,6 +77,7 @@ class GaPT(Method[GaPTConfig]):
         "Prompts depend on the image, so keys and values cannot be kept; N = 100 costs 53 % more operations on ViT-B/16.",
     )
     Config = GaPTConfig
+    fits_every_task = True
     presets = {
         "mae": Preset(
             "the released readout of MAE models",
@@ -94,11 +94,6 @@ class GaPT(Method[GaPTConfig]):
             ),
         ),
     }
-
-    @classmethod
-    def needs_classification(cls, config: Mapping[str, Any]) -> str:
-        """See :meth:`vpbench.interface.Method.needs_classification`."""
-        return ""
 
     def build(self) -> None:
         """Creates ``prompts`` (N, D), ``gates`` (L-1) and ``temperatures`` (L).

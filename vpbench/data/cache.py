@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +29,9 @@ from vpbench.core.errors import DataError
 from vpbench.core.hashing import digest
 from vpbench.core.names import counted
 from vpbench.core.user_folders import cache_root
+from vpbench.data.decoding import EACH_ALONE, WhiteLevels
 from vpbench.data.masks import nearest
+from vpbench.data.ragged_images import Pixels, RaggedImages
 from vpbench.data.raw import Labels, RawData, RawSplit
 from vpbench.spec.run_spec import Preprocess
 
@@ -43,23 +44,7 @@ BLOCK = 1 << 24  # bytes with a checksum of their own, so that several threads s
 PIECE = 1 << 20  # bytes of it that a thread holds at a time
 SHOWN = 9  # broken images that a message names beside the first
 
-Pixels = NDArray[np.uint8]
 OnProgress = Callable[[int, int], None]
-
-
-class RaggedImages:
-    """Images of different sizes in one flat buffer; item ``i`` is uint8 of shape (height, width, 3), of masks (height, width)."""
-
-    def __init__(self, flat: Pixels, sizes: NDArray[np.int64], depth: tuple[int, ...] = (3,)) -> None:
-        self._flat, self._sizes, self._depth = flat, sizes, depth
-        self._starts = np.concatenate([[0], np.cumsum(sizes.prod(axis=1) * math.prod(depth))])
-
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-    def __getitem__(self, index: int) -> Pixels:
-        height, width = self._sizes[index]
-        return self._flat[self._starts[index] : self._starts[index + 1]].reshape(height, width, *self._depth)
 
 
 @dataclass(frozen=True)
@@ -70,6 +55,8 @@ class CachedSplit:
         images: read-only, uint8 of shape (n, height, width, 3), or :class:`RaggedImages` where sizes differ.
         labels: class ids, shape (n,).
         image_size: side of the network's input; larger images have a margin for random crops.
+        prepared: hash of how the images were decoded and resized; empty where that is not known.
+        identities: of each image before that.
         masks: read-only class ids of pixels, uint8 of (n, height, width), or :class:`RaggedImages` where sizes differ. Those
             for training are as large as the images, others as in the data set. None where an image has one label.
     """
@@ -77,6 +64,8 @@ class CachedSplit:
     images: Pixels | RaggedImages
     labels: Labels
     image_size: int
+    prepared: str = ""
+    identities: Sequence[str] = ()
     masks: Pixels | RaggedImages | None = None
 
     def __len__(self) -> int:
@@ -110,13 +99,15 @@ class CachedSplit:
 
 @dataclass(frozen=True)
 class CachedData:
-    """A data set's splits, ready for batches; ``val`` may be empty. ``notes`` are what was odd about its pixels."""
+    """A data set's splits, ready for batches; ``val`` may be empty. ``notes`` are what was odd about its pixels, ``levels`` what
+    became 255 in those of more than 8 bits per sample."""
 
     train: CachedSplit
     val: CachedSplit
     test: CachedSplit
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    levels: WhiteLevels = EACH_ALONE
 
 
 def prepare(
@@ -147,16 +138,18 @@ def prepare(
     progress = Progress(sum(len(plan.split) for plan in plans.values() if plan.load() is None), on_progress)
     images = {name: plan.images(progress) for name, plan in plans.items()}
     empty = np.empty((0, image_size, image_size, 3), np.uint8)
-    masks = {name: plan.masks() for name, plan in plans.items()}
     splits = {
-        name: CachedSplit(images.get(name, empty), split.labels, image_size, masks.get(name))
+        name: CachedSplit(images[name], split.labels, image_size, plans[name].prepared, split.identities, plans[name].masks())
+        if name in plans
+        else CachedSplit(empty, split.labels, image_size)
         for name, split in raw.splits.items()
     }
     plain = {name: plan.one_colour() for name, plan in plans.items()}
     notes = [
         f"{count} of {len(raw.splits[name])} {name} images are of one colour each." for name, count in plain.items() if count
     ]
-    return CachedData(**splits, class_names=raw.class_names, notes=tuple(notes))
+    levels = raw.splits["train"].levels
+    return CachedData(**splits, class_names=raw.class_names, notes=tuple(notes), levels=levels)
 
 
 def resized(image: Image.Image, preprocess: Preprocess, image_size: int, *, keep_margin: bool = False) -> Pixels:
@@ -223,15 +216,17 @@ class SplitCache:
     @classmethod
     def of(cls, root: Path, split: RawSplit, preprocess: Preprocess, image_size: int, training: bool) -> SplitCache:
         """The folder's name is a hash of what cached pixels depend on; flips and normalisation are applied on the device."""
-        crops = preprocess.resize == "crop"
-        keep_margin = training and crops and preprocess.random_crop
-        fields = {"resize", "interpolation", "antialias", "orientation", "background"} | ({"crop_ratio"} if crops else set())
-        chosen = {name: value for name, value in preprocess.identity().items() if name in fields}
-        key = [VERSION, split.digest, image_size, keep_margin, chosen]
+        keep_margin = training and preprocess.resize == "crop" and preprocess.random_crop
+        key = [VERSION, split.digest, image_size, keep_margin, _resizing(preprocess)]
         fits_images = training and split.has_masks
         if split.has_masks:
             key += [digest(split.mask_identities), fits_images]
         return cls(root / digest(key), split, preprocess, image_size, keep_margin, fits_images)
+
+    @property
+    def prepared(self) -> str:
+        """Hash of what is done to each image, whatever the split."""
+        return digest([VERSION, self.image_size, self.keep_margin, _resizing(self.preprocess)])
 
     def images(self, progress: Progress) -> Pixels | RaggedImages:
         """The images; builds the cache if it is missing."""
@@ -342,6 +337,13 @@ class SplitCache:
             first, *others = sorted(broken)
             more = f" The same is true of {counted(len(others), 'more image')}: {', '.join(others[:SHOWN])}" if others else ""
             raise DataError(f"{broken[first]}{more}{', ...' if len(others) > SHOWN else '.' if others else ''}")
+
+
+def _resizing(preprocess: Preprocess) -> dict[str, Any]:
+    """The fields that cached pixels depend on."""
+    fields = {"resize", "interpolation", "antialias", "orientation", "background"}
+    fields |= {"crop_ratio"} if preprocess.resize == "crop" else set()
+    return {name: value for name, value in preprocess.identity().items() if name in fields}
 
 
 def checksums_of(path: Path) -> tuple[int, ...]:

@@ -61,6 +61,9 @@ class Method(Generic[C]):
     uses_plain_features: ClassVar[bool] = False
     """Whether the method reads ``context.plain_features(context.images)``, so that they are worth caching."""
 
+    fits_every_task: ClassVar[bool] = False
+    """Whether the method fits every task although it has a readout or a loss of its own, which only add to the usual ones."""
+
     sensitive_to_rounding: ClassVar[bool] = False
     """Whether another order of the same sums changes the method's numbers visibly, as on another processor."""
 
@@ -101,7 +104,8 @@ class Method(Generic[C]):
         that is one which leaves readout and loss as they are.
         """
         changed = [name for name in ("readout", "loss") if getattr(cls, name) is not getattr(Method, name)]
-        return f"has its own {' and '.join(changed)}, for one label of a whole image" if changed else ""
+        fits = cls.fits_every_task or not changed
+        return "" if fits else f"has its own {' and '.join(changed)}, for one label of a whole image"
 
     def build(self) -> None:
         """Create the method's parameters as attributes of ``self.own``, from the global random stream.

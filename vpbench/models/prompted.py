@@ -171,6 +171,13 @@ class PromptedModel(nn.Module):
         return [read[block] for block in blocks]
 
     @property
+    def cached_kind(self) -> str:
+        """What :meth:`cache_activations` returns, in words that differ where it does."""
+        if self.taps:
+            return f"maps of blocks {', '.join(map(str, self.taps))}{', normed' if self.task.final_norm else ''}"
+        return "features" if self._uses_features_alone else f"{self.method.first_block} blocks"
+
+    @property
     def feature_count(self) -> int:
         """Numbers that the head reads of an image."""
         if not self.taps:

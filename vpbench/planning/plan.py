@@ -10,11 +10,12 @@ from typing import Any, Literal
 from vpbench.backbones.named import resolve_backbone
 from vpbench.core.errors import UnsupportedError, UsageError, VpbenchError
 from vpbench.core.names import unknown
+from vpbench.core.user_folders import user_path
 from vpbench.data.catalog import dataset_card
 from vpbench.data.counted import CountedData
 from vpbench.data.raw import RawData
 from vpbench.models.registry import expand_labels, resolve_method
-from vpbench.planning.requested_data import open_requested
+from vpbench.planning.requested_data import open_requested, own_paths
 from vpbench.planning.rerun import to_repeat
 from vpbench.planning.suites import (
     OWN_GROUP,
@@ -44,11 +45,15 @@ from vpbench.tasks import make_task, resolve_task, task_class
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run, with what its row says beside the specification."""
+    """One run, with what its row says beside the specification.
+
+    ``measured`` tells whether latency, throughput and memory are measured; of the runs of one winner, the first seed's are.
+    """
 
     spec: RunSpec
     recipe_source: str
     group: str
+    measured: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class ResolvedRequest:
         options: of methods, by the method's name, as the user has set them.
         overrides: fields of recipes that the user has set, by the method's name; under "" for all methods.
         stage: of the runs; None for plain ones.
+        more: backbones that are asked for beside ``backbone``, on which this request is.
         task: what is predicted.
     """
 
@@ -103,6 +109,7 @@ class ResolvedRequest:
     options: dict[str, dict[str, Any]]
     overrides: dict[str, dict[str, Any]]
     stage: Literal["search", "final"] | None = None
+    more: tuple[BackboneSpec, ...] = ()
     task: TaskSpec = field(default_factory=TaskSpec)
     _known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # looking a name up takes 10 ms
 
@@ -115,6 +122,14 @@ class ResolvedRequest:
     def absent(self) -> list[str]:
         """The data sets that are not on this machine."""
         return absent(self.data)
+
+    def on_each_backbone(self) -> list[ResolvedRequest]:
+        """The same for one backbone after the other."""
+        return [self.on(backbone) for backbone in (self.backbone, *self.more)]
+
+    def on(self, backbone: BackboneSpec) -> ResolvedRequest:
+        """The same for this backbone alone."""
+        return replace(self, backbone=backbone, more=())
 
     def at(self, stage: Literal["search", "final"]) -> ResolvedRequest:
         """The same for trials of a search, or for runs with what it has chosen."""
@@ -142,7 +157,7 @@ class ResolvedRequest:
             settled = settled.for_images(len(self.data[name].splits["train"]))
         if search:
             source = f"{source}; search {search.space} on validation images"
-        path = self.request.data or self.suite.data.get(name)
+        path = own_paths(self.request)[name] if self.request.data else self.suite.data.get(name)
         group = OWN_GROUP if self.request.data else group_of(self.suite, name)
         decoding = None if path else self._once(dataset_card, name).decoding
         preprocess = preprocess_for(self.suite, decoding, self.request.background)
@@ -186,7 +201,13 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = (), *, 
     """
     resolved = resolve(request, without_data=without_data)
     seeds = seeds_of(resolved.suite, request.seeds)
-    runs = [run for name in resolved.data for label in resolved.methods for run in resolved.runs(label, name, seeds)]
+    runs = [
+        run
+        for name in resolved.data  # which is decoded once for all backbones of one image size
+        for own in resolved.on_each_backbone()
+        for label in own.methods
+        for run in own.runs(label, name, seeds)
+    ]
     unsupported = check_runs(runs, resolved.data)
     return Plan(runs, stored_runs(runs, store, artefacts), resolved.data, request, unsupported)
 
@@ -197,7 +218,7 @@ def plan_runs(request: Request, options: RunOptions, store: Store, *, without_da
     Raises:
         VpbenchError: for anything in the request that cannot work.
     """
-    plan = make_plan(request, store, artefact_files(options.artefacts), without_data=without_data)
+    plan = make_plan(request, store, artefact_files(options.required), without_data=without_data)
     return replace(plan, stored=plan.stored - to_repeat(options.rerun, store))
 
 
@@ -217,18 +238,13 @@ def resolve(request: Request, *, without_data: bool = False) -> ResolvedRequest:
     name = suite.part_of or asked  # a part's runs are runs of the whole suite
     task = resolve_task(suite.task, {**suite.task_options, **task_settings(request)})
     opened = open_requested(request, suite, asked, without_data)
-    backbone = _normalised(
-        resolve_backbone(
-            request.backbone or suite.backbone, request.weights, request.image_size or suite.image_size, request.patch_size
-        ),
-        suite,
-    )
+    backbone, *more = _backbones(request, suite)
     options, overrides = split_settings(request)
     precision = resolve_precision(request.precision or suite.precision, planned_device(request.device))
     selection = _choice("selection", request.selection or suite.selection, ("last", "best_val"))
     data = {own: apply_protocol(raw, suite) for own, raw in opened.items()}
     return ResolvedRequest(
-        request, suite, name, opened, data, backbone, selection, precision, options, overrides, task=task
+        request, suite, name, opened, data, backbone, selection, precision, options, overrides, more=tuple(more), task=task,
     )  # fmt: skip
 
 
@@ -266,6 +282,22 @@ def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> dict[str, st
     unsupported = _check_models(runs, {name: len(raw.class_names) for name, raw in data.items()})
     check_validation([run.spec for run in runs], data)
     return unsupported
+
+
+def _backbones(request: Request, suite: SuiteCard) -> list[BackboneSpec]:
+    """The backbones that a request names, or the suite's.
+
+    Raises:
+        UsageError: for an unknown name, or one weight file for several backbones.
+    """
+    names = list(dict.fromkeys(request.backbone or (suite.backbone,)))
+    if len(names) > 1 and request.weights and user_path(request.weights).is_file():
+        raise UsageError(
+            f"--weights {request.weights} is one file, and --backbone names {', '.join(names)}: "
+            "name a folder that holds a file for each of them, or leave --weights out."
+        )
+    size = request.image_size or suite.image_size
+    return [_normalised(resolve_backbone(name, request.weights, size, request.patch_size), suite) for name in names]
 
 
 def _normalised(backbone: BackboneSpec, suite: SuiteCard) -> BackboneSpec:

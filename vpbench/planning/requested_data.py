@@ -37,7 +37,7 @@ def open_requested(request: Request, suite: SuiteCard, suite_name: str, without_
             raise UsageError("--suite and --data exclude each other: a suite brings its own data.")
         if request.datasets:
             raise UsageError("--datasets and --data exclude each other: --datasets chooses among those of a suite.")
-        return {own_name(Path(request.data)): open_path(request.data, request.columns, target)}
+        return {name: open_path(path, request.columns, target) for name, path in own_paths(request).items()}
     for option in ("columns", "background"):
         if getattr(request, option):
             raise UsageError(f"--{option} goes with --data; published data sets have theirs on their cards.")
@@ -52,11 +52,8 @@ def open_requested(request: Request, suite: SuiteCard, suite_name: str, without_
     problems: dict[str, DataError] = {}
     for name in dict.fromkeys(names):
         try:
-            opened[name] = (
-                open_path(suite.data[name], target=target)
-                if name in suite.data
-                else open_dataset(dataset_card(name), request.data_root)
-            )
+            own = suite.data.get(name)
+            opened[name] = open_path(own, target=target) if own else open_dataset(dataset_card(name), request.data_root)
         except MissingDataError as error:
             if without_data:
                 opened[name] = CountedData.of_card(dataset_card(name))
@@ -64,6 +61,9 @@ def open_requested(request: Request, suite: SuiteCard, suite_name: str, without_
                 problems[name] = error
         except DataError as error:
             problems[name] = error
+        if name in opened and not len(opened[name].splits["train"]):
+            del opened[name]
+            problems[name] = DataError("it has test images alone, to test models on that were trained on others.")
     if problems:
         raise _not_ready(problems, opened, request, suite_name)
     return opened
@@ -92,6 +92,21 @@ def _not_ready(problems: dict[str, DataError], opened: Iterable[str], request: R
         f"{', '.join(missing)} of {suite_name} are not in {data_root(request.data_root)}. {how_to_get(missing, suite_name)} "
         f"--dry-run shows the plan without them.{ready} Data elsewhere: --data-root FOLDER or VPBENCH_DATA."
     )
+
+
+def own_paths(request: Request) -> dict[str, str]:
+    """The user's own data by the name of each.
+
+    Raises:
+        UsageError: for two of one name.
+    """
+    found: dict[str, str] = {}
+    for path in request.data or ():
+        name = own_name(Path(path))
+        if name in found:
+            raise UsageError(f"--data {path} and --data {found[name]} would both be called '{name}': rename one of them.")
+        found[name] = path
+    return found
 
 
 def own_name(path: Path) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from vpbench.data.augmentation import Augmentation
     from vpbench.data.batches import Batch, Normaliser
     from vpbench.data.cache import CachedSplit
     from vpbench.interface import BackboneShape, Method
@@ -189,8 +190,9 @@ class Task(ABC, Generic[C]):
 
     def is_augmented(self, spec: RunSpec) -> bool:
         """Whether training images are prepared at random."""
-        preprocess, recipe = spec.preprocess, spec.recipe
-        return preprocess.random_crop or preprocess.random_flip or recipe.mixup > 0 or recipe.cutmix > 0
+        from vpbench.data.augmentation import is_random
+
+        return is_random(spec.recipe, spec.preprocess)
 
     @property
     def evaluates_images(self) -> bool:
@@ -211,12 +213,14 @@ class Task(ABC, Generic[C]):
 
     @abstractmethod
     def training_batches(
-        self, split: CachedSplit, spec: RunSpec, normalise: Normaliser, generator: torch.Generator
-    ) -> Iterator[Batch]:
+        self, split: CachedSplit, spec: RunSpec, normalise: Normaliser, generator: torch.Generator,
+        augmentation: Augmentation | None = None,
+    ) -> Iterator[Batch]:  # fmt: skip
         """One epoch: every image once, shuffled and augmented; the last batch may be smaller.
 
         Args:
             generator: on the CPU; the only source of randomness.
+            augmentation: the recipe's, of pixels.
         """
 
     @abstractmethod

@@ -16,6 +16,7 @@ from vpbench.tasks import Forward, Scorer, Scores, Task, TaskConfig
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from vpbench.data.augmentation import Augmentation
     from vpbench.data.batches import Batch, Normaliser
     from vpbench.data.cache import CachedSplit
     from vpbench.spec.run_spec import RunSpec
@@ -159,12 +160,16 @@ class Classification(Task[TaskConfig]):
         return iter(normalise.to_device(self.targets(split)).split(EVALUATION_BATCH))
 
     def training_batches(
-        self, split: CachedSplit, spec: RunSpec, normalise: Normaliser, generator: torch.Generator
-    ) -> Iterator[Batch]:
+        self, split: CachedSplit, spec: RunSpec, normalise: Normaliser, generator: torch.Generator,
+        augmentation: Augmentation | None = None,
+    ) -> Iterator[Batch]:  # fmt: skip
         from vpbench.data.batches import training_batches
 
         size = spec.backbone.image_size
-        return training_batches(split, spec.recipe.batch_size, spec.preprocess, size, normalise, generator)
+        recipe, preprocess = spec.recipe, spec.preprocess
+        return training_batches(
+            split, recipe.batch_size, preprocess, size, normalise, generator, augmentation, recipe.repeats
+        )  # fmt: skip
 
     def evaluation_batches(
         self, split: CachedSplit, normalise: Normaliser, batch_size: int | None = None

@@ -59,7 +59,7 @@ def choose_columns(
     Raises:
         DataError: when a column does not exist, or which one is meant cannot be known.
     """
-    images = _image_columns(schema)
+    images = image_columns(schema)
     candidates = {"image": images, "label": list(_class_labels(schema)), "split": []}
     roles = ["image", target, *(["split"] if with_split or "split" in given else [])]
     if strange := given.keys() - {"split", *roles}:
@@ -118,7 +118,8 @@ def _usual(role: str, schema: pa.Schema, candidates: list[str]) -> str | None:
     return usual[0] if usual else candidates[0] if len(candidates) == 1 else None
 
 
-def _image_columns(schema: pa.Schema) -> list[str]:
+def image_columns(schema: pa.Schema) -> list[str]:
+    """The columns that can hold encoded images."""
     return [field.name for field in schema if is_image_type(field.type)]
 
 

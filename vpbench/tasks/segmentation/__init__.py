@@ -16,6 +16,7 @@ from vpbench.tasks import Task, TaskConfig
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from vpbench.data.augmentation import Augmentation
     from vpbench.data.batches import Batch, Normaliser
     from vpbench.data.cache import CachedSplit
     from vpbench.interface import BackboneShape
@@ -75,7 +76,7 @@ class Segmentation(Task[SegmentationConfig]):
         from vpbench.tasks.segmentation.dense_head import head_class
 
         head_class(self.config.head)
-        for field in ("mixup", "cutmix", "label_smoothing"):
+        for field in ("mixup", "cutmix", "label_smoothing", "auto_augment", "random_erasing"):
             if getattr(spec.recipe, field):
                 raise UsageError(
                     f"recipe.{field} is for one label of an image; segmentation has one for each pixel: set it to 0."
@@ -164,16 +165,19 @@ class Segmentation(Task[SegmentationConfig]):
         return (self._masks(split, start, size, normalise) for start in range(0, len(split), size))
 
     def training_batches(
-        self, split: CachedSplit, spec: RunSpec, normalise: Normaliser, generator: torch.Generator
-    ) -> Iterator[Batch]:
+        self, split: CachedSplit, spec: RunSpec, normalise: Normaliser, generator: torch.Generator,
+        augmentation: Augmentation | None = None,
+    ) -> Iterator[Batch]:  # fmt: skip
         """Images (B, 3, S, S) and class ids of their pixels (B, S, S)."""
+        from vpbench.data.augmentation import epoch_order
+
         size, preprocess = spec.recipe.batch_size, spec.preprocess
         if preprocess.resize == "original":
             from vpbench.tasks.segmentation.crops import training_crops
 
             yield from training_crops(split, self._augmentation(spec.backbone.image_size), size, normalise, generator)
             return
-        for chosen in torch.randperm(len(split), generator=generator).split(size):
+        for chosen in epoch_order(len(split), spec.recipe.repeats, generator).split(size):
             images = normalise(split.take(chosen.numpy()))
             masks = normalise.to_device(torch.from_numpy(np.asarray(split.masks)[chosen.numpy()]))
             if preprocess.random_flip:
