@@ -1,13 +1,15 @@
 """vpbench: compare ways of prompting a frozen vision transformer.
 
-The Python interface is six functions, which the command line calls too::
+The Python interface is a few functions, which the command line calls too::
 
     import vpbench
 
     vpbench.run(methods=["linear", "vpt"], suite="mini", results="results/runs")
     frame = vpbench.load_results("results/runs")
-    print(vpbench.report(table="1", results="results/runs"))
+    print(vpbench.report(table="1", results="results/runs"))  # in a notebook without print: a table
+    vpbench.compare("vpt", "linear", results="results/runs")
     vpbench.tune(methods=["vpt"], suite="mini", space="vpt-grid")
+    vpbench.measure("vpt,lora", "vit-b16-in21k", timing=False)
     vpbench.show("method", "insvp")
     model = vpbench.create_method("vpt", "vit_base_patch16_224", 100, weights="random", prompt_length=10)
 
@@ -22,7 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 from vpbench.core.version import __version__
 
-__all__ = ["__version__", "create_method", "load_results", "report", "run", "show", "tune"]
+_HOMES = dict.fromkeys(("compare", "load_results", "remove_runs", "report", "show"), "vpbench.results")  # else vpbench.api
+__all__ = [
+    "__version__", "compare", "create_method", "load_results", "measure", "remove_runs", "report", "run", "show", "tune"
+]  # fmt: skip
 
 # In a checkout that is not installed, methods/, benchmarks/ and reports/ lie beside this folder: make them subpackages.
 _CHECKOUT = Path(__file__).resolve().parent.parent
@@ -30,7 +35,8 @@ if not (Path(__file__).parent / "methods").exists() and (_CHECKOUT / "methods" /
     __path__.append(str(_CHECKOUT))
 
 if TYPE_CHECKING:
-    from vpbench.api import create_method, load_results, report, run, show, tune
+    from vpbench.api import create_method, measure, run, tune
+    from vpbench.results import compare, load_results, remove_runs, report, show
 
 
 def __dir__() -> list[str]:
@@ -39,5 +45,5 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("vpbench.api"), name)
+        return getattr(import_module(_HOMES.get(name, "vpbench.api")), name)
     raise AttributeError(f"module 'vpbench' has no attribute {name!r}")

@@ -48,6 +48,8 @@ class JobOptions(FrozenModel):
         description="How often a run writes a checkpoint, from which it resumes if it is killed; or never.",
     )
 
+    experiment: str | None = Field(default=None, repr=False, description="Text of the experiment file, for the rows.")
+
     @field_validator("save", mode="before")
     @classmethod
     def _artefacts(cls, given: str | Iterable[str]) -> tuple[str, ...]:
