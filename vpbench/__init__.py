@@ -12,6 +12,7 @@ The Python interface is a few functions, which the command line calls too::
     vpbench.measure("vpt,lora", "vit-b16-in21k", timing=False)
     vpbench.show("method", "insvp")
     model = vpbench.create_method("vpt", "vit_base_patch16_224", 100, weights="random", prompt_length=10)
+    model = vpbench.load_run("3fa9")  # as trained: model(model.transform("photo.jpg")[None]) are logits
 
 Importing vpbench imports no torch; the functions do when they need it.
 """
@@ -24,9 +25,13 @@ from typing import TYPE_CHECKING, Any
 
 from vpbench.core.version import __version__
 
-_HOMES = dict.fromkeys(("compare", "load_results", "remove_runs", "report", "show"), "vpbench.results")  # else vpbench.api
+_HOMES = {  # of functions that are not in vpbench.api
+    **dict.fromkeys(("compare", "load_results", "remove_runs", "report", "show"), "vpbench.results"),
+    "load_run": "vpbench.deploy.load_run",
+}
 __all__ = [
-    "__version__", "compare", "create_method", "load_results", "measure", "remove_runs", "report", "run", "show", "tune"
+    "__version__", "compare", "create_method", "load_results", "load_run", "measure", "remove_runs", "report", "run", "show",
+    "tune",
 ]  # fmt: skip
 
 # In a checkout that is not installed, methods/, benchmarks/ and reports/ lie beside this folder: make them subpackages.
@@ -36,6 +41,7 @@ if not (Path(__file__).parent / "methods").exists() and (_CHECKOUT / "methods" /
 
 if TYPE_CHECKING:
     from vpbench.api import create_method, measure, run, tune
+    from vpbench.deploy.load_run import load_run
     from vpbench.results import compare, load_results, remove_runs, report, show
 
 

@@ -16,7 +16,7 @@ FLOORS = [
     {"checking"},
     {"api", "results", "experiments"},
     {"reporting", "reports"},
-    {"execution", "search", "analysis"},
+    {"execution", "search", "analysis", "deploy"},
     {"planning", "training", "measure"},
     {"models"},
     {"backbones", "tasks"},

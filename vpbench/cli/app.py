@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
@@ -9,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from vpbench.cli.completion import VARIABLE
 from vpbench.cli.streams import guarded_streams
 from vpbench.cli.strict import StrictTyper
 from vpbench.core.version import __version__
@@ -34,6 +36,7 @@ COMMANDS = {
         "check:check",
         "Compare a small grid of runs with a baseline; exit 1 when a number is outside of what the baseline allows.",
     ),
+    "predict": ("predict:predict", "Say what is on new images, with a trained model of 'vpbench run'."),
     "list": ("listing:list_entries", "List what there is by name."),
     "show": (
         "show:show",
@@ -45,7 +48,7 @@ COMMANDS = {
         "compact:compact",
         "Put the rows of a results folder, one file each, into one file: thousands of rows are then read at once.",
     ),
-    "export": ("export:export", "Write the rows to one file, for another program or for 'vpbench import' on another machine."),
+    "export": ("export:export", "Write a run's trained model for other programs, or the rows of all runs to one file."),
     "import": (
         "import_rows:import_rows",
         "Take in the rows of another machine, with what lies beside them in its results folder.",
@@ -55,6 +58,10 @@ COMMANDS = {
         "Remove runs from a results folder: their rows, also compacted ones, and their artefacts, checkpoints and logs.",
     ),
     "data": ("data:app", "List, fetch, check and convert published data sets."),
+    "completion": (
+        "completion:completion",
+        "Print the script that lets a shell complete commands, options and names with the tab key.",
+    ),
     "new": ("new:app", "Write a file of your own to start from, which works at once."),
 }
 
@@ -158,8 +165,12 @@ def _run() -> int:
     from vpbench.core.errors import VpbenchError
     from vpbench.core.escaping import visible
 
+    if VARIABLE in os.environ:  # the tab key: typer's own classes, which its scripts expect
+        from typer.completion import completion_init
+
+        completion_init()
     try:
-        app()
+        app(prog_name="vpbench" if VARIABLE in os.environ else None)
     except VpbenchError as error:
         typer.echo(f"vpbench: {visible(' '.join(str(error).split()))}", err=True)
         return error.exit_code

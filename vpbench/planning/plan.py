@@ -45,11 +45,15 @@ from vpbench.store.store import Store
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run, with what its row says beside the specification."""
+    """One run, with what its row says beside the specification.
+
+    ``measured`` tells whether latency, throughput and memory are measured; of the runs of one winner, the first seed's are.
+    """
 
     spec: RunSpec
     recipe_source: str
     group: str
+    measured: bool = True
 
 
 @dataclass(frozen=True)
@@ -153,18 +157,28 @@ class ResolvedRequest:
         group = OWN_GROUP if self.request.data else group_of(self.suite, name)
         decoding = None if path else self._once(dataset_card, name).decoding
         preprocess = preprocess_for(self.suite, decoding, self.request.background)
-        data = DataSpec(
-            suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=path, columns=self.request.columns,
-        )  # fmt: skip
         return [
             PlannedRun(
                 RunSpec(
-                    method=chosen, backbone=self.backbone, preprocess=preprocess, recipe=settled, seed=seed, data=data,
-                    selection=self.selection, precision=self.precision, stage=self.stage, search=search,
+                    method=chosen, backbone=self.backbone, preprocess=preprocess, recipe=settled, seed=seed,
+                    data=self._data_spec(name, path, seed), selection=self.selection, precision=self.precision,
+                    stage=self.stage, search=search,
                 ), source, group,
             )
             for seed in seeds
         ]  # fmt: skip
+
+    def _data_spec(self, name: str, path: str | None, seed: int) -> DataSpec:
+        """A data set as a run with this seed has it."""
+        spec = DataSpec(
+            suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=path, columns=self.request.columns
+        )
+        if self.suite.draws == "one":
+            return spec
+        key, opened = f"draw {name} {seed} {self.stage}", self.opened[name]
+        if key not in self._known:
+            self._known[key] = apply_protocol(opened, self.suite, self.stage, seed).digest
+        return spec.model_copy(update={"digest": self._known[key], "drawn_from": opened.digest})
 
     def _once(self, look_up: Callable[..., Any], *words: Any) -> Any:
         key = f"{look_up.__name__} {json.dumps(words, sort_keys=True, default=str)}"
@@ -209,7 +223,7 @@ def plan_runs(request: Request, options: RunOptions, store: Store, *, without_da
     Raises:
         VpbenchError: for anything in the request that cannot work.
     """
-    plan = make_plan(request, store, artefact_files(options.artefacts), without_data=without_data)
+    plan = make_plan(request, store, artefact_files(options.required), without_data=without_data)
     return replace(plan, stored=plan.stored - to_repeat(options.rerun, store))
 
 
@@ -279,7 +293,8 @@ def _backbones(request: Request, suite: SuiteCard) -> list[BackboneSpec]:
             f"--weights {request.weights} is one file, and --backbone names {', '.join(names)}: "
             "name a folder that holds a file for each of them, or leave --weights out."
         )
-    return [_normalised(resolve_backbone(name, request.weights, request.image_size, request.patch_size), suite) for name in names]
+    size = request.image_size or suite.image_size
+    return [_normalised(resolve_backbone(name, request.weights, size, request.patch_size), suite) for name in names]
 
 
 def _normalised(backbone: BackboneSpec, suite: SuiteCard) -> BackboneSpec:

@@ -58,6 +58,9 @@ def open_requested(request: Request, suite: SuiteCard, suite_name: str, without_
                 problems[name] = error
         except DataError as error:
             problems[name] = error
+        if name in opened and not len(opened[name].splits["train"]):
+            del opened[name]
+            problems[name] = DataError("it has test images alone, to test models on that were trained on others.")
     if problems:
         raise _not_ready(problems, opened, request, suite_name)
     return opened

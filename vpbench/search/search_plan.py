@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -74,9 +74,11 @@ class SearchPlan:
         )
 
     def runs_with(self, study: Study, values: Point) -> list[PlannedRun]:
-        """The runs with what a search has chosen, one per seed."""
+        """The runs with what a search has chosen, one per seed; the cost of such a model is measured in the first."""
         options, recipe = split({**self.space.settings(_name(study.method)), **values})
-        return self.finals.on(study.backbone).runs(study.method, study.dataset, self.seeds, options, recipe, study.search)
+        finals = self.finals.on(study.backbone)
+        first, *others = finals.runs(study.method, study.dataset, self.seeds, options, recipe, study.search)
+        return [first, *(replace(run, measured=False) for run in others)]
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,7 @@ def _shortened(run: PlannedRun, epochs: int) -> PlannedRun:
         recipe = Recipe.model_validate({**run.spec.recipe.model_dump(), "epochs": epochs})
     except ValidationError as error:
         raise UsageError(f"--prune {epochs}: recipe.{first_error(error)}") from error
-    return PlannedRun(run.spec.model_copy(update={"recipe": recipe}), run.recipe_source, run.group)
+    return replace(run, spec=run.spec.model_copy(update={"recipe": recipe}))
 
 
 def _check(plan: SearchPlan) -> None:

@@ -51,7 +51,7 @@ class Request(FrozenModel):
         default=None, description="Weights of the backbone, a folder for several of them; 'random' for none."
     )
     image_size: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
-        default=None, description="Pixels; position embeddings are resampled."
+        default=None, description="Pixels; position embeddings are resampled. Default: the suite's or backbone's."
     )
     patch_size: int | None = Field(default=None, description="Pixels; patch embeddings are resampled.")
     epochs: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
