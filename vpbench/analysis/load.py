@@ -75,7 +75,7 @@ def load_stored(
         DataError: when the data set is not on this machine, or is another version.
     """
     spec = stored_spec(row)
-    saved, path = _saved(row, store)
+    saved, path = read_saved(row, store)
     raw = raw if raw is not None else open_data(spec)
     backbone = backbone if backbone is not None else find_weights(spec.backbone)
     model = build_model(spec.method, backbone, len(raw.class_names), device)
@@ -146,8 +146,12 @@ def _own_data(name: str, root: Path) -> Path:
     )
 
 
-def _saved(row: Mapping[Any, Any], store: Store) -> tuple[SavedFile, Path]:
-    """The run's trained tensors, and where they are."""
+def read_saved(row: Mapping[Any, Any], store: Store) -> tuple[SavedFile, Path]:
+    """A run's trained tensors, and where they are.
+
+    Raises:
+        StoreError: when it left none, or the file is damaged or of another run.
+    """
     path = store.artefact_path(row["run_id"], ARTEFACTS["weights"])
     try:
         saved = decode_model(store.read_artefact(row["run_id"], ARTEFACTS["weights"]), path)

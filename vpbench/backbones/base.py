@@ -201,6 +201,10 @@ class Backbone(nn.Module):
         found = self._edits.get((site, block))
         return list(found.values()) if found else []
 
+    def any_edits(self) -> bool:
+        """Whether methods edit activations anywhere."""
+        return any(self._edits.values())
+
     def has_edits(self, block: int, sites: Sequence[Site] | None = None) -> bool:
         """Whether methods edit activations in a block, or at some of its sites."""
         return any(edits and at == block and (sites is None or site in sites) for (site, at), edits in self._edits.items())

@@ -26,6 +26,7 @@ from vpbench.core.tensor_files import load_pickled, refused_object, unfit_values
 from vpbench.spec.run_spec import BackboneSpec
 
 UNFILLED = -(2.0**100)  # no weight has this value
+PLAIN_VIT = "vit_base_patch16_224"  # has the default values of timm's VisionTransformer, and takes others
 RANDOM_SEED = 0  # of --weights random: the same values in every run
 
 
@@ -68,6 +69,18 @@ def _architecture(spec: BackboneSpec, card: BackboneCard | None) -> Any:
         return VisionTransformer(**{**(card.vit or {}), **sizes})
     except (TypeError, AssertionError) as error:
         raise UsageError(f"{spec.name} cannot be built: {error}") from error
+
+
+def timm_architecture(spec: BackboneSpec) -> tuple[str, dict[str, Any]]:
+    """Name and arguments with which ``timm.create_model`` builds the backbone's architecture."""
+    sizes = {"img_size": spec.image_size, "patch_size": spec.patch_size}
+    if spec.name not in backbone_names():
+        return spec.name.split(".")[0], sizes
+    card = backbone_card(spec.name)
+    pooled = {"global_pool": card.global_pool, **sizes}
+    if card.timm is not None:
+        return card.timm, {**card.arguments, **pooled}
+    return PLAIN_VIT, {**(card.vit or {}), **pooled}
 
 
 def fill(model: Any, path: Path, unused: Collection[str] = (), fresh: Collection[str] = ()) -> None:

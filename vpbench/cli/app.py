@@ -19,6 +19,7 @@ from vpbench.cli.listing import list_entries
 from vpbench.cli.logs import logs
 from vpbench.cli.measure import measure
 from vpbench.cli.new import app as new_app
+from vpbench.cli.predict import predict
 from vpbench.cli.report import report
 from vpbench.cli.run import run
 from vpbench.cli.show import show
@@ -32,8 +33,9 @@ INTERRUPTED = 130
 
 # By name, in the order of the help.
 COMMANDS: dict[str, Callable[..., None]] = {
-    "run": run, "measure": measure, "tune": tune, "report": report, "check": check, "list": list_entries, "show": show,
-    "status": status, "logs": logs, "compact": compact, "export": export, "import": import_rows,
+    "run": run, "measure": measure, "tune": tune, "report": report, "check": check, "predict": predict,
+    "list": list_entries, "show": show, "status": status, "logs": logs, "compact": compact,
+    "export": export, "import": import_rows,
 }  # fmt: skip
 
 

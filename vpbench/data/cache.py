@@ -29,6 +29,7 @@ from vpbench.core.errors import DataError
 from vpbench.core.hashing import digest
 from vpbench.core.names import counted
 from vpbench.core.user_folders import cache_root
+from vpbench.data.decoding import EACH_ALONE, WhiteLevels
 from vpbench.data.raw import Labels, RawData, RawSplit
 from vpbench.spec.run_spec import Preprocess
 
@@ -104,13 +105,15 @@ class CachedSplit:
 
 @dataclass(frozen=True)
 class CachedData:
-    """A data set's splits, ready for batches; ``val`` may be empty. ``notes`` are what was odd about its pixels."""
+    """A data set's splits, ready for batches; ``val`` may be empty. ``notes`` are what was odd about its pixels, ``levels`` what
+    became 255 in those of more than 8 bits per sample."""
 
     train: CachedSplit
     val: CachedSplit
     test: CachedSplit
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    levels: WhiteLevels = EACH_ALONE
 
 
 def prepare(
@@ -146,7 +149,8 @@ def prepare(
     notes = [
         f"{count} of {len(raw.splits[name])} {name} images are of one colour each." for name, count in plain.items() if count
     ]
-    return CachedData(**splits, class_names=raw.class_names, notes=tuple(notes))
+    levels = raw.splits["train"].levels
+    return CachedData(**splits, class_names=raw.class_names, notes=tuple(notes), levels=levels)
 
 
 def resized(image: Image.Image, preprocess: Preprocess, image_size: int, *, keep_margin: bool = False) -> Pixels:

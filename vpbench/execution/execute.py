@@ -310,7 +310,7 @@ def _save(job: Job, trainer: Trainer, scores: Scores, store: Store) -> None:
 
     def write_weights(path: Path) -> None:
         # Written by Python, since a full disk is an OSError there and a SafetensorError in save_file.
-        description = Description.of(job.spec, trainer.model, trainer.data.class_names)
+        description = Description.of(job.spec, trainer.model, trainer.data.class_names, trainer.data.levels)
         path.write_bytes(encode_model(trainer.model, description))
 
     names = np.array(trainer.data.class_names)

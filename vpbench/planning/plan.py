@@ -198,7 +198,7 @@ def plan_runs(request: Request, options: RunOptions, store: Store, *, without_da
     Raises:
         VpbenchError: for anything in the request that cannot work.
     """
-    plan = make_plan(request, store, artefact_files(options.artefacts), without_data=without_data)
+    plan = make_plan(request, store, artefact_files(options.required), without_data=without_data)
     return replace(plan, stored=plan.stored - to_repeat(options.rerun, store))
 
 
