@@ -20,6 +20,8 @@ from vpbench.cli.logs import logs
 from vpbench.cli.measure import measure
 from vpbench.cli.new import app as new_app
 from vpbench.cli.predict import predict
+from vpbench.cli.pull import pull
+from vpbench.cli.push import push
 from vpbench.cli.report import report
 from vpbench.cli.run import run
 from vpbench.cli.show import show
@@ -35,7 +37,7 @@ INTERRUPTED = 130
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run, "measure": measure, "tune": tune, "report": report, "check": check, "predict": predict,
     "list": list_entries, "show": show, "status": status, "logs": logs, "compact": compact,
-    "export": export, "import": import_rows,
+    "export": export, "import": import_rows, "push": push, "pull": pull,
 }  # fmt: skip
 
 

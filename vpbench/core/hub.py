@@ -113,7 +113,7 @@ def hub_errors(name: str, kind: type[VpbenchError], otherwise: str = "") -> Iter
     """
     from huggingface_hub import errors
 
-    hidden = f"or {TOKEN} to one that may read it" if hub_token() else f"or set {TOKEN} if it is private"
+    hidden = f"or set {TOKEN} to a token that may read it" if hub_token() else f"or set {TOKEN} if it is private"
     try:
         yield
     except VpbenchError:

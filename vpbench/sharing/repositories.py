@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,8 @@ def commit(repository: Repository, folder: Path, message: str, gone: Iterable[st
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     changes = [CommitOperationAdd(file.relative_to(folder).as_posix(), str(file)) for file in files]
     removed = [CommitOperationDelete(file) for file in gone]
-    with hub_errors(repository.name, StoreError):
+    with hub_errors(repository.name, StoreError), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # a row, beside its model
         try:
             hub_api().create_commit(
                 repository.name, [*changes, *removed], commit_message=message, repo_type=repository.kind,
