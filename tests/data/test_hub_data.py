@@ -163,7 +163,7 @@ def test_the_identity_of_a_run(hub: Hub, tmp_path: Path) -> None:
     sha = put_cifar(hub, tmp_path)
 
     def planned(data: str) -> Any:
-        return make_plan(Request(methods=["linear"], precision="fp32", data=data), Store(tmp_path / "results"))
+        return make_plan(Request(methods=["linear"], precision="fp32", data=(data,)), Store(tmp_path / "results"))
 
     plan = planned("hf:uni/cifar")
     spec: RunSpec = plan.runs[0].spec

@@ -75,7 +75,7 @@ def test_unreadable_images_are_named_and_skipped(finished: Path, photos: Path, t
     assert f"skipped: {photos / 'broken.jpg'} cannot be read as an image" in lines[0]
     assert lines[1] == f"skipped: row 1 of {tmp_path / 'some.parquet'} has no image."
     assert f"skipped: row 2 of {tmp_path / 'some.parquet'} cannot be read as an image" in lines[2]
-    assert lines[3] == "vpbench: 3 images of 7 skipped."
+    assert lines[3] == "vpbench: 3 images of 8 skipped."
     found = list(csv.DictReader(io.StringIO(done.out)))
     assert [row["image"] for row in found][-1] == f"row 0 of {tmp_path / 'some.parquet'}"
     assert found[-1]["probability"] == found[0]["probability"]

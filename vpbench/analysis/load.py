@@ -124,7 +124,7 @@ def open_data(spec: RunSpec) -> RawData:
             raw, place = open_path(own, spec.data.columns), own
         else:
             raw, place = open_dataset(dataset_card(name)), name
-        raw = apply_protocol(raw, card, spec.stage)
+        raw = apply_protocol(raw, card, spec.stage, spec.seed)
         if raw.digest == spec.data.digest:
             return raw
     raise DataError(f"{place} is not the data that the stored run saw (its digest differs); run it again on this data.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from timm.models import VisionTransformer
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vpbench.backbones.base import Backbone
 from vpbench.backbones.classifier import add_classifier
@@ -42,7 +44,8 @@ def load_backbone(spec: BackboneSpec, source_classifier: bool = False) -> Backbo
         UnsupportedError: when timm's model cannot carry prompts, or the weights have no classifier and it is asked for.
     """
     card = backbone_card(spec.name) if spec.name in backbone_names() else None
-    with torch.random.fork_rng(devices=[]):
+    is_filled = spec.weights != "random" and not (card and card.fresh)
+    with torch.random.fork_rng(devices=[]), _Undrawn() if is_filled else nullcontext():
         torch.manual_seed(RANDOM_SEED)
         model = _architecture(spec, card)
     sha256, path = None, None
@@ -57,6 +60,16 @@ def load_backbone(spec: BackboneSpec, source_classifier: bool = False) -> Backbo
     if source_classifier:
         add_classifier(backbone, spec, path, RANDOM_SEED)
     return backbone
+
+
+class _Undrawn(TorchFunctionMode):
+    """In the block no random initial values are drawn: that takes a second for a ViT-B, and a file fills all tensors anyway."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in _DRAWS else func(*args, **(kwargs or {}))
+
+
+_DRAWS = frozenset({torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.erfinv_})
 
 
 def _architecture(spec: BackboneSpec, card: BackboneCard | None) -> Any:

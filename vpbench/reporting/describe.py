@@ -177,7 +177,7 @@ def describe_method(
                 "option": option,
                 "value": value,
                 "meaning": fields[option].description,
-                "source": _source(method, spec.preset, option),
+                "source": option_source(method, spec.preset, option),
             }
             for option, value in spec.config.items()
         ],
@@ -193,7 +193,7 @@ def describe_method(
     }
 
 
-def _source(method: type[Method[Any]], preset: str | None, option: str) -> str:
+def option_source(method: type[Method[Any]], preset: str | None, option: str) -> str:
     """Where an option's value comes from: the preset that sets it, or what the default is from."""
     if preset and option in method.presets[preset].settings:
         return f"the preset {preset}: {method.presets[preset].summary}"

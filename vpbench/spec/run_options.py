@@ -29,7 +29,7 @@ class JobOptions(FrozenModel):
 
     save: Annotated[tuple[str, ...], Flag(parse=_kinds, shown=",".join(DEFAULT_SAVE))] = Field(
         default=DEFAULT_SAVE,
-        description="What to keep beside each tested row: features, predictions, curve, weights (what was trained), or none.",
+        description="What to keep beside each tested row: features, predictions, curve, weights, or none.",
     )
     track: Annotated[tuple[str, ...], Flag(metavar="NAME,...", parse=words)] = Field(
         default=(), description="Report runs to tensorboard, wandb, mlflow or trackio, with commas; each is an extra."
