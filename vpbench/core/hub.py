@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -137,6 +138,9 @@ def hub_errors(name: str, kind: type[VpbenchError], otherwise: str = "") -> Iter
             raise kind(f"{endpoint()} refuses this for {name}: set {TOKEN} to a token that may do it.") from error
         raise kind(f"{name}: {endpoint()} answers {_first_line(error)}") from error
     except OSError as error:  # offline on purpose or not; of requests, too
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            place = error.filename or "the cache of the hub"
+            raise kind(f"{name}: {place} cannot be written ({error.strerror}); set HF_HOME to another folder.") from error
         raise kind(f"{name}: {endpoint()} cannot be reached ({_first_line(error)}). {otherwise}".rstrip()) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub"):

@@ -7,6 +7,7 @@ then on the data set is opened from there, without network and whatever has chan
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
+from huggingface_hub.errors import HfHubHTTPError
 
-from vpbench.core.errors import DataError
+from vpbench.core.errors import DataError, UsageError
 from vpbench.core.file_names import file_name
 from vpbench.core.files import write_atomically
 from vpbench.core.hub import HubData, hub_api, hub_errors, hub_token
@@ -44,9 +46,10 @@ def pinned_now(path: str) -> str:
         with hub_errors(data.repository, DataError, OFFLINE):
             found = hub_api().dataset_info(data.repository, revision=data.revision).sha
     except DataError as error:
-        found = None if "cannot be reached" not in str(error) else _last_seen(data)
+        found = None if isinstance(error.__cause__, HfHubHTTPError) else _last_seen(data)  # an answer of the hub holds
         if not found:
             raise
+        warnings.warn(f"{error} Taken from there: {data} at commit {found[:12]}.", stacklevel=2)
     return str(HubData(data.repository, data.config, found))
 
 
@@ -103,7 +106,13 @@ def _mapped(file: str) -> pa.Table:
 
 
 def _downloaded(data: HubData) -> dict[str, list[str]]:
-    """Arrow files by split, from the cache of ``datasets``."""
+    """Arrow files by split, from the cache of ``datasets``.
+
+    Raises:
+        UsageError: for a version of ``datasets`` that would run code from the repository.
+    """
+    if int(datasets.__version__.partition(".")[0]) < 4:
+        raise UsageError(f"datasets {datasets.__version__} can run code of a repository: pip install 'datasets>=4'.")
     with hub_errors(data.repository, DataError, OFFLINE):
         try:
             loaded: Any = datasets.load_dataset(
