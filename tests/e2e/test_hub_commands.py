@@ -133,14 +133,17 @@ def test_a_leaderboard_of_several_people(hub: Hub, finished: Path, tmp_path: Pat
 def test_other_numbers_there(hub: Hub, finished: Path, tmp_path: Path) -> None:
     assert vpbench("push", finished, "lab/board").code == 0
     before = hub.repositories["datasets", "lab/board"].head
-    other = altered(finished, tmp_path / "other", acc1=99.0)
+    row = Store(finished).read_row(run_of(finished, "linear"))
+    assert row is not None
+    correct = row["correct"] - 1 if row["correct"] else 1
+    other = altered(finished, tmp_path / "other", correct=correct, acc1=100 * correct / row["total"])
     done = vpbench("push", other, "lab/board")
     assert done.code == 1 and "1 run with other numbers there, so nothing was sent: say --on-conflict" in done.err
     assert hub.repositories["datasets", "lab/board"].head == before
     done = vpbench("push", other, "lab/board", "--on-conflict", "replace")
     assert done.code == 0 and "1 replaced" in done.out
     vpbench("pull", "lab/board", "--results", tmp_path / "mine")
-    assert rows(tmp_path / "mine").query("method == 'linear'")["acc1"].tolist() == [99.0]
+    assert rows(tmp_path / "mine").query("method == 'linear'")["correct"].tolist() == [correct]
 
 
 def test_many_pushes_become_one_file(hub: Hub, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

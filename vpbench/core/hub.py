@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,7 +97,10 @@ def endpoint() -> str:
 def hub_api() -> HfApi:
     """The hub's client, with the address and the token of the environment."""
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()  # in a log they are lines
     return HfApi(endpoint=endpoint(), token=hub_token(), library_name="vpbench")
 
 
