@@ -47,6 +47,7 @@ def test_a_model_goes_round(hub: Hub, finished: Path, tmp_path: Path) -> None:
     assert done.out == f'vpt on grey: {hub.url}/me/vpt-grey. vpbench.load_run("me/vpt-grey") loads it.\n'
     files = hub.files("models", "me/vpt-grey")
     assert set(files) == {".gitattributes", "README.md", "config.json", "model.safetensors", "row.parquet", CHECKSUMS}
+    assert files["model.safetensors"] == Store(finished).read_artefact(run_id, "weights.safetensors")  # whatever the method
     assert hub.repositories["models", "me/vpt-grey"].private
     card = files["README.md"].decode()
     for words in ("library_name: vpbench", "# vpt on grey", "licence of the backbone", 'load_run("me/vpt-grey")', run_id):
