@@ -230,8 +230,12 @@ def test_mistakes_are_one_line(hub: Hub, finished: Path, tmp_path: Path, monkeyp
     }
     for words, said in cases.items():
         assert said in one_line(vpbench(*words)), words
-    with pytest.raises(StoreError, match=r"there is no 'me/nothing' on http"):
-        package.load_run("me/nothing")
+    for name, said in (
+        ("me/nothing", "there is no 'me/nothing' on http"),
+        ("me/twice", "me/twice on .* has no model.safetensors"),
+    ):
+        with pytest.raises(StoreError, match=said):
+            package.load_run(name)
     monkeypatch.setenv("HF_TOKEN", "")
     asked = len(hub.requests)
     for what in ((run_id, "me/x", "--results", finished), (finished, "lab/board")):

@@ -95,8 +95,8 @@ def take_in(opened: Sequence[Source], results: Path, on_conflict: str | None, as
         raise typer.Exit(UNDECIDED)
 
 
-def tell(merge: Merge, place: str, undecided: bool) -> None:
-    """Show the conflicts of a merge, and what it has written to ``place``."""
+def tell(merge: Merge, place: str, undecided: bool, ours: str = "here") -> None:
+    """Show the conflicts of a merge, and what it has written to ``place``, ``ours``."""
     from rich.table import Table
 
     from vpbench.core.names import counted
@@ -124,7 +124,7 @@ def tell(merge: Merge, place: str, undecided: bool) -> None:
             "in place of runs that went wrong": len(merge.better),
             "replaced": len(merge.replaced),
             "the same here and there": merge.same,
-            "that differ kept as here": kept,
+            f"that differ kept as {ours}": kept,
         }
         parts = [counted(len(merge.new), "new row"), *(f"{count} {what}" for what, count in others.items() if count)]
         typer.echo(f"{place}: {', '.join(parts)}.")

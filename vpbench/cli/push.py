@@ -105,7 +105,7 @@ def _push_rows(folder: Path, name: str, public: bool, artefacts: str | None, on_
                  "conflicts": merge.conflicts, "unsettled": pushed.unsettled}  # fmt: skip
         typer.echo(json.dumps(facts, indent=2))
     else:
-        tell(merge, pushed.page, undecided)
+        tell(merge, pushed.page, undecided, ours="there")
     if pushed.unsettled:
         typer.echo(f"{counted(pushed.unsettled, 'run')} that went wrong stayed here.", err=True)
     if undecided:

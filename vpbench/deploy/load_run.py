@@ -136,6 +136,6 @@ def _check_row(description: Description, row: dict[str, Any], path: Path) -> Non
 
 def _from_hub(name: str, folder: str | None, revision: str | None) -> Path:
     """The file of a repository, from the hub's cache on this machine or from the hub."""
-    with hub_errors(name, StoreError):
-        file = "/".join(filter(None, [folder, MODEL_FILE]))
+    file = "/".join(filter(None, [folder, MODEL_FILE]))
+    with hub_errors(name, StoreError, file=file):
         return Path(hub_api().hf_hub_download(name, file, revision=revision))

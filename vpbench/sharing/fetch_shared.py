@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,6 +14,7 @@ from vpbench.sharing.repositories import ROW_FILE, Repository, find_repository
 from vpbench.sharing.shared_models import fetch_models
 from vpbench.sharing.shared_rows import fetch_rows
 from vpbench.store.importing import Source, open_source
+from vpbench.store.reading import COMPACTED
 
 
 @contextmanager
@@ -36,4 +38,14 @@ def fetched(given: str) -> Iterator[tuple[Repository, Source]]:
                     f"{repository.page} holds no rows of vpbench; images are used where they are: --data hf:{repository.name}."
                 )
             fetch_rows(repository, folder, artefacts=True)
-        yield repository, open_source(folder)
+        yield repository, _opened(repository, folder)
+
+
+def _opened(repository: Repository, folder: Path) -> Source:
+    """The source, whose messages name the repository and not the temporary folder."""
+    try:
+        source = open_source(folder)
+    except StoreError as error:
+        raise StoreError(str(error).replace(str(folder), repository.name)) from error
+    broken = [(Path(repository.name, path.name.removeprefix(COMPACTED)), reason) for path, reason in source.found.broken]
+    return replace(source, called=repository.name, found=replace(source.found, broken=broken))

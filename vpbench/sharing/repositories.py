@@ -53,7 +53,7 @@ class Repository:
         Raises:
             StoreError: when the hub does not give it.
         """
-        with hub_errors(self.name, StoreError):
+        with hub_errors(self.name, StoreError, file=file):
             cached = hub_api().hf_hub_download(self.name, file, repo_type=self.kind, revision=self.commit)
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(cached, to)

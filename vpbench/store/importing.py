@@ -42,11 +42,13 @@ class Source:
         path: of the folder or file.
         rows: migrated to this version of the schema.
         found: the same as they were read, and which files of the folder are left out.
+        called: what messages call it; None: its path.
     """
 
     path: Path
     rows: pa.Table
     found: Rows
+    called: str | None = None
 
     @property
     def store(self) -> Store | None:
@@ -129,7 +131,9 @@ def plan_merge(store: Store, sources: Iterable[Source], *, replace: bool = False
                 merge.same += 1
                 continue
             else:
-                merge.conflicts.append({**{name: row[name] for name in _ABOUT}, "source": str(source.path), "differ": differ})
+                merge.conflicts.append(
+                    {**{name: row[name] for name in _ABOUT}, "source": source.called or str(source.path), "differ": differ}
+                )
                 if not replace:
                     continue
                 (merge.new if run_id in merge.new else merge.replaced)[run_id] = source
