@@ -33,7 +33,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 def is_on_hub(path: object) -> bool:
     """Whether a data set's path means one of the hub."""
-    return isinstance(path, str) and path.startswith(PREFIX)
+    return str(path).startswith(PREFIX)
 
 
 def is_repository(name: str) -> bool:
@@ -41,10 +41,10 @@ def is_repository(name: str) -> bool:
     return "/" in name and bool(_REPOSITORY.fullmatch(name)) and ".." not in name and "--" not in name
 
 
-def located(path: str, folder: Path | None = None) -> str:
+def located(path: str | Path, folder: Path | None = None) -> str:
     """An absolute path, from ``folder`` on or else from the working folder; a data set of the hub as it is."""
     if is_on_hub(path):
-        return path
+        return str(path)
     from vpbench.core.user_folders import user_path
 
     return str((folder.absolute() / user_path(path)) if folder else user_path(path).absolute())
@@ -99,7 +99,7 @@ def endpoint() -> str:
 def hub_api() -> HfApi:
     """The hub's client, with the address and the token of the environment."""
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     if not sys.stderr.isatty():
         disable_progress_bars()  # in a log they are lines

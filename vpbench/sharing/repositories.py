@@ -85,7 +85,7 @@ def find_repository(given: str) -> Repository:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     name, kind, revision = repository_name(given)
-    found = []
+    found: list[Repository] = []
     with hub_errors(name, StoreError):
         for one in (kind,) if kind else ("model", "dataset"):
             try:
@@ -96,7 +96,8 @@ def find_repository(given: str) -> Repository:
                 if one == (kind or "dataset") and not found:
                     raise
                 continue
-            found.append(Repository(one, name, str(info.sha), [file.rfilename for file in info.siblings or ()]))  # type: ignore[arg-type]
+            files = [file.rfilename for file in getattr(info, "siblings", None) or ()]
+            found.append(Repository(one, name, str(info.sha), files))  # type: ignore[arg-type]
     if len(found) > 1:
         raise UsageError(f"'{name}' is both a model and a data set: write models/{name} or datasets/{name}.")
     return found[0]

@@ -53,6 +53,8 @@ class JobOptions(FrozenModel):
         description="How often a run writes a checkpoint, from which it resumes if it is killed; or never.",
     )
 
+    experiment: str | None = Field(default=None, repr=False, description="Text of the experiment file, for the rows.")
+
     @field_validator("track", mode="before")
     @classmethod
     def _separated(cls, given: Any) -> Any:

@@ -130,7 +130,7 @@ def open_path(path: str | Path, columns: Mapping[str, str] | None = None) -> Raw
     """
     if is_on_hub(path):
         with _readable(Path(path)):
-            return _readers().get("hf")(path=path, columns=columns)
+            return _readers().get("hf")(path=str(path), columns=columns)
     place = user_path(path)
     with _readable(place):
         if not place.exists():
