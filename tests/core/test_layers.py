@@ -14,13 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = [
     {"cli", "__main__"},
     {"checking"},
-<<<<<<< HEAD
-    {"api"},
-    {"reporting", "reports", "sharing"},
-=======
     {"api", "results", "experiments"},
-    {"reporting", "reports"},
->>>>>>> main
+    {"reporting", "reports", "sharing"},
     {"execution", "search", "analysis", "deploy"},
     {"planning", "training", "measure"},
     {"models"},

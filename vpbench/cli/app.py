@@ -10,42 +10,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-<<<<<<< HEAD
-from vpbench.cli.check import check
-from vpbench.cli.compact import compact
-from vpbench.cli.completion import VARIABLE, completion
-from vpbench.cli.data import app as data_app
-from vpbench.cli.export import export
-from vpbench.cli.import_rows import import_rows
-from vpbench.cli.listing import list_entries
-from vpbench.cli.logs import logs
-from vpbench.cli.measure import measure
-from vpbench.cli.new import app as new_app
-from vpbench.cli.predict import predict
-from vpbench.cli.pull import pull
-from vpbench.cli.push import push
-from vpbench.cli.report import report
-from vpbench.cli.rm import rm
-from vpbench.cli.run import run
-from vpbench.cli.show import show
-from vpbench.cli.status import status
-=======
 from vpbench.cli.completion import VARIABLE
->>>>>>> main
 from vpbench.cli.streams import guarded_streams
 from vpbench.cli.strict import StrictTyper
 from vpbench.core.version import __version__
 
 INTERRUPTED = 130
 
-<<<<<<< HEAD
-# By name, in the order of the help.
-COMMANDS: dict[str, Callable[..., None]] = {
-    "run": run, "measure": measure, "tune": tune, "report": report, "check": check, "predict": predict,
-    "list": list_entries, "show": show, "status": status, "logs": logs, "compact": compact,
-    "export": export, "import": import_rows, "push": push, "pull": pull, "rm": rm, "completion": completion,
-}  # fmt: skip
-=======
 # By name, in the order of the help: where the command is, and the first line of its help. Only the one that is used is imported.
 COMMANDS = {
     "run": (
@@ -82,6 +53,11 @@ COMMANDS = {
         "import_rows:import_rows",
         "Take in the rows of another machine, with what lies beside them in its results folder.",
     ),
+    "push": (
+        "push:push",
+        "Share trained models, or the rows of a results folder, on the Hugging Face hub. HF_TOKEN must be set.",
+    ),
+    "pull": ("pull:pull", "Take in what others have shared on the Hugging Face hub: rows, or models with their rows."),
     "rm": (
         "rm:rm",
         "Remove runs from a results folder: their rows, also compacted ones, and their artefacts, checkpoints and logs.",
@@ -93,7 +69,6 @@ COMMANDS = {
     ),
     "new": ("new:app", "Write a file of your own to start from, which works at once."),
 }
->>>>>>> main
 
 
 class InterruptError(Exception):
