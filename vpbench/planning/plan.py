@@ -328,7 +328,7 @@ def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> dict[str, 
     found: dict[str, str] = {}
     for run in runs:
         method, count = run.spec.method, classes[run.spec.data.dataset]
-        key = json.dumps([method.model_dump(), count], sort_keys=True)
+        key = json.dumps([method.model_dump(), run.spec.backbone.model_dump(mode="json"), count], sort_keys=True)
         if key not in reasons:
             reasons[key] = _why_unsupported(method, run.spec.backbone, count)
         if reasons[key]:
