@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.core.frozen_model import FrozenModel
+from vpbench.core.names import unknown
 from vpbench.core.plugins import Registry, subclass_in
 from vpbench.interface import BackboneShape, full_precision
 
@@ -136,7 +137,10 @@ def head_class(name: str) -> type[DenseHead]:
     Raises:
         UsageError: for an unknown name, with a suggestion.
     """
-    return _HEADS.get(name.replace("-", "_"))
+    file = name.replace("-", "_")
+    if not _HEADS.has(file):
+        raise unknown("head", name, head_names())
+    return _HEADS.get(file)
 
 
 def make_dense_head(name: str, shape: BackboneShape, classes: int, options: HeadOptions | None = None) -> DenseHead:
