@@ -4,15 +4,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint clean
+.PHONY: demo test test-all check lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vpbench run --suite mini --epochs 4
 	$(BIN)/vpbench report --table 1
 
 # A process per core with one thread each: more threads than cores only wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 20 --durations-min 5
+
 test: $(VENV)/.tested
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 20 --durations-min 5
+	$(PYTEST)
+
+# The sweeps too: every method, preset and backbone family through the checks that `make test` makes with some of them.
+test-all: $(VENV)/.tested
+	$(PYTEST) -m 'not slow'
 
 check: $(VENV)/.installed
 	$(BIN)/vpbench check --baseline results/baselines/ci.parquet

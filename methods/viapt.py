@@ -155,6 +155,7 @@ class ViaPT(Method[ViaPTConfig]):
         "A PCA along the tokens, and a generator input without position embedding, are not offered.",
     )
     Config = ViaPTConfig
+    fits_every_task = True
     presets = {
         "scaffold": Preset(
             "the values of the first author's scaffold, which calls itself no final recipe",
@@ -318,7 +319,7 @@ class ViaPT(Method[ViaPTConfig]):
         logits = torch.stack([_at_least_float32(once(images, round=r)) for r in range(config.rounds)])
         if config.round_average == "logit":
             return logits.mean(0)
-        return logits.log_softmax(-1).logsumexp(0) - math.log(config.rounds)
+        return logits.log_softmax(1).logsumexp(0) - math.log(config.rounds)
 
     def loss(self, logits: Tensor, targets: Tensor, context: Context) -> Tensor:
         """Cross-entropy, plus ``kl_weight`` times the divergence from N(0, 1): summed over features, mean over Gaussians."""
@@ -337,7 +338,7 @@ class ViaPT(Method[ViaPTConfig]):
         else:
             side = shape.grid * shape.patch_size
             maps = F.pixel_unshuffle(context.images[..., :side, :side], shape.patch_size)
-        mean, log_sigma = _at_least_float32(self.own.generator(maps)).reshape(len(maps), 2, -1, shape.width).unbind(1)
+        mean, log_sigma = _at_least_float32(self.own.generator(maps)).reshape(maps.shape[0], 2, -1, shape.width).unbind(1)
         return mean, log_sigma.clamp(-5, 2)
 
     def _first_prompts(self, tokens: Tokens, context: Context) -> Tensor:
@@ -368,7 +369,7 @@ class ViaPT(Method[ViaPTConfig]):
         config, connections = self.config, self._connections_of(index)
         if config.pca_dim == connections.width:
             return outputs
-        learned = self._dropped(connections.learned(index).expand(len(outputs), -1, -1), context)
+        learned = self._dropped(connections.learned(index).expand(outputs.shape[0], -1, -1), context)
         if config.pca_dim == 0:
             return learned
         with full_precision(outputs):

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from pydantic import ValidationError
+from sweeps import case
 
 from vpbench.backbones.base import Backbone
 from vpbench.backbones.named import BackboneCard, backbone_card, backbone_names, resolve_backbone
@@ -17,6 +18,7 @@ NAMES = (
     "clip-vit-b16", "swin-b-in22k", "vit-b16-augreg-in21k", "vit-b16-dino", "vit-b16-in21k", "vit-b16-mae",
     "vit-b16-mae-released", "vit-b16-mocov3", "vit-h14-in21k", "vit-l16-in21k", "vit-nano", "vit-tiny-augreg",
 )  # fmt: skip
+SMALL = {"vit-nano", "vit-tiny-augreg", "clip-vit-b16"}  # always tested; a large backbone takes a second
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +35,7 @@ def test_names() -> None:
     assert backbone_names() == list(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [case(name, always=SMALL) for name in NAMES])
 def test_card_agrees_with_the_model(name: str) -> None:
     card, adapter, spec = backbone_card(name), without_values(name), resolve_backbone(name)
     assert sum(tensor.numel() for tensor in adapter.parameters()) == card.parameters
@@ -47,7 +49,7 @@ def test_card_agrees_with_the_model(name: str) -> None:
     assert not set(card.unused) & state.keys()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if backbone_card(name).tag])
+@pytest.mark.parametrize("name", [case(name, always=SMALL) for name in NAMES if backbone_card(name).tag])
 def test_card_agrees_with_timm(name: str) -> None:
     card = backbone_card(name)
     facts = timm.get_pretrained_cfg(f"{card.timm}.{card.tag}")
@@ -75,7 +77,7 @@ def test_readouts_are_told_apart() -> None:
     assert one != other
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [case(name, always=SMALL) for name in NAMES])
 @pytest.mark.parametrize("steps", [-4, 3])
 def test_other_image_sizes(name: str, steps: int) -> None:
     spec = resolve_backbone(name)

@@ -651,6 +651,7 @@ def many_images(home: Path, count: int) -> None:
     miniatures.put(home / "meta" / "classes.txt", "apple_pie\nbaklava")
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_peak_memory_hardly_grows_with_the_number_of_images(tmp_path: Path) -> None:
     """10,000 images against 1,000: paths, sizes and labels grow (a few MB more, measured), pixels do not.

@@ -26,10 +26,11 @@ from vpbench.data.sources import open_dataset, open_path
 from vpbench.models.build import build_model
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.saved import AGAIN, SavedFile, decode_model, restore
-from vpbench.planning.suites import CUSTOM_SUITE, apply_protocol, suite_card
+from vpbench.planning.suites import apply_protocol, suite_card
 from vpbench.spec.run_spec import BackboneSpec, RunSpec
 from vpbench.store.artefacts import ARTEFACTS
 from vpbench.store.store import Store
+from vpbench.tasks import task_class
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,10 @@ def load_stored(
         DataError: when the data set is not on this machine, or is another version.
     """
     spec = stored_spec(row)
-    saved, path = _saved(row, store)
+    saved, path = read_saved(row, store)
     raw = raw if raw is not None else open_data(spec)
     backbone = backbone if backbone is not None else find_weights(spec.backbone)
-    model = build_model(spec.method, backbone, len(raw.class_names), device)
+    model = build_model(spec.method, backbone, len(raw.class_names), device, spec.task)
     restore(model, saved, path)
     model.backbone.use_fastest_kernels(torch.device(device).type, spec.precision)  # as in training
     data = prepare(raw, spec.preprocess, backbone.image_size)
@@ -118,9 +119,9 @@ def open_data(spec: RunSpec) -> RawData:
     name, suite = spec.data.dataset, spec.data.suite
     card = suite_card(suite)
     for path in dict.fromkeys((spec.data.path, card.data.get(name), None)):
-        if suite == CUSTOM_SUITE or name in card.data:
+        if card.is_own or name in card.data:
             own = Path(path) if path else _own_data(name, data_root())
-            raw, place = open_path(own, spec.data.columns), str(own)
+            raw, place = open_path(own, spec.data.columns, task_class(spec.task.name).target), str(own)
         else:
             raw, place = open_dataset(dataset_card(name)), name
         raw = apply_protocol(raw, card, spec.stage)
@@ -145,8 +146,12 @@ def _own_data(name: str, root: Path) -> Path:
     )
 
 
-def _saved(row: Mapping[Any, Any], store: Store) -> tuple[SavedFile, Path]:
-    """The run's trained tensors, and where they are."""
+def read_saved(row: Mapping[Any, Any], store: Store) -> tuple[SavedFile, Path]:
+    """A run's trained tensors, and where they are.
+
+    Raises:
+        StoreError: when it left none, or the file is damaged or of another run.
+    """
     path = store.artefact_path(row["run_id"], ARTEFACTS["weights"])
     try:
         saved = decode_model(store.read_artefact(row["run_id"], ARTEFACTS["weights"]), path)

@@ -9,7 +9,10 @@ import typer
 from vpbench.cli import options as flags
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vpbench.search.search_plan import Outcome, SearchPlan
+    from vpbench.search.study import Study
     from vpbench.spec.budget import Budget
     from vpbench.spec.request import Request
     from vpbench.spec.run_options import RunOptions
@@ -95,7 +98,8 @@ def _show_plan(plan: SearchPlan, store: Store, as_json: bool) -> None:
         left = max(0, study.search.trials + len(plan.seeds) - len(stored))
         rows.append(
             {
-                "method": study.method, "dataset": study.dataset, "trials": study.search.trials, "finals": len(plan.seeds),
+                "method": study.method, "dataset": study.dataset, "backbone": study.backbone.name,
+                "trials": study.search.trials, "finals": len(plan.seeds),
                 "stored": len(stored), "epochs": spec.recipe.epochs, "searched": ", ".join(study.search.searched),
                 "winner": None if best is None else best.values, "expected_s": None if each is None else each * left,
             }
@@ -104,7 +108,7 @@ def _show_plan(plan: SearchPlan, store: Store, as_json: bool) -> None:
         typer.echo(json.dumps({"search": plan.budget.model_dump(mode="json"), "studies": rows}, indent=2))
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    columns = ("method", "dataset", "trials", "finals", "stored", "epochs", "searched", "expected_s")
+    columns = ("method", "dataset", *_if_several(plan.studies), "trials", "finals", "stored", "epochs", "searched", "expected_s")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -128,20 +132,33 @@ def _show(outcomes: list[Outcome]) -> None:
     from vpbench.core.terminal import Terminal
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("method", "dataset", "trials", "winner", "validation", "test"):
+    several = _if_several([outcome.study for outcome in outcomes])
+    for column in ("method", "dataset", *several, "trials", "winner", "validation", "test"):
         table.add_column(column, overflow="fold")
     for outcome in outcomes:
         states = Counter(trial.state for trial in outcome.trials)
         trials = ", ".join(f"{count} {state}" for state, count in states.items())
-        best, scores = outcome.best, [row["acc1"] for row in outcome.finals if row["status"] == "ok"]
+        best, scores = outcome.best, [row["score"] for row in outcome.finals if row["status"] == "ok"]
         if best is None:
             cells = ("none: no trial has a number", "", "")
         else:
             values = ", ".join(f"{name.removeprefix('recipe.')}={_number(value)}" for name, value in best.values.items())
             tested = f"{mean(scores):.1f} % (n = {len(scores)})" if scores else "failed"
-            cells = (values, f"{best.row['val_correct']} of {best.row['n_val']}", tested)
-        table.add_row(outcome.study.method, outcome.study.dataset, trials, *cells)
+            cells = (values, _validated(best.row), tested)
+        table.add_row(
+            outcome.study.method, outcome.study.dataset, *(outcome.study.backbone.name for _ in several), trials, *cells
+        )
     Terminal().print(table)
+
+
+def _validated(row: Mapping[str, Any]) -> str:
+    """Right images of all of them; in other tasks the score."""
+    return f"{row['val_score']:.1f} %" if row["val_correct"] is None else f"{row['val_correct']} of {row['n_val']}"
+
+
+def _if_several(studies: list[Study]) -> tuple[str, ...]:
+    """The column of the backbone, where there is more than one."""
+    return ("backbone",) if len({study.backbone.name for study in studies}) > 1 else ()
 
 
 def _number(value: Any) -> str:
@@ -149,11 +166,12 @@ def _number(value: Any) -> str:
 
 
 def _as_data(outcome: Outcome) -> dict[str, Any]:
-    columns = ("run_id", "status", "lr", "weight_decay", "epochs", "val_acc1", "val_correct", "n_val")
+    columns = ("run_id", "status", "lr", "weight_decay", "epochs", "val_score", "val_acc1", "val_correct", "n_val")
     study = outcome.study
     return {
         "method": study.method,
         "dataset": study.dataset,
+        "backbone": study.backbone.name,
         "search": study.search.model_dump(mode="json"),
         "trials": [
             {"number": trial.number, "state": trial.state, "values": trial.values, **{name: trial.row[name] for name in columns}}
@@ -161,6 +179,7 @@ def _as_data(outcome: Outcome) -> dict[str, Any]:
         ],
         "winner": None if outcome.best is None else outcome.best.number,
         "finals": [
-            {name: row[name] for name in ("run_id", "status", "seed", "acc1", "correct", "total")} for row in outcome.finals
+            {name: row[name] for name in ("run_id", "status", "seed", "metric", "score", "acc1", "correct", "total")}
+            for row in outcome.finals
         ],
     }

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from vpbench.core.cards import card_file, card_names, read_toml, validated
 from vpbench.core.user_folders import user_path
+from vpbench.data.target import Target
 from vpbench.spec.decoding_rule import Background, Orientation
 
 FOLDER = "datasets"
@@ -48,6 +49,7 @@ class DatasetCard(Strict):
     group: str = Field(description="group that scores are averaged over, e.g. VTAB's natural, specialized, structured")
     source: str = Field("", description="module of vpbench.data.sources that reads the images")
     path: str = Field("", description="the user's own data, in place of a source: a folder or a parquet file, from the card's on")
+    target: Target = Field("class", description="what an image is labelled with: a class, or a mask with a class for each pixel")
     options: dict[str, JsonValue] = Field(default_factory=dict, description="keyword arguments of that module's read()")
     folders: tuple[str, ...] = Field((), description="names below the data root, the first that exists is used; none: built in")
     classes: int = Field(ge=2)

@@ -5,23 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from vpbench.backbones.named import resolve_backbone
-from vpbench.core.errors import DataError, MissingDataError, UnsupportedError, UsageError, VpbenchError
+from vpbench.core.errors import UnsupportedError, UsageError, VpbenchError
 from vpbench.core.names import unknown
+from vpbench.core.user_folders import user_path
 from vpbench.data.catalog import dataset_card
-from vpbench.data.class_names import normalised
 from vpbench.data.counted import CountedData
-from vpbench.data.how_to_get import how_to_get
-from vpbench.data.places import data_root
 from vpbench.data.raw import RawData
-from vpbench.data.sources import open_dataset, open_path
 from vpbench.models.registry import expand_labels, resolve_method
+from vpbench.planning.requested_data import open_requested, own_paths
 from vpbench.planning.rerun import to_repeat
 from vpbench.planning.suites import (
-    CUSTOM_SUITE,
     OWN_GROUP,
     SuiteCard,
     apply_protocol,
@@ -34,25 +30,30 @@ from vpbench.planning.suites import (
     suite_card,
     suite_name,
 )
-from vpbench.planning.user_settings import split_settings
+from vpbench.planning.user_settings import split_settings, task_settings
 from vpbench.planning.validation_images import check_validation
 from vpbench.spec.device import planned_device
 from vpbench.spec.precision import resolve_precision
 from vpbench.spec.request import DEFAULT_SUITE, Request
 from vpbench.spec.run_options import RunOptions
-from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, RunSpec, Search
+from vpbench.spec.run_spec import DEFAULT_TASK, BackboneSpec, DataSpec, RunSpec, Search, TaskSpec
 from vpbench.store.artefacts import artefact_files
 from vpbench.store.schema import SETTLED
 from vpbench.store.store import Store
+from vpbench.tasks import make_task, resolve_task, task_class
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run, with what its row says beside the specification."""
+    """One run, with what its row says beside the specification.
+
+    ``measured`` tells whether latency, throughput and memory are measured; of the runs of one winner, the first seed's are.
+    """
 
     spec: RunSpec
     recipe_source: str
     group: str
+    measured: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class ResolvedRequest:
         options: of methods, by the method's name, as the user has set them.
         overrides: fields of recipes that the user has set, by the method's name; under "" for all methods.
         stage: of the runs; None for plain ones.
+        more: backbones that are asked for beside ``backbone``, on which this request is.
+        task: what is predicted.
     """
 
     request: Request
@@ -106,6 +109,8 @@ class ResolvedRequest:
     options: dict[str, dict[str, Any]]
     overrides: dict[str, dict[str, Any]]
     stage: Literal["search", "final"] | None = None
+    more: tuple[BackboneSpec, ...] = ()
+    task: TaskSpec = field(default_factory=TaskSpec)
     _known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # looking a name up takes 10 ms
 
     @property
@@ -117,6 +122,14 @@ class ResolvedRequest:
     def absent(self) -> list[str]:
         """The data sets that are not on this machine."""
         return absent(self.data)
+
+    def on_each_backbone(self) -> list[ResolvedRequest]:
+        """The same for one backbone after the other."""
+        return [self.on(backbone) for backbone in (self.backbone, *self.more)]
+
+    def on(self, backbone: BackboneSpec) -> ResolvedRequest:
+        """The same for this backbone alone."""
+        return replace(self, backbone=backbone, more=())
 
     def at(self, stage: Literal["search", "final"]) -> ResolvedRequest:
         """The same for trials of a search, or for runs with what it has chosen."""
@@ -133,16 +146,18 @@ class ResolvedRequest:
             UsageError: for a name or a value that does not fit.
         """
         method, _, preset = label.partition(":")
-        entries = self._once(recipe_entries, method, self.suite_name, name, preset or None)
+        entries = self._once(recipe_entries, method, self.suite_name, name, preset or None, self.task.name)
         settings = {**method_options(entries), **(options or {}), **self.options.get(method, {})}
         chosen = self._once(resolve_method, label, settings)
         overrides = {**self.overrides[""], **self.overrides.get(method, {})}
         settled, source = resolve_recipe(self.suite, entries, overrides)
         if recipe:
             settled, _ = resolve_recipe(self.suite, entries, {**recipe, **overrides})
+        if settled.iterations:
+            settled = settled.for_images(len(self.data[name].splits["train"]))
         if search:
             source = f"{source}; search {search.space} on validation images"
-        path = self.request.data or self.suite.data.get(name)
+        path = own_paths(self.request)[name] if self.request.data else self.suite.data.get(name)
         group = OWN_GROUP if self.request.data else group_of(self.suite, name)
         decoding = None if path else self._once(dataset_card, name).decoding
         preprocess = preprocess_for(self.suite, decoding, self.request.background)
@@ -154,6 +169,7 @@ class ResolvedRequest:
                 RunSpec(
                     method=chosen, backbone=self.backbone, preprocess=preprocess, recipe=settled, seed=seed, data=data,
                     selection=self.selection, precision=self.precision, stage=self.stage, search=search,
+                    task=self.task,
                 ), source, group,
             )
             for seed in seeds
@@ -185,7 +201,13 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = (), *, 
     """
     resolved = resolve(request, without_data=without_data)
     seeds = seeds_of(resolved.suite, request.seeds)
-    runs = [run for name in resolved.data for label in resolved.methods for run in resolved.runs(label, name, seeds)]
+    runs = [
+        run
+        for name in resolved.data  # which is decoded once for all backbones of one image size
+        for own in resolved.on_each_backbone()
+        for label in own.methods
+        for run in own.runs(label, name, seeds)
+    ]
     unsupported = check_runs(runs, resolved.data)
     return Plan(runs, stored_runs(runs, store, artefacts), resolved.data, request, unsupported)
 
@@ -196,7 +218,7 @@ def plan_runs(request: Request, options: RunOptions, store: Store, *, without_da
     Raises:
         VpbenchError: for anything in the request that cannot work.
     """
-    plan = make_plan(request, store, artefact_files(options.artefacts), without_data=without_data)
+    plan = make_plan(request, store, artefact_files(options.required), without_data=without_data)
     return replace(plan, stored=plan.stored - to_repeat(options.rerun, store))
 
 
@@ -214,21 +236,27 @@ def resolve(request: Request, *, without_data: bool = False) -> ResolvedRequest:
     asked, suite = suite_of(request)
     request = request.model_copy(update={"methods": tuple(methods_of(request, suite))})
     name = suite.part_of or asked  # a part's runs are runs of the whole suite
-    opened = _open(request, suite, asked, without_data)
-    backbone = _normalised(
-        resolve_backbone(request.backbone or suite.backbone, request.weights, request.image_size, request.patch_size), suite
-    )
+    task = resolve_task(suite.task, {**suite.task_options, **task_settings(request)})
+    opened = open_requested(request, suite, asked, without_data)
+    backbone, *more = _backbones(request, suite)
     options, overrides = split_settings(request)
     precision = resolve_precision(request.precision or suite.precision, planned_device(request.device))
     selection = _choice("selection", request.selection or suite.selection, ("last", "best_val"))
     data = {own: apply_protocol(raw, suite) for own, raw in opened.items()}
-    return ResolvedRequest(request, suite, name, opened, data, backbone, selection, precision, options, overrides)
+    return ResolvedRequest(
+        request, suite, name, opened, data, backbone, selection, precision, options, overrides, more=tuple(more), task=task,
+    )  # fmt: skip
 
 
 def suite_of(request: Request) -> tuple[str, SuiteCard]:
     """Name and card of the suite that a request names, or leaves to the default."""
-    name = CUSTOM_SUITE if request.data else suite_name(request.suite or DEFAULT_SUITE)
-    return name, suite_card(name)
+    asked = request.suite or (task_class(request.task or DEFAULT_TASK).own_suite if request.data else DEFAULT_SUITE)
+    name = suite_name(asked)
+    suite = suite_card(name)
+    if request.task not in (None, suite.task):
+        task_class(request.task or "")  # an unknown name gets its own error
+        raise UsageError(f"the suite {name} is for {suite.task}: leave out --task {request.task}, or choose another suite.")
+    return name, suite
 
 
 def methods_of(request: Request, suite: SuiteCard) -> list[str]:
@@ -249,9 +277,27 @@ def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> dict[str, st
     Raises:
         VpbenchError: for anything else that cannot work.
     """
+    for run in runs:
+        make_task(run.spec.task, len(data[run.spec.data.dataset].class_names)).check_run(run.spec)
     unsupported = _check_models(runs, {name: len(raw.class_names) for name, raw in data.items()})
     check_validation([run.spec for run in runs], data)
     return unsupported
+
+
+def _backbones(request: Request, suite: SuiteCard) -> list[BackboneSpec]:
+    """The backbones that a request names, or the suite's.
+
+    Raises:
+        UsageError: for an unknown name, or one weight file for several backbones.
+    """
+    names = list(dict.fromkeys(request.backbone or (suite.backbone,)))
+    if len(names) > 1 and request.weights and user_path(request.weights).is_file():
+        raise UsageError(
+            f"--weights {request.weights} is one file, and --backbone names {', '.join(names)}: "
+            "name a folder that holds a file for each of them, or leave --weights out."
+        )
+    size = request.image_size or suite.image_size
+    return [_normalised(resolve_backbone(name, request.weights, size, request.patch_size), suite) for name in names]
 
 
 def _normalised(backbone: BackboneSpec, suite: SuiteCard) -> BackboneSpec:
@@ -271,62 +317,6 @@ def seeds_of(suite: SuiteCard, count: int) -> list[int]:
     return own + [suite.seeds[-1] + 1 + extra for extra in range(count - len(own))]
 
 
-def _open(request: Request, suite: SuiteCard, suite_name: str, without_data: bool) -> dict[str, RawData]:
-    if request.data:
-        if request.suite and request.suite != CUSTOM_SUITE:
-            raise UsageError("--suite and --data exclude each other: a suite brings its own data.")
-        if request.datasets:
-            raise UsageError("--datasets and --data exclude each other: --datasets chooses among those of a suite.")
-        return {own_name(Path(request.data)): open_path(request.data, request.columns)}
-    for option in ("columns", "background"):
-        if getattr(request, option):
-            raise UsageError(f"--{option} goes with --data; published data sets have theirs on their cards.")
-    names = request.datasets or suite.datasets
-    for name in names:
-        if name not in suite.datasets:
-            raise unknown(f"dataset of suite {suite_name}", name, suite.datasets)
-    if not names:
-        raise UsageError("the suite 'custom' is for your own images: say --data PATH.")
-    opened: dict[str, RawData] = {}
-    problems: dict[str, DataError] = {}
-    for name in dict.fromkeys(names):
-        try:
-            opened[name] = (
-                open_path(suite.data[name]) if name in suite.data else open_dataset(dataset_card(name), request.data_root)
-            )
-        except MissingDataError as error:
-            if without_data:
-                opened[name] = CountedData.of_card(dataset_card(name))
-            else:
-                problems[name] = error
-        except DataError as error:
-            problems[name] = error
-    if problems:
-        raise _not_ready(problems, opened, request, suite_name)
-    return opened
-
-
-def _not_ready(problems: dict[str, DataError], opened: Iterable[str], request: Request, suite_name: str) -> DataError:
-    """The error for data sets that are not there or damaged: the first in full, and the way to all of them."""
-    missing = [name for name, error in problems.items() if isinstance(error, MissingDataError)]
-    name, problem = next(iter(problems.items()))
-    ready = f" Ready: --datasets {','.join(opened)}." if opened else ""
-    if len(missing) < len(problems) or len(problems) == 1:
-        others = f" Also not ready: {', '.join(list(problems)[1:])}." if len(problems) > 1 else ""
-        way = f" {how_to_get(missing)}" if missing else ""
-        return type(problem)(f"{name}: {problem}{others}{way}{ready}")
-    return MissingDataError(
-        f"{', '.join(missing)} of {suite_name} are not in {data_root(request.data_root)}. {how_to_get(missing, suite_name)} "
-        f"--dry-run shows the plan without them.{ready} Data elsewhere: --data-root FOLDER or VPBENCH_DATA."
-    )
-
-
-def own_name(path: Path) -> str:
-    """What a user's own data is called: a folder by its name, a file by its name without the ending."""
-    place = path if path.name not in ("", "..") else path.resolve()
-    return normalised(place.stem if place.is_file() else place.name, "--data")
-
-
 def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:
     if value not in allowed:
         raise unknown(f"value of --{name}", value, allowed)
@@ -339,20 +329,20 @@ def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> dict[str, 
     found: dict[str, str] = {}
     for run in runs:
         method, count = run.spec.method, classes[run.spec.data.dataset]
-        key = json.dumps([method.model_dump(), count], sort_keys=True)
+        key = json.dumps([method.model_dump(), run.spec.task.model_dump(), count], sort_keys=True)
         if key not in reasons:
-            reasons[key] = _why_unsupported(method, run.spec.backbone, count)
+            reasons[key] = _why_unsupported(run.spec, count)
         if reasons[key]:
             found[run.spec.run_id] = reasons[key]
     return found
 
 
-def _why_unsupported(method: MethodSpec, backbone: BackboneSpec, classes: int) -> str:
-    """Why the method does not work on the backbone; empty where it does."""
+def _why_unsupported(spec: RunSpec, classes: int) -> str:
+    """Why the method does not work on the backbone or for the task; empty where it does."""
     from vpbench.models.build import build_empty
 
     try:
-        build_empty(method, backbone, classes, "meta")
+        build_empty(spec.method, spec.backbone, classes, "meta", spec.task)
     except UnsupportedError as error:
         return str(error)
     except VpbenchError:

@@ -13,7 +13,7 @@ from typing import Any
 from vpbench.core.errors import UsageError
 from vpbench.planning.plan import PlannedRun
 from vpbench.search.space import Parameter, Point, Range
-from vpbench.spec.run_spec import Search
+from vpbench.spec.run_spec import BackboneSpec, Search
 
 Row = dict[str, Any]
 Rounds = Generator[list[PlannedRun], Mapping[str, Row], list["Trial"]]
@@ -21,10 +21,11 @@ Rounds = Generator[list[PlannedRun], Mapping[str, Row], list["Trial"]]
 
 @dataclass(frozen=True)
 class Study:
-    """A method on a data set.
+    """A method on a data set and a backbone.
 
     Attributes:
         method, dataset: what they are called.
+        backbone: of all its runs.
         search: the space's name and the budget, as they stand in the rows.
         parameters: what is searched.
         points: all of a grid; empty for TPE.
@@ -33,6 +34,7 @@ class Study:
 
     method: str
     dataset: str
+    backbone: BackboneSpec
     search: Search
     parameters: dict[str, Parameter]
     points: list[Point]
@@ -97,7 +99,7 @@ def _tpe(study: Study) -> Rounds:
 
     def tell(asked: Any, row: Row) -> None:
         """A run whose loss became infinite is as bad as can be; one that failed says nothing."""
-        known = {"ok": row.get("val_acc1"), "diverged": 0.0}.get(row["status"])
+        known = {"ok": row.get("val_score"), "diverged": 0.0}.get(row["status"])
         asking.tell(asked, known, state=failed if known is None else complete)
 
     while len(trials) < search.trials:
@@ -110,7 +112,7 @@ def _tpe(study: Study) -> Rounds:
             first = [rows[run.spec.run_id] for run in short]
             for one, row in zip(asked, first, strict=True):
                 if row["status"] == "ok":
-                    one.report(row["val_acc1"], search.prune)
+                    one.report(row["val_score"], search.prune)
             for one, row in zip(asked, first, strict=True):
                 if row["status"] != "ok":
                     tell(one, row)

@@ -55,13 +55,15 @@ def columns_of(text: str) -> dict[str, str]:
     """``"image=img,label=fine_label"`` to a mapping.
 
     Raises:
-        UsageError: for anything but ``image``, ``label`` or ``split``, each at most once, with the name of a column.
+        UsageError: for anything but ``image``, ``label``, ``mask`` or ``split``, each at most once, with the name of a column.
     """
     found: dict[str, str] = {}
     for word in words(text) or []:
         role, _, name = (part.strip() for part in word.partition("="))
-        if role not in ("image", "label", "split") or not name or role in found:
-            raise UsageError(f"--columns {text}: write image=NAME,label=NAME,split=NAME, or some of them, each once.")
+        if role not in ("image", "label", "mask", "split") or not name or role in found:
+            raise UsageError(
+                f"--columns {text}: write image=NAME,label=NAME,split=NAME (mask=NAME for label), or some of them, each once."
+            )
         found[role] = name
     return found
 

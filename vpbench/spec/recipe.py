@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from vpbench.core.frozen_model import FrozenModel
 
@@ -16,6 +17,13 @@ def hashed_fields(model: BaseModel) -> dict[str, Any]:
     fields = type(model).model_fields
     later = {name for name, field in fields.items() if field.json_schema_extra == LATER}
     return model.model_dump(mode="json", exclude={name for name in later if getattr(model, name) == fields[name].default})
+
+
+# What timm's --aa takes: RandAugment, AugMix, AutoAugment's policies, 3-Augment; each word a letter or a name and a number.
+AUTO_AUGMENT = (
+    r"^(rand(-(m|n|mstd|mmax|inc|p|t)[\d.]*(inf)?)*|augmix(-(m|w|d|a|b|mstd)[\d.]*(inf)?)*"
+    r"|(original|originalr|v0|v0r|3a)(-mstd[\d.]+)?)?$"
+)
 
 
 class ParameterGroup(FrozenModel):
@@ -34,7 +42,8 @@ class Recipe(FrozenModel):
     The learning rate in use is ``lr * batch_size / lr_reference_batch`` (``lr`` itself when that is None).
     Warm-up and decay follow a position t of T, counted in epochs or iterations, with W of T for warm-up: the factor is
     t / W (``warmup_from_zero``, so that the first epoch of VPT's released code trains nothing) or (t + 1) / W before W,
-    and (1 + cos(pi (t - W) / (T - W))) / 2 afterwards.
+    and afterwards (1 + cos(pi (t - W) / (T - W))) / 2, or with ``poly`` (1 - (t - W) / (T - W)) ** ``poly_power``. With
+    ``min_lr`` a learning rate r becomes ``min_lr`` + factor (r - ``min_lr``), the same floor for all groups (mmsegmentation).
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -48,13 +57,18 @@ class Recipe(FrozenModel):
         "all", description="which tensors decay: all, all but the head's bias (VPT), or only those with two or more dimensions"
     )
     epochs: int = Field(100, ge=1)
+    iterations: int | None = Field(
+        None, ge=1, json_schema_extra=LATER, description="steps of a training, in place of epochs; these are then what they take"
+    )
     batch_size: int = Field(64, ge=1)
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "poly"] = "cosine"
     schedule_step: Literal["epoch", "iteration"] = "iteration"
     warmup_epochs: float = Field(0.0, ge=0, description="W in epochs")
     warmup_fraction: float | None = Field(
         None, ge=0, lt=1, description="W as a share of T, instead of warmup_epochs (InsVP: 0.2)"
     )
+    poly_power: float = Field(0.9, gt=0, json_schema_extra=LATER, description="of the schedule poly; DeepLab's and SETR's is 0.9")
+    min_lr: float = Field(0.0, ge=0, json_schema_extra=LATER, description="learning rate below which the schedule does not go")
     warmup_from_zero: bool = Field(False, description="first factor 0, as VPT's released code")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mixup: float = Field(0.0, ge=0, description="alpha of Mixup, 0 off")
@@ -67,6 +81,22 @@ class Recipe(FrozenModel):
     ema: float = Field(
         0.0, ge=0, lt=1, json_schema_extra=LATER, description="decay of a moving average of the trained tensors, which is tested"
     )
+    betas: tuple[float, float] = Field((0.9, 0.999), json_schema_extra=LATER, description="of AdamW")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, json_schema_extra=LATER,
+        description="factor on the learning rate of tensors of the backbone, for each layer below the head (BEiT: 0.65)",
+    )  # fmt: skip
+    auto_augment: str = Field(
+        "", pattern=AUTO_AUGMENT, json_schema_extra=LATER,
+        description="timm's --aa: rand-m9-mstd0.5-inc1 (RandAugment), augmix-m5-w4-d2, original, v0, 3a; empty: none",
+    )  # fmt: skip
+    random_erasing: float = Field(
+        0.0, ge=0, le=1, json_schema_extra=LATER, description="probability of random erasing, timm's --reprob with mode pixel"
+    )
+    repeats: int = Field(
+        1, ge=1, json_schema_extra=LATER,
+        description="repeated augmentation: how often in a row an image is drawn; an epoch has as many images as ever",
+    )  # fmt: skip
     groups: tuple[ParameterGroup, ...] = Field(
         (), json_schema_extra=LATER, description="own learning rates and weight decays; the first whose pattern fits counts"
     )
@@ -79,9 +109,22 @@ class Recipe(FrozenModel):
             )
         return self
 
+    @field_validator("betas")
+    @classmethod
+    def _betas_below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("both are at least 0 and less than 1")
+        return betas
+
     def identity(self) -> dict[str, Any]:
         """What is hashed."""
         return hashed_fields(self)
+
+    def for_images(self, images: int) -> Recipe:
+        """The recipe with the epochs that its iterations take on so many training images."""
+        if self.iterations is None:
+            return self
+        return self.model_copy(update={"epochs": math.ceil(self.iterations / math.ceil(images / self.batch_size))})
 
     @property
     def peak_lr(self) -> float:

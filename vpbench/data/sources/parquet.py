@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -18,10 +19,12 @@ from vpbench.data.class_names import integer_labels
 from vpbench.data.raw import Labels, RawData
 from vpbench.data.sources._assemble import Keys, assemble
 from vpbench.data.sources._columns import Columns, choose_columns, class_names, is_image_type, name_of
+from vpbench.data.sources._own_masks import OwnMasks, assemble_masks
 from vpbench.data.sources._own_split import OwnSplit
 from vpbench.data.sources._shards import Shards, find_shards
 from vpbench.data.sources._split_names import split_of
 from vpbench.data.splitting import Indices
+from vpbench.data.target import Target
 
 Place = Callable[[int], str]  # the name of a row
 
@@ -41,52 +44,109 @@ class ParquetSplit(OwnSplit):
         return content
 
 
-def read(path: str | Path, columns: Mapping[str, str] | None = None) -> RawData:
+class ParquetMasks(OwnMasks):
+    """Rows of a column of encoded images and one of encoded masks."""
+
+    def __init__(self, images: pa.ChunkedArray, masks: pa.ChunkedArray, rows: Indices, place: Place) -> None:
+        super().__init__(len(rows))
+        self._images, self._masks, self._rows, self._place = images, masks, rows, place
+
+    def name(self, index: int) -> str:
+        return self._place(int(self._rows[index]))
+
+    def mask_name(self, index: int) -> str:
+        return f"the mask in {self.name(index)}"
+
+    def content(self, index: int) -> bytes:
+        content: bytes = self._images[int(self._rows[index])].as_py()
+        return content
+
+    def mask_content(self, index: int) -> bytes:
+        content: bytes = self._masks[int(self._rows[index])].as_py()
+        return content
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What all files say together.
+
+    Attributes:
+        tables: the chosen columns, by file.
+        chosen: these columns.
+        names: of classes, in the schema's metadata; may be empty.
+        membership: each row's split.
+        place_of: names of rows.
+        notes: what is known of the data, as sentences.
+    """
+
+    tables: dict[Path, pa.Table]
+    chosen: Columns
+    names: list[str]
+    membership: NDArray[np.str_]
+    place_of: Place
+    notes: list[str]
+
+    def encoded(self, column: str) -> pa.ChunkedArray:
+        """A column of encoded images."""
+        chunks = [
+            chunk.cast(pa.large_binary())
+            for file, table in self.tables.items()
+            for chunk in _image_bytes(table[column], column, file).chunks
+        ]
+        return pa.chunked_array(chunks, pa.large_binary())
+
+
+def read(path: str | Path, columns: Mapping[str, str] | None = None, target: Target = "class") -> RawData:
     """The images of a parquet file or of a folder of shards, kept in memory encoded.
 
-    An image is a JPEG or PNG file (or any other that Pillow opens) as bytes or as a struct with ``bytes``; a label is an integer
-    or text; a split is a usual word for train, val or test, in a column of a single file and in the names of shards. Class
-    names are taken from the schema's metadata: ``class_names``, a JSON list, or Hugging Face's ``features``. Without
-    validation images, a tenth of train is used.
+    An image is a JPEG or PNG file (or any other that Pillow opens) as bytes or as a struct with ``bytes``, and so is a mask; a
+    label is an integer or text; a split is a usual word for train, val or test, in a column of a single file and in the names of
+    shards. Class names are taken from the schema's metadata: ``class_names``, a JSON list, or Hugging Face's ``features``.
+    Without validation images, a tenth of train is used.
 
     Args:
-        columns: names of the columns, by ``image``, ``label`` and ``split``; by default the usual ones.
+        columns: names of the columns, by ``image``, ``label`` or ``mask``, and ``split``; by default the usual ones.
+        target: whether images have labels or masks.
 
     Raises:
         DataError: in one line: the file, the value and how to fix it.
     """
     place = Path(path)
+    if target == "mask":
+        rows = _rows_of(place, columns or {}, "mask")
+        images, masks = rows.encoded(rows.chosen.image), rows.encoded(rows.chosen.target)
+        count = sum(map(len, rows.tables.values()))
+        return assemble_masks(
+            str(place), count, rows.membership, lambda part: ParquetMasks(images, masks, part, rows.place_of),
+            rows.names or None, known=rows.notes,
+        )  # fmt: skip
+    rows = _rows_of(place, columns or {}, "label")
+    label, images = rows.chosen.target, rows.encoded(rows.chosen.image)
+    keys = _together([_labels(table[label], label, file) for file, table in rows.tables.items()], place, label)
+    return assemble(
+        str(place), keys, rows.membership, lambda part, labels: ParquetSplit(images, part, labels, rows.place_of),
+        name_of(rows.names, keys, str(place)), known=rows.notes,
+    )  # fmt: skip
+
+
+def _rows_of(place: Path, given: Mapping[str, str], target: str) -> _Rows:
+    """The chosen columns of a file or of all shards in a folder."""
     shards = _shards_in(place) if place.is_dir() else Shards({"": [place]}, [])
     of_file = {file: split for split, files in shards.files.items() for file in files}
-    given = columns or {}
     first = next(iter(of_file))
     schema = _schema(first)
-    chosen = choose_columns(schema, given, first, with_split="" in shards.files)
-    tables = {file: _table(file, chosen, class_names(schema, chosen.label), first) for file in of_file}
-    keys = _together([_labels(table[chosen.label], chosen.label, file) for file, table in tables.items()], place, chosen.label)
+    chosen = choose_columns(schema, given, first, with_split="" in shards.files, target=target)
+    names = class_names(schema, chosen.target)
+    tables = {file: _table(file, chosen, names, first) for file in of_file}
     membership = np.concatenate(
         [
             np.full(len(table), of_file[file]) if chosen.split is None else _membership(table[chosen.split], chosen.split, file)
             for file, table in tables.items()
         ]
     )
-    images = pa.chunked_array(
-        [
-            chunk.cast(pa.large_binary())
-            for file, table in tables.items()
-            for chunk in _image_bytes(table[chosen.image], chosen.image, file).chunks
-        ],
-        pa.large_binary(),
-    )
     place_of = _places({file: len(table) for file, table in tables.items()})
-    return assemble(
-        str(place),
-        keys,
-        membership,
-        lambda part, labels: ParquetSplit(images, part, labels, place_of),
-        name_of(class_names(schema, chosen.label), keys, str(place)),
-        known=[*([chosen.note] if chosen.note else []), *_left_out(shards)],
-    )
+    notes = [*([chosen.note] if chosen.note else []), *_left_out(shards)]
+    return _Rows(tables, chosen, names, membership, place_of, notes)
 
 
 def _shards_in(folder: Path) -> Shards:
@@ -109,7 +169,7 @@ def _table(file: Path, chosen: Columns, names: list[str], first: Path) -> pa.Tab
     for name in chosen.names:
         if name not in schema.names:
             raise DataError(f"{file} has no column '{name}' (it has {', '.join(schema.names)}), which {first} has.")
-    if class_names(schema, chosen.label) != names:
+    if class_names(schema, chosen.target) != names:
         raise DataError(f"{file} has other class names than {first}; get all files from one place.")
     try:
         return pq.read_table(file, columns=chosen.names, partitioning=None)

@@ -8,10 +8,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from vpbench.data.masks import IGNORED
 from vpbench.interface import full_precision
 
-IGNORED = 255
-"""The label of pixels that count nowhere."""
 LossMean = Literal["all", "valid"]
 """Over which pixels the loss is a mean: all, ignored ones included, as SETR's released code has it, or those with a label."""
 
