@@ -15,6 +15,7 @@ from vpbench.reporting.frame import Filters, arrange, known_methods, known_suite
 from vpbench.reporting.keys import ColumnKey, RowKey, SectionKey, split_name
 from vpbench.reporting.notes import footer_lines, protocol
 from vpbench.reporting.row_labels import differences
+from vpbench.reporting.scores import score_titles
 from vpbench.reporting.table import Cell, Column, Row, Section, Table
 
 _MIXED = SectionKey()
@@ -29,8 +30,8 @@ def build_table(runs: pd.DataFrame, definition: TableDefinition, filters: Filter
     Raises:
         UsageError: when the filters leave nothing.
     """
-    if definition.unavailable or runs.empty:
-        footer = (definition.unavailable or "No runs.", *definition.notes)
+    if runs.empty:
+        footer = ("No runs.", *definition.notes)
         return Table(definition.number, definition.title, (), footer, names=definition.names)
     filters = filters or Filters()
     runs, remarks = _select(arrange(runs, filters, definition.lines), definition, filters)
@@ -58,7 +59,7 @@ def build_table(runs: pd.DataFrame, definition: TableDefinition, filters: Filter
     cells = len(runs[["section", "row"]].drop_duplicates().merge(runs[["section", "dataset"]].drop_duplicates(), on="section"))
     filled = len(scored[["section", "row", "dataset"]].drop_duplicates())
     footer = footer_lines(runs, definition, same_n, filled, cells, remarks)
-    title = definition.title_for(_are_papers(runs, definition))
+    title = definition.title_for(_are_papers(runs, definition), score_titles(runs))
     return Table(definition.number, title, tuple(sections), footer, names=_names(runs, definition))
 
 

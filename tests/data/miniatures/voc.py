@@ -26,7 +26,7 @@ def write(folder: Path, **counts: int) -> None:
     names: dict[str, list[str]] = {}
     for split, count in (counts or {"train": 4, "test": 3}).items():
         for number in range(count):
-            name = f"20{7 + len(names):02d}_{number:06d}"
+            name = f"20{7 if split == 'train' else 8:02d}_{number:06d}"
             names.setdefault(split, []).append(name)
             put(base / "JPEGImages" / f"{name}.jpg", encoded(picture(1, split, number)))
             put(base / "SegmentationClass" / f"{name}.png", palette(mask(number)))
