@@ -272,7 +272,24 @@ class PromptedModel(nn.Module):
     @property
     def needs_whole_batches(self) -> bool:
         """Whether training on an image depends on the others of its batch, which rules out micro-batches."""
-        return self.method.needs_whole_batches or self.task.needs_whole_batches(self.head)
+        return self.method.needs_whole_batches or (self.head_needs_whole_batches and not self.splits_before_head)
+
+    @property
+    def head_needs_whole_batches(self) -> bool:
+        """Whether head or loss need the whole batch, e.g. for the statistics of batch norm."""
+        return self.task.needs_whole_batches(self.head)
+
+    @property
+    def splits_before_head(self) -> bool:
+        """Whether a batch can go through the backbone in micro-batches and through the head as a whole: the method adds no loss
+        of its own, and a second forward pass changes none of its statistics."""
+        method = self.method
+        plain = type(method).loss is Method.loss and not method.predicts_in_training
+        return bool(self.taps) and plain and not list(self.own.buffers())
+
+    def head_loss(self, features: Any, targets: Tensor) -> Tensor:
+        """The task's loss of a batch from what the head reads, a scalar."""
+        return self.task.loss(self._logits(features), targets)
 
     def training_loss(self, inputs: Inputs, targets: Tensor) -> tuple[Tensor, Any]:
         """Loss (a scalar, float32) of one batch in training mode, and what it reads: logits."""

@@ -30,6 +30,7 @@ from vpbench.training.checkpoint import Checkpoints, Training, load_state, state
 from vpbench.training.ema import MovingAverage
 from vpbench.training.inputs import Batch, Inputs
 from vpbench.training.memory import in_pieces, is_out_of_memory
+from vpbench.training.micro_batches import whole_head_backward
 from vpbench.training.optim import backbone_depths, learning_rate, lr_factor, make_optimizer
 from vpbench.training.other_data import open_other
 
@@ -342,6 +343,8 @@ class Trainer:
                 torch.cuda.empty_cache()
 
     def _accumulated(self, inputs: ModelInputs, targets: Tensor) -> Tensor:
+        if self.batch_parts > 1 and self.model.head_needs_whole_batches:
+            return whole_head_backward(self.model, inputs, targets, self.batch_parts, self._precision)
         total = torch.zeros((), device=targets.device)
         parts: Sequence[ModelInputs] = inputs.chunk(self.batch_parts)
         for some, wanted in zip(parts, targets.chunk(self.batch_parts)):
