@@ -154,9 +154,16 @@ def run_request(
 
         check_sigmas(options.noise)  # a mistake in them is an error before anything is trained
     plan = plan_request(request, options, results, callback, executor)
+    if options.scales:
+        from vpbench.analysis.scales import check_plan, multi_scale_notes
+
+        check_plan(plan, options.scales)
     frame = execute_plan(plan, store, options, callback, executor)
     for row, accuracies in noisy_accuracies(plan, store, frame, options.noise) if options.noise else ():
         callback.tested_on_noise(row, accuracies)
+    if options.scales:
+        for note in multi_scale_notes(plan, store, frame, options.scales):
+            callback.note(note)
     return frame
 
 

@@ -36,10 +36,23 @@ def sigmas_of(text: str) -> list[float]:
     Raises:
         UsageError: for anything but numbers.
     """
+    return _floats("--noise", text, "0,0.1,0.2")
+
+
+def scales_of(text: str) -> list[float]:
+    """The ratios of ``--scales``.
+
+    Raises:
+        UsageError: for anything but numbers.
+    """
+    return _floats("--scales", text, "0.5,1,1.5")
+
+
+def _floats(option: str, text: str, example: str) -> list[float]:
     try:
         return [float(word) for word in words(text) or []]
     except ValueError:
-        raise UsageError(f"--noise {text}: write numbers with commas, e.g. --noise 0,0.1,0.2.") from None
+        raise UsageError(f"{option} {text}: write numbers with commas, e.g. {option} {example}.") from None
 
 
 def settings_of(given: list[str]) -> dict[str, Any]:
