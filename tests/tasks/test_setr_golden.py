@@ -18,7 +18,8 @@ from setr_golden import (
 )
 
 from golden_fill import filled, golden_cases, images, load_golden
-from vpbench.backbones.positions import PosResample, resampled
+from vpbench.backbones.positions import resampled
+from vpbench.spec.run_spec import PosResample
 from vpbench.tasks.segmentation.confusion import ConfusionMatrix
 from vpbench.tasks.segmentation.dense_loss import pixel_cross_entropy, resized_logits, weighted_loss
 from vpbench.tasks.segmentation.multi_scale import multi_scale_probabilities, resized_image, resized_labels, size_at

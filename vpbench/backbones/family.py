@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import timm
@@ -18,6 +19,7 @@ from vpbench.backbones.base import Backbone
 from vpbench.backbones.eva import EvaAdapter
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UnsupportedError, UsageError
+from vpbench.spec.run_spec import PosResample
 
 SUPPORTED = "a ViT (vit_*, deit*, eva*) or a Swin Transformer (swin_*)"
 
@@ -65,13 +67,19 @@ def adapter_for(model: nn.Module, weights_sha256: str | None = None, **readout: 
     raise UnsupportedError(f"{type(model).__name__} cannot carry prompts: choose {SUPPORTED}.")
 
 
-def timm_filter(model: nn.Module) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]:
-    """timm's function that renames a checkpoint's tensors and resamples them to a model's sizes."""
+def timm_filter(
+    model: nn.Module, pos_resample: PosResample = "bicubic"
+) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]:
+    """timm's function that renames a checkpoint's tensors and resamples them to a model's sizes.
+
+    Args:
+        pos_resample: how position embeddings, and a patch embedding of another size, are resampled; a Swin has no such positions.
+    """
     if isinstance(model, SwinTransformer):
         return _swin_filter
     module: Any = timm_eva if isinstance(model, Eva) else timm_vit
     found: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] = module.checkpoint_filter_fn
-    return found
+    return found if pos_resample == "bicubic" else partial(found, interpolation=pos_resample, antialias=False)
 
 
 def _swin_filter(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

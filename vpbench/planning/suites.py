@@ -19,7 +19,7 @@ from vpbench.data.raw import RawData
 from vpbench.spec.decoding_rule import OWN_DECODING
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.request import DEFAULT_SUITE
-from vpbench.spec.run_spec import DEFAULT_TASK, Precision, Preprocess
+from vpbench.spec.run_spec import DEFAULT_TASK, PosResample, Precision, Preprocess
 
 OWN_GROUP = "custom"  # of the user's data without a card
 DEFAULT_PRESET = "default"  # what a recipe calls a method without a preset
@@ -57,6 +57,7 @@ class SuiteCard(FrozenModel):
     data: dict[str, str] = Field({}, description="name: folder or parquet file; a path is taken from the card's folder")
     backbone: str
     image_size: int | None = Field(None, ge=1, description="pixels; None: the backbone's size of pretraining")
+    pos_resample: PosResample = Field("bicubic", description="how position embeddings are resampled to the image size")
     seeds: tuple[int, ...] = Field(min_length=1)
     preprocess: Preprocess
     fit: Literal["train", "train+val"] = Field("train", description="what the tested model is trained on; VTAB-1k: train+val")
