@@ -15,12 +15,16 @@ ACCURACY = "top-1 accuracy"  # what titles of tables say for classification
 
 
 def with_scores(runs: pd.DataFrame) -> pd.DataFrame:
-    """Rows with ``task`` and ``score``: those of classification may have ``acc1`` alone."""
+    """Rows with ``task``, ``score`` and ``val_score``: those of classification may have ``acc1`` and ``val_acc1`` alone."""
     task = runs["task"].fillna(DEFAULT_TASK) if "task" in runs else pd.Series(DEFAULT_TASK, index=runs.index, dtype=object)
-    score = runs[SCORE] if SCORE in runs else pd.Series(float("nan"), index=runs.index)
-    if "acc1" in runs:
-        score = score.astype(float).fillna(runs["acc1"].astype(float))
-    return runs.assign(task=task, score=score)
+    return runs.assign(task=task, score=_filled(runs, SCORE, "acc1"), val_score=_filled(runs, "val_score", "val_acc1"))
+
+
+def _filled(runs: pd.DataFrame, column: str, older: str) -> pd.Series[float]:
+    """A column, and where it is empty the one that classification had before."""
+    empty = pd.Series(float("nan"), index=runs.index)
+    found, former = (runs[name].astype(float) if name in runs else empty for name in (column, older))
+    return found.fillna(former)
 
 
 @cache
