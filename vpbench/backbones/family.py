@@ -22,6 +22,9 @@ from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.spec.run_spec import PosResample
 
 SUPPORTED = "a ViT (vit_*, deit*, eva*) or a Swin Transformer (swin_*)"
+_RELATIVE = "its attention adds a learned bias for every pair of positions in the image, and a prompt has no position"
+REASONS = {"Beit": _RELATIVE, "VisionTransformerRelPos": _RELATIVE, "VisionTransformerSAM": _RELATIVE}
+"""Why a family that looks like a ViT has no adapter; by timm's class. BEiT, BEiT v2 and data2vec are ``Beit``."""
 
 
 def create(
@@ -64,7 +67,9 @@ def adapter_for(model: nn.Module, weights_sha256: str | None = None, **readout: 
         return EvaAdapter(model, weights_sha256, **readout)
     if isinstance(model, VisionTransformer):
         return ViTAdapter(model, weights_sha256, **readout)
-    raise UnsupportedError(f"{type(model).__name__} cannot carry prompts: choose {SUPPORTED}.")
+    name = type(model).__name__
+    reason = f" ({REASONS[name]})" if name in REASONS else ""
+    raise UnsupportedError(f"{name} cannot carry prompts{reason}: choose {SUPPORTED}.")
 
 
 def timm_filter(
@@ -77,9 +82,10 @@ def timm_filter(
     """
     if isinstance(model, SwinTransformer):
         return _swin_filter
-    module: Any = timm_eva if isinstance(model, Eva) else timm_vit
-    found: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] = module.checkpoint_filter_fn
-    return found if pos_resample == "bicubic" else partial(found, interpolation=pos_resample, antialias=False)
+    how: dict[str, Any] = {} if pos_resample == "bicubic" else {"interpolation": pos_resample, "antialias": False}
+    if isinstance(model, Eva):
+        return partial(timm_eva.checkpoint_filter_fn, **how)
+    return partial(timm_vit.checkpoint_filter_fn, adapt_layer_scale=True, **how)  # gamma_1 and gamma_2 of DeiT III's files
 
 
 def _swin_filter(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

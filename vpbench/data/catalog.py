@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from vpbench.core.cards import card_file, card_names, read_toml, validated
-from vpbench.core.user_folders import user_path
+from vpbench.core.hub import located
 from vpbench.data.target import Target
 from vpbench.spec.decoding_rule import Background, Orientation
 
@@ -48,12 +48,15 @@ class DatasetCard(Strict):
     description: str = Field(description="images and classes, one or two sentences")
     group: str = Field(description="group that scores are averaged over, e.g. VTAB's natural, specialized, structured")
     source: str = Field("", description="module of vpbench.data.sources that reads the images")
-    path: str = Field("", description="the user's own data, in place of a source: a folder or a parquet file, from the card's on")
+    path: str = Field(
+        "",
+        description="the user's own data, in place of a source: a folder or a parquet file, from the card's on, or hf:owner/name",
+    )
     target: Target = Field("class", description="what an image is labelled with: a class, or a mask with a class for each pixel")
     options: dict[str, JsonValue] = Field(default_factory=dict, description="keyword arguments of that module's read()")
     folders: tuple[str, ...] = Field((), description="names below the data root, the first that exists is used; none: built in")
     classes: int = Field(ge=2)
-    n_train: int = Field(ge=1)
+    n_train: int = Field(ge=0, description="0: test images alone, for models that were trained on another data set")
     n_val: int = Field(ge=0, description="held out of train with a fixed seed where the source has no validation images")
     n_test: int = Field(ge=1)
     image_size: str = Field(description="pixels before preprocessing, e.g. 64x64, or 'varies'")
@@ -98,4 +101,4 @@ def dataset_card(name: str) -> DatasetCard:
     card = validated(DatasetCard, read_toml(file), file)
     if not card.path:
         return card
-    return card.model_copy(update={"path": str(file.parent.absolute() / user_path(card.path))})
+    return card.model_copy(update={"path": located(card.path, file.parent)})

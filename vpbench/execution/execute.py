@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from vpbench.core.errors import DivergedError, StoppedError, StoreError, UnsupportedError, WeightsError
+from vpbench.core.hub import located
 from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData
 from vpbench.execution.callbacks import Callback
@@ -186,7 +187,7 @@ def known_columns(job: Job) -> dict[str, Any]:
         "suite": spec.data.suite,
         "dataset": spec.data.dataset,
         "dataset_group": job.group,
-        "data_digest": spec.data.digest,
+        "data_digest": spec.data.common_digest,
         "preprocess": json.dumps(spec.preprocess.identity()),
         **job.sizes,
         "seed": spec.seed,
@@ -205,7 +206,7 @@ def known_columns(job: Job) -> dict[str, Any]:
 
 
 def _absolute(path: str | None) -> str | None:
-    return str(Path(path).absolute()) if path else None
+    return located(path) if path else None
 
 
 def _run(

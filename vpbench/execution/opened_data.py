@@ -1,4 +1,5 @@
-"""Data sets that a process keeps open between its jobs, since opening one reads every image once to identify it."""
+"""What a process keeps between its jobs: data sets that are open, since opening one reads every image once to identify it, and
+what has been said of them."""
 
 from __future__ import annotations
 
@@ -16,12 +17,17 @@ _Key = tuple[str | None, str, str, str, str]
 
 
 class OpenedData:
-    """The open data sets of one call of an executor, or of one worker process; the oldest is dropped beyond ``at_most``."""
+    """The open data sets of one call of an executor, or of one worker process; the oldest is dropped beyond ``at_most``.
+
+    Attributes:
+        failed_trackers: names of those that have failed, and are not tried again.
+    """
 
     def __init__(self, at_most: int = OPEN_AT_MOST) -> None:
         self._at_most = at_most
         self._opened: dict[_Key, RawData] = {}
         self._said: set[str] = set()
+        self.failed_trackers: set[str] = set()
 
     def add(self, job: Job, raw: RawData) -> None:
         """The data set of a job, which is open already; another one than the job's is ignored."""
@@ -58,7 +64,7 @@ def _open(job: Job) -> RawData:
     own = data.path
     target = task_class(job.spec.task.name).target
     raw = open_path(own, data.columns, target) if own is not None else open_dataset(dataset_card(data.dataset), job.data_root)
-    raw = apply_protocol(raw, suite_card(data.suite), job.spec.stage)
+    raw = apply_protocol(raw, suite_card(data.suite), job.spec.stage, job.spec.seed)
     if raw.digest != data.digest:
         where = data.path or f"{data.dataset} in {job.data_root}"
         raise DataError(

@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 from vpbench.backbones.named import resolve_backbone
 from vpbench.core.errors import UnsupportedError, UsageError, VpbenchError
+from vpbench.core.hub import PREFIX, is_on_hub
 from vpbench.core.names import unknown
 from vpbench.core.user_folders import user_path
 from vpbench.data.catalog import dataset_card
 from vpbench.data.counted import CountedData
 from vpbench.data.raw import RawData
 from vpbench.models.registry import expand_labels, resolve_method
-from vpbench.planning.requested_data import open_requested, own_paths
+from vpbench.planning.requested_data import open_requested, own_paths, pinned_data
 from vpbench.planning.rerun import to_repeat
 from vpbench.planning.suites import (
     OWN_GROUP,
@@ -161,19 +162,29 @@ class ResolvedRequest:
         group = OWN_GROUP if self.request.data else group_of(self.suite, name)
         decoding = None if path else self._once(dataset_card, name).decoding
         preprocess = preprocess_for(self.suite, decoding, self.request.background)
-        data = DataSpec(
-            suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=path, columns=self.request.columns,
-        )  # fmt: skip
         return [
             PlannedRun(
                 RunSpec(
-                    method=chosen, backbone=self.backbone, preprocess=preprocess, recipe=settled, seed=seed, data=data,
-                    selection=self.selection, precision=self.precision, stage=self.stage, search=search,
-                    task=self.task,
+                    method=chosen, backbone=self.backbone, preprocess=preprocess, recipe=settled, seed=seed,
+                    data=self._data_spec(name, path, seed), selection=self.selection, precision=self.precision,
+                    stage=self.stage, search=search, task=self.task,
                 ), source, group,
             )
             for seed in seeds
         ]  # fmt: skip
+
+    def _data_spec(self, name: str, path: str | None, seed: int) -> DataSpec:
+        """A data set as a run with this seed has it."""
+        spec = DataSpec(
+            suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=path, columns=self.request.columns,
+            hub=path.removeprefix(PREFIX) if path and is_on_hub(path) else None,
+        )  # fmt: skip
+        if self.suite.draws == "one":
+            return spec
+        key, opened = f"draw {name} {seed} {self.stage}", self.opened[name]
+        if key not in self._known:
+            self._known[key] = apply_protocol(opened, self.suite, self.stage, seed).digest
+        return spec.model_copy(update={"digest": self._known[key], "drawn_from": opened.digest})
 
     def _once(self, look_up: Callable[..., Any], *words: Any) -> Any:
         key = f"{look_up.__name__} {json.dumps(words, sort_keys=True, default=str)}"
@@ -234,7 +245,7 @@ def resolve(request: Request, *, without_data: bool = False) -> ResolvedRequest:
     if request.seeds < 1:
         raise UsageError(f"--seeds {request.seeds}: ask for at least one.")
     asked, suite = suite_of(request)
-    request = request.model_copy(update={"methods": tuple(methods_of(request, suite))})
+    request, suite = pinned_data(request.model_copy(update={"methods": tuple(methods_of(request, suite))}), suite)
     name = suite.part_of or asked  # a part's runs are runs of the whole suite
     task = resolve_task(suite.task, {**suite.task_options, **task_settings(request)})
     opened = open_requested(request, suite, asked, without_data)

@@ -30,13 +30,14 @@ class Request(FrozenModel):
     )
     data: Annotated[tuple[str, ...] | None, Flag(metavar="PATH", repeatable=True)] = Field(
         default=None,
-        description="Your own images: an ImageFolder tree, images/ and masks/, a parquet file or folder of shards. Repeatable.",
+        description="Your own images: an ImageFolder tree, images/ and masks/, parquet, or hf:owner/name[:config]. Repeatable.",
     )
     task: Annotated[str | None, Flag()] = Field(
         default=None, description="What is predicted on --data: classification, or segmentation of images with masks."
     )
     columns: Annotated[dict[str, str], Flag(metavar="image=NAME,label=NAME", parse=columns_of)] = Field(
-        default_factory=dict, description="Columns of your parquet files, also split=NAME or mask=NAME. Default: the usual names."
+        default_factory=dict,
+        description="Columns of parquet files and of the hub, also split=NAME, mask=NAME. Default: the usual names.",
     )
     background: Annotated[Background | None, Flag(metavar="COLOUR")] = Field(
         default=None, description="Ground under transparent pixels of your images, a name or #rrggbb. Default: white."
@@ -54,7 +55,7 @@ class Request(FrozenModel):
         default=None, description="Weights of the backbone, a folder for several of them; 'random' for none."
     )
     image_size: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
-        default=None, description="Pixels; position embeddings are resampled."
+        default=None, description="Pixels; position embeddings are resampled. Default: the suite's or backbone's."
     )
     patch_size: int | None = Field(default=None, description="Pixels; patch embeddings are resampled.")
     epochs: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(

@@ -80,7 +80,9 @@ class Preprocess(FrozenModel):
 class DataSpec(FrozenModel):
     """A data set and the digest of its images, labels and splits; ``path`` is no part of a run's identity.
 
-    ``columns`` are those of a user's parquet files that were chosen.
+    ``columns`` are those of a user's parquet files that were chosen, ``hub`` is a data set of the Hugging Face hub,
+    ``owner/name:config@commit``. Where every seed draws its own training images, ``digest`` is that of the run's, and
+    ``drawn_from`` that of the whole data set.
     """
 
     suite: str
@@ -88,6 +90,13 @@ class DataSpec(FrozenModel):
     digest: str
     path: str | None = Field(None, repr=False)
     columns: dict[str, str] = Field(default_factory=dict, description="of 'image', 'label' and 'split', those given")
+    hub: str | None = None
+    drawn_from: str | None = Field(None, description="digest of what each seed draws from; None: all seeds have the same images")
+
+    @property
+    def common_digest(self) -> str:
+        """The digest that runs share which differ in their seed alone."""
+        return self.digest if self.drawn_from is None else self.drawn_from
 
 
 DEFAULT_TASK = "classification"
@@ -151,8 +160,9 @@ class RunSpec(FrozenModel):
         former = self.method.hashed_names
         identity["method"]["config"] = {former.get(name, name): value for name, value in self.method.config.items()}
         identity["recipe"], identity["preprocess"] = self.recipe.identity(), self.preprocess.identity()
-        if not self.data.columns:
-            del identity["data"]["columns"]
+        for name in ("columns", "hub", "drawn_from"):
+            if not identity["data"][name]:
+                del identity["data"][name]
         if self.search is not None:
             identity["search"]["searched"] = [former.get(name, name) for name in self.search.searched]
         if self.task == TaskSpec():  # came later
@@ -170,8 +180,11 @@ class RunSpec(FrozenModel):
 
     @property
     def group_id(self) -> str:
-        """Like :attr:`run_id` but equal for runs that differ in their seed only."""
-        return digest({key: value for key, value in self.identity().items() if key != "seed"})
+        """Like :attr:`run_id` but equal for runs that differ in their seed only, and in what it has drawn."""
+        identity = {key: value for key, value in self.identity().items() if key != "seed"}
+        if self.data.drawn_from is not None:
+            del identity["data"]["digest"]
+        return digest(identity)
 
     @property
     def label(self) -> str:

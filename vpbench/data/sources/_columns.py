@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from vpbench.core.errors import DataError
 from vpbench.data.sources._assemble import Keys
+from vpbench.data.target import Target
 
 MEANINGS = {
     "image": "with encoded images (bytes, or a struct with bytes)",
@@ -21,6 +22,7 @@ MEANINGS = {
     "split": "with train, val or test",
 }
 # What data sets on the Hugging Face hub call them; the first one that is there is used.
+ROLES: dict[Target, str] = {"class": "label", "mask": "mask"}
 USUAL = {
     "image": ("image", "img"),
     "label": ("label", "labels", "fine_label"),
@@ -31,22 +33,23 @@ USUAL = {
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns; ``target`` has the label or the mask; ``split`` None where the files' names say it. ``note`` is empty
-    unless one was guessed."""
+    """Names of columns; ``label`` has the labels or the masks, as ``target`` says; ``split`` is None where the files' names say
+    it. ``note`` is empty unless one was guessed."""
 
     image: str
-    target: str
+    label: str
     split: str | None
     note: str = ""
+    target: Target = "class"
 
     @property
     def names(self) -> list[str]:
         """Those that are read."""
-        return [name for name in (self.image, self.target, self.split) if name is not None]
+        return [name for name in (self.image, self.label, self.split) if name is not None]
 
 
 def choose_columns(
-    schema: pa.Schema, given: Mapping[str, str], file: Path, *, with_split: bool, target: str = "label"
+    schema: pa.Schema, given: Mapping[str, str], file: Path | str, *, with_split: bool, target: Target = "class"
 ) -> Columns:  # fmt: skip
     """The columns that ``given`` names, else those of the usual names, else the only one of the right type.
 
@@ -54,16 +57,16 @@ def choose_columns(
         schema: of the file.
         given: names by ``image``, ``label`` or ``mask``, and ``split``.
         with_split: whether a column must say the split.
-        target: ``label`` or ``mask``.
+        target: whether images have labels or masks.
 
     Raises:
         DataError: when a column does not exist, or which one is meant cannot be known.
     """
-    images = image_columns(schema)
+    images, role = image_columns(schema), ROLES[target]
     candidates = {"image": images, "label": list(_class_labels(schema)), "split": []}
-    roles = ["image", target, *(["split"] if with_split or "split" in given else [])]
+    roles = ["image", role, *(["split"] if with_split or "split" in given else [])]
     if strange := given.keys() - {"split", *roles}:
-        raise DataError(f"{file}: --columns {strange.pop()}=NAME does not go with this task, which reads a column '{target}'.")
+        raise DataError(f"{file}: --columns {strange.pop()}=NAME does not go with this task, which reads a column '{role}'.")
     image = given.get("image") or _usual("image", schema, images)
     candidates["mask"] = [name for name in images if name != image]
     chosen = {"image": image, **{role: given.get(role) or _usual(role, schema, candidates[role]) for role in roles[1:]}}
@@ -77,10 +80,10 @@ def choose_columns(
         both = ", ".join(f"{role} = {name}" for role, name in chosen.items())
         raise DataError(f"{file}: one column cannot be two things ({both}); choose another with --columns.")
     guessed = [f"{role} = {name}" for role, name in chosen.items() if role not in given and name != role]
-    others = [name for name in candidates["label"] if name != chosen[target]]
+    others = [name for name in candidates["label"] if name != chosen[role]]
     also = f"; other labels: {', '.join(others)}" if others else ""
     note = f"Columns: {', '.join(guessed)}{also}; choose with --columns." if guessed else ""
-    return Columns(str(chosen["image"]), str(chosen[target]), chosen.get("split"), note)
+    return Columns(str(chosen["image"]), str(chosen[role]), chosen.get("split"), note, target)
 
 
 def class_names(schema: pa.Schema, label: str) -> list[str]:

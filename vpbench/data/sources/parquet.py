@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -27,6 +27,7 @@ from vpbench.data.splitting import Indices
 from vpbench.data.target import Target
 
 Place = Callable[[int], str]  # the name of a row
+Contents = Callable[[pa.ChunkedArray, str], pa.ChunkedArray]
 
 
 class ParquetSplit(OwnSplit):
@@ -66,87 +67,84 @@ class ParquetMasks(OwnMasks):
         return content
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """What all files say together.
-
-    Attributes:
-        tables: the chosen columns, by file.
-        chosen: these columns.
-        names: of classes, in the schema's metadata; may be empty.
-        membership: each row's split.
-        place_of: names of rows.
-        notes: what is known of the data, as sentences.
-    """
-
-    tables: dict[Path, pa.Table]
-    chosen: Columns
-    names: list[str]
-    membership: NDArray[np.str_]
-    place_of: Place
-    notes: list[str]
-
-    def encoded(self, column: str) -> pa.ChunkedArray:
-        """A column of encoded images."""
-        chunks = [
-            chunk.cast(pa.large_binary())
-            for file, table in self.tables.items()
-            for chunk in _image_bytes(table[column], column, file).chunks
-        ]
-        return pa.chunked_array(chunks, pa.large_binary())
-
-
 def read(path: str | Path, columns: Mapping[str, str] | None = None, target: Target = "class") -> RawData:
     """The images of a parquet file or of a folder of shards, kept in memory encoded.
 
-    An image is a JPEG or PNG file (or any other that Pillow opens) as bytes or as a struct with ``bytes``, and so is a mask; a
-    label is an integer or text; a split is a usual word for train, val or test, in a column of a single file and in the names of
-    shards. Class names are taken from the schema's metadata: ``class_names``, a JSON list, or Hugging Face's ``features``.
-    Without validation images, a tenth of train is used.
+    An image is a JPEG or PNG file (or any other that Pillow opens) as bytes or as a struct with ``bytes``; a label is an integer
+    or text; a split is a usual word for train, val or test, in a column of a single file and in the names of shards. Class
+    names are taken from the schema's metadata: ``class_names``, a JSON list, or Hugging Face's ``features``. Without
+    validation images, a tenth of train is used.
 
     Args:
-        columns: names of the columns, by ``image``, ``label`` or ``mask``, and ``split``; by default the usual ones.
-        target: whether images have labels or masks.
+        columns: names of the columns, by ``image``, ``label`` and ``split``; by default the usual ones.
 
     Raises:
         DataError: in one line: the file, the value and how to fix it.
     """
     place = Path(path)
-    if target == "mask":
-        rows = _rows_of(place, columns or {}, "mask")
-        images, masks = rows.encoded(rows.chosen.image), rows.encoded(rows.chosen.target)
-        count = sum(map(len, rows.tables.values()))
-        return assemble_masks(
-            str(place), count, rows.membership, lambda part: ParquetMasks(images, masks, part, rows.place_of),
-            rows.names or None, known=rows.notes,
-        )  # fmt: skip
-    rows = _rows_of(place, columns or {}, "label")
-    label, images = rows.chosen.target, rows.encoded(rows.chosen.image)
-    keys = _together([_labels(table[label], label, file) for file, table in rows.tables.items()], place, label)
-    return assemble(
-        str(place), keys, rows.membership, lambda part, labels: ParquetSplit(images, part, labels, rows.place_of),
-        name_of(rows.names, keys, str(place)), known=rows.notes,
-    )  # fmt: skip
-
-
-def _rows_of(place: Path, given: Mapping[str, str], target: str) -> _Rows:
-    """The chosen columns of a file or of all shards in a folder."""
     shards = _shards_in(place) if place.is_dir() else Shards({"": [place]}, [])
     of_file = {file: split for split, files in shards.files.items() for file in files}
+    given = columns or {}
     first = next(iter(of_file))
     schema = _schema(first)
     chosen = choose_columns(schema, given, first, with_split="" in shards.files, target=target)
-    names = class_names(schema, chosen.target)
-    tables = {file: _table(file, chosen, names, first) for file in of_file}
-    membership = np.concatenate(
-        [
-            np.full(len(table), of_file[file]) if chosen.split is None else _membership(table[chosen.split], chosen.split, file)
-            for file, table in tables.items()
-        ]
+    names = class_names(schema, chosen.label)
+    parts = [Part(file, split, _table(file, chosen, names, first)) for file, split in of_file.items()]
+    return data_of(str(place), parts, chosen, _left_out(shards))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table of images and labels: its name in messages, and its split, empty where a column says it or nothing does."""
+
+    name: Path | str
+    split: str
+    table: pa.Table
+
+
+def data_of(
+    origin: str, parts: Sequence[Part], chosen: Columns, notes: Sequence[str], contents: Contents | None = None
+) -> RawData:
+    """The data set that some tables are together.
+
+    Args:
+        origin: of all, for messages.
+        parts: all with the chosen columns.
+        notes: what is known already, as sentences.
+        contents: from a column of structs, and its name in messages, to the bytes of its images; None: the field ``bytes``.
+
+    Raises:
+        DataError: in one line: the file, the value and how to fix it.
+    """
+
+    def encoded(column: str) -> pa.ChunkedArray:
+        chunks = (_image_bytes(part.table[column], column, part.name, contents).chunks for part in parts)
+        return pa.chunked_array([chunk.cast(pa.large_binary()) for each in chunks for chunk in each], pa.large_binary())
+
+    place_of = _places({part.name: len(part.table) for part in parts})
+    if chosen.target == "mask":
+        images, masks, count = encoded(chosen.image), encoded(chosen.label), sum(len(part.table) for part in parts)
+        return assemble_masks(
+            origin, count, _splits(parts, chosen.split), lambda part: ParquetMasks(images, masks, part, place_of),
+            class_names(parts[0].table.schema, chosen.label) or None, [*([chosen.note] if chosen.note else []), *notes],
+        )  # fmt: skip
+    keys = _together([_labels(part.table[chosen.label], chosen.label, part.name) for part in parts], origin, chosen.label)
+    images = encoded(chosen.image)
+    return assemble(
+        origin,
+        keys,
+        _splits(parts, chosen.split),
+        lambda part, labels: ParquetSplit(images, part, labels, place_of),
+        name_of(class_names(parts[0].table.schema, chosen.label), keys, origin),
+        known=[*([chosen.note] if chosen.note else []), *notes],
     )
-    place_of = _places({file: len(table) for file, table in tables.items()})
-    notes = [*([chosen.note] if chosen.note else []), *_left_out(shards)]
-    return _Rows(tables, chosen, names, membership, place_of, notes)
+
+
+def _splits(parts: Sequence[Part], column: str | None) -> NDArray[np.str_] | None:
+    """The split of every row; None where nothing says it."""
+    if column is not None:
+        return np.concatenate([_membership(part.table[column], column, part.name) for part in parts])
+    return np.concatenate([np.full(len(part.table), part.split) for part in parts]) if any(part.split for part in parts) else None
 
 
 def _shards_in(folder: Path) -> Shards:
@@ -169,7 +167,7 @@ def _table(file: Path, chosen: Columns, names: list[str], first: Path) -> pa.Tab
     for name in chosen.names:
         if name not in schema.names:
             raise DataError(f"{file} has no column '{name}' (it has {', '.join(schema.names)}), which {first} has.")
-    if class_names(schema, chosen.target) != names:
+    if class_names(schema, chosen.label) != names:
         raise DataError(f"{file} has other class names than {first}; get all files from one place.")
     try:
         return pq.read_table(file, columns=chosen.names, partitioning=None)
@@ -183,7 +181,7 @@ def _unreadable(file: Path, error: pa.ArrowInvalid) -> DataError:
     )
 
 
-def _places(rows: dict[Path, int]) -> Place:
+def _places(rows: Mapping[Path | str, int]) -> Place:
     """Names of rows, counted in each file."""
     files, ends = list(rows), np.cumsum(list(rows.values()))
 
@@ -202,15 +200,18 @@ def _left_out(shards: Shards) -> list[str]:
     return [f"Ignored, as their names say no split: {names}."]
 
 
-def _image_bytes(column: pa.ChunkedArray, name: str, file: Path) -> pa.ChunkedArray:
+def _image_bytes(column: pa.ChunkedArray, name: str, file: Path | str, contents: Contents | None) -> pa.ChunkedArray:
     if not is_image_type(column.type):
-        raise DataError(f"{file}: column '{name}' is {column.type}; it must be bytes, or a struct with a field 'bytes'.")
+        raise DataError(
+            f"{file}: column '{name}' is {column.type}; it must be bytes, or a struct with a field 'bytes': it holds no images, "
+            "choose another with --columns image=NAME."
+        )
     if pa.types.is_struct(column.type):
-        column = pc.struct_field(column, "bytes")
+        column = contents(column, str(file)) if contents else pc.struct_field(column, "bytes")
     return _without_nulls(column, name, "bytes; store the encoded image, not only its path", file)
 
 
-def _labels(column: pa.ChunkedArray, name: str, file: Path) -> Keys:
+def _labels(column: pa.ChunkedArray, name: str, file: Path | str) -> Keys:
     column = _plain(column)
     if not (pa.types.is_integer(column.type) or _is_text(column.type)):
         raise DataError(f"{file}: column '{name}' is {column.type}; it must be integers or text.")
@@ -218,13 +219,13 @@ def _labels(column: pa.ChunkedArray, name: str, file: Path) -> Keys:
     return integer_labels(values, file) if pa.types.is_integer(column.type) else np.array(values, np.str_)
 
 
-def _together(parts: list[Keys], place: Path, name: str) -> Keys:
+def _together(parts: list[Keys], place: str, name: str) -> Keys:
     if len({part.dtype.kind for part in parts}) > 1:
         raise DataError(f"{place}: column '{name}' has numbers in some files and text in others; use one of them.")
     return cast(Keys, np.concatenate(parts))
 
 
-def _membership(column: pa.ChunkedArray, name: str, file: Path) -> NDArray[np.str_]:
+def _membership(column: pa.ChunkedArray, name: str, file: Path | str) -> NDArray[np.str_]:
     column = _plain(column)
     if not _is_text(column.type):
         raise DataError(f"{file}: column '{name}' is {column.type}; it must be text: train, val or test.")
@@ -245,7 +246,7 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _without_nulls(column: pa.ChunkedArray, name: str, lacking: str, file: Path) -> pa.ChunkedArray:
+def _without_nulls(column: pa.ChunkedArray, name: str, lacking: str, file: Path | str) -> pa.ChunkedArray:
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy())[0])
         raise DataError(f"{file}: row {row} of column '{name}' has no {lacking}.")
