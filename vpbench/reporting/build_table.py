@@ -175,7 +175,7 @@ def _missing_rows(runs: pd.DataFrame, definition: TableDefinition, filters: Filt
 
 def _scored(runs: pd.DataFrame, definition: TableDefinition) -> pd.DataFrame:
     """Runs that ended well and have a number of their own; only these enter cells."""
-    return runs[(runs["status"] == "ok") & runs[definition.metric].notna() & ~runs["repeat"]]
+    return runs[(runs["status"] == "ok") & runs[definition.score].notna() & ~runs["repeat"]]
 
 
 def _section(runs: pd.DataFrame, definition: TableDefinition, key: SectionKey, show_n: bool, empty: bool) -> Section:
@@ -184,7 +184,7 @@ def _section(runs: pd.DataFrame, definition: TableDefinition, key: SectionKey, s
     shown = data_sets if "datasets" in definition.columns else []
     columns = [*shown, *(Column("", mean.title, "mean", mean.key) for mean in means)]
     scored = _scored(runs, definition)
-    scores = scores_of(scored, definition.metric)
+    scores = scores_of(scored, definition.score)
 
     def numbers(row: RowKey) -> list[Cell]:
         own = scores.get(row, {})
@@ -209,7 +209,7 @@ def _suite_section(runs: pd.DataFrame, definition: TableDefinition, key: Section
         versions = differences(others)[of] if len(others) > 1 else ""
         own = runs[[name == suite and each == of for name, each in zip(runs["suite"], runs["protocol"], strict=True)]]
         means, absent = _suite_means(suite, own, versions)
-        scores = scores_of(scored.loc[scored.index.intersection(own.index)], definition.metric)
+        scores = scores_of(scored.loc[scored.index.intersection(own.index)], definition.score)
         parts += [(mean, scores) for mean in means]
         where = f"{suite} ({versions})" if versions else suite
         notes += [f"{where}: {protocol(of, own)[0]}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -124,13 +125,19 @@ class TableDefinition(FrozenModel):
             scores: what the scores of the runs are called, see :func:`vpbench.reporting.scores.score_titles`.
         """
         plain = self.title if papers or not self.subject else self.title.replace(self.subject, "")
-        plain = plain.replace(ACCURACY, scores) if self.metric == SCORE else plain
-        return plain[0].upper() + plain[1:]
+        if self.score == SCORE and scores != ACCURACY:
+            plain = re.sub(ACCURACY, scores, plain, flags=re.IGNORECASE)
+        return plain if plain.startswith(scores) else plain[0].upper() + plain[1:]
+
+    @property
+    def score(self) -> str:
+        """The column of its scores: top-1 accuracy is the score of classification, and other tasks have theirs in its place."""
+        return SCORE if self.metric == "acc1" else self.metric
 
     @property
     def numbers(self) -> tuple[str, ...]:
         """The store's columns that it shows."""
-        return (self.metric, *(cost.column for cost in self.costs))
+        return (self.score, *(cost.column for cost in self.costs))
 
     @property
     def lines(self) -> tuple[Line, ...]:

@@ -79,7 +79,7 @@ def footer_lines(
         *remarks,
         _seeds(n, filled),
         _grid(filled, cells),
-        _without_number(runs, definition.metric),
+        _without_number(runs, definition.score, definition.metric),
         *_unsupported(runs),
         *(cost.note for cost in definition.costs),
         _repeats(runs),
@@ -105,10 +105,10 @@ def _grid(filled: int, cells: int) -> str:
     return f"Half-filled grid: {filled} of {cells} cells have a number; a row with an empty cell has no mean."
 
 
-def _without_number(runs: pd.DataFrame, metric: str) -> str:
+def _without_number(runs: pd.DataFrame, column: str, metric: str) -> str:
     failed = runs.loc[runs["status"] != "ok", "status"].value_counts().sort_index()
     parts = [f"{count} {status}" for status, count in failed.items()]
-    if empty := int((runs["status"].eq("ok") & runs[metric].isna()).sum()):
+    if empty := int((runs["status"].eq("ok") & runs[column].isna()).sum()):
         parts.append(f"{empty} ok but without {metric}")
     return f"Runs without a number: {', '.join(parts)}." if parts else ""
 
