@@ -137,9 +137,10 @@ def head_class(name: str) -> type[DenseHead]:
     Raises:
         UsageError: for an unknown name, with a suggestion.
     """
-    if name.replace("_", "-") not in (known := head_names()):
-        raise unknown("head", name, known)
-    return _HEADS.get(name.replace("-", "_"))
+    file = name.replace("-", "_")
+    if not _HEADS.has(file):
+        raise unknown("head", name, head_names())
+    return _HEADS.get(file)
 
 
 def make_dense_head(name: str, shape: BackboneShape, classes: int, options: HeadOptions | None = None) -> DenseHead:
