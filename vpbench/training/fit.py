@@ -173,6 +173,7 @@ class Trainer:
                 inputs, labels = steps.mix(inputs[: len(inputs) // 2 * 2], labels[: len(labels) // 2 * 2])
             loss = self._backward(inputs, self._smoothed(labels), optimizer)
             optimizer.step()
+            self.model.method.step_ended(at.epoch * per_epoch + at.step, recipe.epochs * per_epoch)
             if steps.average is not None:
                 steps.average.update()
             at.losses.append(loss)
