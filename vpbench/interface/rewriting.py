@@ -28,6 +28,14 @@ class Rewriting:
         for name in set(vars(self._model)) - self._attributes:
             delattr(self._model, name)
 
+    @property
+    def replaced(self) -> list[str]:
+        """Names of the children that are other modules now, each once: ``qkv``, ``fc1``."""
+        names = [
+            name for module, before in self._children for name, child in before.items() if module._modules.get(name) is not child
+        ]
+        return list(dict.fromkeys(names))
+
     def swap(self) -> None:
         """Put the model into its other state: as it was before the change, or again as after it."""
         for place, (module, children) in enumerate(self._children):

@@ -88,6 +88,7 @@ class Scope:
         self._before_training: dict[str, Tensor] = {}
         self._folded: list[tuple[Any, str, Any]] = []
         self._rewritings: list[Rewriting] = []
+        self._changed: dict[str, None] = {}
         self.enabled = True
 
     # Editing activations
@@ -114,6 +115,7 @@ class Scope:
 
     def _edit(self, site: Site, block: int | None, edit: Edit) -> None:
         handle = self._hooks.add_edit(self, site, block, edit)
+        self._changed[site] = None
         self._edits.setdefault((site, block), []).append(handle)
         self._handles.append(handle)
 
@@ -136,6 +138,12 @@ class Scope:
         for rewriting in self._rewritings[::-1]:
             rewriting.swap()
         self._rewritings.reverse()
+
+    @property
+    def changed(self) -> list[str]:
+        """Sites that edits of activations were made at, and parts of attention, in order; what is trained is not among them."""
+        places = {site: place for place, site in enumerate(SITES)}
+        return sorted(self._changed, key=lambda part: places.get(part, len(places)))
 
     # Frozen parts and parameters
 
@@ -193,6 +201,7 @@ class Scope:
             raise
         rewriting.finish()
         self._rewritings.append(rewriting)
+        self._changed.update(dict.fromkeys(rewriting.replaced))
         self.train({name: parameter for name, parameter in named.items() if parameter.requires_grad})
         return found
 
@@ -291,6 +300,7 @@ class Scope:
                 block's own heads and width. Where attention has windows, they join every window.
         """
         self._hooks.prompt_keys_values(self, block, provide)
+        self._changed["keys and values"] = None
 
     def edit_queries(self, block: int, fn: Before) -> None:
         """Replace the queries of a block's attention, behind the norm that some backbones take of them: q becomes ``fn(q)``.
@@ -306,6 +316,7 @@ class Scope:
             UnsupportedError: when the backbone's adapter does not offer it.
         """
         self._hooks.edit_queries(self, block, self._switched(fn, keep=0))
+        self._changed["queries"] = None
 
     def add_to_prompts(self, block: int, site: Literal["norm1", "qkv", "attention"], values: nn.Parameter) -> None:
         """Add ``values`` to the prompt rows of a site's output.
