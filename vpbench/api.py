@@ -23,11 +23,13 @@ from vpbench.store.store import DEFAULT_FOLDER, Store
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vpbench.data.raw import RawData
     from vpbench.execution.callbacks import Callback
     from vpbench.execution.executor import Executor
     from vpbench.models.prompted import PromptedModel
     from vpbench.planning.plan import Plan, ResolvedRequest
     from vpbench.search.search_plan import Outcome, SearchPlan
+    from vpbench.spec.run_spec import BackboneSpec
 
 
 @keywords_of(Request, RunOptions)
@@ -153,10 +155,16 @@ def run_request(
         from vpbench.analysis.noise import check_sigmas
 
         check_sigmas(options.noise)  # a mistake in them is an error before anything is trained
+    if options.corruptions is not None:
+        from vpbench.analysis.corruptions import corruption_names
+
+        corruption_names(options.corruptions)
     plan = plan_request(request, options, results, callback, executor)
     frame = execute_plan(plan, store, options, callback, executor)
     for row, accuracies in noisy_accuracies(plan, store, frame, options.noise) if options.noise else ():
         callback.tested_on_noise(row, accuracies)
+    for row, accuracies in corrupted_accuracies(plan, store, frame, options.corruptions) if options.corruptions else ():
+        callback.tested_on_corruptions(row, accuracies)
     return frame
 
 
@@ -272,11 +280,33 @@ def noisy_accuracies(
     """
     from vpbench.analysis.noise import evaluate_noise
 
+    for row, data, backbone in _stored_models(plan, rows):
+        yield row, evaluate_noise(row, store, sigmas, plan.request.device, data, backbone)
+
+
+def corrupted_accuracies(
+    plan: Plan, store: Store, rows: pd.DataFrame, names: Sequence[str]
+) -> Iterator[tuple[dict[Hashable, Any], pd.DataFrame]]:
+    """The same on corrupted images.
+
+    Args:
+        names: of corruptions or groups of them, see :data:`vpbench.analysis.corruptions.CORRUPTIONS`; ``all``.
+
+    Yields:
+        a row, and what :func:`vpbench.analysis.robustness.evaluate_corruptions` returns for it.
+    """
+    from vpbench.analysis.robustness import evaluate_corruptions
+
+    for row, data, backbone in _stored_models(plan, rows):
+        yield row, evaluate_corruptions(row, store, names, plan.request.device, data, backbone)
+
+
+def _stored_models(plan: Plan, rows: pd.DataFrame) -> Iterator[tuple[dict[Hashable, Any], RawData, BackboneSpec]]:
+    """Rows of a plan that are ok, each with its data set and backbone."""
     specs = {run.spec.run_id: run.spec for run in plan.runs}
     for row in rows[rows["status"] == "ok"].to_dict("records"):
         spec = specs[row["run_id"]]
-        data = plan.data[spec.data.dataset]
-        yield row, evaluate_noise(row, store, sigmas, plan.request.device, data, spec.backbone)
+        yield row, plan.data[spec.data.dataset], spec.backbone
 
 
 def load_results(folder: str | Path = DEFAULT_FOLDER, columns: Sequence[str] | str | None = None) -> pd.DataFrame:

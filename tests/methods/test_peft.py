@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.models.eva import Eva
 
+from vpbench.backbones.eva import EvaAdapter
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import StoreError, UnsupportedError, UsageError
 from vpbench.measure.size import parameter_counts
@@ -35,7 +37,9 @@ CLASSES = 5
 
 def timm_model(classes: int = 0) -> Any:
     torch.manual_seed(3)
-    return timm.create_model(ARCH, num_classes=classes, **SMALL)
+    model = timm.create_model(ARCH, num_classes=0, **SMALL)
+    model.reset_classifier(classes)
+    return model
 
 
 def model_of(label: str, settings: dict[str, Any] | None = None) -> PromptedModel:
@@ -80,7 +84,7 @@ def with_values_of(model: PromptedModel, other: PromptedModel) -> PromptedModel:
         pytest.param({"peft_type": "C3A", "block_size": 64}, 331_776, marks=pytest.mark.sweep),
         pytest.param({"peft_type": "ROAD"}, 27_648, marks=pytest.mark.sweep),
         pytest.param({"peft_type": "DELORA", "r": 8}, 294_924, marks=pytest.mark.sweep),
-        ({"peft_type": "SHIRA"}, 294_912),
+        ({"peft_type": "SHIRA", "r": 8}, 294_912),
         pytest.param({"peft_type": "WAVEFT", "n_frequency": 1000}, 12_000, marks=pytest.mark.sweep),
     ],
     ids=lambda value: value if isinstance(value, int) else value["peft_type"],
@@ -188,9 +192,14 @@ def small_spec() -> BackboneSpec:
 
 def test_a_layer_that_timm_never_calls() -> None:
     """EVA's attention reads the joint projection's weight and adds biases of its own."""
-    spec = small_spec().model_copy(update={"name": "eva_large_patch14_196"})
-    with pytest.raises(UnsupportedError, match=r"reads the weight of 'blocks.0.attn.qkv' and never calls"):
-        build_empty(resolve_method("peft"), spec, CLASSES, "meta")
+    with torch.device("meta"):
+        adapter: Any = EvaAdapter(Eva(32, 8, embed_dim=48, depth=2, num_heads=3, num_classes=0))
+        with pytest.raises(UnsupportedError, match=r"Eva reads the weight of 'blocks.0.attn.qkv' and never calls"):
+            PromptedModel(adapter, method_class("peft")(resolved(lora()), adapter.shape, CLASSES), CLASSES)
+
+
+def resolved(settings: dict[str, Any]) -> Any:
+    return method_class("peft").Config.model_validate(settings)
 
 
 @pytest.mark.parametrize("config", [lora(bias="all", modules_to_save=["norm"]), lora(init_lora_weights="pissa", r=4)])
@@ -235,8 +244,7 @@ def test_adalora_cuts_ranks_and_resumes() -> None:
     }
     model, other = model_of("peft", config), model_of("peft", config)
     order = torch.Generator()
-    optimizer = make_optimizer(model.trainable(), Recipe(optimizer="sgd", lr=0.05))
-    second = make_optimizer(other.trainable(), Recipe(optimizer="sgd", lr=0.05))
+    optimizer, second = (torch.optim.SGD([each for _, each in one.trainable()], lr=0.05) for one in (model, other))
 
     def step(one: PromptedModel, chosen: Any, number: int) -> float:
         one.train()

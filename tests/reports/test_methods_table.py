@@ -29,7 +29,7 @@ def table(**options: Any) -> dict[str, dict[str, str]]:
 
 def costs(path: Path, *labels: str, backbone: str = "vit-nano", **columns: Any) -> Path:
     fixed = {
-        "status": "ok", "backbone": backbone, "image_size": 32, "precision": "fp32", "device": "cpu", "device_name": "a CPU",
+        "status": "ok", "backbone": backbone, "image_size": 40, "precision": "fp32", "device": "cpu", "device_name": "a CPU",
         "threads": 2, "train_batch": 8, "mem_kind": "peak RSS", "train_ratio": 2.125, "mem_train_peak": 300 * 2**20, **columns,
     }  # fmt: skip
     rows = [{**fixed, "method": label, "method_config": json.dumps(resolve_method(label).config)} for label in labels]
@@ -68,13 +68,13 @@ def test_words_in_every_format() -> None:
 def test_measurements_with_other_settings_do_not_count(tmp_path: Path) -> None:
     path = costs(tmp_path / "costs.parquet", "vpt")
     assert table(costs=path)["vpt"]["peak memory in training, MiB"] == "300"
-    rows = [{"status": "ok", "backbone": "vit-nano", "image_size": 32, "method": "vpt", "method_config": '{"prompt_length": 3}'}]
+    rows = [{"status": "ok", "backbone": "vit-nano", "image_size": 40, "method": "vpt", "method_config": '{"prompt_length": 3}'}]
     write_costs([{name: row.get(name) for name in COLUMNS} for row in rows], path)
     assert table(costs=path)["vpt"]["peak memory in training, MiB"] == "-"
 
 
 def test_mistakes(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--costs .* is of swin-b at 32 px, not of vit-nano at 32 px"):
+    with pytest.raises(UsageError, match=r"--costs .* is of swin-b at 40 px, not of vit-nano at 40 px"):
         table(costs=costs(tmp_path / "costs.parquet", "vpt", backbone="swin-b"))
     (tmp_path / "other.parquet").write_bytes(b"no parquet")
     with pytest.raises(StoreError, match=r"other.parquet is no file of 'vpbench measure --output'"):

@@ -18,6 +18,7 @@ import vpbench
 from vpbench.analysis.inside import attention_by_block, first_prompts, grad_cam, prompted_pixels
 from vpbench.analysis.load import StoredModel, find_weights, load_stored
 from vpbench.analysis.noise import NoisySplit, evaluate_noise, image_noise
+from vpbench.analysis.robustness import evaluate_corruptions
 from vpbench.cli.show import show
 from vpbench.core.cards import packaged_file
 from vpbench.core.errors import DataError, StoreError, UsageError, WeightsError
@@ -291,6 +292,25 @@ def test_a_known_sigma_is_not_evaluated_again(copy: Store) -> None:
     found = evaluate_noise(row, copy, (0.2, 0.4), "cpu")
     assert found["sigma"].tolist() == [0, 0.2, 0.4]
     assert found["acc1"].tolist()[1] == 12.5
+
+
+def test_corruptions_are_tested_once_in_five_severities(copy: Store) -> None:
+    row = row_of(copy, "vpt")
+    found = evaluate_corruptions(row, copy, ["contrast", "pixelate"], "cpu")
+    assert list(found[["corruption", "severity"]].itertuples(index=False, name=None)) == [
+        (name, severity) for name in ("contrast", "pixelate") for severity in (1, 2, 3, 4, 5)
+    ]
+    assert set(found["total"]) == {12}
+    assert (found["acc1"] == 100 * found["correct"] / 12).all()
+    path = copy.artefact_path(str(row["run_id"]), "corruptions.csv")
+    marked = pd.read_csv(path).assign(acc1=12.5)
+    copy.write_artefact(str(row["run_id"]), "corruptions.csv", lambda new: marked.to_csv(new, index=False))
+    found = evaluate_corruptions(row, copy, ["pixelate", "brightness"], "cpu")
+    assert set(found[found["corruption"] != "brightness"]["acc1"]) == {12.5}
+    assert len(found) == 15
+    copy.write_artefact(str(row["run_id"]), "corruptions.csv", lambda new: new.write_text("nothing"))
+    with pytest.raises(StoreError, match=r"corruptions.csv is no table of accuracies under corruptions"):
+        evaluate_corruptions(row, copy, ["fog"], "cpu")
 
 
 def test_noise_belongs_to_the_image_and_grows_with_sigma() -> None:

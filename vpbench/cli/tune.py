@@ -22,7 +22,7 @@ FAILED = 1
     budget="vpbench.spec.budget.Budget",
     request="vpbench.spec.request.Request",
     options="vpbench.spec.run_options.RunOptions",
-    without=("request.seeds", "options.noise", "options.rerun"),
+    without=("request.seeds", "options.noise", "options.corruptions", "options.rerun"),
 )
 def tune(
     budget: Budget,

@@ -141,9 +141,8 @@ class Scope:
 
     @property
     def changed(self) -> list[str]:
-        """Sites that edits of activations were made at, and parts of attention, in order; what is trained is not among them."""
-        places = {site: place for place, site in enumerate(SITES)}
-        return sorted(self._changed, key=lambda part: places.get(part, len(places)))
+        """Sites whose activations are edited, and parts of attention, in order; what is trained is not among them."""
+        return sorted(self._changed, key=lambda part: SITES.index(part) if part in SITES else len(SITES))
 
     # Frozen parts and parameters
 
@@ -184,14 +183,13 @@ class Scope:
                 parameter.copy_(self._before_training[name])
 
     def rewrite(self, change: Callable[[nn.Module], T]) -> T:
-        """What ``change`` returns, a function of another library that replaces modules of timm's model, as peft's tuners do.
+        """Call a function of another library that replaces modules of timm's model, as peft's tuners do.
 
-        Parameters of the backbone that it leaves trainable are trained, as by :meth:`train`.
-
-        Args:
-            change: called with the model; see :class:`vpbench.interface.rewriting.Rewriting` for what it may do.
+        See :class:`vpbench.interface.rewriting.Rewriting` for what it may do. Parameters of the backbone that it leaves trainable
+        are trained, as by :meth:`train`.
         """
-        model, named = self._hooks.timm_model, self.parameters()
+        model = self._hooks.timm_model
+        frozen = {name: parameter for name, parameter in self.parameters().items() if not parameter.requires_grad}
         rewriting = Rewriting(model)
         try:
             found = change(model)
@@ -202,7 +200,7 @@ class Scope:
         rewriting.finish()
         self._rewritings.append(rewriting)
         self._changed.update(dict.fromkeys(rewriting.replaced))
-        self.train({name: parameter for name, parameter in named.items() if parameter.requires_grad})
+        self.train({name: parameter for name, parameter in frozen.items() if parameter.requires_grad})
         return found
 
     def take_back(self) -> None:

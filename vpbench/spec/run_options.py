@@ -65,6 +65,9 @@ class RunOptions(JobOptions):
     noise: Annotated[tuple[float, ...] | None, Flag(metavar="0,0.1,...", parse=sigmas_of)] = Field(
         default=None, description="Test the models on images with such noise too, trained before or now; keeps weights."
     )
+    corruptions: Annotated[tuple[str, ...] | None, Flag(metavar="all,blur,fog,...", parse=words)] = Field(
+        default=None, description="Test the models on images corrupted as in ImageNet-C too: all, groups or names; keeps weights."
+    )
     executor: Annotated[str | None, Flag()] = Field(
         default=None, description="Where runs happen: inline (this process), local, ray or slurm."
     )
@@ -100,10 +103,16 @@ class RunOptions(JobOptions):
             raise UsageError("--noise names no standard deviation; for example --noise 0,0.1,0.2.")
         return sigmas
 
+    @field_validator("corruptions", mode="before")
+    @classmethod
+    def _has_corruptions(cls, given: Any) -> Any:
+        return words(given) if isinstance(given, str) else given
+
     @property
     def artefacts(self) -> tuple[str, ...]:
-        """What each run leaves beside its row: what is asked for, and the weights if noise is to be tested on them."""
-        return tuple(dict.fromkeys([*self.save, "weights"])) if self.noise else self.save
+        """What each run leaves beside its row: what is asked for, and the weights if they are tested again."""
+        tested_again = self.noise or self.corruptions
+        return tuple(dict.fromkeys([*self.save, "weights"])) if tested_again else self.save
 
     @property
     def of_a_job(self) -> JobOptions:
