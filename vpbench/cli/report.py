@@ -21,7 +21,7 @@ _Only = "Keep only this {}; several with commas."
 
 def report(
     table: Annotated[
-        str | None, typer.Option(help="Number of a table, or 'methods'; 1 when neither a table nor a plot is named.")
+        str | None, typer.Option(help="Number of a table, methods or scores; 1 when neither a table nor a plot is named.")
     ] = None,
     paper: Annotated[str, typer.Option(help="Paper that the table's number belongs to.")] = "insvp",
     plot: Annotated[str | None, typer.Option(metavar="NAME", help=f"A figure instead: {', '.join(PLOTS)}.")] = None,
@@ -58,6 +58,7 @@ def report(
     - `vpbench report --suite mini --method vpt,insvp --format md`
     - `vpbench report --paper ivpt --table 2 --reported` - beside what the paper prints
     - `vpbench report --table methods --out methods.md` - all methods, what they change and what they cost
+    - `vpbench report --table scores` - calibration and macro F1, of runs made with `--save predictions,probabilities`
     - `vpbench report --compare insvp vpt` - paired tests; `--statistics` for all methods
     - `vpbench report --plot tsne --dataset digits` - needs runs made with `--save features`
     - `vpbench report --html page` - leaderboard, figures, methods and runs: open page/index.html

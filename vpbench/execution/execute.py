@@ -238,7 +238,8 @@ def _run(
     }
     if spec.stage == "search":
         return {**found, **_validated(trainer)}
-    scores = trainer.evaluate(data.test, FEATURE_IMAGES if "features" in job.save else 0)
+    keep = "probabilities" in job.save
+    scores = trainer.evaluate(data.test, FEATURE_IMAGES if "features" in job.save else 0, keep_probabilities=keep)
     found.update(
         {
             "acc1": scores.acc1,
@@ -319,8 +320,21 @@ def _save(job: Job, trainer: Trainer, scores: Scores, store: Store) -> None:
         arrays = {"features": scores.features, "labels": labels, "indices": places, "class_names": names}
         store.write_artefact(run_id, ARTEFACTS["features"], write_npz(**arrays))
     if "predictions" in save:
-        arrays = {"labels": scores.labels, "ranked": scores.ranked, "confidence": scores.confidence, "class_names": names}
+        counts = np.bincount(trainer.data.train.labels, minlength=len(names))
+        arrays = {
+            "labels": scores.labels, "ranked": scores.ranked, "confidence": scores.confidence, "class_names": names,
+            "train_counts": counts,
+        }  # fmt: skip
         store.write_artefact(run_id, ARTEFACTS["predictions"], write_npz(**arrays))
+    if scores.probabilities is not None:
+        val = trainer.evaluate(trainer.data.val, keep_probabilities=True) if len(trainer.data.val) else None
+        none = np.empty((0, scores.classes), np.float16)
+        arrays = {
+            "probabilities": scores.probabilities, "labels": scores.labels, "class_names": names,
+            "val_probabilities": none if val is None else val.probabilities,
+            "val_labels": np.empty(0, np.int64) if val is None else val.labels,
+        }  # fmt: skip
+        store.write_artefact(run_id, ARTEFACTS["probabilities"], write_npz(**arrays))
     if "curve" in save:
         store.write_artefact(run_id, ARTEFACTS["curve"], write_curve)
     if "weights" in save:

@@ -22,6 +22,7 @@ from vpbench.spec.parsing import words
 from vpbench.store.store import DEFAULT_FOLDER, Store
 
 METHODS = "methods"  # a table that is made without runs
+SCORES = "scores"  # a table from predictions and probabilities
 DEFAULT_FIGURES = Path("results/figures")
 
 
@@ -49,7 +50,8 @@ def make_report(
     """A table as text, or the paths of the files written. Without ``table`` and ``plot``: table 1.
 
     Args:
-        table: number of a table of ``paper``; or ``methods``: all methods, what they change and what they cost.
+        table: number of a table of ``paper``; or ``methods``: all methods, what they change and what they cost;
+            or ``scores``: calibration and scores that weigh classes, from what runs left.
         plot: name of a figure instead.
         results: the results folder.
         format: terminal, md, tex, html, csv or json; by default the one that ``out`` ends with, else terminal.
@@ -88,6 +90,11 @@ def make_report(
         built = _tests(store, keep, pairs, mix)
     elif table == METHODS:
         name, built = METHODS, _methods(keep, costs)
+    elif table == SCORES:
+        # Imported here: SciPy's optimisers are not needed for other tables.
+        from vpbench.reporting.scores_table import scores_table
+
+        name, built = SCORES, scores_table(store, _runs(store), keep)
     else:
         definition = load_definition(paper, str(table if table is not None else 1))
         name = f"{paper}_table{definition.number}"

@@ -27,7 +27,7 @@ class JobOptions(FrozenModel):
 
     save: Annotated[tuple[str, ...], Flag(parse=_kinds, shown="features,predictions,curve")] = Field(
         default=("features", "predictions", "curve"),
-        description="What to keep beside each tested row: features, predictions, curve, weights, or none.",
+        description="What to keep beside each tested row: features, predictions, probabilities, curve, weights, or none.",
     )
     threads: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
         default=None, description="Threads of each process on a CPU."

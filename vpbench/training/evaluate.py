@@ -18,6 +18,7 @@ class Scores:
         confidence: probability of the first, (n,).
         classes: number of classes.
         features: that the head reads, of the first images, (m, D); None unless asked for.
+        probabilities: of all classes, (n, classes); None unless asked for.
     """
 
     labels: npt.NDArray[np.int64]
@@ -25,6 +26,7 @@ class Scores:
     confidence: npt.NDArray[np.float32]
     classes: int
     features: npt.NDArray[np.float16] | None = None
+    probabilities: npt.NDArray[np.float16] | None = None
 
     @property
     def total(self) -> int:

@@ -241,13 +241,14 @@ class Trainer:
 
     # What the engine calls
 
-    def evaluate(self, split: CachedSplit, features: int = 0) -> Scores:
+    def evaluate(self, split: CachedSplit, features: int = 0, *, keep_probabilities: bool = False) -> Scores:
         """Predictions of the model on a split, in evaluation mode.
 
         Args:
             features: of so many images, the first ones, keep the features that the head reads.
+            keep_probabilities: keep those of all classes.
         """
-        labels, ranked, confidence = [], [], []
+        labels, ranked, confidence, kept_probabilities = [], [], [], []
         kept: list[Tensor] = []
         self.model.eval()
         with torch.no_grad(), self._precision():
@@ -264,9 +265,12 @@ class Trainer:
                 labels.append(truth.cpu().numpy())
                 ranked.append(top.indices.cpu().numpy())
                 confidence.append(top.values[:, 0].cpu().numpy())
+                if keep_probabilities:
+                    kept_probabilities.append(probabilities.half().cpu().numpy())
         return Scores(
             np.concatenate(labels), np.concatenate(ranked), np.concatenate(confidence), len(self.data.class_names),
             torch.cat(kept)[:features].numpy().astype(np.float16) if kept else None,
+            np.concatenate(kept_probabilities) if kept_probabilities else None,
         )  # fmt: skip
 
     # Checkpoint and resume
