@@ -103,7 +103,7 @@ class CVPT(Method[CVPTConfig]):
 
     def _taken(self, block: int, z: Tensor) -> Tensor:
         """C(z), (B, T, D)."""
-        return self._attention[block](z, self._keys_values(block, len(z)))
+        return self._attention[block](z, self._keys_values(block, z.shape[0]))
 
     def _keys_values(self, block: int, images: int) -> KeysValues:
         if hasattr(self.own, "keys"):

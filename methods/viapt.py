@@ -337,7 +337,7 @@ class ViaPT(Method[ViaPTConfig]):
         else:
             side = shape.grid * shape.patch_size
             maps = F.pixel_unshuffle(context.images[..., :side, :side], shape.patch_size)
-        mean, log_sigma = _at_least_float32(self.own.generator(maps)).reshape(len(maps), 2, -1, shape.width).unbind(1)
+        mean, log_sigma = _at_least_float32(self.own.generator(maps)).reshape(maps.shape[0], 2, -1, shape.width).unbind(1)
         return mean, log_sigma.clamp(-5, 2)
 
     def _first_prompts(self, tokens: Tokens, context: Context) -> Tensor:
@@ -368,7 +368,7 @@ class ViaPT(Method[ViaPTConfig]):
         config, connections = self.config, self._connections_of(index)
         if config.pca_dim == connections.width:
             return outputs
-        learned = self._dropped(connections.learned(index).expand(len(outputs), -1, -1), context)
+        learned = self._dropped(connections.learned(index).expand(outputs.shape[0], -1, -1), context)
         if config.pca_dim == 0:
             return learned
         with full_precision(outputs):

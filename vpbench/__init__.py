@@ -1,6 +1,6 @@
 """vpbench: compare ways of prompting a frozen vision transformer.
 
-The Python interface is six functions, which the command line calls too::
+The Python interface is a few functions, which the command line calls too::
 
     import vpbench
 
@@ -10,6 +10,7 @@ The Python interface is six functions, which the command line calls too::
     vpbench.tune(methods=["vpt"], suite="mini", space="vpt-grid")
     vpbench.show("method", "insvp")
     model = vpbench.create_method("vpt", "vit_base_patch16_224", 100, weights="random", prompt_length=10)
+    model = vpbench.load_run("3fa9")  # as trained: model(model.transform("photo.jpg")[None]) are logits
 
 Importing vpbench imports no torch; the functions do when they need it.
 """
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from vpbench.core.version import __version__
 
-__all__ = ["__version__", "create_method", "load_results", "report", "run", "show", "tune"]
+_HOMES = {"load_run": "vpbench.deploy.load_run"}  # of functions that are not in vpbench.api
+__all__ = ["__version__", "create_method", "load_results", "load_run", "report", "run", "show", "tune"]
 
 # In a checkout that is not installed, methods/, benchmarks/ and reports/ lie beside this folder: make them subpackages.
 _CHECKOUT = Path(__file__).resolve().parent.parent
@@ -31,6 +33,7 @@ if not (Path(__file__).parent / "methods").exists() and (_CHECKOUT / "methods" /
 
 if TYPE_CHECKING:
     from vpbench.api import create_method, load_results, report, run, show, tune
+    from vpbench.deploy.load_run import load_run
 
 
 def __dir__() -> list[str]:
@@ -39,5 +42,5 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("vpbench.api"), name)
+        return getattr(import_module(_HOMES.get(name, "vpbench.api")), name)
     raise AttributeError(f"module 'vpbench' has no attribute {name!r}")

@@ -8,15 +8,21 @@ import pytest
 import timm
 import torch
 from pydantic import ValidationError
+from sweeps import case
 
 from vpbench.backbones.base import Backbone
 from vpbench.backbones.named import BackboneCard, backbone_card, backbone_names, resolve_backbone
 from vpbench.backbones.weights import load_backbone
 
 NAMES = (
-    "clip-vit-b16", "swin-b-in22k", "vit-b16-augreg-in21k", "vit-b16-dino", "vit-b16-in21k", "vit-b16-mae",
-    "vit-b16-mae-released", "vit-b16-mocov3", "vit-h14-in21k", "vit-l16-in21k", "vit-nano", "vit-tiny-augreg",
+    "clip-vit-b16", "clip-vit-l14", "swin-b-in22k", "vit-b14-dinov2", "vit-b14-dinov2-reg", "vit-b14-eva02",
+    "vit-b16-augreg-in21k", "vit-b16-deit3", "vit-b16-deit3-in21k", "vit-b16-dino", "vit-b16-dinov3", "vit-b16-in21k",
+    "vit-b16-mae", "vit-b16-mae-released", "vit-b16-mocov3", "vit-b16-siglip2", "vit-h14-in21k", "vit-h14-mae",
+    "vit-l14-dinov2", "vit-l14-dinov2-reg", "vit-l14-eva02", "vit-l16-dinov3", "vit-l16-in21k", "vit-l16-mae",
+    "vit-l16-siglip2", "vit-nano", "vit-s14-dinov2", "vit-s14-dinov2-reg", "vit-s16-augreg-in21k", "vit-s16-dinov3",
+    "vit-tiny-augreg",
 )  # fmt: skip
+SMALL = {"vit-nano", "vit-tiny-augreg", "clip-vit-b16", "vit-s14-dinov2-reg", "vit-s16-dinov3"}  # always; a large one takes long
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +39,7 @@ def test_names() -> None:
     assert backbone_names() == list(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [case(name, always=SMALL) for name in NAMES])
 def test_card_agrees_with_the_model(name: str) -> None:
     card, adapter, spec = backbone_card(name), without_values(name), resolve_backbone(name)
     assert sum(tensor.numel() for tensor in adapter.parameters()) == card.parameters
@@ -47,13 +53,21 @@ def test_card_agrees_with_the_model(name: str) -> None:
     assert not set(card.unused) & state.keys()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if backbone_card(name).tag])
+@pytest.mark.parametrize("name", [case(name, always=SMALL) for name in NAMES if backbone_card(name).tag])
 def test_card_agrees_with_timm(name: str) -> None:
     card = backbone_card(name)
     facts = timm.get_pretrained_cfg(f"{card.timm}.{card.tag}")
     assert (card.mean, card.std) == (facts.mean, facts.std)
     assert resolve_backbone(name).weights == f"hub:{facts.hf_hub_id}/{facts.hf_hub_filename or 'model.safetensors'}"
     assert facts.input_size[1] == resolve_backbone(name).image_size
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if backbone_card(name).tag])
+def test_licences_are_those_that_timm_knows(name: str) -> None:
+    """But for CLIP, whose own repository says MIT."""
+    card = backbone_card(name)
+    known = timm.get_pretrained_cfg(f"{card.timm}.{card.tag}").license
+    assert name.startswith("clip") or known is None or card.licence.lower().replace(" ", "-").startswith(known.lower())
 
 
 def test_moco() -> None:
@@ -75,7 +89,7 @@ def test_readouts_are_told_apart() -> None:
     assert one != other
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [case(name, always=SMALL) for name in NAMES])
 @pytest.mark.parametrize("steps", [-4, 3])
 def test_other_image_sizes(name: str, steps: int) -> None:
     spec = resolve_backbone(name)

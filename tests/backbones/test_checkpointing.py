@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from sweeps import case
 from tiny_evas import DINOV3, ROPE, tiny_eva
 from tiny_swin import tiny_swin
 from tiny_vits import tiny_vit
@@ -63,7 +64,7 @@ def gradients(model: PromptedModel, precision: str) -> dict[str, Tensor]:
 
 @families
 @precisions
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [case(method) for method in METHODS])
 def test_gradients_are_identical(make: Callable[[], nn.Module], precision: str, method: str) -> None:
     try:
         model = prompted(make, method)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import timm
 import torch
+from sweeps import case
 from typer.testing import CliRunner
 
 from vpbench.backbones.family import adapter_for
@@ -40,15 +43,20 @@ def known(name: str) -> None:
         pytest.skip(f"timm {timm.__version__} has no {name}")
 
 
+of_each_family = partial(
+    case, always={"vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2", "eva02_tiny_patch14_224", "swin_s3_tiny_224"}
+)
+
+
 @pytest.mark.parametrize(
     ("name", "family", "prefix"),
     [
-        ("vit_tiny_patch16_224", "vit", 1), ("deit3_small_patch16_224", "vit", 1), ("deit_tiny_distilled_patch16_224", "vit", 2),
-        ("vit_small_patch14_reg4_dinov2", "vit", 5), ("vit_base_patch16_clip_224", "vit", 1),
-        ("vit_base_patch16_siglip_224", "vit", 0),
-        ("vit_little_patch16_reg4_gap_256", "vit", 4), ("vit_dwee_patch16_reg1_gap_256", "vit", 1),
-        ("eva02_tiny_patch14_224", "vit", 1), ("vit_small_patch16_dinov3", "vit", 5),
-        ("swin_tiny_patch4_window7_224", "swin", 0), ("swin_s3_tiny_224", "swin", 0),
+        of_each_family("vit_tiny_patch16_224", "vit", 1), of_each_family("deit3_small_patch16_224", "vit", 1),
+        of_each_family("deit_tiny_distilled_patch16_224", "vit", 2), of_each_family("vit_small_patch14_reg4_dinov2", "vit", 5),
+        of_each_family("vit_base_patch16_clip_224", "vit", 1), of_each_family("vit_base_patch16_siglip_224", "vit", 0),
+        of_each_family("vit_little_patch16_reg4_gap_256", "vit", 4), of_each_family("vit_dwee_patch16_reg1_gap_256", "vit", 1),
+        of_each_family("eva02_tiny_patch14_224", "vit", 1), of_each_family("vit_small_patch16_dinov3", "vit", 5),
+        of_each_family("swin_tiny_patch4_window7_224", "swin", 0), of_each_family("swin_s3_tiny_224", "swin", 0),
     ],
 )  # fmt: skip
 def test_supported(name: str, family: str, prefix: int) -> None:

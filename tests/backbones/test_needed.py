@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from sweeps import case
 from test_checkpointing import METHODS as BASIC
 from tiny_vits import VARIANTS, images, tiny_vit
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ def results(model: PromptedModel, x: Tensor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "explicit"])
 @pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
-@pytest.mark.parametrize("label", METHODS)
+@pytest.mark.parametrize("label", [case(label) for label in METHODS])
 def test_same_values_and_gradients(label: str, build: dict[str, Any], fused: bool) -> None:
     model = model_of(label, build)
     model.backbone.use_fused_attention(fused)

@@ -76,6 +76,7 @@ def test_its_own_classifier_knows_small_photographs(tiny: Backbone, spec: Backbo
     assert own > other + 5  # the card's normalisation is the one it was trained with
 
 
+@pytest.mark.sweep
 def test_its_features_tell_flowers_apart(tiny: Backbone, spec: BackboneSpec, shared: Path) -> None:
     random = load_backbone(resolve_backbone(NAME, "random"))
     (train, train_labels, _), (test, test_labels, _) = (

@@ -24,6 +24,7 @@ def known_to_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(_registry._model_entrypoints, NAME, entrypoint)
 
 
+@pytest.mark.sweep  # the same path as on a ViT, and the contract has Swin itself
 @pytest.mark.usefixtures("known_to_timm")
 def test_vpt_on_digits(tmp_path: Path) -> None:
     table = vpbench.run(

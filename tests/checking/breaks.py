@@ -88,10 +88,10 @@ def specific_prompter_not_optimized() -> None:
     """InsVP's specific prompter requires gradients and is counted, but the optimizer never gets it."""
     whole = fit.make_optimizer
 
-    def without(trainable: list[tuple[str, nn.Parameter]], recipe: Any) -> torch.optim.Optimizer:
+    def without(trainable: list[tuple[str, nn.Parameter]], *more: Any) -> torch.optim.Optimizer:
         kept = [(name, tensor) for name, tensor in trainable if not name.startswith("own.specific")]
         assert len(kept) < len(trainable), "nothing was left out"
-        return whole(kept, recipe)
+        return whole(kept, *more)
 
     fit.make_optimizer = without
 

@@ -14,7 +14,10 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 Outcomes = dict[str, dict[str, Any]]
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the cases are forked processes")
+pytestmark = [
+    pytest.mark.sweep,  # the comparison itself is in test_compare.py
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the cases are forked processes"),
+]
 
 # Where each break must show: method, and how the column begins. The cells are insvp with seed 42 and vpt with 44, or the one
 # method of the case with 42.

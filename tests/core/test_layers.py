@@ -16,7 +16,7 @@ FLOORS = [
     {"checking"},
     {"api"},
     {"reporting", "reports"},
-    {"execution", "search", "analysis"},
+    {"execution", "search", "analysis", "deploy"},
     {"planning", "training", "measure"},
     {"models"},
     {"backbones", "tasks"},

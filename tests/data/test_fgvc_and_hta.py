@@ -19,7 +19,24 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from miniatures import cars, cifar, content, cub, decoded, dogs, dtd, encoded, flowers, food101, gtsrb, nabirds, picture, svhn
+from miniatures import (
+    aircraft,
+    cars,
+    cifar,
+    content,
+    cub,
+    decoded,
+    dogs,
+    dtd,
+    encoded,
+    flowers,
+    food101,
+    gtsrb,
+    nabirds,
+    pets,
+    picture,
+    svhn,
+)  # fmt: skip
 from PIL import Image
 
 from vpbench.core.errors import DataError
@@ -42,6 +59,8 @@ OFFICIAL = {
     "cifar100": (100, 50000, 10000),
     "gtsrb": (43, 26640, 12630),
     "svhn": (10, 73257, 26032),
+    "aircraft": (100, 6667, 3333),
+    "pets": (37, 3680, 3669),
 }
 
 
@@ -121,6 +140,11 @@ MINIATURES = {
         "gtsrb", "gtsrb", signs(place="Final_Training/Images", labels="GTSRB/Final_Test/Images"), *TRACKS, {"release": "final"}
     ),
     "svhn": Mini("svhn", "svhn", lambda folder: svhn.write(folder, train=5, test=2), *COUNTS),
+    "aircraft": Mini("aircraft", "aircraft", listed(aircraft.write), *COUNTS),
+    "aircraft, unpacked inside": Mini("aircraft", "aircraft/fgvc-aircraft-2013b/data", listed(aircraft.write), *COUNTS),
+    "aircraft, CoOp's folder": Mini("aircraft", "fgvc_aircraft", listed(aircraft.write), *COUNTS),
+    "pets": Mini("pets", "pets", official(pets.write), *COUNTS),
+    "pets, torchvision's": Mini("pets", "pets/oxford-iiit-pet", official(pets.write), *COUNTS),
 }
 
 # One of each data set.
@@ -137,7 +161,7 @@ def opened(mini: Mini, root: Path) -> RawData:
 def test_cards_are_complete_and_their_counts_are_the_official_ones(name: str) -> None:
     card = dataset_card(name)
     assert (card.classes, card.n_train + card.n_val, card.n_test) == OFFICIAL[name]
-    assert card.group == ("fgvc" if name in ("cub", "nabirds", "flowers", "dogs", "cars") else "hta")
+    assert card.group == ("fgvc" if name in ("cub", "nabirds", "flowers", "dogs", "cars", "aircraft", "pets") else "hta")
     assert card.folders[0] == name
     assert card.revision and card.licence and re.search("https?://", card.how_to_get)
     for download in card.downloads:
@@ -210,6 +234,8 @@ def test_reader_split_cache_and_a_training_step(tmp_path: Path, name: str) -> No
         ("cifar10", ("airplane", "automobile", "bird")),
         ("cifar100", ("apple", "aquarium_fish", "baby")),
         ("gtsrb", ("0", "1", "2")),
+        ("aircraft", aircraft.NAMES),
+        ("pets", ("Abyssinian", "american bulldog", "american pit bull terrier")),
     ],
 )
 def test_class_names(tmp_path: Path, name: str, class_names: tuple[str, ...]) -> None:
@@ -453,6 +479,28 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
         change("meta/test.txt", lambda text: text + "\napple_pie/1005649"),
         "is in the train list and",
     ),
+    "aircraft: strange variant": (
+        "aircraft",
+        change("images_variant_val.txt", lambda text: text.replace("F/A-18", "F/A 18")),
+        r"images_variant_val\.txt: image \d+ has variant 'F/A 18', which variants\.txt lacks",
+    ),
+    "aircraft: no list": ("aircraft", remove("images_variant_test.txt"), r"images_variant_test\.txt is missing"),
+    "aircraft: overlap": (
+        "aircraft",
+        change("images_variant_test.txt", lambda text: text + "\n1025794 707-320"),
+        "is in the train list and in the test list",
+    ),
+    "pets: class out of range": (
+        "pets",
+        change("annotations/test.txt", lambda text: text.replace(" 3 2 1", " 38 2 1", 1)),
+        r"test\.txt: american_pit_bull_terrier_\d+ has class 38; it must be 1 to 37",
+    ),
+    "pets: half a line": (
+        "pets",
+        change("annotations/test.txt", lambda text: text + "\nBombay_1"),
+        "'Bombay_1' is not IMAGE CLASS SPECIES BREED",
+    ),
+    "pets: no lists": ("pets", remove("annotations/trainval.txt"), r"trainval\.txt is missing"),
     "gtsrb: class out of range": (
         "gtsrb",
         change("GT-final_test.csv", lambda text: text.replace(";2\n", ";43\n")),
@@ -651,6 +699,7 @@ def many_images(home: Path, count: int) -> None:
     miniatures.put(home / "meta" / "classes.txt", "apple_pie\nbaklava")
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_peak_memory_hardly_grows_with_the_number_of_images(tmp_path: Path) -> None:
     """10,000 images against 1,000: paths, sizes and labels grow (a few MB more, measured), pixels do not.

@@ -58,6 +58,15 @@ def test_few_shots_of_every_class(shots: int) -> None:
     assert set(few.identities) <= set(more.identities)
 
 
+def test_draws_differ_and_are_those_of_their_seed() -> None:
+    raw = make()
+    draws = [with_few_shots(raw, 3, draw).splits["train"].identities for draw in (0, 1, 2)]
+    assert draws[0] == with_few_shots(raw, 3).splits["train"].identities
+    assert len({tuple(draw) for draw in draws}) == 3
+    assert draws[2] == with_few_shots(make(), 3, 2).splits["train"].identities
+    assert set(draws[1]) <= set(with_few_shots(raw, 4, 1).splits["train"].identities)
+
+
 def test_split_list_is_hashed_by_name_and_class() -> None:
     raw = make((4, 0, 4))
     lines = [f"{split}\timage {index} of {split}\t{'abcd'[index]}\n" for split in ("train", "test") for index in range(4)]

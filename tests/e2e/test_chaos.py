@@ -171,6 +171,7 @@ def check(results: Path, undisturbed: Path, written: Path, total: int) -> None:
     assert Store(results).claims.held() == {}
 
 
+@pytest.mark.sweep
 @pytest.mark.usefixtures("unmeasured")
 def test_killed_parent_killed_worker_and_two_commands(command: list[str], tmp_path: Path, written: Path) -> None:
     grid = ["--methods", "linear,vpt", "--seeds", 5, "--save", "none", "--threads", 1]

@@ -42,6 +42,7 @@ def check_continues(results: Path, command: list[str]) -> None:
     assert set(table["status"]) == {"ok"}
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_kill(tmp_path: Path, command: list[str], unmeasured: None) -> None:
     with started_grid(tmp_path, command) as process:
@@ -134,6 +135,7 @@ def test_disk_full_from_the_start(save: str, disk: Path, command: list[str], unm
     assert traces(disk) == before
 
 
+@pytest.mark.sweep  # resuming at any step is in tests/training/test_checkpoint.py
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM for one process")
 def test_a_long_run_goes_on_where_it_was(tmp_path: Path, command: list[str], unmeasured: None) -> None:
     """Asked to stop, killed, and given again: the row, the weights and the curve are those of a run that nobody disturbed."""

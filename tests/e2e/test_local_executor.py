@@ -123,6 +123,7 @@ def test_same_rows_and_faults(
     assert "Nothing is running." in shown.out
 
 
+@pytest.mark.sweep
 @pytest.mark.usefixtures("workers", "unmeasured")
 def test_ctrl_c_and_status_of_a_grid_at_work(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = "worker.count_operations = lambda *_: __import__('time').sleep(1) or {}\n"
@@ -153,6 +154,7 @@ def test_ctrl_c_and_status_of_a_grid_at_work(command: list[str], tmp_path: Path,
     assert set(traces(results)) == {path.name for path in row_files(results)}
 
 
+@pytest.mark.sweep  # stopping and resuming one process is in test_interruption.py
 @pytest.mark.usefixtures("workers", "unmeasured")
 def test_workers_that_are_asked_to_stop(command: list[str], tmp_path: Path) -> None:
     """All of them with the command, which goes on when it is given again; one alone, whose run goes on in another."""

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 from command import rows, traces, vpbench
+from sweeps import case
 
 KINDS = ("prompts", "low-rank", "adapter", "scale-shift", "bias", "pixels")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [case(kind, always={"prompts"}) for kind in KINDS])
 def test_a_new_method_runs(
     kind: str, tmp_path: Path, command: list[str], install: Callable[[str, str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,3 +127,12 @@ def test_help_imports_no_library_of_runs() -> None:
     assert (done.returncode, done.stderr) == (0, "[]\n")
     for name in ("run", "tune", "data", "new", "import"):
         assert re.search(rf"^\W*{name} ", done.stdout, re.MULTILINE), name
+
+
+def test_what_a_stored_run_must_have_left() -> None:
+    """Weights are kept by default, and missed where they are asked for: runs of earlier versions have none."""
+    assert "weights" in RunOptions().save
+    assert set(RunOptions().required) == set(RunOptions().save) - {"weights"}
+    assert RunOptions(save="weights").required == ("weights",)
+    assert RunOptions(save=()).required == ()
+    assert "weights" in RunOptions(noise=(0.1,)).required

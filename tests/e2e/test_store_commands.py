@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -115,3 +117,38 @@ def test_mistakes(words: str, code: int, part: str, results: Path, tmp_path: Pat
     assert len(done.err.splitlines()) == 1
     assert part.format(there=tmp_path) in done.err
     assert traces(tmp_path) == before
+
+
+def test_rm(results: Path, tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing happens without a yes; then the run is missing, and its artefacts are gone."""
+    place = Path(shutil.copytree(results, tmp_path / "runs"))
+    vpbench("compact", "--results", place)
+    linear, vpt = (pd.read_parquet(place).set_index("method").loc[name, "run_id"] for name in ("linear", "vpt"))
+    before = traces(place)
+    done = vpbench("rm", linear[:8], "--results", place)
+    assert (done.code, done.out) == (2, "") and "--yes is needed to remove 1 run" in done.err
+    done = vpbench("rm", linear[:8], "--results", place, "--dry-run")
+    assert done.code == 0 and linear[:8] in done.out and "Nothing was removed." in done.out
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    done = vpbench("rm", linear[:8], "--results", place)
+    assert done.code == 1 and "Remove 1 run from" in done.err and "Nothing was removed." in done.err
+    assert traces(place) == before
+    done = vpbench("rm", linear, "--results", place, "--yes", "--json")
+    (removed,) = json.loads(done.out)
+    assert (done.code, removed["run_id"], removed["method"], removed["row"]) == (0, linear, "linear", True)
+    assert pd.read_parquet(place)["run_id"].tolist() == [vpt]
+    assert [path.name for path in (place / "_artefacts").iterdir()] == [vpt]
+    assert "1 stored, 1 missing" in vpbench(*command, place, "--methods", "linear,vpt", "--dry-run").out
+    done = vpbench("rm", linear, "--results", place, "--yes")
+    assert done.code == 5 and f"there is no run '{linear}'. Nothing was removed." in done.err
+
+
+def test_the_command_that_repeats_a_run(results: Path) -> None:
+    run_id = pd.read_parquet(results).set_index("method").loc["vpt", "run_id"]
+    done = vpbench("show", "run", run_id[:8], "--results", results, "--as-command")
+    assert done.code == 0 and done.out.count("\n") == 1
+    (planned,) = json.loads(vpbench(*shlex.split(done.out)[1:], "--results", results, "--dry-run", "--json").out)
+    assert (planned["run_id"], planned["status"]) == (run_id, "stored")
+    done = vpbench("show", "suite", "mini", "--as-command")
+    assert done.code == 2 and "--as-command is for 'vpbench show run ID'" in done.err

@@ -105,6 +105,7 @@ def test_tpe_is_stopped_and_continued(tuning: list[str], tmp_path: Path) -> None
     check_equal(tmp_path / "parts", tmp_path / "whole")
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals")
 @pytest.mark.usefixtures("unmeasured", "workers")
 def test_worker_processes_give_the_same_rows(tuning: list[str], space: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plan(images: Path, tmp_path: Path, artefacts: tuple[str, ...] = (), **request: Any) -> Plan:
     return make_plan(
-        Request(data=str(images), **{"methods": ["linear"], "precision": "fp32", **request}), Store(tmp_path), artefacts
+        Request(**{"data": str(images), "methods": ["linear"], "precision": "fp32", **request}), Store(tmp_path), artefacts
     )
 
 
@@ -191,6 +192,19 @@ def test_every_combination_once(images: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert len({run.spec.run_id for run in runs}) == 6
     assert {run.group for run in runs} == {"custom"}
+
+
+def test_several_own_data_sets(images: Path, tmp_path: Path) -> None:
+    """Each has the runs that it has alone."""
+    other = Path(shutil.copytree(images, tmp_path / "other"))
+    both = plan(images, tmp_path / "runs", data=[images, other]).runs
+    assert [run.spec.data.dataset for run in both] == ["own", "other"]
+    assert [run.spec.data.path for run in both] == [str(images), str(other)]
+    for run, place in zip(both, (images, other)):
+        assert plan(place, tmp_path / "runs").runs[0].spec.run_id == run.spec.run_id
+    again = Path(shutil.copytree(images, tmp_path / "again" / "own"))
+    with pytest.raises(UsageError, match=r"would both be called 'own': rename one of them"):
+        plan(images, tmp_path / "runs", data=[images, again])
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ import pytest
 from vpbench.core import cards
 from vpbench.core.errors import UsageError
 from vpbench.data.catalog import dataset_card, dataset_names
-from vpbench.planning.plan import Request, make_plan
+from vpbench.execution.job import Job
+from vpbench.execution.opened_data import OpenedData
+from vpbench.planning.plan import Request, make_plan, resolve
 from vpbench.planning.suites import SuiteCard, recipe_entries, resolve_recipe, suite_card, suite_names
+from vpbench.spec.run_options import JobOptions
 from vpbench.store.store import Store
 
 FGVC = ("cub", "nabirds", "flowers", "dogs", "cars")
@@ -26,7 +29,8 @@ STRUCTURED = tuple(
 )  # fmt: skip
 VTAB = NATURAL + SPECIALIZED + STRUCTURED
 PARTS = {"vtab1k-natural": NATURAL, "vtab1k-specialized": SPECIALIZED, "vtab1k-structured": STRUCTURED}
-PUBLISHED = [name for name in suite_names() if name not in ("mini", "custom", "ci")]
+NOAH = tuple(f"noah-fewshot-{shots}" for shots in (1, 2, 4, 8, 16))
+PUBLISHED = [name for name in suite_names() if name not in ("mini", "custom", "ci", "imagenet-16shot", *NOAH)]
 
 
 def test_members() -> None:
@@ -75,6 +79,22 @@ def test_preprocessing() -> None:
     assert told("vtab1k-noah") == ("stretch", "bicubic", True, "imagenet", False, False)
 
 
+def test_a_suite_fixes_the_image_size() -> None:
+    """DINOv2's configuration says 518 px and DINOv3's 256; what the user says counts before the suite."""
+
+    def size(suite: str, backbone: str, dataset: str, image_size: int | None = None) -> int:
+        request = Request(
+            methods=["linear"], suite=suite, backbone=backbone, weights="random", datasets=[dataset], image_size=image_size
+        )
+        return resolve(request, without_data=True).backbone.image_size
+
+    assert all(suite_card(name).image_size == 224 for name in PUBLISHED)
+    assert size("vtab1k", "vit-s14-dinov2", "vtab.dtd") == size("fewshot-4", "vit_small_patch14_dinov2", "cub") == 224
+    assert size("hta", "vit-s16-dinov3", "dtd") == 224
+    assert size("vtab1k-natural", "vit-s14-dinov2", "vtab.dtd", 518) == 518
+    assert size("mini", "vit-nano", "digits") == 40
+
+
 def test_images_and_means() -> None:
     for name in PUBLISHED:
         suite, is_vtab = suite_card(name), name.startswith("vtab1k")
@@ -103,6 +123,47 @@ def test_a_part_differs_from_its_suite_in_its_members_alone() -> None:
         assert part.part_of == "vtab1k"
         own = {"part_of", "title", "description", "datasets"}
         assert part.model_dump(exclude=own) == whole.model_dump(exclude=own)
+
+
+@pytest.mark.parametrize("name", NOAH)
+def test_noah_few_shot(name: str) -> None:
+    suite, shots = suite_card(name), int(name.removeprefix("noah-fewshot-"))
+    assert suite.datasets == ("aircraft", "food101", "pets", "cars", "flowers")
+    assert (suite.shots, suite.draws, suite.seeds, suite.fit, suite.image_size) == (shots, "per_seed", (0, 1, 2), "train", 224)
+    assert (suite.preprocess.interpolation, suite.preprocess.normalisation) == ("bicubic", "imagenet")
+    assert f"with {'one' if shots == 1 else shots} training image" in suite.description and "NOAH" in suite.source
+    recipe, _ = resolve_recipe(suite, [], {})
+    assert (recipe.optimizer, recipe.peak_lr, recipe.weight_decay, recipe.batch_size) == ("adamw", 5e-3, 1e-4, 64)
+    assert (recipe.epochs, recipe.warmup_fraction, recipe.label_smoothing) == (100, 0.1, 0.1)
+    assert (recipe.mixup, recipe.cutmix, recipe.decay, recipe.warmup_from_zero) == (0.8, 1.0, "all", False)
+
+
+DRAWS = 'base = "mini"\ntitle = "few"\ndescription = "Few."\ndatasets = ["digits"]\nseeds = [0, 1, 2]\nshots = 3\n'
+
+
+def test_every_seed_draws_its_own_images(own_cards: Path, tmp_path: Path) -> None:
+    """Runs differ in their images, and are one group; without draws, ids are those of before the field."""
+    (own_cards / "few.toml").write_text(DRAWS + 'draws = "per_seed"\n')
+    (own_cards / "same.toml").write_text(DRAWS)
+    few, same = (
+        [run.spec for run in make_plan(Request(methods=["linear"], suite=name, seeds=3, precision="fp32"), Store(tmp_path)).runs]
+        for name in ("few", "same")
+    )
+    assert len({spec.data.digest for spec in few}) == len({spec.run_id for spec in few}) == 3
+    assert len({spec.group_id for spec in few}) == len({spec.data.common_digest for spec in few}) == 1
+    assert few[0].data.digest == same[0].data.digest  # of seed 0, which is the one of all draws without the field
+    assert len({spec.data.digest for spec in same}) == 1 and "drawn_from" not in same[0].identity()["data"]
+    opened = OpenedData()
+    plan = make_plan(Request(methods=["linear"], suite="few", seeds=3, precision="fp32"), Store(tmp_path))
+    raws = [opened.get(Job.of(run, plan, JobOptions())) for run in plan.runs]
+    assert [raw.digest for raw in raws] == [spec.data.digest for spec in few]
+    assert all(raw.splits["test"].digest == raws[0].splits["test"].digest for raw in raws)
+
+
+def test_draws_need_shots(own_cards: Path) -> None:
+    (own_cards / "odd.toml").write_text(DRAWS.replace("shots = 3", 'draws = "per_seed"'))
+    with pytest.raises(UsageError, match="needs shots, the number of images per class"):
+        suite_card("odd")
 
 
 @pytest.fixture

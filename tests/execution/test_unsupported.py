@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from sweeps import REPRESENTATIVE, case
 from timm.models import SwinTransformer, VisionTransformer, register_model
 from timm.models.eva import Eva
 
@@ -91,7 +92,9 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("method", method_registry().names())
+@pytest.mark.parametrize(
+    "method", [case(name, always=REPRESENTATIVE | {"fact", "gapt", "sa2vp"}) for name in method_registry().names()]
+)
 def test_planning_finds_what_does_not_run_and_nothing_else(method: str) -> None:
     """On four backbones: the reason is known on the meta device, and it is what building and running the model says."""
     images = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))

@@ -29,6 +29,7 @@ def test_ratio_is_of_the_same_round() -> None:
     assert costs._ratio([([2.0], [1.0]), ([6.0, 6.0], [3.0]), ([2.2], [1.1])]) == pytest.approx(2)
 
 
+@pytest.mark.sweep
 def test_what_goes_wrong_in_the_process_is_told(tiny: BackboneSpec) -> None:
     nowhere = tiny.model_copy(update={"name": "vit_nowhere"})
     with pytest.raises(RuntimeError, match=r"Unknown model \(vit_nowhere\)"):

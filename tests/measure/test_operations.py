@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from sweeps import case
 from torch.utils.flop_counter import FlopCounterMode
 
 from vpbench.backbones.named import resolve_backbone
@@ -44,6 +45,7 @@ def forward_flops(method: str, backbone: str, monkeypatch: pytest.MonkeyPatch) -
     return counted
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "patches", "width", "depth", "patch", "billions"),
     [("vit-l16-in21k", 196, 1024, 24, 16, 129.54), ("vit-h14-in21k", 256, 1280, 32, 14, 348.03)],
@@ -56,6 +58,7 @@ def test_larger_vits(
     assert round(counted / 1e9, 2) == billions
 
 
+@pytest.mark.sweep
 def test_swin_b(monkeypatch: pytest.MonkeyPatch) -> None:
     """The Swin paper's table 1 prints 15.4 G "FLOPs", which are multiply-adds; its classifier of 1,000 classes is 1 M of them."""
     counted = forward_flops("linear", "swin-b-in22k", monkeypatch)
@@ -95,7 +98,7 @@ def test_tiny_vit(method: str, settings: dict[str, Any], prompts: int, tiny: Bac
     assert counted["macs_fvcore"] == pytest.approx(forward / 2, rel=0.02)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [case(method, always={"linear", "vpt", "lora", "dam_vp"}) for method in METHODS])
 def test_every_method_is_counted(method: str, tiny: BackboneSpec) -> None:
     assert method in method_registry().names()
     before = torch.random.get_rng_state()

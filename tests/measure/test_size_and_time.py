@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sweeps import case
 
 from vpbench.measure import energy, timing
 from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part
@@ -98,7 +99,7 @@ def test_bytes_saved(method: str, tiny: BackboneSpec, tmp_path: Path) -> None:
         assert all(torch.equal(stored[name], tensor) for name, tensor in model.own_tensors())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [case(method) for method in METHODS])
 def test_measuring_leaves_all_tensors(method: str, tiny: BackboneSpec) -> None:
     model = make(method, tiny)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -121,7 +122,7 @@ def test_training_is_what_is_timed(tiny: BackboneSpec, monkeypatch: pytest.Monke
     assert all(not torch.equal(before[name], tensor) for name, tensor in model.own_tensors())
 
 
-@pytest.mark.parametrize(("method", "precision"), [*((method, "fp32") for method in METHODS), ("vpt", "bf16")])
+@pytest.mark.parametrize(("method", "precision"), [*(case(method, "fp32") for method in METHODS), ("vpt", "bf16")])
 def test_inference(method: str, precision: str, tiny: BackboneSpec) -> None:
     model = make(method, tiny)
     taken = measure_inference(model, CPU, precision)

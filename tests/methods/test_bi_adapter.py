@@ -6,8 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -129,14 +131,19 @@ def test_merging(form: str, bits: int) -> None:
 
 def test_saved_by_a_run_and_loaded_again(tmp_path: Path) -> None:
     """The row's ``bytes_saved`` is the size of the tensors' file, and the model that is loaded from it scores as the row says."""
+    values = np.random.default_rng(0).integers(0, 200, (3, 2, 6, 40, 40), np.uint8)
+    for (part, kind, index), image in zip(np.ndindex(3, 2, 6), values.reshape(-1, 40, 40), strict=True):
+        folder = tmp_path / "images" / ("train", "val", "test")[part] / str(kind)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image + 50 * np.uint8(kind)).save(folder / f"{index}.png")
     frame = vpbench.run(
-        methods=["bi_adapter"], suite="mini", datasets=("digits",), epochs=1, results=tmp_path, save=("weights",),
+        methods=["bi_adapter"], data=tmp_path / "images", image_size=40, epochs=1, results=tmp_path / "runs", save=("weights",),
     )  # fmt: skip
     (row,) = frame.to_dict("records")
     (file,) = tmp_path.rglob("*.safetensors")
     assert row["status"] == "ok" and row["bytes_saved"] == len(save(load_file(file)))
     assert load_file(file)["own.codes"].dtype == torch.uint8
-    loaded = load_stored(row, Store(tmp_path))
+    loaded = load_stored(row, Store(tmp_path / "runs"))
     assert bool(loaded.model.own.quantised)
     spec = loaded.spec.backbone
     normalise = Normaliser(spec.mean, spec.std, torch.device("cpu"))

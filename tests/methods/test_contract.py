@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from sweeps import case, marks
 from timm.models import SwinTransformer, VisionTransformer, register_model
 from torch import Tensor
 
@@ -133,12 +134,13 @@ def fitted_once(label: str, name: str) -> Fitted:
 
 
 def pairs() -> Iterator[Any]:
-    """Every method on all backbones that it works on, and its presets on the first."""
+    """Every method on all backbones that it works on, and its presets on the first; each method on the first always runs."""
     for label in labels():
         for name in BACKBONES:
             works = original(name).shape.family in method_class(label.partition(":")[0]).families
             if works and (name == "vit" or ":" not in label):
-                yield pytest.param((label, name), id=f"{label}-{name}")
+                always = name == "vit" and ":" not in label
+                yield pytest.param((label, name), id=f"{label}-{name}", marks=() if always else marks(label))
 
 
 def refused() -> Iterator[tuple[str, str]]:
@@ -292,7 +294,7 @@ def check_operations(label: str, name: str) -> None:
     )
 
 
-@sweep
+@pytest.mark.parametrize("label", [case(label) for label in labels()])
 def test_counts(label: str) -> None:
     if ":" in label:  # tests/measure/test_operations.py has the methods themselves
         check_operations(label, "vit")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from fake_gpu import moved_to_meta
+from sweeps import case
 from test_contract import fitting
 from timm.models import SwinTransformer, VisionTransformer
 from timm.models.eva import Eva
@@ -93,7 +94,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("label", method_registry().names())
+@pytest.mark.parametrize("label", [case(label) for label in method_registry().names()])
 def test_on_eva(label: str) -> None:
     name = "eva" if label in FOUR_TIMES else "eva gated"
     try:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from fake_gpu import moved_to_meta
+from sweeps import case
 from test_contract import CLASSES, SIZE, VIT, build, labels
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -75,7 +76,7 @@ def gradients(model: PromptedModel) -> tuple[Shapes, Shapes]:
     )
 
 
-@pytest.mark.parametrize("label", list(labels()))
+@pytest.mark.parametrize("label", [case(label) for label in labels()])
 def test_only_trained_weights_get_gradients(label: str) -> None:
     computed, trained = gradients(build(label))
     assert not computed - trained

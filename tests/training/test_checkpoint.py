@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sweeps import case
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -112,7 +113,7 @@ def check_equal(found: Result, expected: Result) -> None:
     assert found[1:] == expected[1:]
 
 
-@pytest.mark.parametrize("label", list(labels()))
+@pytest.mark.parametrize("label", [case(label) for label in labels()])
 def test_the_same_numbers_wherever_it_is_left(label: str, tmp_path: Path) -> None:
     """Twice in the middle of an epoch, after a training's last step, right behind that training, and while it is tested."""
     run = spec(label)

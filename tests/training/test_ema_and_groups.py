@@ -6,14 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm
 import torch
+from pydantic import ValidationError
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from vpbench.core.errors import UsageError
 from vpbench.spec.recipe import ParameterGroup, Recipe
 from vpbench.training.ema import MovingAverage
 from vpbench.training.fit import Trainer
-from vpbench.training.optim import make_optimizer, parameter_groups
+from vpbench.training.optim import backbone_depths, make_optimizer, parameter_groups
 
 NAMES = ("own.prompts", "backbone.blocks.0.norm1.bias", "head.weight", "head.bias")
 MakeTrainer = Callable[..., Trainer]
@@ -106,7 +109,67 @@ def test_stochastic_depth_changes_training_and_no_evaluation(make_trainer: MakeT
     assert trainer.validate() == trainer.validate()
 
 
+def test_layer_decay_is_timms(make_trainer: MakeTrainer) -> None:
+    """Every tensor of the backbone has the rate that timm's own parameter groups give it, and the head the full one."""
+    trainer = make_trainer("full", layer_decay=0.5)
+    model, depths = trainer.model, backbone_depths(trainer.model, trainer.spec.recipe)
+    with torch.device("meta"):
+        plain = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=3)
+    wanted = {
+        id(parameter): group["lr_scale"]
+        for group in param_groups_layer_decay(plain, layer_decay=0.5)
+        for parameter in group["params"]
+    }
+    expected = {name: wanted[id(parameter)] for name, parameter in plain.named_parameters()}
+    names = {id(parameter): name.removeprefix("backbone.") for name, parameter in model.trainable()}
+    groups = parameter_groups(model.trainable(), trainer.spec.recipe, depths)
+    found = {names[id(parameter)]: group["lr_scale"] for group in groups for parameter in group["params"]}
+    assert found == expected
+    trainer.fit()
+
+
+def test_layer_decay_of_a_method_that_trains_nothing_in_the_backbone(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(UsageError, match=r"recipe\.layer_decay is for what is trained in the backbone, and .* nothing there"):
+        make_trainer("vpt", layer_decay=0.5).fit()
+
+
+def test_betas() -> None:
+    assert make_optimizer(tensors(), Recipe(optimizer="adamw", betas=(0.8, 0.9))).defaults["betas"] == (0.8, 0.9)
+    assert make_optimizer(tensors(), Recipe(optimizer="adamw")).defaults["betas"] == (0.9, 0.999)
+    with pytest.raises(ValidationError, match="less than 1"):
+        Recipe(betas=(0.9, 1.0))
+
+
+def test_augmented_training(make_trainer: MakeTrainer) -> None:
+    """Linear probing of augmented images: no cached activations, and the same numbers again."""
+    settings = {"auto_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.5, "repeats": 2, "epochs": 2}
+    first, again = (make_trainer("linear", **settings) for _ in range(2))
+    assert not first._inputs.caches_activations(first.data.train)
+    first.fit()
+    again.fit()
+    assert first.first_losses == again.first_losses and len(first.first_losses) == 5
+    plain = make_trainer("linear", epochs=2)
+    plain.fit()
+    assert plain.first_losses != first.first_losses
+
+
 def test_new_fields_leave_run_ids_alone() -> None:
-    assert not {"drop_path", "ema", "groups"} & Recipe().identity().keys()
+    later = {"drop_path", "ema", "groups", "betas", "layer_decay", "auto_augment", "random_erasing", "repeats"}
+    assert not later & Recipe().identity().keys()
+    assert (
+        later
+        <= Recipe(
+            drop_path=0.1,
+            ema=0.9,
+            groups=({"match": "*"},),
+            betas=(0.9, 0.99),
+            layer_decay=0.9,
+            auto_augment="v0",
+            random_erasing=0.1,
+            repeats=2,
+        )
+        .identity()
+        .keys()
+    )  # type: ignore[arg-type]
     assert Recipe(ema=0.9).identity()["ema"] == 0.9
     assert Recipe(drop_path=0.1).identity() != Recipe().identity()

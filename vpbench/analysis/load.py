@@ -74,7 +74,7 @@ def load_stored(
         DataError: when the data set is not on this machine, or is another version.
     """
     spec = stored_spec(row)
-    saved, path = _saved(row, store)
+    saved, path = read_saved(row, store)
     raw = raw if raw is not None else open_data(spec)
     backbone = backbone if backbone is not None else find_weights(spec.backbone)
     model = build_model(spec.method, backbone, len(raw.class_names), device)
@@ -123,7 +123,7 @@ def open_data(spec: RunSpec) -> RawData:
             raw, place = open_path(own, spec.data.columns), str(own)
         else:
             raw, place = open_dataset(dataset_card(name)), name
-        raw = apply_protocol(raw, card, spec.stage)
+        raw = apply_protocol(raw, card, spec.stage, spec.seed)
         if raw.digest == spec.data.digest:
             return raw
     raise DataError(f"{place} is not the data that the stored run saw (its digest differs); run it again on this data.")
@@ -145,8 +145,12 @@ def _own_data(name: str, root: Path) -> Path:
     )
 
 
-def _saved(row: Mapping[Any, Any], store: Store) -> tuple[SavedFile, Path]:
-    """The run's trained tensors, and where they are."""
+def read_saved(row: Mapping[Any, Any], store: Store) -> tuple[SavedFile, Path]:
+    """A run's trained tensors, and where they are.
+
+    Raises:
+        StoreError: when it left none, or the file is damaged or of another run.
+    """
     path = store.artefact_path(row["run_id"], ARTEFACTS["weights"])
     try:
         saved = decode_model(store.read_artefact(row["run_id"], ARTEFACTS["weights"]), path)

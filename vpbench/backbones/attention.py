@@ -106,8 +106,8 @@ class OpenAttention(nn.Module):
         if self.observers:
             self.observe(inner.q_norm(heads(query[:, :1].detach(), inner)), key)
         prompts = [self.prompts()] if self.key_value_prompts else []
-        key = joined([key, *(keys for keys, _ in prompts)], len(x))
-        value = joined([value, *(values for _, values in prompts)], len(x)).to(key.dtype)
+        key = joined([key, *(keys for keys, _ in prompts)], x.shape[0])
+        value = joined([value, *(values for _, values in prompts)], x.shape[0]).to(key.dtype)
         query, key, value = (heads(third, inner) for third in (query, key, value))
         return finish(inner, attend(inner.q_norm(query), key, value, inner), x)
 

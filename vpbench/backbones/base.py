@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from timm.layers import DropPath
+from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
@@ -201,6 +202,10 @@ class Backbone(nn.Module):
         found = self._edits.get((site, block))
         return list(found.values()) if found else []
 
+    def any_edits(self) -> bool:
+        """Whether methods edit activations anywhere."""
+        return any(self._edits.values())
+
     def has_edits(self, block: int, sites: Sequence[Site] | None = None) -> bool:
         """Whether methods edit activations in a block, or at some of its sites."""
         return any(edits and at == block and (sites is None or site in sites) for (site, at), edits in self._edits.items())
@@ -235,6 +240,14 @@ class Backbone(nn.Module):
         for name, parameter in self.timm_model.named_parameters():
             if id(parameter) in inside:
                 yield name.replace(".attn.inner.", ".attn."), parameter  # an opened attention has timm's inside
+
+    def layers_below_head(self) -> dict[str, int]:
+        """By timm's name of each parameter, how many layers it lies below a classifier, 1 in the last block; timm's grouping for
+        layer-wise learning rates."""
+        model: Any = self.timm_model
+        layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        last = max(layers.values())
+        return {name.replace(".attn.inner.", ".attn."): last + 1 - layer for name, layer in layers.items()}
 
     def set_drop_path(self, scope: Scope, rate: float) -> None:
         """Stochastic depth in training, from 0 in the first block to ``rate`` in the last, as timm's ``drop_path_rate``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import timm
@@ -20,6 +21,9 @@ from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UnsupportedError, UsageError
 
 SUPPORTED = "a ViT (vit_*, deit*, eva*) or a Swin Transformer (swin_*)"
+_RELATIVE = "its attention adds a learned bias for every pair of positions in the image, and a prompt has no position"
+REASONS = {"Beit": _RELATIVE, "VisionTransformerRelPos": _RELATIVE, "VisionTransformerSAM": _RELATIVE}
+"""Why a family that looks like a ViT has no adapter; by timm's class. BEiT, BEiT v2 and data2vec are ``Beit``."""
 
 
 def create(
@@ -62,16 +66,19 @@ def adapter_for(model: nn.Module, weights_sha256: str | None = None, **readout: 
         return EvaAdapter(model, weights_sha256, **readout)
     if isinstance(model, VisionTransformer):
         return ViTAdapter(model, weights_sha256, **readout)
-    raise UnsupportedError(f"{type(model).__name__} cannot carry prompts: choose {SUPPORTED}.")
+    name = type(model).__name__
+    reason = f" ({REASONS[name]})" if name in REASONS else ""
+    raise UnsupportedError(f"{name} cannot carry prompts{reason}: choose {SUPPORTED}.")
 
 
 def timm_filter(model: nn.Module) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]:
     """timm's function that renames a checkpoint's tensors and resamples them to a model's sizes."""
     if isinstance(model, SwinTransformer):
         return _swin_filter
-    module: Any = timm_eva if isinstance(model, Eva) else timm_vit
-    found: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] = module.checkpoint_filter_fn
-    return found
+    if isinstance(model, Eva):
+        found: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] = timm_eva.checkpoint_filter_fn
+        return found
+    return partial(timm_vit.checkpoint_filter_fn, adapt_layer_scale=True)  # gamma_1 and gamma_2 of DeiT III's files
 
 
 def _swin_filter(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

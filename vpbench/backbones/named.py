@@ -37,7 +37,9 @@ class BackboneCard(FrozenModel):
     sha256: str | None = Field(None, description="of the weight file")
     md5: str | None = Field(None, pattern="^[0-9a-f]{6,32}$", description="of the file at url, or its published beginning")
     names: tuple[str, ...] = Field((), description="what these weights' files are called elsewhere, to find them in a folder")
-    feature: Literal["class", "mean"] = Field("class", description="what is read: the class token, or the mean of patch tokens")
+    feature: Literal["class", "mean", "attention"] = Field(
+        "class", description="what is read: the class token, the mean of patch tokens, or the output of an attention pooling"
+    )
     pool_prompts: bool = Field(False, description="whether prompts are part of the mean")
     unused: tuple[str, ...] = Field((), description="tensors of the file that this feature does not need")
     fresh: tuple[str, ...] = Field((), description="tensors that the file does not have: they keep timm's initial values")
@@ -67,7 +69,7 @@ class BackboneCard(FrozenModel):
     @property
     def global_pool(self) -> str:
         """timm's word for the feature."""
-        return {"class": "token", "mean": "avg"}[self.feature]
+        return {"class": "token", "mean": "avg", "attention": "map"}[self.feature]
 
     @property
     def stems(self) -> tuple[str, ...]:
@@ -261,7 +263,8 @@ def timm_facts(name: str) -> tuple[str, str, str]:
     facts = timm.get_pretrained_cfg(name)
     with torch.device("meta"):
         model = timm.create_model(architecture)
-    return architecture, facts.tag if facts and facts.has_weights else "", "class" if model.global_pool == "token" else "mean"
+    feature = {"token": "class", "map": "attention"}.get(model.global_pool, "mean")
+    return architecture, facts.tag if facts and facts.has_weights else "", feature
 
 
 def _similar(names: list[str], name: str) -> list[str]:

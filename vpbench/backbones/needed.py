@@ -116,7 +116,7 @@ def _attend_with_keys(attention: Any, asking: Tensor, sources: Sequence[Tensor],
     Keys and values of the prompts come last. Attention does not depend on the order, and there the gradient of the image's own
     keys and values is one contiguous tensor; around prompts in the middle it would have to be joined from two.
     """
-    query, images = _query(attention, asking), len(asking)
+    query, images = _query(attention, asking), asking.shape[0]
     own = [_key_value(attention, source) for source in sources]
     count = sum(key.shape[1] for key, _ in own)
     key = joined([*(key for key, _ in own), *(key for key, _ in prompted)], images)

@@ -273,7 +273,7 @@ def _shifted_and_padded(block: SwinTransformerBlock, maps: Tensor) -> Tensor:
 
 def _in_windows(block: SwinTransformerBlock, maps: Tensor) -> Tensor:
     """Maps (B, H, W, D) to (B, windows, area, D)."""
-    return window_partition(maps, block.window_size).flatten(1, 2).unflatten(0, (len(maps), -1))
+    return window_partition(maps, block.window_size).flatten(1, 2).unflatten(0, (maps.shape[0], -1))
 
 
 def _bias(block: SwinTransformerBlock, maps: Tensor, prompts: int, keys: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from timm.models import VisionTransformer
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vpbench.backbones.base import Backbone
 from vpbench.backbones.classifier import add_classifier
@@ -26,6 +28,7 @@ from vpbench.core.tensor_files import load_pickled, refused_object, unfit_values
 from vpbench.spec.run_spec import BackboneSpec
 
 UNFILLED = -(2.0**100)  # no weight has this value
+PLAIN_VIT = "vit_base_patch16_224"  # has the default values of timm's VisionTransformer, and takes others
 RANDOM_SEED = 0  # of --weights random: the same values in every run
 
 
@@ -41,7 +44,8 @@ def load_backbone(spec: BackboneSpec, source_classifier: bool = False) -> Backbo
         UnsupportedError: when timm's model cannot carry prompts, or the weights have no classifier and it is asked for.
     """
     card = backbone_card(spec.name) if spec.name in backbone_names() else None
-    with torch.random.fork_rng(devices=[]):
+    is_filled = spec.weights != "random" and not (card and card.fresh)
+    with torch.random.fork_rng(devices=[]), _Undrawn() if is_filled else nullcontext():
         torch.manual_seed(RANDOM_SEED)
         model = _architecture(spec, card)
     sha256, path = None, None
@@ -58,6 +62,16 @@ def load_backbone(spec: BackboneSpec, source_classifier: bool = False) -> Backbo
     return backbone
 
 
+class _Undrawn(TorchFunctionMode):
+    """In the block no random initial values are drawn: that takes a second for a ViT-B, and a file fills all tensors anyway."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in _DRAWS else func(*args, **(kwargs or {}))
+
+
+_DRAWS = frozenset({torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.erfinv_})
+
+
 def _architecture(spec: BackboneSpec, card: BackboneCard | None) -> Any:
     if card is None:
         return create(spec.name.split(".")[0], None, spec.image_size, spec.patch_size)
@@ -68,6 +82,18 @@ def _architecture(spec: BackboneSpec, card: BackboneCard | None) -> Any:
         return VisionTransformer(**{**(card.vit or {}), **sizes})
     except (TypeError, AssertionError) as error:
         raise UsageError(f"{spec.name} cannot be built: {error}") from error
+
+
+def timm_architecture(spec: BackboneSpec) -> tuple[str, dict[str, Any]]:
+    """Name and arguments with which ``timm.create_model`` builds the backbone's architecture."""
+    sizes = {"img_size": spec.image_size, "patch_size": spec.patch_size}
+    if spec.name not in backbone_names():
+        return spec.name.split(".")[0], sizes
+    card = backbone_card(spec.name)
+    pooled = {"global_pool": card.global_pool, **sizes}
+    if card.timm is not None:
+        return card.timm, {**card.arguments, **pooled}
+    return PLAIN_VIT, {**(card.vit or {}), **pooled}
 
 
 def fill(model: Any, path: Path, unused: Collection[str] = (), fresh: Collection[str] = ()) -> None:

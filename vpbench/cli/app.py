@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
@@ -12,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from vpbench.cli.check import check
 from vpbench.cli.compact import compact
+from vpbench.cli.completion import VARIABLE, completion
 from vpbench.cli.data import app as data_app
 from vpbench.cli.export import export
 from vpbench.cli.import_rows import import_rows
@@ -19,7 +21,9 @@ from vpbench.cli.listing import list_entries
 from vpbench.cli.logs import logs
 from vpbench.cli.measure import measure
 from vpbench.cli.new import app as new_app
+from vpbench.cli.predict import predict
 from vpbench.cli.report import report
+from vpbench.cli.rm import rm
 from vpbench.cli.run import run
 from vpbench.cli.show import show
 from vpbench.cli.status import status
@@ -32,8 +36,9 @@ INTERRUPTED = 130
 
 # By name, in the order of the help.
 COMMANDS: dict[str, Callable[..., None]] = {
-    "run": run, "measure": measure, "tune": tune, "report": report, "check": check, "list": list_entries, "show": show,
-    "status": status, "logs": logs, "compact": compact, "export": export, "import": import_rows,
+    "run": run, "measure": measure, "tune": tune, "report": report, "check": check, "predict": predict,
+    "list": list_entries, "show": show, "status": status, "logs": logs, "compact": compact,
+    "export": export, "import": import_rows, "rm": rm, "completion": completion,
 }  # fmt: skip
 
 
@@ -129,8 +134,12 @@ def _run() -> int:
     from vpbench.core.errors import VpbenchError
     from vpbench.core.escaping import visible
 
+    if VARIABLE in os.environ:  # the tab key: typer's own classes, which its scripts expect
+        from typer.completion import completion_init
+
+        completion_init()
     try:
-        app()
+        app(prog_name="vpbench" if VARIABLE in os.environ else None)
     except VpbenchError as error:
         typer.echo(f"vpbench: {visible(' '.join(str(error).split()))}", err=True)
         return error.exit_code

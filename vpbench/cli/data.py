@@ -169,6 +169,45 @@ def verify(
         raise typer.Exit(FAILED)
 
 
+@app.command()
+def cache(
+    clear: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Remove images, activations, or all; they are made again when needed.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the caches take: decoded images, and activations of frozen blocks.
+
+    Both lie in VPBENCH_CACHE or the user's cache folder. Activations take 20 GiB at most, or what VPBENCH_ACTIVATIONS says
+    (500M, 50G, 0 for none); those that were used longest ago are removed first.
+
+    Examples:
+
+    \b
+      vpbench data cache
+      vpbench data cache --clear activations
+    """
+    from dataclasses import asdict
+
+    from rich.filesize import decimal
+
+    from vpbench.core.names import unknown
+    from vpbench.data.caches import KINDS, cache_use, clear_cache
+
+    if clear not in (None, "all", *KINDS):
+        raise unknown("kind of cache", str(clear), ["all", *KINDS])
+    freed = sum(clear_cache(kind) for kind in KINDS if clear in ("all", kind))
+    use = cache_use()
+    if as_json:
+        _as_json([{**asdict(one), "folder": str(one.folder)} for one in use])
+        return
+    if clear:
+        typer.echo(f"{decimal(freed)} removed.")
+    for one in use:
+        most = f" of at most {decimal(one.limit)}" if one.limit is not None else ""
+        typer.echo(f"{one.kind:12} {one.entries:6} entries  {decimal(one.size)}{most}  {one.folder}")
+
+
 app.command()(convert)
 
 
@@ -199,11 +238,13 @@ def _show(findings: list[Finding], root: Path) -> None:
     """One line per data set; below it, what there is or what to do."""
     from collections import Counter
 
+    from vpbench.core.extras import runnable
+
     wide = max((len(one.name) for one in findings), default=0)
     for one in findings:
         typer.echo(f"{one.name:{wide}}  {one.status:12}  {one.folder or ''}".rstrip())
         if one.status != "built in":
-            typer.echo(f"    {one.detail}")
+            typer.echo(f"    {runnable(one.detail)}")
     if findings:
         others = Counter(one.status for one in findings if not one.ready)
         counted = "".join(f", {number} {status}" for status, number in others.items())

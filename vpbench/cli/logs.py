@@ -22,17 +22,13 @@ def logs(
     \b
       vpbench logs 3fa9
     """
-    from vpbench.core.errors import StoreError
+    from vpbench.store.find_run import find_run_id
     from vpbench.store.store import Store
 
     store = Store(results)
     stored = {row["run_id"]: row["error"] for row in store.read_columns(["run_id", "error"])}
     known = {path.stem for path in store.logs_folder.glob("*.log")} | stored.keys()
-    found = sorted(run_id for run_id in known if run_id.startswith(run))
-    if len(found) != 1:
-        many = f"{len(found)} runs begin with '{run}'; give more digits" if found else f"there is no run '{run}'"
-        raise StoreError(f"{results}: {many} (--results chooses another folder).")
-    (run_id,) = found
+    run_id = find_run_id(store, run, sorted(known))
     path, error = store.log_path(run_id), (stored.get(run_id) or "").rstrip()
     printed = path.read_text(errors="replace").rstrip() if path.is_file() else ""
     if printed:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vpbench.cli.completion import completes
+
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
@@ -90,7 +92,9 @@ def _parameter(name: str, field: FieldInfo, flag: Flag) -> inspect.Parameter:
     """A field as typer takes it."""
     words = flag.name or f"--{name.replace('_', '-')}"
     shown = flag.shown is not None
-    option = typer.Option(words, help=field.description, metavar=flag.metavar, min=flag.least, show_default=shown)
+    option = typer.Option(
+        words, help=field.description, metavar=flag.metavar, min=flag.least, show_default=shown, autocompletion=completes(name)
+    )
     default = False if flag.kind is bool else flag.shown
     kind: Any = list[flag.kind] if flag.repeatable else flag.kind  # type: ignore[name-defined]
     annotation = Annotated[kind if default is not None else kind | None, option]  # type: ignore[valid-type]

@@ -37,6 +37,7 @@ def run(
       vpbench run --methods linear,vpt,insvp:released --suite mini --seeds 3
       vpbench run --data flowers.parquet --backbone vit_tiny_patch16_224 --weights vit_tiny.safetensors --image-size 96
       vpbench run --methods vpt --set vpt.prompt_length=50 --set recipe.lr=0.005 --epochs 20 --dry-run
+      vpbench run --methods linear,vpt --backbone vit-nano,deit_tiny_patch16_224 --image-size 48
       vpbench run --methods vpt,insvp --noise 0,0.1,0.2    then: vpbench report --plot noise
       vpbench run --workers 2 --timeout 2h    two worker processes on the CPUs; a run that hangs is given up
     """
@@ -131,10 +132,12 @@ def _summary(progress: RunProgress, frame: Any, results: Path) -> None:
     from vpbench.core.names import counted
 
     failed = frame[frame["status"] != "ok"]
+    several = len(frame) and frame["backbone"].nunique() > 1
     for row in failed.itertuples():
+        place = f" ({row.backbone})" if several else ""
         reason = (row.error.strip().splitlines() or [""])[-1]
         typer.echo(
-            f"{row.method} on {row.dataset}, seed {row.seed}: {row.status} - {reason} (vpbench show run {row.run_id[:8]})",
+            f"{row.method} on {row.dataset}{place}, seed {row.seed}: {row.status} - {reason} (vpbench show run {row.run_id[:8]})",
             err=True,
         )
     if old := sum(row.run_id not in progress.fresh for row in failed.itertuples()):

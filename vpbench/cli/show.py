@@ -14,17 +14,23 @@ if TYPE_CHECKING:
 
 
 def show(
-    kind: Annotated[str, typer.Argument(help="method, dataset, suite, backbone, search or run", metavar="KIND")],
-    name: Annotated[str, typer.Argument(help="its name, or a run's id (its first digits are enough)")],
+    kind: Annotated[str, typer.Argument(help="method, recipe, dataset, suite, backbone, search or run", metavar="KIND")],
+    name: Annotated[str, typer.Argument(help="its name, a recipe's method, or a run's id (its first digits are enough)")],
     results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder, for runs.")] = Path("results/runs"),
     backbone: Annotated[
         str | None, typer.Option(metavar="NAME", help="Count a method's parameters on this backbone, without its weights.")
     ] = None,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", metavar="METHOD.OPTION=VALUE", help="An option of the method. Repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="METHOD.OPTION=VALUE", help="An option of the method, or recipe.FIELD. Repeatable."),
     ] = None,
+    suite: Annotated[str | None, typer.Option(metavar="NAME", help="Whose protocol a recipe is shown for.")] = None,
+    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="Data set of the suite, for its own values.")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, metavar="N", help="Pixels, of the backbone.")] = None,
     classes: Annotated[int, typer.Option(min=1, metavar="N", help="Classes of the head that is counted.")] = 100,
+    as_command: Annotated[
+        bool, typer.Option("--as-command", help="Of a run: the command that repeats it, alone on stdout.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """Show everything about one entry: options with their sources, presets with every difference, a run's whole row.
@@ -34,21 +40,35 @@ def show(
     \b
       vpbench show method insvp
       vpbench show method lora --backbone vit-b16-in21k --set lora.rank=16    parameters, tensor by tensor
+      vpbench show recipe vpt --suite fgvc --dataset cub    every value of the training and where it comes from
       vpbench show run 3fa9
+      vpbench show run 3fa9 --as-command    what to type to run it again, on another machine say
     """
     import json
 
     from vpbench.core.errors import UsageError
     from vpbench.reporting.describe import describe, describe_method, in_words
+    from vpbench.reporting.describe_recipe import describe_recipe
     from vpbench.spec.parsing import settings_of
 
-    if kind != "method" and (backbone is not None or setting):
+    if kind != "method" and (backbone is not None or (setting and kind != "recipe")):
         raise UsageError(f"--backbone and --set are for 'vpbench show method NAME', not for a {kind}.")
+    if kind != "recipe" and (suite or dataset):
+        raise UsageError(f"--suite and --dataset are for 'vpbench show recipe METHOD', not for a {kind}.")
+    if as_command and (kind != "run" or as_json):
+        raise UsageError("--as-command is for 'vpbench show run ID', without --json.")
     with warnings_as_lines():
-        if kind == "method":
+        if kind == "recipe":
+            facts = describe_recipe(name, suite, dataset, settings_of(setting or []))
+        elif kind == "method":
             facts = describe_method(name, settings_of(setting or []), backbone, image_size, classes)
         else:
             facts = describe(kind, name, results)
+    if as_command:
+        typer.echo(facts["repeat_with"])
+        for note in facts.get("repeat_notes", ()):
+            typer.echo(f"note: {note}", err=True)
+        return
     if as_json:
         typer.echo(json.dumps(facts, indent=2, default=str))
         return

@@ -10,6 +10,7 @@ from vpbench.cli import options as flags
 
 if TYPE_CHECKING:
     from vpbench.search.search_plan import Outcome, SearchPlan
+    from vpbench.search.study import Study
     from vpbench.spec.budget import Budget
     from vpbench.spec.request import Request
     from vpbench.spec.run_options import RunOptions
@@ -95,7 +96,8 @@ def _show_plan(plan: SearchPlan, store: Store, as_json: bool) -> None:
         left = max(0, study.search.trials + len(plan.seeds) - len(stored))
         rows.append(
             {
-                "method": study.method, "dataset": study.dataset, "trials": study.search.trials, "finals": len(plan.seeds),
+                "method": study.method, "dataset": study.dataset, "backbone": study.backbone.name,
+                "trials": study.search.trials, "finals": len(plan.seeds),
                 "stored": len(stored), "epochs": spec.recipe.epochs, "searched": ", ".join(study.search.searched),
                 "winner": None if best is None else best.values, "expected_s": None if each is None else each * left,
             }
@@ -104,7 +106,7 @@ def _show_plan(plan: SearchPlan, store: Store, as_json: bool) -> None:
         typer.echo(json.dumps({"search": plan.budget.model_dump(mode="json"), "studies": rows}, indent=2))
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    columns = ("method", "dataset", "trials", "finals", "stored", "epochs", "searched", "expected_s")
+    columns = ("method", "dataset", *_if_several(plan.studies), "trials", "finals", "stored", "epochs", "searched", "expected_s")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -128,7 +130,8 @@ def _show(outcomes: list[Outcome]) -> None:
     from vpbench.core.terminal import Terminal
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("method", "dataset", "trials", "winner", "validation", "test"):
+    several = _if_several([outcome.study for outcome in outcomes])
+    for column in ("method", "dataset", *several, "trials", "winner", "validation", "test"):
         table.add_column(column, overflow="fold")
     for outcome in outcomes:
         states = Counter(trial.state for trial in outcome.trials)
@@ -140,8 +143,15 @@ def _show(outcomes: list[Outcome]) -> None:
             values = ", ".join(f"{name.removeprefix('recipe.')}={_number(value)}" for name, value in best.values.items())
             tested = f"{mean(scores):.1f} % (n = {len(scores)})" if scores else "failed"
             cells = (values, f"{best.row['val_correct']} of {best.row['n_val']}", tested)
-        table.add_row(outcome.study.method, outcome.study.dataset, trials, *cells)
+        table.add_row(
+            outcome.study.method, outcome.study.dataset, *(outcome.study.backbone.name for _ in several), trials, *cells
+        )
     Terminal().print(table)
+
+
+def _if_several(studies: list[Study]) -> tuple[str, ...]:
+    """The column of the backbone, where there is more than one."""
+    return ("backbone",) if len({study.backbone.name for study in studies}) > 1 else ()
 
 
 def _number(value: Any) -> str:
@@ -154,6 +164,7 @@ def _as_data(outcome: Outcome) -> dict[str, Any]:
     return {
         "method": study.method,
         "dataset": study.dataset,
+        "backbone": study.backbone.name,
         "search": study.search.model_dump(mode="json"),
         "trials": [
             {"number": trial.number, "state": trial.state, "values": trial.values, **{name: trial.row[name] for name in columns}}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import zlib
+from mmap import mmap
 
 _SEAL = b"vpbench-sealed %08x\n"
+SEAL_LENGTH = len(_SEAL % 0)  # bytes in front of the content
 _SEALED = re.compile(rb"vpbench-sealed ([0-9a-f]{8})\n")
 
 
@@ -18,7 +20,7 @@ def sealed(content: bytes) -> bytes:
     return _SEAL % zlib.crc32(content) + content
 
 
-def unsealed(content: bytes) -> memoryview:
+def unsealed(content: bytes | mmap) -> memoryview:
     """What :func:`sealed` was given, without a copy.
 
     Raises:

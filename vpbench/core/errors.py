@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from vpbench.core.extras import runnable
+
 
 class VpbenchError(Exception):
     """Base class: an error in the input or the environment, not a bug. The command line prints it without a traceback."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return runnable(super().__str__())
 
 
 class UsageError(VpbenchError):

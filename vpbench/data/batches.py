@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vpbench.data.augmentation import SEEDS, Augmentation, epoch_order
 from vpbench.data.cache import CachedSplit
 from vpbench.spec.run_spec import Preprocess
 
@@ -47,23 +48,32 @@ def training_batches(
     image_size: int,
     normalise: Normaliser,
     generator: torch.Generator,
+    augmentation: Augmentation | None = None,
+    repeats: int = 1,
 ) -> Iterator[Batch]:
     """One epoch: every image once, shuffled, with random crop and flip if ``preprocess`` has them; the last batch may be smaller.
 
     Args:
         image_size: side of the network's input; that of the split's cache.
-        generator: on the CPU; the only source of randomness for order, crops and flips.
+        generator: on the CPU; the only source of randomness for order, crops, flips and all other augmentation.
+        augmentation: what else is done to the images at random.
+        repeats: how often in a row an image is drawn, see :func:`~vpbench.data.augmentation.epoch_order`.
 
     Yields:
         images float32 (batch, 3, image_size, image_size) and labels int64 (batch,), on the device.
     """
     if split.image_size != image_size:
         raise ValueError(f"images were cached for an input of {split.image_size} pixels, not {image_size}.")
-    order = torch.randperm(len(split), generator=generator).numpy()
+    order = epoch_order(len(split), repeats, generator).numpy()
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         offsets = torch.rand(len(chosen), 2, generator=generator, dtype=torch.float64).numpy() if split.has_margin else None
-        images = normalise(split.take(chosen, offsets))
+        pixels = split.take(chosen, offsets)
+        if augmentation is None:
+            images = normalise(pixels)
+        else:
+            seed = int(torch.randint(SEEDS, (), generator=generator))
+            images = augmentation.erased(normalise(augmentation.pixels(pixels, seed)), seed)
         if preprocess.random_flip:
             flipped = torch.rand(len(chosen), generator=generator) < 0.5
             images = torch.where(normalise.to_device(flipped).view(-1, 1, 1, 1), images.flip(-1), images)

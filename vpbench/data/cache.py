@@ -12,14 +12,14 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from vpbench.core.errors import DataError
 from vpbench.core.hashing import digest
 from vpbench.core.names import counted
 from vpbench.core.user_folders import cache_root
+from vpbench.data.decoding import EACH_ALONE, WhiteLevels
 from vpbench.data.raw import Labels, RawData, RawSplit
 from vpbench.spec.run_spec import Preprocess
 
@@ -67,11 +68,15 @@ class CachedSplit:
         images: read-only, uint8 of shape (n, height, width, 3), or :class:`RaggedImages` where sizes differ.
         labels: class ids, shape (n,).
         image_size: side of the network's input; larger images have a margin for random crops.
+        prepared: hash of how the images were decoded and resized; empty where that is not known.
+        identities: of each image before that.
     """
 
     images: Pixels | RaggedImages
     labels: Labels
     image_size: int
+    prepared: str = ""
+    identities: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -104,13 +109,15 @@ class CachedSplit:
 
 @dataclass(frozen=True)
 class CachedData:
-    """A data set's splits, ready for batches; ``val`` may be empty. ``notes`` are what was odd about its pixels."""
+    """A data set's splits, ready for batches; ``val`` may be empty. ``notes`` are what was odd about its pixels, ``levels`` what
+    became 255 in those of more than 8 bits per sample."""
 
     train: CachedSplit
     val: CachedSplit
     test: CachedSplit
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    levels: WhiteLevels = EACH_ALONE
 
 
 def prepare(
@@ -141,12 +148,18 @@ def prepare(
     progress = Progress(sum(len(plan.split) for plan in plans.values() if plan.load() is None), on_progress)
     images = {name: plan.images(progress) for name, plan in plans.items()}
     empty = np.empty((0, image_size, image_size, 3), np.uint8)
-    splits = {name: CachedSplit(images.get(name, empty), split.labels, image_size) for name, split in raw.splits.items()}
+    splits = {
+        name: CachedSplit(images[name], split.labels, image_size, plans[name].prepared, split.identities)
+        if name in plans
+        else CachedSplit(empty, split.labels, image_size)
+        for name, split in raw.splits.items()
+    }
     plain = {name: plan.one_colour() for name, plan in plans.items()}
     notes = [
         f"{count} of {len(raw.splits[name])} {name} images are of one colour each." for name, count in plain.items() if count
     ]
-    return CachedData(**splits, class_names=raw.class_names, notes=tuple(notes))
+    levels = raw.splits["train"].levels
+    return CachedData(**splits, class_names=raw.class_names, notes=tuple(notes), levels=levels)
 
 
 def resized(image: Image.Image, preprocess: Preprocess, image_size: int, *, keep_margin: bool = False) -> Pixels:
@@ -210,12 +223,14 @@ class SplitCache:
     @classmethod
     def of(cls, root: Path, split: RawSplit, preprocess: Preprocess, image_size: int, training: bool) -> SplitCache:
         """The folder's name is a hash of what cached pixels depend on; flips and normalisation are applied on the device."""
-        crops = preprocess.resize == "crop"
-        keep_margin = training and crops and preprocess.random_crop
-        fields = {"resize", "interpolation", "antialias", "orientation", "background"} | ({"crop_ratio"} if crops else set())
-        chosen = {name: value for name, value in preprocess.identity().items() if name in fields}
-        key = [VERSION, split.digest, image_size, keep_margin, chosen]
+        keep_margin = training and preprocess.resize == "crop" and preprocess.random_crop
+        key = [VERSION, split.digest, image_size, keep_margin, _resizing(preprocess)]
         return cls(root / digest(key), split, preprocess, image_size, keep_margin)
+
+    @property
+    def prepared(self) -> str:
+        """Hash of what is done to each image, whatever the split."""
+        return digest([VERSION, self.image_size, self.keep_margin, _resizing(self.preprocess)])
 
     def images(self, progress: Progress) -> Pixels | RaggedImages:
         """The images; builds the cache if it is missing."""
@@ -310,6 +325,13 @@ class SplitCache:
             first, *others = sorted(broken)
             more = f" The same is true of {counted(len(others), 'more image')}: {', '.join(others[:SHOWN])}" if others else ""
             raise DataError(f"{broken[first]}{more}{', ...' if len(others) > SHOWN else '.' if others else ''}")
+
+
+def _resizing(preprocess: Preprocess) -> dict[str, Any]:
+    """The fields that cached pixels depend on."""
+    fields = {"resize", "interpolation", "antialias", "orientation", "background"}
+    fields |= {"crop_ratio"} if preprocess.resize == "crop" else set()
+    return {name: value for name, value in preprocess.identity().items() if name in fields}
 
 
 def checksums_of(path: Path) -> tuple[int, ...]:

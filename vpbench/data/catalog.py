@@ -51,7 +51,7 @@ class DatasetCard(Strict):
     options: dict[str, JsonValue] = Field(default_factory=dict, description="keyword arguments of that module's read()")
     folders: tuple[str, ...] = Field((), description="names below the data root, the first that exists is used; none: built in")
     classes: int = Field(ge=2)
-    n_train: int = Field(ge=1)
+    n_train: int = Field(ge=0, description="0: test images alone, for models that were trained on another data set")
     n_val: int = Field(ge=0, description="held out of train with a fixed seed where the source has no validation images")
     n_test: int = Field(ge=1)
     image_size: str = Field(description="pixels before preprocessing, e.g. 64x64, or 'varies'")

@@ -42,6 +42,9 @@ class WhiteLevels:
     floating: float | None = None
 
 
+EACH_ALONE = WhiteLevels()
+
+
 @dataclass(frozen=True)
 class DeepValues:
     """The values of an image with more than 8 bits per sample.
@@ -74,15 +77,20 @@ def decode(content: bytes, name: str, preprocess: Preprocess = AS_LOADED, levels
         DataError: for a damaged image, another kind of file, or values of an unknown range; ``name`` is in the message.
     """
     with _opened(content, name) as image:
-        image.load()
-        if is_deep(image):
-            plain = _scaled(image, name, levels or WhiteLevels())
-        elif preprocess.background != "ignored" and image.has_transparency_data:
-            ground = Image.new("RGBA", image.size, preprocess.background)
-            plain = Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
-        else:
-            plain = image.convert("RGB")
-        return _upright(plain, image) if preprocess.orientation == "exif" else plain
+        return as_rgb(image, name, preprocess, levels)
+
+
+def as_rgb(image: Image.Image, name: str, preprocess: Preprocess = AS_LOADED, levels: WhiteLevels | None = None) -> Image.Image:
+    """The RGB image of one that Pillow has opened, as :func:`decode` makes it."""
+    image.load()
+    if is_deep(image):
+        plain = _scaled(image, name, levels or EACH_ALONE)
+    elif preprocess.background != "ignored" and image.has_transparency_data:
+        ground = Image.new("RGBA", image.size, preprocess.background)
+        plain = Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
+    else:
+        plain = image.convert("RGB")
+    return _upright(plain, image) if preprocess.orientation == "exif" else plain
 
 
 def deep_values(content: bytes, name: str) -> DeepValues | None:

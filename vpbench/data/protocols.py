@@ -26,10 +26,14 @@ def with_all_for_training(raw: RawData) -> RawData:
     return raw.with_splits(train=both, val=PartialSplit([val], np.empty(0, np.int64)))
 
 
-def with_few_shots(raw: RawData, shots: int) -> RawData:
-    """``shots`` training images of every class; validation and test splits are unchanged."""
+def with_few_shots(raw: RawData, shots: int, draw: int = SEED) -> RawData:
+    """``shots`` training images of every class; validation and test splits are unchanged.
+
+    Args:
+        draw: seed of the draw; with the same one, the images of fewer shots are among those of more.
+    """
     train = raw.splits["train"]
-    return raw.with_splits(train=PartialSplit([train], few_per_class(train.labels, shots, SEED)))
+    return raw.with_splits(train=PartialSplit([train], few_per_class(train.labels, shots, draw)))
 
 
 def split_sha256(raw: RawData) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vpbench.core.hashing import digest
 from vpbench.data.class_names import normalised
-from vpbench.data.decoding import AS_LOADED, decode
+from vpbench.data.decoding import AS_LOADED, EACH_ALONE, WhiteLevels, decode
 from vpbench.data.overlaps import count_shared, overlap_notes
 from vpbench.spec.run_spec import Preprocess
 
@@ -28,6 +28,11 @@ class RawSplit(ABC):
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
+
+    @property
+    def levels(self) -> WhiteLevels:
+        """What becomes 255 in images of more than 8 bits per sample, where all of the data set share it."""
+        return EACH_ALONE
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -79,6 +84,10 @@ class PartialSplit(RawSplit):
         super().__init__(np.concatenate([source.labels for source in sources])[chosen])
         self._sources, self._chosen = sources, chosen
         self._starts = np.cumsum([0, *(len(source) for source in sources)])
+
+    @property
+    def levels(self) -> WhiteLevels:
+        return self._sources[0].levels
 
     def _find(self, index: int) -> tuple[RawSplit, int]:
         place = int(self._chosen[index])

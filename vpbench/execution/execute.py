@@ -185,7 +185,7 @@ def known_columns(job: Job) -> dict[str, Any]:
         "suite": spec.data.suite,
         "dataset": spec.data.dataset,
         "dataset_group": job.group,
-        "data_digest": spec.data.digest,
+        "data_digest": spec.data.common_digest,
         "preprocess": json.dumps(spec.preprocess.identity()),
         **job.sizes,
         "seed": spec.seed,
@@ -252,19 +252,20 @@ def _run(
         **_validated(trainer),
     )
     _save(job, trainer, scores, store)
-    costs, problems = _costs(model, spec, data, device)
+    costs, problems = _costs(model, spec, data, device, job.measured)
     return {**found, **costs, "error": " ".join(filter(None, [str(found.get("error") or ""), *problems]))}
 
 
 def _costs(
-    model: PromptedModel, spec: RunSpec, data: CachedData, device: torch.device
+    model: PromptedModel, spec: RunSpec, data: CachedData, device: torch.device, timed: bool
 ) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
     """The columns of cost, and sentences on those that are empty: a model that is tested is not lost by measuring it."""
-    measures: dict[str, Callable[[], dict[str, Any]]] = {
+    timings: dict[str, Callable[[], dict[str, Any]]] = {
         "a training step": lambda: measure_training(model, spec.recipe, device, spec.precision, len(data.train)),
         "inference": lambda: measure_inference(model, device, spec.precision),
-        "operations": lambda: count_operations(spec.method, spec.backbone, len(data.class_names)),
     }
+    count = {"operations": lambda: count_operations(spec.method, spec.backbone, len(data.class_names))}
+    measures = {**(timings if timed else {}), **count}
     found: dict[str, Any] = {}
     problems: list[str] = []
     for what, measure in measures.items():
@@ -310,7 +311,7 @@ def _save(job: Job, trainer: Trainer, scores: Scores, store: Store) -> None:
 
     def write_weights(path: Path) -> None:
         # Written by Python, since a full disk is an OSError there and a SafetensorError in save_file.
-        description = Description.of(job.spec, trainer.model, trainer.data.class_names)
+        description = Description.of(job.spec, trainer.model, trainer.data.class_names, trainer.data.levels)
         path.write_bytes(encode_model(trainer.model, description))
 
     names = np.array(trainer.data.class_names)

@@ -24,6 +24,7 @@ class Job(JobOptions):
         classes, n_train, n_val, n_test: size of the data set, for the row of a run whose process never opened it.
         data_root: folder of published data sets; own data is found by ``spec.data.path``.
         device: ``cpu`` or ``cuda``.
+        measured: whether latency, throughput and memory are measured, too.
         cards: folders and files of the user's cards and methods, absolute.
         replaces: ``started_at`` of the row that the store had when the run was planned (a failed one, or one to be repeated),
             as ISO 8601; None when it had none. A row with another start has been written by another process since.
@@ -38,6 +39,7 @@ class Job(JobOptions):
     n_test: int
     data_root: str
     device: str = "cpu"
+    measured: bool = True
     cards: tuple[str, ...] = ()
     replaces: str | None = None
 
@@ -55,7 +57,7 @@ class Job(JobOptions):
             spec=spec, recipe_source=run.recipe_source, group=run.group, classes=len(raw.class_names),
             n_train=len(raw.splits["train"]), n_val=len(raw.splits["val"]), n_test=len(raw.splits["test"]),
             data_root=str(data_root(plan.request.data_root).absolute()), device=planned_device(plan.request.device).type,
-            cards=tuple(map(str, places())), replaces=replaces, **options.model_dump(),
+            measured=run.measured, cards=tuple(map(str, places())), replaces=replaces, **options.model_dump(),
         )  # fmt: skip
 
     @property
@@ -65,7 +67,7 @@ class Job(JobOptions):
     @property
     def planned(self) -> PlannedRun:
         """The run as a plan has it, which is what callbacks receive."""
-        return PlannedRun(self.spec, self.recipe_source, self.group)
+        return PlannedRun(self.spec, self.recipe_source, self.group, self.measured)
 
     @property
     def sizes(self) -> dict[str, int]:

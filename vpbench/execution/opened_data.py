@@ -56,7 +56,7 @@ def _open(job: Job) -> RawData:
     data = job.spec.data
     own = data.path
     raw = open_path(own, data.columns) if own is not None else open_dataset(dataset_card(data.dataset), job.data_root)
-    raw = apply_protocol(raw, suite_card(data.suite), job.spec.stage)
+    raw = apply_protocol(raw, suite_card(data.suite), job.spec.stage, job.spec.seed)
     if raw.digest != data.digest:
         where = data.path or f"{data.dataset} in {job.data_root}"
         raise DataError(

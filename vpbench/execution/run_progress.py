@@ -52,6 +52,7 @@ class RunProgress(Callback):
         self.done = self.by_others = self.left_over = self._total = 0
         self.limit: int | None = None
         self.fresh: set[str] = set()
+        self._names_backbone = False
         self._all = self._progress.add_task("all runs", total=None, visible=False)
         self._decoding = self._progress.add_task("", total=None, visible=False)
         self._runs: dict[str, TaskID] = {}
@@ -68,6 +69,7 @@ class RunProgress(Callback):
         self.done, self.by_others, self.limit = 0, 0, limit
         self._total = missing if limit is None else min(missing, limit)
         self.left_over = missing - self._total
+        self._names_backbone = len({run.spec.backbone.name for run in plan.runs}) > 1
         self._progress.reset(self._all, total=self._total, visible=True)
         if stored := len(plan.runs) - missing:
             self._console.print(f"{stored} of {len(plan.runs)} runs are stored already.")
@@ -78,12 +80,12 @@ class RunProgress(Callback):
         )
 
     def started(self, run: PlannedRun) -> None:
-        self._runs[run.spec.run_id] = self._progress.add_task(run.spec.label, total=run.spec.recipe.epochs)
+        self._runs[run.spec.run_id] = self._progress.add_task(self._label(run), total=run.spec.recipe.epochs)
 
     def epoch(self, run: PlannedRun, epoch: Epoch) -> None:
         bar = self._runs[run.spec.run_id]
         if epoch.epoch == 1:
-            self._progress.reset(bar, description=f"{run.spec.label}, {epoch.phase}", total=epoch.epochs)
+            self._progress.reset(bar, description=f"{self._label(run)}, {epoch.phase}", total=epoch.epochs)
         self._progress.update(bar, completed=epoch.epoch)
 
     def finished(self, run: PlannedRun, row: dict[str, Any]) -> None:
@@ -105,7 +107,11 @@ class RunProgress(Callback):
             outcome = f"{row['val_acc1']:5.1f} % on validation"
         else:
             outcome = f"{row['acc1']:5.1f} % top-1"
-        self._console.print(f"[{self.done}/{self._total}] {run.spec.label}: {outcome}, {how}", soft_wrap=True)
+        self._console.print(f"[{self.done}/{self._total}] {self._label(run)}: {outcome}, {how}", soft_wrap=True)
+
+    def _label(self, run: PlannedRun) -> str:
+        """What a run is called, with its backbone where there are several."""
+        return f"{run.spec.label} ({run.spec.backbone.name})" if self._names_backbone else run.spec.label
 
     def note(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)

@@ -39,7 +39,7 @@ class Tokens:
     @property
     def batch_size(self) -> int:
         """Number of images B."""
-        return len(self.image_tokens)
+        return self.image_tokens.shape[0]  # len() of a tensor would fix the size in a traced program
 
     @property
     def num_prompts(self) -> int:

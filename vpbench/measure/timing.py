@@ -7,6 +7,7 @@ import logging
 import re
 import resource
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,12 +22,13 @@ from vpbench.measure.operations import merges
 from vpbench.models.prompted import PromptedModel
 from vpbench.spec.precision import autocast
 from vpbench.spec.recipe import Recipe
-from vpbench.training.optim import make_optimizer
+from vpbench.training.optim import backbone_depths, make_optimizer
 
 Columns = dict[str, float | int | str | None]
 
 THROUGHPUT_BATCH = 64
 SECONDS = 0.2  # spent on each figure, warm-up apart
+SLOW = 3.0  # seconds of a call that is made once
 
 
 def measure_training(model: PromptedModel, recipe: Recipe, device: torch.device, precision: str, images: int) -> Columns:
@@ -89,7 +91,7 @@ def training_step(model: PromptedModel, recipe: Recipe, device: torch.device, pr
     """A call that does forward, backward and update of one batch of random images, and so changes the model; in training mode."""
     images = example_images(model.backbone.shape, recipe.batch_size, device)
     labels = torch.arange(recipe.batch_size, device=device) % model.method.classes
-    optimizer = make_optimizer(model.trainable(), recipe)
+    optimizer = make_optimizer(model.trainable(), recipe, backbone_depths(model, recipe))
 
     def step() -> None:
         with autocast(precision, device.type):
@@ -119,7 +121,16 @@ def example_images(shape: BackboneShape, count: int, device: torch.device) -> Te
 
 
 def _times(call: Callable[[], None]) -> list[float]:
-    """Seconds per call, warmed up and synchronised by torch's own timer, on the threads in use."""
+    """Seconds per call, warmed up and synchronised by torch's own timer, on the threads in use.
+
+    A first call that takes seconds is the measurement: what warms up in it takes milliseconds.
+    """
+    begun = time.perf_counter()
+    call()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    if (first := time.perf_counter() - begun) > SLOW:
+        return [first]
     # When imported it looks for a compiler, and warns on a machine that has CUDA's but no GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     from torch.utils.benchmark import Timer

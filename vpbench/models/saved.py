@@ -1,9 +1,9 @@
 """A trained model as one file, and the model from the file.
 
-A run with ``--save weights`` leaves a safetensors file with everything that training changed. Tensors of the backbone have timm's
-names (``blocks.11.attn.qkv.weight``), the head's begin with ``head.``, the method's own with ``own.``. The metadata describe the
-model, each entry as JSON: ``method`` with all options, ``backbone`` with the SHA-256 of its weights, ``class_names``,
-``preprocess``, ``data``, ``run_id``, ``precision`` and ``versions``. :func:`load_saved` puts all of it together.
+A tested run leaves a safetensors file with everything that training changed. Tensors of the backbone have timm's names
+(``blocks.11.attn.qkv.weight``), the head's begin with ``head.``, the method's own with ``own.``. The metadata describe the model,
+each entry as JSON: ``method`` with all options, ``backbone`` with the SHA-256 of its weights, ``class_names``, ``preprocess``,
+``data``, ``run_id``, ``precision`` and ``versions``. :func:`load_saved` puts all of it together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from vpbench.backbones.find_weights import find_weights
 from vpbench.core.cards import first_error
@@ -27,9 +27,12 @@ from vpbench.core.errors import StoreError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.tensor_files import unfit_values
 from vpbench.core.version import __version__
+from vpbench.data.decoding import EACH_ALONE, WhiteLevels
+from vpbench.data.image_transform import ImageTransform
 from vpbench.models.build import build_model
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import current_options, method_class
+from vpbench.spec.precision import autocast, float32_products
 from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, Precision, Preprocess, RunSpec
 
 PARTS = ("own.", "head.", "backbone.")  # of a model, by the beginnings of its tensors' names; files of timm's names lack the last
@@ -37,7 +40,12 @@ AGAIN = "Run it again with --save weights."
 
 
 class Description(FrozenModel):
-    """What a file says of its model. ``versions`` are those of vpbench, torch and timm that wrote it."""
+    """What a file says of its model.
+
+    Attributes:
+        levels: what became 255 in training images of more than 8 bits per sample.
+        versions: of vpbench, torch and timm that wrote the file.
+    """
 
     run_id: str
     method: MethodSpec
@@ -46,13 +54,17 @@ class Description(FrozenModel):
     preprocess: Preprocess
     data: DataSpec
     precision: Precision
+    levels: WhiteLevels = EACH_ALONE
     versions: dict[str, str]
 
     @classmethod
-    def of(cls, spec: RunSpec, model: PromptedModel, class_names: Iterable[str]) -> Description:
+    def of(
+        cls, spec: RunSpec, model: PromptedModel, class_names: Iterable[str], levels: WhiteLevels | None = None
+    ) -> Description:  # fmt: skip
         """Of a run's model."""
         return cls(
             run_id=spec.run_id, method=spec.method, preprocess=spec.preprocess, class_names=tuple(class_names),
+            levels=levels or EACH_ALONE,
             backbone=spec.backbone.model_copy(update={"path": None, "sha256": model.backbone.weights_sha256}),
             data=spec.data.model_copy(update={"path": None}), precision=spec.precision,
             versions={"vpbench": __version__, "torch": str(torch.__version__), "timm": timm.__version__},
@@ -61,6 +73,8 @@ class Description(FrozenModel):
     def metadata(self) -> dict[str, str]:
         """As safetensors keeps it."""
         values = self.model_dump(mode="json", exclude={"backbone": {"path"}, "data": {"path"}, "method": {"hashed_names"}})
+        if self.levels == EACH_ALONE:
+            del values["levels"]
         return {"format": "pt", **{name: json.dumps(value, sort_keys=True) for name, value in values.items()}}
 
     @classmethod
@@ -86,12 +100,33 @@ class SavedFile:
     description: Description | None
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model from a file, in evaluation mode: it maps images, prepared as ``description`` says, to logits (B, classes)."""
+class TrainedModel(nn.Module):
+    """A trained model in evaluation mode, which maps images (B, 3, S, S), as ``transform`` makes them, to logits (B, classes).
 
-    model: PromptedModel
-    description: Description
+    It computes in the precision of its run, so that predictions are those of the run's test.
+
+    Attributes:
+        model: backbone, method and head.
+        description: of the model: method, backbone, data, preprocessing.
+        transform: from an image (a path, bytes, PIL image or uint8 array) to (3, S, S).
+    """
+
+    def __init__(self, model: PromptedModel, description: Description) -> None:
+        super().__init__()
+        self.model, self.description = model, description
+        self.transform = ImageTransform(description.preprocess, description.backbone, description.levels)
+        self.eval()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of class id 0, 1, ..."""
+        return self.description.class_names
+
+    def forward(self, images: Tensor) -> Tensor:
+        precision = self.description.precision
+        with float32_products(precision), autocast(precision, images.device.type):
+            logits: Tensor = self.model(images)
+        return logits.float()
 
 
 def packed_tensors(model: PromptedModel) -> dict[str, Tensor]:
@@ -172,7 +207,7 @@ def load_saved(path: str | Path, weights: str | Path | None = None, device: torc
     """A trained model from its file alone: backbone, method, options and head as the run left them.
 
     Args:
-        path: of a file that ``--save weights`` wrote.
+        path: of a file of trained weights.
         weights: file or folder of the backbone's weights, where they are not in their usual place.
         device: where the model ends up.
 
@@ -186,17 +221,27 @@ def load_saved(path: str | Path, weights: str | Path | None = None, device: torc
         saved = decode_model(path.read_bytes(), path)
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return model_of(saved, path, weights, device)
+
+
+def model_of(
+    saved: SavedFile, path: Path, weights: str | Path | None = None, device: torch.device | str = "cpu",
+    last_seen: str | None = None,
+) -> TrainedModel:  # fmt: skip
+    """The model of a file's content, see :func:`load_saved`.
+
+    Args:
+        last_seen: where the backbone's weights were when the run was done, if a row says so.
+    """
     if (description := saved.description) is None:
-        raise StoreError(
-            f"{path} does not say which model it is of, like files of earlier versions: load it with its row, or run it again "
-            "with --save weights."
-        )
+        raise StoreError(f"{path} does not say which model it is of, like files of earlier versions. {AGAIN}")
     method = _present_method(description.method, path)
+    backbone = find_weights(description.backbone.model_copy(update={"path": last_seen}), weights)
     with torch.random.fork_rng(devices=[]):  # first values are drawn, and then replaced
-        model = build_model(method, find_weights(description.backbone, weights), len(description.class_names), device)
+        model = build_model(method, backbone, len(description.class_names), device)
     restore(model, saved, path)
     model.backbone.use_fastest_kernels(torch.device(device).type, description.precision)  # as in training
-    return TrainedModel(model.eval(), description)
+    return TrainedModel(model, description)
 
 
 def _present_method(method: MethodSpec, path: Path) -> MethodSpec:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from vpbench.backbones.named import resolve_backbone
-from vpbench.core.errors import DataError, MissingDataError, UnsupportedError, UsageError, VpbenchError
+from vpbench.core.errors import UnsupportedError, UsageError, VpbenchError
 from vpbench.core.names import unknown
+from vpbench.core.user_folders import user_path
 from vpbench.data.catalog import dataset_card
-from vpbench.data.class_names import normalised
 from vpbench.data.counted import CountedData
-from vpbench.data.how_to_get import how_to_get
-from vpbench.data.places import data_root
 from vpbench.data.raw import RawData
-from vpbench.data.sources import open_dataset, open_path
 from vpbench.models.registry import expand_labels, resolve_method
+from vpbench.planning.requested_data import open_requested, own_paths
 from vpbench.planning.rerun import to_repeat
 from vpbench.planning.suites import (
     CUSTOM_SUITE,
@@ -48,11 +45,15 @@ from vpbench.store.store import Store
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run, with what its row says beside the specification."""
+    """One run, with what its row says beside the specification.
+
+    ``measured`` tells whether latency, throughput and memory are measured; of the runs of one winner, the first seed's are.
+    """
 
     spec: RunSpec
     recipe_source: str
     group: str
+    measured: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class ResolvedRequest:
         options: of methods, by the method's name, as the user has set them.
         overrides: fields of recipes that the user has set, by the method's name; under "" for all methods.
         stage: of the runs; None for plain ones.
+        more: backbones that are asked for beside ``backbone``, on which this request is.
     """
 
     request: Request
@@ -106,6 +108,7 @@ class ResolvedRequest:
     options: dict[str, dict[str, Any]]
     overrides: dict[str, dict[str, Any]]
     stage: Literal["search", "final"] | None = None
+    more: tuple[BackboneSpec, ...] = ()
     _known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # looking a name up takes 10 ms
 
     @property
@@ -117,6 +120,14 @@ class ResolvedRequest:
     def absent(self) -> list[str]:
         """The data sets that are not on this machine."""
         return absent(self.data)
+
+    def on_each_backbone(self) -> list[ResolvedRequest]:
+        """The same for one backbone after the other."""
+        return [self.on(backbone) for backbone in (self.backbone, *self.more)]
+
+    def on(self, backbone: BackboneSpec) -> ResolvedRequest:
+        """The same for this backbone alone."""
+        return replace(self, backbone=backbone, more=())
 
     def at(self, stage: Literal["search", "final"]) -> ResolvedRequest:
         """The same for trials of a search, or for runs with what it has chosen."""
@@ -142,22 +153,32 @@ class ResolvedRequest:
             settled, _ = resolve_recipe(self.suite, entries, {**recipe, **overrides})
         if search:
             source = f"{source}; search {search.space} on validation images"
-        path = self.request.data or self.suite.data.get(name)
+        path = own_paths(self.request)[name] if self.request.data else self.suite.data.get(name)
         group = OWN_GROUP if self.request.data else group_of(self.suite, name)
         decoding = None if path else self._once(dataset_card, name).decoding
         preprocess = preprocess_for(self.suite, decoding, self.request.background)
-        data = DataSpec(
-            suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=path, columns=self.request.columns,
-        )  # fmt: skip
         return [
             PlannedRun(
                 RunSpec(
-                    method=chosen, backbone=self.backbone, preprocess=preprocess, recipe=settled, seed=seed, data=data,
-                    selection=self.selection, precision=self.precision, stage=self.stage, search=search,
+                    method=chosen, backbone=self.backbone, preprocess=preprocess, recipe=settled, seed=seed,
+                    data=self._data_spec(name, path, seed), selection=self.selection, precision=self.precision,
+                    stage=self.stage, search=search,
                 ), source, group,
             )
             for seed in seeds
         ]  # fmt: skip
+
+    def _data_spec(self, name: str, path: str | None, seed: int) -> DataSpec:
+        """A data set as a run with this seed has it."""
+        spec = DataSpec(
+            suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=path, columns=self.request.columns
+        )
+        if self.suite.draws == "one":
+            return spec
+        key, opened = f"draw {name} {seed} {self.stage}", self.opened[name]
+        if key not in self._known:
+            self._known[key] = apply_protocol(opened, self.suite, self.stage, seed).digest
+        return spec.model_copy(update={"digest": self._known[key], "drawn_from": opened.digest})
 
     def _once(self, look_up: Callable[..., Any], *words: Any) -> Any:
         key = f"{look_up.__name__} {json.dumps(words, sort_keys=True, default=str)}"
@@ -185,7 +206,13 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = (), *, 
     """
     resolved = resolve(request, without_data=without_data)
     seeds = seeds_of(resolved.suite, request.seeds)
-    runs = [run for name in resolved.data for label in resolved.methods for run in resolved.runs(label, name, seeds)]
+    runs = [
+        run
+        for name in resolved.data  # which is decoded once for all backbones of one image size
+        for own in resolved.on_each_backbone()
+        for label in own.methods
+        for run in own.runs(label, name, seeds)
+    ]
     unsupported = check_runs(runs, resolved.data)
     return Plan(runs, stored_runs(runs, store, artefacts), resolved.data, request, unsupported)
 
@@ -196,7 +223,7 @@ def plan_runs(request: Request, options: RunOptions, store: Store, *, without_da
     Raises:
         VpbenchError: for anything in the request that cannot work.
     """
-    plan = make_plan(request, store, artefact_files(options.artefacts), without_data=without_data)
+    plan = make_plan(request, store, artefact_files(options.required), without_data=without_data)
     return replace(plan, stored=plan.stored - to_repeat(options.rerun, store))
 
 
@@ -214,15 +241,15 @@ def resolve(request: Request, *, without_data: bool = False) -> ResolvedRequest:
     asked, suite = suite_of(request)
     request = request.model_copy(update={"methods": tuple(methods_of(request, suite))})
     name = suite.part_of or asked  # a part's runs are runs of the whole suite
-    opened = _open(request, suite, asked, without_data)
-    backbone = _normalised(
-        resolve_backbone(request.backbone or suite.backbone, request.weights, request.image_size, request.patch_size), suite
-    )
+    opened = open_requested(request, suite, asked, without_data)
+    backbone, *more = _backbones(request, suite)
     options, overrides = split_settings(request)
     precision = resolve_precision(request.precision or suite.precision, planned_device(request.device))
     selection = _choice("selection", request.selection or suite.selection, ("last", "best_val"))
     data = {own: apply_protocol(raw, suite) for own, raw in opened.items()}
-    return ResolvedRequest(request, suite, name, opened, data, backbone, selection, precision, options, overrides)
+    return ResolvedRequest(
+        request, suite, name, opened, data, backbone, selection, precision, options, overrides, more=tuple(more)
+    )  # fmt: skip
 
 
 def suite_of(request: Request) -> tuple[str, SuiteCard]:
@@ -254,6 +281,22 @@ def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> dict[str, st
     return unsupported
 
 
+def _backbones(request: Request, suite: SuiteCard) -> list[BackboneSpec]:
+    """The backbones that a request names, or the suite's.
+
+    Raises:
+        UsageError: for an unknown name, or one weight file for several backbones.
+    """
+    names = list(dict.fromkeys(request.backbone or (suite.backbone,)))
+    if len(names) > 1 and request.weights and user_path(request.weights).is_file():
+        raise UsageError(
+            f"--weights {request.weights} is one file, and --backbone names {', '.join(names)}: "
+            "name a folder that holds a file for each of them, or leave --weights out."
+        )
+    size = request.image_size or suite.image_size
+    return [_normalised(resolve_backbone(name, request.weights, size, request.patch_size), suite) for name in names]
+
+
 def _normalised(backbone: BackboneSpec, suite: SuiteCard) -> BackboneSpec:
     """The backbone with the mean and standard deviation that the suite asks for."""
     given = {
@@ -269,62 +312,6 @@ def seeds_of(suite: SuiteCard, count: int) -> list[int]:
     """The first ``count`` seeds of a suite; beyond its own list, the numbers after the last one."""
     own = list(suite.seeds[:count])
     return own + [suite.seeds[-1] + 1 + extra for extra in range(count - len(own))]
-
-
-def _open(request: Request, suite: SuiteCard, suite_name: str, without_data: bool) -> dict[str, RawData]:
-    if request.data:
-        if request.suite and request.suite != CUSTOM_SUITE:
-            raise UsageError("--suite and --data exclude each other: a suite brings its own data.")
-        if request.datasets:
-            raise UsageError("--datasets and --data exclude each other: --datasets chooses among those of a suite.")
-        return {own_name(Path(request.data)): open_path(request.data, request.columns)}
-    for option in ("columns", "background"):
-        if getattr(request, option):
-            raise UsageError(f"--{option} goes with --data; published data sets have theirs on their cards.")
-    names = request.datasets or suite.datasets
-    for name in names:
-        if name not in suite.datasets:
-            raise unknown(f"dataset of suite {suite_name}", name, suite.datasets)
-    if not names:
-        raise UsageError("the suite 'custom' is for your own images: say --data PATH.")
-    opened: dict[str, RawData] = {}
-    problems: dict[str, DataError] = {}
-    for name in dict.fromkeys(names):
-        try:
-            opened[name] = (
-                open_path(suite.data[name]) if name in suite.data else open_dataset(dataset_card(name), request.data_root)
-            )
-        except MissingDataError as error:
-            if without_data:
-                opened[name] = CountedData.of_card(dataset_card(name))
-            else:
-                problems[name] = error
-        except DataError as error:
-            problems[name] = error
-    if problems:
-        raise _not_ready(problems, opened, request, suite_name)
-    return opened
-
-
-def _not_ready(problems: dict[str, DataError], opened: Iterable[str], request: Request, suite_name: str) -> DataError:
-    """The error for data sets that are not there or damaged: the first in full, and the way to all of them."""
-    missing = [name for name, error in problems.items() if isinstance(error, MissingDataError)]
-    name, problem = next(iter(problems.items()))
-    ready = f" Ready: --datasets {','.join(opened)}." if opened else ""
-    if len(missing) < len(problems) or len(problems) == 1:
-        others = f" Also not ready: {', '.join(list(problems)[1:])}." if len(problems) > 1 else ""
-        way = f" {how_to_get(missing)}" if missing else ""
-        return type(problem)(f"{name}: {problem}{others}{way}{ready}")
-    return MissingDataError(
-        f"{', '.join(missing)} of {suite_name} are not in {data_root(request.data_root)}. {how_to_get(missing, suite_name)} "
-        f"--dry-run shows the plan without them.{ready} Data elsewhere: --data-root FOLDER or VPBENCH_DATA."
-    )
-
-
-def own_name(path: Path) -> str:
-    """What a user's own data is called: a folder by its name, a file by its name without the ending."""
-    place = path if path.name not in ("", "..") else path.resolve()
-    return normalised(place.stem if place.is_file() else place.name, "--data")
 
 
 def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:

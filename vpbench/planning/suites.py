@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from vpbench.core.cards import card_file, card_files, card_names, first_error, read_toml, shown, validated
 from vpbench.core.errors import DataError, UsageError
@@ -14,6 +14,7 @@ from vpbench.core.names import unknown
 from vpbench.core.user_files import add_file
 from vpbench.core.user_folders import user_path
 from vpbench.data.catalog import dataset_card, dataset_names
+from vpbench.data.protocols import SEED as FIXED_DRAW
 from vpbench.data.protocols import with_all_for_training, with_few_shots
 from vpbench.data.raw import RawData
 from vpbench.spec.decoding_rule import OWN_DECODING
@@ -53,10 +54,15 @@ class SuiteCard(FrozenModel):
     methods: tuple[str, ...] = Field((), description="what is run when no method is named; (): as in the suite mini")
     data: dict[str, str] = Field({}, description="name: folder or parquet file; a path is taken from the card's folder")
     backbone: str
+    image_size: int | None = Field(None, ge=1, description="pixels, whatever the backbone's own size is; None: the backbone's")
     seeds: tuple[int, ...] = Field(min_length=1)
     preprocess: Preprocess
     fit: Literal["train", "train+val"] = Field("train", description="what the tested model is trained on; VTAB-1k: train+val")
     shots: int | None = Field(None, ge=1, description="training images per class; None: all")
+    draws: Literal["one", "per_seed"] = Field(
+        "one", description="whether every run has the same few images, or every seed draws its own"
+    )
+    test_on: tuple[str, ...] = Field((), description="data sets that the trained models are tested on, too")
     selection: Literal["last", "best_val"] = "last"
     precision: Precision | Literal["auto"] = "auto"
     training: dict[str, JsonValue]
@@ -64,6 +70,12 @@ class SuiteCard(FrozenModel):
         (), description="means that every table has for this suite: of all its data sets, of its groups' means; (): the table's"
     )
     source: str
+
+    @model_validator(mode="after")
+    def _draws_few(self) -> Self:
+        if self.draws == "per_seed" and self.shots is None:
+            raise ValueError("draws = 'per_seed' needs shots, the number of images per class to draw")
+        return self
 
 
 class RecipeEntry(FrozenModel):
@@ -184,8 +196,11 @@ def default_methods(suite: SuiteCard) -> tuple[str, ...]:
     return suite.methods or suite_card(DEFAULT_SUITE).methods
 
 
-def apply_protocol(raw: RawData, suite: SuiteCard, stage: str | None = None) -> RawData:
+def apply_protocol(raw: RawData, suite: SuiteCard, stage: str | None = None, seed: int | None = None) -> RawData:
     """A data set with the training images that the suite's protocol uses; a trial never trains on those for validation.
+
+    Args:
+        seed: of the run, which draws its images where the suite says so; None for the suite's first.
 
     Raises:
         DataError: when training and validation images are to be told apart, and the data set does not say which are which.
@@ -193,7 +208,8 @@ def apply_protocol(raw: RawData, suite: SuiteCard, stage: str | None = None) -> 
     if raw.val_in_train and (suite.shots or suite.fit == "train") and stage != "search":
         raise DataError(f"{suite.title} trains without the validation images. {raw.note}")
     if suite.shots:
-        raw = with_few_shots(raw, suite.shots)
+        draw = FIXED_DRAW if suite.draws == "one" else suite.seeds[0] if seed is None else seed
+        raw = with_few_shots(raw, suite.shots, draw)
     return with_all_for_training(raw) if suite.fit == "train+val" and stage != "search" else raw
 
 

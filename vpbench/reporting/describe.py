@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from vpbench.backbones.named import backbone_card, backbone_names, resolve_backbone
-from vpbench.core.errors import StoreError, UsageError
+from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
 from vpbench.data.catalog import dataset_card, dataset_names
 from vpbench.interface import Method
@@ -177,7 +177,7 @@ def describe_method(
                 "option": option,
                 "value": value,
                 "meaning": fields[option].description,
-                "source": _source(method, spec.preset, option),
+                "source": option_source(method, spec.preset, option),
             }
             for option, value in spec.config.items()
         ],
@@ -193,7 +193,7 @@ def describe_method(
     }
 
 
-def _source(method: type[Method[Any]], preset: str | None, option: str) -> str:
+def option_source(method: type[Method[Any]], preset: str | None, option: str) -> str:
     """Where an option's value comes from: the preset that sets it, or what the default is from."""
     if preset and option in method.presets[preset].settings:
         return f"the preset {preset}: {method.presets[preset].summary}"
@@ -234,13 +234,12 @@ def _parameters(method: MethodSpec, backbone: BackboneSpec, classes: int) -> dic
 
 def _run(name: str, results: Path) -> dict[str, Any]:
     from vpbench.reporting.repeat_command import Plans, repeat_command
-    from vpbench.store.store import Store  # both import pandas, which lists do not need
+    from vpbench.store.find_run import find_run_id  # all import pandas, which lists do not need
+    from vpbench.store.store import Store
 
-    frame = Store(results).load()
-    found = frame[frame["run_id"].str.startswith(name)] if len(frame) else frame
-    if len(found) != 1:
-        many = f"{len(found)} runs begin with '{name}'; use more digits" if len(found) else f"there is no run '{name}'"
-        raise StoreError(f"{results}: {many} ({len(frame)} runs are stored there; --results chooses another folder).")
+    store = Store(results)
+    frame = store.load()
+    found = frame[frame["run_id"] == find_run_id(store, name, frame["run_id"].tolist())]
     row = json.loads(found.iloc[0].to_json(date_format="iso", double_precision=15))
     for column in ("spec", "method_config", "preprocess", "recipe"):
         row[column] = settings_in(row[column]) or None

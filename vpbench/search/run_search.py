@@ -37,13 +37,15 @@ def execute_search(
     executor = executor or make_executor(options)
     left = options.limit
 
+    of_trials = options.model_copy(update={"save": ()})
+
     def run_round(
-        runs: list[PlannedRun], resolved: ResolvedRequest = plan.trials, save: tuple[str, ...] = ()
+        runs: list[PlannedRun], resolved: ResolvedRequest = plan.trials, chosen: RunOptions = of_trials
     ) -> dict[str, dict[str, Any]]:
         nonlocal left
-        part = round_plan(runs, resolved, store, artefact_files(save))
+        part = round_plan(runs, resolved, store, artefact_files(chosen.required))
         if part.missing and left != 0:
-            execute_plan(part, store, options.model_copy(update={"save": save, "limit": left}), callback, executor)
+            execute_plan(part, store, chosen.model_copy(update={"limit": left}), callback, executor)
         if left is not None:
             left = max(0, left - len(part.missing))
         return rows_of(runs, store)
@@ -53,7 +55,7 @@ def execute_search(
     final = [
         [] if trial is None else plan.runs_with(study, trial.values) for study, trial in zip(plan.studies, best, strict=True)
     ]
-    rows = run_round([run for runs in final for run in runs], plan.finals, options.save)
+    rows = run_round([run for runs in final for run in runs], plan.finals, options)
     return [
         Outcome(study, found, trial, [rows[run.spec.run_id] for run in runs])
         for study, found, trial, runs in zip(plan.studies, trials, best, final, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -59,19 +59,26 @@ class SearchPlan:
     def summary(self) -> str:
         """The budget in two sentences, for people."""
         budget = self.budget
-        methods, sets = (", ".join(dict.fromkeys(names)) for names in zip(*((own.method, own.dataset) for own in self.studies)))
+        methods, sets, backbones = (
+            list(dict.fromkeys(names)) for names in zip(*((own.method, own.dataset, own.backbone.name) for own in self.studies))
+        )
+        places = f"each data set ({', '.join(sets)})"
+        if len(backbones) > 1:
+            places += f" and each backbone ({', '.join(backbones)})"
         how = "its whole grid" if budget.sampler == "grid" else f"TPE, seed {budget.seed}, {budget.batch} at a time"
         if budget.prune:
             how += f", those below the median stopped after epoch {budget.prune}"
         return (
-            f"Search {budget.space} ({how}): {budget.trials} trials for each method ({methods}) on each data set ({sets}), "
+            f"Search {budget.space} ({how}): {budget.trials} trials for each method ({', '.join(methods)}) on {places}, "
             f"chosen on validation images. Then {counted(len(self.seeds), 'final run')} of each winner."
         )
 
     def runs_with(self, study: Study, values: Point) -> list[PlannedRun]:
-        """The runs with what a search has chosen, one per seed."""
+        """The runs with what a search has chosen, one per seed; the cost of such a model is measured in the first."""
         options, recipe = split({**self.space.settings(_name(study.method)), **values})
-        return self.finals.runs(study.method, study.dataset, self.seeds, options, recipe, study.search)
+        finals = self.finals.on(study.backbone)
+        first, *others = finals.runs(study.method, study.dataset, self.seeds, options, recipe, study.search)
+        return [first, *(replace(run, measured=False) for run in others)]
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,12 @@ def plan_search(request: Request, budget: Budget, *, without_data: bool = False)
     resolved = resolve(request, without_data=without_data)
     trials, finals = resolved.at("search"), resolved.at("final")
     seeds = seeds_of(resolved.suite, budget.seeds or len(resolved.suite.seeds))
-    studies = [_study(space, searches[label], label, name, trials, seeds[0]) for name in resolved.data for label in methods]
+    studies = [
+        _study(space, searches[label], label, name, own, seeds[0])
+        for name in resolved.data
+        for own in trials.on_each_backbone()
+        for label in methods
+    ]
     plan = SearchPlan(studies, trials, finals, seeds, space)
     _check(plan)
     return plan
@@ -243,7 +255,7 @@ def _study(space: Space, search: Search, label: str, dataset: str, resolved: Res
         return run if epochs is None else _shortened(run, epochs)
 
     points = space.grid(method) if search.sampler == "grid" else []
-    return Study(label, dataset, search, space.parameters(method), points, trial)
+    return Study(label, dataset, resolved.backbone, search, space.parameters(method), points, trial)
 
 
 def _shortened(run: PlannedRun, epochs: int) -> PlannedRun:
@@ -254,7 +266,7 @@ def _shortened(run: PlannedRun, epochs: int) -> PlannedRun:
         recipe = Recipe.model_validate({**run.spec.recipe.model_dump(), "epochs": epochs})
     except ValidationError as error:
         raise UsageError(f"--prune {epochs}: recipe.{first_error(error)}") from error
-    return PlannedRun(run.spec.model_copy(update={"recipe": recipe}), run.recipe_source, run.group)
+    return replace(run, spec=run.spec.model_copy(update={"recipe": recipe}))
 
 
 def _check(plan: SearchPlan) -> None:
@@ -272,5 +284,5 @@ def _check(plan: SearchPlan) -> None:
             raise type(error)(f"search space {plan.space.name}: {error}") from error
     check_runs(runs, plan.trials.data)
     check_runs(finals, plan.finals.data)
-    for spec in {run.spec.method.label: run.spec for run in runs}.values():
+    for spec in {(run.spec.method.label, run.spec.backbone.name): run.spec for run in runs}.values():
         build_empty(spec.method, spec.backbone, 2, "meta")  # a method that this backbone cannot have has nothing to search

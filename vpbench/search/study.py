@@ -13,7 +13,7 @@ from typing import Any
 from vpbench.core.errors import UsageError
 from vpbench.planning.plan import PlannedRun
 from vpbench.search.space import Parameter, Point, Range
-from vpbench.spec.run_spec import Search
+from vpbench.spec.run_spec import BackboneSpec, Search
 
 Row = dict[str, Any]
 Rounds = Generator[list[PlannedRun], Mapping[str, Row], list["Trial"]]
@@ -21,10 +21,11 @@ Rounds = Generator[list[PlannedRun], Mapping[str, Row], list["Trial"]]
 
 @dataclass(frozen=True)
 class Study:
-    """A method on a data set.
+    """A method on a data set and a backbone.
 
     Attributes:
         method, dataset: what they are called.
+        backbone: of all its runs.
         search: the space's name and the budget, as they stand in the rows.
         parameters: what is searched.
         points: all of a grid; empty for TPE.
@@ -33,6 +34,7 @@ class Study:
 
     method: str
     dataset: str
+    backbone: BackboneSpec
     search: Search
     parameters: dict[str, Parameter]
     points: list[Point]

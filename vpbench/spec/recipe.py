@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from vpbench.core.frozen_model import FrozenModel
 
@@ -16,6 +16,13 @@ def hashed_fields(model: BaseModel) -> dict[str, Any]:
     fields = type(model).model_fields
     later = {name for name, field in fields.items() if field.json_schema_extra == LATER}
     return model.model_dump(mode="json", exclude={name for name in later if getattr(model, name) == fields[name].default})
+
+
+# What timm's --aa takes: RandAugment, AugMix, AutoAugment's policies, 3-Augment; each word a letter or a name and a number.
+AUTO_AUGMENT = (
+    r"^(rand(-(m|n|mstd|mmax|inc|p|t)[\d.]*(inf)?)*|augmix(-(m|w|d|a|b|mstd)[\d.]*(inf)?)*"
+    r"|(original|originalr|v0|v0r|3a)(-mstd[\d.]+)?)?$"
+)
 
 
 class ParameterGroup(FrozenModel):
@@ -67,6 +74,22 @@ class Recipe(FrozenModel):
     ema: float = Field(
         0.0, ge=0, lt=1, json_schema_extra=LATER, description="decay of a moving average of the trained tensors, which is tested"
     )
+    betas: tuple[float, float] = Field((0.9, 0.999), json_schema_extra=LATER, description="of AdamW")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, json_schema_extra=LATER,
+        description="factor on the learning rate of tensors of the backbone, for each layer below the head (BEiT: 0.65)",
+    )  # fmt: skip
+    auto_augment: str = Field(
+        "", pattern=AUTO_AUGMENT, json_schema_extra=LATER,
+        description="timm's --aa: rand-m9-mstd0.5-inc1 (RandAugment), augmix-m5-w4-d2, original, v0, 3a; empty: none",
+    )  # fmt: skip
+    random_erasing: float = Field(
+        0.0, ge=0, le=1, json_schema_extra=LATER, description="probability of random erasing, timm's --reprob with mode pixel"
+    )
+    repeats: int = Field(
+        1, ge=1, json_schema_extra=LATER,
+        description="repeated augmentation: how often in a row an image is drawn; an epoch has as many images as ever",
+    )  # fmt: skip
     groups: tuple[ParameterGroup, ...] = Field(
         (), json_schema_extra=LATER, description="own learning rates and weight decays; the first whose pattern fits counts"
     )
@@ -78,6 +101,13 @@ class Recipe(FrozenModel):
                 f"warmup_epochs {self.warmup_epochs:g} leaves none of {self.epochs} epochs; lower it or raise epochs"
             )
         return self
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("both are at least 0 and less than 1")
+        return betas
 
     def identity(self) -> dict[str, Any]:
         """What is hashed."""

@@ -28,8 +28,9 @@ class Request(FrozenModel):
     suite: Annotated[str | None, Flag()] = Field(
         default=None, description="Data sets and protocol, by name or path (my.toml). Default: mini, built in."
     )
-    data: Annotated[str | None, Flag(metavar="PATH")] = Field(
-        default=None, description="Your own images: an ImageFolder tree, a parquet file or a folder of parquet shards."
+    data: Annotated[tuple[str, ...] | None, Flag(metavar="PATH", repeatable=True)] = Field(
+        default=None,
+        description="Your own images: an ImageFolder tree, a parquet file or a folder of parquet shards. Repeatable.",
     )
     columns: Annotated[dict[str, str], Flag(metavar="image=NAME,label=NAME", parse=columns_of)] = Field(
         default_factory=dict, description="Columns of your parquet files, also split=NAME. Default: the usual names."
@@ -43,14 +44,14 @@ class Request(FrozenModel):
     datasets: Annotated[tuple[str, ...] | None, Flag(parse=words)] = Field(
         default=None, description="Only these data sets of the suite, with commas."
     )
-    backbone: Annotated[str | None, Flag()] = Field(
-        default=None, description="A name of 'vpbench list backbones', or any ViT or Swin of timm."
+    backbone: Annotated[tuple[str, ...] | None, Flag(parse=words)] = Field(
+        default=None, description="Names of 'vpbench list backbones', or any ViT or Swin of timm; several with commas."
     )
     weights: Annotated[str | None, Flag(metavar="FILE_OR_FOLDER")] = Field(
-        default=None, description="Weights of the backbone; 'random' for none."
+        default=None, description="Weights of the backbone, a folder for several of them; 'random' for none."
     )
     image_size: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
-        default=None, description="Pixels; position embeddings are resampled."
+        default=None, description="Pixels; position embeddings are resampled. Default: the suite's or backbone's."
     )
     patch_size: int | None = Field(default=None, description="Pixels; patch embeddings are resampled.")
     epochs: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
@@ -64,7 +65,7 @@ class Request(FrozenModel):
     selection: Annotated[str | None, Flag()] = Field(default=None, description="Epoch that counts: last or best_val.")
     device: Annotated[str, Flag(shown="auto")] = Field(default="auto", description="auto, cpu or cuda.")
 
-    @field_validator("methods", "datasets", mode="before")
+    @field_validator("methods", "datasets", "backbone", mode="before")
     @classmethod
     def _separated(cls, given: Any) -> Any:
         """A text with commas is a list of names."""
@@ -76,7 +77,15 @@ class Request(FrozenModel):
         """A text with commas is a mapping."""
         return columns_of(given) if isinstance(given, str) else given
 
-    @field_validator("data", "data_root", "weights", mode="before")
+    @field_validator("data", mode="before")
+    @classmethod
+    def _paths(cls, given: Any) -> Any:
+        """A single path is a list of one; paths may have commas in them."""
+        if given is None or given == "":
+            return None
+        return (str(given),) if isinstance(given, str | Path) else tuple(map(str, given)) or None
+
+    @field_validator("data_root", "weights", mode="before")
     @classmethod
     def _as_text(cls, given: Any) -> Any:
         return (str(given) if isinstance(given, Path) else given) or None

@@ -17,6 +17,8 @@ from vpbench.spec.flag import Flag
 from vpbench.spec.parsing import LONGEST_S, executor_options_of, numbers, seconds, sigmas_of, words
 from vpbench.store.artefacts import artefact_files
 
+DEFAULT_SAVE = ("features", "predictions", "curve", "weights")
+
 
 def _kinds(text: str) -> list[str]:
     return [] if text == "none" else words(text) or []
@@ -25,8 +27,8 @@ def _kinds(text: str) -> list[str]:
 class JobOptions(FrozenModel):
     """How one run is done, wherever it is done."""
 
-    save: Annotated[tuple[str, ...], Flag(parse=_kinds, shown="features,predictions,curve")] = Field(
-        default=("features", "predictions", "curve"),
+    save: Annotated[tuple[str, ...], Flag(parse=_kinds, shown=",".join(DEFAULT_SAVE))] = Field(
+        default=DEFAULT_SAVE,
         description="What to keep beside each tested row: features, predictions, probabilities, curve, weights, or none.",
     )
     threads: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
@@ -113,6 +115,13 @@ class RunOptions(JobOptions):
         """What each run leaves beside its row: what is asked for, and the weights if they are tested again."""
         tested_again = self.noise or self.corruptions
         return tuple(dict.fromkeys([*self.save, "weights"])) if tested_again else self.save
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """What a stored run must have left, else it is done again: whatever is asked for. Weights that are kept by default alone
+        are no reason, since runs of earlier versions did not keep them."""
+        by_default = self.save == DEFAULT_SAVE and not self.noise and not self.corruptions
+        return tuple(kind for kind in self.artefacts if kind != "weights" or not by_default)
 
     @property
     def of_a_job(self) -> JobOptions:

@@ -73,7 +73,8 @@ class Preprocess(FrozenModel):
 class DataSpec(FrozenModel):
     """A data set and the digest of its images, labels and splits; ``path`` is no part of a run's identity.
 
-    ``columns`` are those of a user's parquet files that were chosen.
+    ``columns`` are those of a user's parquet files that were chosen. Where every seed draws its own training images, ``digest``
+    is that of the run's, and ``drawn_from`` that of the whole data set.
     """
 
     suite: str
@@ -81,6 +82,12 @@ class DataSpec(FrozenModel):
     digest: str
     path: str | None = Field(None, repr=False)
     columns: dict[str, str] = Field(default_factory=dict, description="of 'image', 'label' and 'split', those given")
+    drawn_from: str | None = Field(None, description="digest of what each seed draws from; None: all seeds have the same images")
+
+    @property
+    def common_digest(self) -> str:
+        """The digest that runs share which differ in their seed alone."""
+        return self.digest if self.drawn_from is None else self.drawn_from
 
 
 class Search(FrozenModel):
@@ -133,6 +140,8 @@ class RunSpec(FrozenModel):
         identity["recipe"], identity["preprocess"] = self.recipe.identity(), self.preprocess.identity()
         if not self.data.columns:
             del identity["data"]["columns"]
+        if self.data.drawn_from is None:
+            del identity["data"]["drawn_from"]
         if self.search is not None:
             identity["search"]["searched"] = [former.get(name, name) for name in self.search.searched]
         if self.stage is None:
@@ -148,8 +157,11 @@ class RunSpec(FrozenModel):
 
     @property
     def group_id(self) -> str:
-        """Like :attr:`run_id` but equal for runs that differ in their seed only."""
-        return digest({key: value for key, value in self.identity().items() if key != "seed"})
+        """Like :attr:`run_id` but equal for runs that differ in their seed only, and in what it has drawn."""
+        identity = {key: value for key, value in self.identity().items() if key != "seed"}
+        if self.data.drawn_from is not None:
+            del identity["data"]["digest"]
+        return digest(identity)
 
     @property
     def label(self) -> str:

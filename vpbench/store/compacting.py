@@ -58,7 +58,7 @@ def compact(store: Store) -> Compaction:
             return Compaction(broken=rows.broken)
         table = _of_these(rows.table.filter(pc.is_in(rows.origins, pa.array(merged))))
         path = store.write_compacted(table)
-        _sync(store.folder)
+        sync(store.folder)
         left = [name for name in merged if not _remove(store, name, rows.files[name])]
         (store.folder / "_cache" / "rows.arrow").unlink(missing_ok=True)
         return Compaction(path, len(table), len(merged), len(left), rows.broken)
@@ -108,7 +108,7 @@ def _remove(store: Store, name: str, stamp: str) -> bool:
     return False
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """Fsyncs the folder, so that the new file's name is on disk before the old files are removed."""
     with suppress(OSError):  # not supported by every file system
         descriptor = os.open(folder, os.O_RDONLY)

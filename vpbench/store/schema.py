@@ -40,7 +40,7 @@ _DATA = {
     "suite": (pa.string(), "suite, or 'custom' for --data"),
     "dataset": (pa.string(), "data set"),
     "dataset_group": (pa.string(), "group within the suite"),
-    "data_digest": (pa.string(), "hash of images, labels and splits"),
+    "data_digest": (pa.string(), "hash of images, labels and splits; of the whole data set where each seed draws from it"),
     "preprocess": (pa.string(), "resizing, cropping, flipping, normalisation, JSON"),
     "classes": (pa.int64(), "number of classes"),
     "n_train": (pa.int64(), "training images"),

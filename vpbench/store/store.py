@@ -153,15 +153,18 @@ class Store:
         with suppress(OSError):
             self.checkpoint_path(run_id).unlink()
 
-    def write_compacted(self, rows: pa.Table) -> Path:
+    def write_compacted(self, rows: pa.Table, in_place_of: Path | None = None) -> Path:
         """Writes a compacted file atomically, sorted by run id. The caller must hold the claim :data:`COMPACTING`.
 
         Args:
             rows: of this version of the schema, one per run.
+            in_place_of: a compacted file that the caller removes afterwards, whose age the new one has; None: it is the newest.
         """
         numbers = [path.name.removeprefix(COMPACTED).partition("-")[0] for path in compacted_files(self.folder)]
-        number = max((int(text) for text in numbers if text.isdecimal()), default=0) + 1
-        path = self.folder / f"{COMPACTED}{number:06}-{secrets.token_hex(4)}.parquet"
+        number = f"{max((int(text) for text in numbers if text.isdecimal()), default=0) + 1:06}"
+        if in_place_of is not None:
+            number = in_place_of.name.removeprefix(COMPACTED).partition("-")[0].removesuffix(".parquet")
+        path = self.folder / f"{COMPACTED}{number}-{secrets.token_hex(4)}.parquet"
         table = rows.sort_by("run_id").replace_schema_metadata(SCHEMA.metadata)
         self.write_file(path, lambda partial: partial.write_bytes(table_bytes(table, ROW_GROUP)))
         return path

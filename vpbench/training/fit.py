@@ -30,7 +30,7 @@ from vpbench.training.ema import MovingAverage
 from vpbench.training.evaluate import Scores
 from vpbench.training.inputs import Batch, Inputs
 from vpbench.training.memory import in_pieces, is_out_of_memory
-from vpbench.training.optim import lr_factor, make_optimizer
+from vpbench.training.optim import backbone_depths, lr_factor, make_optimizer
 from vpbench.training.other_data import open_other
 
 FAR_ABOVE = 100  # times the loss of guessing, where methods with losses of their own do not come
@@ -138,7 +138,7 @@ class Trainer:
             self._load(done)
             return
         trainable, mix = self.model.trainable(), self._mixup()
-        optimizer = make_optimizer(trainable, self.spec.recipe)
+        optimizer = make_optimizer(trainable, self.spec.recipe, backbone_depths(self.model, self.spec.recipe))
         at = self._begin(optimizer)
         average = self._average([tensor for _, tensor in trainable], at)
         begun = len(self.curve) - at.epoch

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vpbench.data.augmentation import Augmentation, epoch_order, is_random
 from vpbench.data.batches import Normaliser, evaluation_batches, training_batches
 from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.interface import Method
 from vpbench.models.prompted import CachedActivations, ImagesWithFeatures, PromptedModel
 from vpbench.models.prompted import Inputs as ModelInputs
-from vpbench.spec.precision import autocast
 from vpbench.spec.run_spec import RunSpec
-from vpbench.training.memory import in_pieces
+from vpbench.training.activation_cache import ActivationCache
 
 EVALUATION_BATCH = 256
 CACHE_LIMIT = 1 << 30  # bytes of a split; a number and not the memory at hand, so that all machines decide alike
@@ -27,8 +27,8 @@ class Inputs:
     """Batches of one run.
 
     The frozen prefix, the blocks before a method's first one, never changes in training. With deterministic preprocessing its
-    activations are therefore computed once per split and cached; the method gets the very values that it would get from the
-    images. The same holds for features of the plain model, for methods that use them.
+    activations are therefore computed once per split and kept, on the disk for later runs as well; the method gets the very
+    values that it would get from the images. The same holds for features of the plain model, for methods that use them.
 
     Args:
         model: on the normaliser's device.
@@ -44,24 +44,30 @@ class Inputs:
         self._model, self._data, self._spec, self._normalise, self._order = model, data, spec, normalise, order
         self._cached: dict[int, Tensor] = {}
         self._features: dict[int, Tensor] = {}
+        self._cache = ActivationCache(model, spec, normalise)
+        self._augmentation = None
+        if spec.recipe.auto_augment or spec.recipe.random_erasing:
+            place = (spec.backbone.image_size, spec.backbone.mean, normalise.device)
+            self._augmentation = Augmentation(spec.recipe, spec.preprocess, *place)
 
     def training(self) -> Iterator[Batch]:
         """One epoch: every training image once, in random order; the last batch may be smaller."""
         split, size = self._data.train, self._spec.recipe.batch_size
         if self.caches_activations(split):
             activations, labels = self._activations(split), self._labels(split)
-            for picked in torch.randperm(len(split), generator=self._order).to(labels.device).split(size):
+            for picked in self._epoch_order().to(labels.device).split(size):
                 yield CachedActivations(activations[picked]), labels[picked]
         elif self._caches_features:
             features, labels = self.plain_features(split), self._labels(split)
-            for picked in torch.randperm(len(split), generator=self._order).split(size):
+            for picked in self._epoch_order().split(size):
                 images = self._normalise(split.take(picked.numpy()))
                 picked = picked.to(labels.device)
                 yield ImagesWithFeatures(images, features[picked].to(labels.device)), labels[picked]
         else:
             yield from training_batches(
-                split, size, self._spec.preprocess, self._spec.backbone.image_size, self._normalise, self._order
-            )
+                split, size, self._spec.preprocess, self._spec.backbone.image_size, self._normalise, self._order,
+                self._augmentation, self._spec.recipe.repeats,
+            )  # fmt: skip
 
     def evaluation(self, split: CachedSplit) -> Iterator[Batch]:
         """All images of a split in their order, without augmentation."""
@@ -79,16 +85,15 @@ class Inputs:
     def plain_features(self, split: CachedSplit) -> Tensor:
         """Features of the plain model without augmentation, (n, feature_width), float32 on the CPU; computed once."""
         if id(split) not in self._features:
-            with torch.no_grad(), autocast(self._spec.precision, self._normalise.device.type):
-                batches = evaluation_batches(split, EVALUATION_BATCH, self._normalise)
-                pieces = [piece for images, _ in batches for piece in in_pieces(self._model.plain_features, images)]
-                self._features[id(split)] = torch.cat([piece.float().cpu() for piece in pieces])
+            self._features[id(split)] = self._cache.of(
+                split, EVALUATION_BATCH, "plain features", lambda images: self._model.plain_features(images).float()
+            )
         return self._features[id(split)]
 
     def caches_activations(self, split: CachedSplit) -> bool:
         """Whether activations of the frozen prefix are computed once for a split.
 
-        Of the test split, which is used once or twice, only features are worth their memory.
+        Of the test split, which a run uses once or twice, only features are worth their memory, or what other runs can read.
         """
         shape, first = self._model.backbone.shape, self._model.method.first_block
         if first == 0 or self._is_augmented:
@@ -96,8 +101,11 @@ class Inputs:
         features = first == shape.depth
         stage = shape.stage_of(first - 1)
         values = self._model.backbone.feature_width if features else (shape.prefix + stage.patches) * stage.width
-        cached = [self._data.train, self._data.val, *([self._data.test] if features else [])]
-        return any(split is each for each in cached) and 4 * values * len(split) <= CACHE_LIMIT
+        size = 4 * values * len(split)
+        cached = [self._data.train, self._data.val]
+        if features or self._cache.keeps(self._data.test, size):
+            cached.append(self._data.test)
+        return any(split is each for each in cached) and size <= CACHE_LIMIT
 
     @property
     def _caches_features(self) -> bool:
@@ -107,17 +115,19 @@ class Inputs:
 
     @property
     def _is_augmented(self) -> bool:
-        preprocess, recipe = self._spec.preprocess, self._spec.recipe
-        return preprocess.random_crop or preprocess.random_flip or recipe.mixup > 0 or recipe.cutmix > 0
+        return is_random(self._spec.recipe, self._spec.preprocess)
+
+    def _epoch_order(self) -> Tensor:
+        return epoch_order(len(self._data.train), self._spec.recipe.repeats, self._order)
 
     def _activations(self, split: CachedSplit) -> Tensor:
         if id(split) not in self._cached:
             # As many images at a time as without the cache, since rounding depends on the size of a matrix.
             size = self._spec.recipe.batch_size if split is self._data.train else EVALUATION_BATCH
-            with autocast(self._spec.precision, self._normalise.device.type):
-                batches = evaluation_batches(split, size, self._normalise)
-                pieces = [piece for images, _ in batches for piece in in_pieces(self._model.cache_activations, images)]
-                self._cached[id(split)] = torch.cat([piece.values for piece in pieces])
+            first = self._model.method.first_block
+            kind = "features" if first == self._model.backbone.shape.depth else f"{first} blocks"
+            found = self._cache.of(split, size, kind, lambda images: self._model.cache_activations(images).values)
+            self._cached[id(split)] = self._normalise.to_device(found)
         return self._cached[id(split)]
 
     def _labels(self, split: CachedSplit) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -10,16 +11,21 @@ import torch
 from torch import nn
 
 from vpbench.core.errors import UsageError
+from vpbench.models.prompted import PromptedModel
 from vpbench.spec.recipe import Recipe
 
 
-def parameter_groups(trainable: list[tuple[str, nn.Parameter]], recipe: Recipe) -> list[dict[str, Any]]:
+def parameter_groups(
+    trainable: list[tuple[str, nn.Parameter]], recipe: Recipe, depths: Mapping[str, int] | None = None
+) -> list[dict[str, Any]]:
     """Every trainable tensor in exactly one group: by factor on the learning rate (``lr_scale``) and weight decay.
 
     Args:
         trainable: names (``own.…``, ``head.…``) and tensors, as of ``PromptedModel.trainable``.
         recipe: its ``decay`` says which tensors decay, its ``groups`` which have a rate or a decay of their own.
+        depths: layers below the head of each tensor that ``layer_decay`` is for; others have the full rate.
     """
+    layers = depths or {}
 
     def decays(name: str, parameter: nn.Parameter) -> bool:
         if recipe.decay == "matrices":
@@ -28,7 +34,7 @@ def parameter_groups(trainable: list[tuple[str, nn.Parameter]], recipe: Recipe) 
 
     def settings(name: str, parameter: nn.Parameter) -> tuple[float, float]:
         own = next((group for group in recipe.groups if fnmatchcase(name, group.match)), None)
-        scale = 1.0 if own is None else own.lr_scale
+        scale = (1.0 if own is None else own.lr_scale) * recipe.layer_decay ** layers.get(name, 0)
         if own is not None and own.weight_decay is not None:
             return scale, own.weight_decay
         return scale, recipe.weight_decay if decays(name, parameter) else 0.0
@@ -43,15 +49,33 @@ def parameter_groups(trainable: list[tuple[str, nn.Parameter]], recipe: Recipe) 
     ]
 
 
-def make_optimizer(trainable: list[tuple[str, nn.Parameter]], recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the trainable tensors."""
-    groups: list[dict[str, Any]] = parameter_groups(trainable, recipe)
+def make_optimizer(
+    trainable: list[tuple[str, nn.Parameter]], recipe: Recipe, depths: Mapping[str, int] | None = None
+) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the trainable tensors; ``depths`` as of :func:`parameter_groups`."""
+    groups: list[dict[str, Any]] = parameter_groups(trainable, recipe, depths)
     for group in recipe.groups:
         if not any(fnmatchcase(name, group.match) for name, _ in trainable):
             raise UsageError(f"recipe.groups: no trained tensor is called {group.match}; names begin with own., head., backbone.")
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.peak_lr)
+        return torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=recipe.betas)
     return torch.optim.SGD(groups, lr=recipe.peak_lr, momentum=recipe.momentum)
+
+
+def backbone_depths(model: PromptedModel, recipe: Recipe) -> dict[str, int]:
+    """The layers below the head of what a model trains in its backbone, for a recipe with ``layer_decay``; empty without.
+
+    Raises:
+        UsageError: when it trains nothing there.
+    """
+    if recipe.layer_decay == 1:
+        return {}
+    found = {f"backbone.{name}": depth for name, depth in model.backbone.layers_below_head().items()}
+    if not any(name in found for name, _ in model.trainable()):
+        raise UsageError(
+            f"recipe.layer_decay is for what is trained in the backbone, and {model.method.title} trains nothing there."
+        )
+    return found
 
 
 def lr_factor(recipe: Recipe, iteration: int, iterations_per_epoch: int) -> float:

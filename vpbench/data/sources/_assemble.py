@@ -67,7 +67,7 @@ def assemble(
     deep = [values for split in splits.values() for values in split.read_all()]
     levels = white_levels(deep)
     for split in splits.values():
-        split.levels = levels
+        split.shared_levels = levels
     whites = {f"{white:g}" for values in deep if (white := values.white(levels)) is not None}
     if whites:
         notes.append(f"Images of more than 8 bits per sample: {len(deep)}; {' or '.join(sorted(whites))} is white in them.")

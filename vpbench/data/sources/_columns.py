@@ -49,7 +49,7 @@ def choose_columns(schema: pa.Schema, given: Mapping[str, str], file: Path, *, w
     Raises:
         DataError: when a column does not exist, or which one is meant cannot be known.
     """
-    candidates = {"image": _image_columns(schema), "label": list(_class_labels(schema)), "split": []}
+    candidates = {"image": image_columns(schema), "label": list(_class_labels(schema)), "split": []}
     roles = [role for role in MEANINGS if role != "split" or with_split or "split" in given]
     chosen = {role: given.get(role) or _usual(role, schema, candidates[role]) for role in roles}
     for role, name in chosen.items():
@@ -103,7 +103,8 @@ def _usual(role: str, schema: pa.Schema, candidates: list[str]) -> str | None:
     return usual[0] if usual else candidates[0] if len(candidates) == 1 else None
 
 
-def _image_columns(schema: pa.Schema) -> list[str]:
+def image_columns(schema: pa.Schema) -> list[str]:
+    """The columns that can hold encoded images."""
     return [field.name for field in schema if is_image_type(field.type)]
 
 

@@ -6,7 +6,7 @@ import hashlib
 
 from PIL import Image
 
-from vpbench.data.decoding import AS_LOADED, DeepValues, WhiteLevels, decode, deep_values
+from vpbench.data.decoding import AS_LOADED, EACH_ALONE, DeepValues, WhiteLevels, decode, deep_values
 from vpbench.data.raw import Labels, RawSplit
 from vpbench.spec.run_spec import Preprocess
 
@@ -16,9 +16,13 @@ class OwnSplit(RawSplit):
 
     def __init__(self, labels: Labels) -> None:
         super().__init__(labels)
-        self.levels = WhiteLevels()
+        self.shared_levels = EACH_ALONE
         self._hashes: list[str] = []
         self._deep: dict[int, DeepValues] = {}
+
+    @property
+    def levels(self) -> WhiteLevels:
+        return self.shared_levels
 
     def read_all(self) -> list[DeepValues]:
         """Reads and identifies every image; returns the values of those with more than 8 bits per sample."""

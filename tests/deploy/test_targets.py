@@ -1,0 +1,72 @@
+"""Every method can be exported, to timm where it merges and by torch.export and ONNX else, and runs without vpbench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from alone import alone
+
+from vpbench.backbones.named import resolve_backbone
+from vpbench.core.errors import UnsupportedError
+from vpbench.deploy.export_target import target_registry
+from vpbench.deploy.inference_form import check_logits, exact_logits, example_inputs
+from vpbench.models.build import build_model
+from vpbench.models.registry import method_registry, resolve_method
+from vpbench.models.saved import Description, TrainedModel
+from vpbench.spec.recipe import Recipe
+from vpbench.spec.run_spec import DataSpec, Preprocess, RunSpec
+
+CLASSES = ("Käfer", "dog", "newt")
+OPTIONS = {"sidetune": {"weights": "random"}}
+# Methods that leave a plain model of timm behind: what they trained is in its tensors after merging.
+MERGED = {
+    "arc", "bi_adapter", "bias", "difffit", "fact", "full", "gps", "linear", "ln_tuning", "lora", "partial", "repadapter", "spt",
+    "ssf", "vp", "lor_vp",
+}  # fmt: skip
+
+
+def trained(method: str) -> TrainedModel:
+    """A model on a ViT of six blocks whose values are none of a fresh one."""
+    spec = RunSpec(
+        method=resolve_method(method, OPTIONS.get(method)), backbone=resolve_backbone("vit-nano", "random"),
+        data=DataSpec(suite="custom", dataset="pets", digest="0"), preprocess=Preprocess(),
+        recipe=Recipe(optimizer="adamw", lr=0.01, epochs=1, batch_size=4), seed=42,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(spec.method, spec.backbone, len(CLASSES))
+        with torch.no_grad():
+            for _, tensor in model.own_tensors():
+                if tensor.is_floating_point():
+                    noise = torch.randn_like(tensor)
+                    tensor.copy_(torch.where(tensor.isfinite(), tensor + 0.05 * noise, noise))
+    return TrainedModel(model.eval(), Description.of(spec, model, CLASSES))
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("method", method_registry().names())
+def test_a_method_runs_without_vpbench(method: str, tmp_path: Path) -> None:
+    registry = target_registry()
+    images = example_inputs(trained(method), 2)
+    wanted = exact_logits(trained(method), images)
+    places = []
+    for name in ("torch", *(["onnx"] if method not in MERGED else [])):
+        if name == "onnx":
+            pytest.importorskip("onnxruntime")
+            pytest.importorskip("onnxscript")
+        places.append(tmp_path / name)
+        places[-1].mkdir()
+        registry.get(name)().write(trained(method), places[-1], None)
+    assert (tmp_path / "torch" / "model.safetensors").exists() == (method in MERGED)
+    for name, logits in alone(images, tmp_path, *places).items():
+        check_logits(name, logits, wanted, 1e-4 if name == "onnx" else 1e-5)
+
+
+def test_what_differs_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match=r"this differs from the trained model: logits by 1.0e-01, 1e-05 allowed"):
+        check_logits("this", torch.tensor([1.0, 0.9]), torch.tensor([1.0, 1.0]))
+    with pytest.raises(UnsupportedError, match="logits by nan"):
+        check_logits("this", torch.tensor([torch.nan]), torch.tensor([1.0]))
+    check_logits("this", torch.tensor([100.0]), torch.tensor([100.0005]))
