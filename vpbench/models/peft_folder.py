@@ -19,6 +19,7 @@ from vpbench.core.errors import StoreError, UnsupportedError
 from vpbench.core.tensor_files import unfit_values
 from vpbench.interface import PEFT_PREFIX, PeftAdapter
 from vpbench.models.prompted import PromptedModel
+from vpbench.models.saved import Description, TrainedModel, described_model
 
 CONFIG_FILE, TENSOR_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -69,6 +70,29 @@ def read_adapter(model: PromptedModel, folder: Path) -> None:
     if head:
         model.head.load_state_dict(head)
     model.method.restored()
+
+
+def load_adapter(
+    folder: Path, weights: str | Path | None = None, device: torch.device | str = "cpu"
+) -> TrainedModel:  # fmt: skip
+    """A trained model from a folder of ``vpbench export --to peft``, whose ``config.json`` describes it.
+
+    Raises:
+        StoreError, UsageError: as of :func:`read_adapter`; or for a folder that peft alone wrote.
+        WeightsError: when the backbone's weights are not on this machine, or are others than the run's.
+    """
+    path = folder / "config.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        description = Description.model_validate({name: found[name] for name in Description.model_fields if name in found})
+    except OSError as error:
+        raise StoreError(
+            f"{folder} is an adapter of peft's without vpbench's config.json: build a model with the method 'peft' and its"
+            f" {CONFIG_FILE}, and give it the values with vpbench.models.peft_folder.read_adapter."
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{path} does not describe a model of vpbench: {str(error).splitlines()[0]}.") from error
+    return described_model(description, path, lambda model: read_adapter(model, folder), weights, device)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
