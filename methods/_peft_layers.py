@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +24,7 @@ except ImportError as error:
     raise UsageError(f"method 'peft' needs the library peft ({error}): pip install 'vpbench[peft]'.") from error
 
 ADAPTER = "default"
+LONGEST = 400  # characters of peft's reason; some print whole modules
 UNKNOWN_STEPS = 10**9  # of AdaLoRA, until the first step says how many there are
 CONSTANT = "ranknum"  # of AdaLoRA: the rank that it starts with, which peft neither trains nor saves
 CHANGING_INITS = ("pissa", "olora", "mica")  # initial values of LoRA for which peft subtracts them from the frozen weights
@@ -112,7 +115,7 @@ def _settings(config: Mapping[str, Any]) -> Any:
     if reason:
         raise UsageError(f"peft.config: init_lora_weights='{init}' is not possible: {reason}.")
     try:
-        settings = kinds[kind](**config)
+        settings = kinds[kind](**copy.deepcopy(dict(config)))
     except Exception as error:
         raise _refused(config, error) from error
     if settings.is_prompt_learning or settings.is_adaption_prompt:
@@ -122,7 +125,7 @@ def _settings(config: Mapping[str, Any]) -> Any:
 
 def _refused(config: Mapping[str, Any], error: Exception) -> UsageError:
     said = " ".join(str(error).split()) or type(error).__name__
-    said = re.sub(r"^\w+Config\.__init__\(\) ", "", said)
+    said = textwrap.shorten(re.sub(r"^\w+Config\.__init__\(\) ", "", said), LONGEST, placeholder=" ...")
     return UsageError(f"peft.config: peft cannot apply {config['peft_type']} to this backbone: {said}")
 
 
@@ -161,7 +164,7 @@ def check_called(model: nn.Module, own: Adapters, images: Tensor) -> None:
     """
     called: set[str] = set()
     with _plain_layers(own, called), torch.no_grad():
-        model.forward_features(images)  # type: ignore[operator]
+        model(images)
     if missed := [path for path in own.wrappers if path not in called]:
         raise UnsupportedError(
             f"timm's {type(model).__name__} reads the weight of '{missed[0]}' and never calls that layer, so an adapter of peft "
