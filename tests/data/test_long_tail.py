@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from miniatures import cifar
 
 from vpbench.data.catalog import dataset_card
-from vpbench.data.sources.cifar import long_tailed
+from vpbench.data.sources.cifar import long_tailed, read
 from vpbench.planning.suites import suite_card
 
 
@@ -35,3 +38,13 @@ def test_the_images_are_those_of_the_released_code() -> None:
 
 def test_every_class_keeps_an_image() -> None:
     assert np.bincount(np.arange(20).repeat(3)[long_tailed(np.arange(20).repeat(3), 100)]).min() == 1
+
+
+def test_a_copy_of_cifar100_is_read_as_long_tailed(tmp_path: Path) -> None:
+    cifar.write100(tmp_path / "cifar-100-python")
+    whole, tailed = read(tmp_path, classes=100), read(tmp_path, classes=100, imbalance=100)
+    assert len(tailed.splits["train"]) < len(whole.splits["train"]) and len(tailed.splits["val"]) == 0
+    assert tailed.splits["test"].labels.tolist() == whole.splits["test"].labels.tolist()
+    assert tailed.class_names == whole.class_names and tailed.digest != whole.digest
+    own = {whole.splits["train"].identity(place) for place in range(len(whole.splits["train"]))}
+    assert {tailed.splits["train"].identity(place) for place in range(len(tailed.splits["train"]))} <= own
