@@ -62,7 +62,7 @@ def test_any_size(name: str) -> None:
 
 def test_an_image_is_the_same_in_every_batch() -> None:
     images = np.stack([picture(32)] * 4)
-    split = CorruptedSplit(images, np.zeros(4, np.int64), 32, "snow", 2)
+    split = CorruptedSplit(images, np.zeros(4, np.int64), 32, corruption="snow", severity=2)
     together, alone = split.take(np.arange(4)), split.take(np.array([2]))
     assert np.array_equal(together[2], alone[0]) and not np.array_equal(together[2], together[1])
 

@@ -88,7 +88,7 @@ def evaluate_noise(
     """
 
     def noisy(sigma: float, test: CachedSplit) -> CachedSplit:
-        return NoisySplit(test.images, test.labels, test.image_size, sigma)
+        return NoisySplit(test.images, test.labels, test.image_size, sigma=sigma)
 
     wanted = {(sigma,): partial(noisy, sigma) for sigma in check_sigmas(sigmas)}
     return FILE.complete(row, store, wanted, device, raw, backbone)

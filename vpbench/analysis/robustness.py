@@ -70,7 +70,7 @@ def evaluate_corruptions(
     """
 
     def changed(name: str, severity: int, test: CachedSplit) -> CachedSplit:
-        return CorruptedSplit(test.images, test.labels, test.image_size, name, severity)
+        return CorruptedSplit(test.images, test.labels, test.image_size, corruption=name, severity=severity)
 
     wanted = {(name, severity): partial(changed, name, severity) for name in corruption_names(names) for severity in SEVERITIES}
     return FILE.complete(row, store, wanted, device, raw, backbone)
