@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from report_rows import fill, make_row
 
+from vpbench.analysis.corruptions import CORRUPTIONS, SEVERITIES
 from vpbench.core.errors import StoreError
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.make_report import make_report
@@ -73,6 +74,16 @@ def test_many_medium_and_few_shots_of_a_long_tail(tmp_path: Path) -> None:
     assert names == ["top-1 (%)", "macro F1 (%)", "many (%)", "medium (%)", "few (%)", "ECE (%)", "NLL", "Brier"]
 
 
+def test_accuracies_on_corrupted_images(tmp_path: Path) -> None:
+    store = fill(tmp_path / "runs", row := make_row())
+    lines = [f"{name},{severity},{50 + severity},1,2" for name in CORRUPTIONS for severity in SEVERITIES if name != "fog"]
+    text = "\n".join(["corruption,severity,acc1,correct,total", *lines])
+    store.write_artefact(row["run_id"], "corruptions.csv", lambda path: path.write_text(text))
+    names, rows = columns_of(store)
+    assert names == ["top-1 (%)", "noise (%)", "blur (%)", "digital (%)"], "fog is missing"
+    assert rows["vpt"]["blur (%)"]["mean"] == 53
+
+
 def test_reliability_diagram(tmp_path: Path) -> None:
     store = filled(tmp_path)
     paths = make_report(plot="reliability", results=store.folder, out=tmp_path / "figures")
@@ -84,7 +95,7 @@ def test_reliability_diagram(tmp_path: Path) -> None:
 
 def test_runs_that_left_nothing(tmp_path: Path) -> None:
     store = fill(tmp_path / "runs", make_row())
-    with pytest.raises(StoreError, match=r"no predictions and no probabilities .*--save predictions,probabilities"):
+    with pytest.raises(StoreError, match=r"no predictions, probabilities or corruptions .*--save predictions,probabilities"):
         make_report("scores", results=store.folder)
     with pytest.raises(StoreError, match=r"no probabilities .*--save probabilities"):
         make_report(plot="reliability", results=store.folder, out=tmp_path)

@@ -1,4 +1,4 @@
-"""Scores beside accuracy, from what runs left: calibration, and scores that weigh classes."""
+"""Scores beside accuracy, from what runs left: calibration, scores that weigh classes, and accuracies on corrupted images."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
+from vpbench.analysis import robustness
 from vpbench.analysis.calibration import read_probabilities
 from vpbench.analysis.class_scores import read_predictions
 from vpbench.core.errors import StoreError
@@ -23,6 +24,8 @@ COLUMNS = (
     ("many", "many (%)", 1), ("medium", "medium (%)", 1), ("few", "few (%)", 1),
     ("ece", "ECE (%)", 2), ("nll", "NLL", 3), ("brier", "Brier", 3),
     ("temperature", "T", 2), ("ece_scaled", "ECE at T (%)", 2), ("nll_scaled", "NLL at T", 3), ("brier_scaled", "Brier at T", 3),
+    *((f"corrupted_{group}", f"{group} (%)", 1) for group in ("noise", "blur", "weather", "digital")),
+    ("corrupted_all", "all corruptions (%)", 1),
 )  # fmt: skip
 Scores = Mapping[RowKey, Mapping[str, Mapping[int, float]]]  # by row, score and seed
 
@@ -36,7 +39,7 @@ def scores_table(store: Store, runs: pd.DataFrame, filters: Filters) -> Table:
     found = [part for section in sections(runs, filters) for part in _sections(store, section)]
     if not found:
         raise StoreError(
-            f"no predictions and no probabilities in {store.folder} for these runs: run them again with --save predictions,"
+            f"no predictions, probabilities or corruptions in {store.folder} for these runs: run them again with --save predictions,"
             "probabilities."
         )
     footer = (
@@ -44,6 +47,7 @@ def scores_table(store: Store, runs: pd.DataFrame, filters: Filters) -> Table:
         " images.",
         "ECE in 15 bins of equal width; NLL with the natural logarithm; Brier summed over classes. T: temperature that minimises"
         " NLL on validation images, empty without any.",
+        "Corruptions: mean top-1 accuracy over five severities and then over the corruptions of a group.",
     )
     return Table("", "Scores beside accuracy", tuple(found), footer)
 
@@ -73,6 +77,9 @@ def _scores(store: Store, runs: pd.DataFrame) -> Scores:
         values = {name: float(run[name]) for name in ("acc1", "mean_per_class") if pd.notna(run.get(name))}
         values |= predictions.scores() if predictions else {}
         values |= probabilities.scores() if probabilities else {}
+        if store.artefact_path(run["run_id"], robustness.FILE.name).exists():
+            accuracies = robustness.mean_accuracy(robustness.FILE.read(store, run["run_id"]))
+            values |= {f"corrupted_{group}": value for group, value in accuracies.items()}
         for name, value in values.items():
             found.setdefault(run["row"], {}).setdefault(name, {})[int(run["seed"])] = value
     return found
