@@ -29,6 +29,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PEFT_TARGETS = {"qkv": ["qkv"], "qv": ["qkv"], "all-linears": ["attn.proj", "fc1", "fc2", "qkv"]}
+PEFT_ALIKE = ("peft_type", "r", "lora_alpha", "bias")  # of a configuration, what has to be the same
+PEFT_UNLIKE = (
+    "use_rslora",
+    "use_dora",
+    "alpha_pattern",
+    "rank_pattern",
+    "lora_bias",
+    "fan_in_fan_out",
+    "alora_invocation_tokens",
+)
 SITES: dict[str, tuple[Site, ...]] = {"qkv": ("qkv",), "qv": ("qkv",), "all-linears": ("qkv", "proj", "fc1", "fc2")}
 
 
@@ -161,9 +171,11 @@ class LoRA(Method[LoRAConfig]):
             UsageError: when the adapter is another one than these options make.
         """
         own = self.to_peft(scope)
-        for name, value in own.config.items():
-            if adapter.config.get(name, value) != value and name not in ("inference_mode", "lora_dropout"):
-                raise UsageError(f"the adapter has {name}={adapter.config[name]}, and lora with these options has {value}.")
+        for name, value in {**dict.fromkeys(PEFT_UNLIKE, False), **{name: own.config[name] for name in PEFT_ALIKE}}.items():
+            if (found := adapter.config.get(name) or False) != value:
+                raise UsageError(
+                    f"the adapter has {name}={found}, and lora with these options has {value}; the method peft has it."
+                )
         wanted, found = ({name: tuple(each.shape) for name, each in one.tensors.items()} for one in (own, adapter))
         if different := sorted(dict(set(wanted.items()) ^ set(found.items()))):
             raise UsageError(

@@ -303,10 +303,15 @@ def test_lora_reads_what_peft_saved(tmp_path: Path) -> None:
 def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     model = model_of("lora:noah")
     write_adapter(model, tmp_path)
-    with pytest.raises(UsageError, match=r"r=8, and lora with these options has 4"):
+    with pytest.raises(UsageError, match=r"r=8, and lora with these options has 4; the method peft has it"):
         read_adapter(model_of("lora", {"rank": 4}), tmp_path)
     with pytest.raises(UsageError, match=r"does not fit"):
         read_adapter(model_of("peft", lora(r=4)), tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "use_rslora": True}))
+    with pytest.raises(UsageError, match=r"use_rslora=True, and lora with these options has False; the method peft has it"):
+        read_adapter(model, tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedError, match=r"VPT is no adapter of the library peft"):
         write_adapter(model_of("vpt"), tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"damaged")
