@@ -172,31 +172,32 @@ class LoRA(Method[LoRAConfig]):
         """
         own = self.to_peft(scope)
         for name, value in {**dict.fromkeys(PEFT_UNLIKE, False), **{name: own.config[name] for name in PEFT_ALIKE}}.items():
-            if (found := adapter.config.get(name) or False) != value:
+            if (given := adapter.config.get(name) or False) != value:
                 raise UsageError(
-                    f"the adapter has {name}={found}, and lora with these options has {value}; the method peft has it."
+                    f"the adapter has {name}={given}, and lora with these options has {value}; the method peft has it."
                 )
         wanted, found = ({name: tuple(each.shape) for name, each in one.tensors.items()} for one in (own, adapter))
         if different := sorted(dict(set(wanted.items()) ^ set(found.items()))):
             raise UsageError(
                 f"the adapter does not fit lora on this backbone: '{different[0]}' is missing, surplus or of another shape."
             )
+        names = {place: PEFT_PREFIX + self._layer(scope, place[1], place[0]) for place in self._places()}
+        factors = {place: [adapter.tensors[f"{name}.lora_{letter}.weight"] for letter in "AB"] for place, name in names.items()}
+        if self.config.targets == "qv" and any(_mixes(up) for _, up in factors.values()):
+            raise UsageError("the adapter updates keys, or mixes the updates of queries and values; the method peft has it.")
         with torch.no_grad():
-            for block, site in self._places():
-                factors: nn.Module = self.own.updates[f"{block}_{site}"]
-                name = PEFT_PREFIX + self._layer(scope, site, block)
-                down, up = (adapter.tensors[f"{name}.lora_{factor}.weight"] for factor in "AB")
-                if self.config.targets != "qv":
-                    factors.A.copy_(down)
-                    factors.B.copy_(up)
-                    continue
-                rank, width = self.config.rank, len(up) // 3
-                for part, rows, columns in (
-                    (factors.q, slice(0, width), slice(0, rank)),
-                    (factors.v, slice(2 * width, None), slice(rank, None)),
-                ):
-                    part.A.copy_(down[columns])
-                    part.B.copy_(up[rows, columns])
+            for (block, site), (down, up) in factors.items():
+                self._copy(self.own.updates[f"{block}_{site}"], down, up)
+
+    def _copy(self, factors: nn.Module, down: Tensor, up: Tensor) -> None:
+        if self.config.targets != "qv":
+            factors.A.copy_(down)
+            factors.B.copy_(up)
+            return
+        query, _, value = up.chunk(3)
+        for part, rows, columns in zip((factors.q, factors.v), down.chunk(2), (query.chunk(2, 1)[0], value.chunk(2, 1)[1])):
+            part.A.copy_(rows)
+            part.B.copy_(columns)
 
     def _layer(self, scope: Scope, site: Site, block: int) -> str:
         """timm's name of a linear layer."""
@@ -213,3 +214,9 @@ def _joint(factors: nn.Module) -> tuple[Tensor, Tensor]:
     query, value = factors.q, factors.v
     up = torch.block_diag(query.B, torch.zeros(len(query.B), 0, device=query.B.device), value.B)
     return torch.cat([query.A, value.A]), up
+
+
+def _mixes(up: Tensor) -> bool:
+    """Whether B (3 D, 2 r) is another one than :func:`_joint` makes."""
+    query, key, value = up.chunk(3)
+    return bool(key.any() or query.chunk(2, 1)[1].any() or value.chunk(2, 1)[0].any())

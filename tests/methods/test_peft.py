@@ -312,6 +312,10 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"use_rslora=True, and lora with these options has False; the method peft has it"):
         read_adapter(model, tmp_path)
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    other = model_of("peft", lora(r=16, lora_alpha=16, init_lora_weights=False))
+    write_adapter(other, tmp_path)
+    with pytest.raises(UsageError, match=r"updates keys, or mixes the updates of queries and values"):
+        read_adapter(model_of("lora:qv"), tmp_path)
     with pytest.raises(UnsupportedError, match=r"VPT is no adapter of the library peft"):
         write_adapter(model_of("vpt"), tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"damaged")
