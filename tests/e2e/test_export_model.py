@@ -65,7 +65,7 @@ def test_an_adapter_that_peft_loads(images: Path, tmp_path: Path, unmeasured: No
     pytest.importorskip("peft")
     frame = package.run(
         "lora,peft:dora,linear", data=images, backbone="vit-nano", epochs=1, results=tmp_path / "runs", device="cpu",
-        precision="fp32", workers=1, executor="inline", save=("weights",),
+        precision="fp32", executor="inline", save=("weights",),
     )  # fmt: skip
     assert set(frame["status"]) == {"ok"}, frame["error"].tolist()
     ids = dict(zip(frame["method"], frame["run_id"]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -81,7 +82,7 @@ def _footer(costs: Path | None, measured: Mapping[str, Mapping[str, Any]]) -> li
 def _row(label: str, backbone: BackboneSpec, measured: Mapping[str, Any]) -> Row:
     name, _, preset = label.partition(":")
     method = method_class(name)
-    counted, changes = _counted(label, backbone)
+    counted, changes = _counted(label, backbone.model_dump_json())
     numbers = {**counted, **{column: measured.get(column) for column in ("train_ratio", "mem_train_peak")}}
     words = [str(method.year or ""), changes, "yes" if method.merge is not Method.merge else "no"]
     cells = [
@@ -97,8 +98,13 @@ def _number(value: float | None, unit: float, digits: int) -> Cell:
     return Cell(f"{value / unit:,.{digits}f}", mean=round(value / unit, 9), n=1)
 
 
-def _counted(label: str, backbone: BackboneSpec) -> tuple[dict[str, Any], str]:
-    """Sizes of a method on a backbone, and what it changes; the reason in its place where it does not work there."""
+@cache
+def _counted(label: str, on: str) -> tuple[Mapping[str, Any], str]:
+    """Sizes of a method on a backbone, and what it changes; the reason in its place where it does not work there.
+
+    Args:
+        on: the backbone's specification as JSON. Cached, as counting takes a second.
+    """
     # Imported here: other reports need no torch.
     from vpbench.measure.operations import count_by_dispatch
     from vpbench.measure.size import parameter_counts
@@ -106,7 +112,7 @@ def _counted(label: str, backbone: BackboneSpec) -> tuple[dict[str, Any], str]:
     from vpbench.models.changed_parts import changed_parts
 
     try:
-        model = build_empty(resolve_method(label), backbone, CLASSES, "meta")
+        model = build_empty(resolve_method(label), BackboneSpec.model_validate_json(on), CLASSES, "meta")
     except (UnsupportedError, UsageError) as error:
         return {}, f"not here: {error}"
     changes, counts = ", ".join(changed_parts(model)), parameter_counts(model)
