@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,20 +14,18 @@ from vpbench.spec.budget import Budget
 from vpbench.spec.flag import keywords_of, names_mistakes
 from vpbench.spec.parsing import words
 from vpbench.spec.recipe import Recipe
-from vpbench.spec.request import DEFAULT_SUITE, Request
+from vpbench.spec.request import Request
 from vpbench.spec.run_options import RunOptions
 from vpbench.store.store import DEFAULT_FOLDER, Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vpbench.data.raw import RawData
     from vpbench.execution.callbacks import Callback
     from vpbench.execution.executor import Executor
     from vpbench.models.prompted import PromptedModel
     from vpbench.planning.plan import Plan, ResolvedRequest
     from vpbench.search.search_plan import Outcome, SearchPlan
-    from vpbench.spec.run_spec import BackboneSpec
 
 CREATED_WITH = ("weights", "image_size", "seed")  # arguments of create_method beside the method's own
 
@@ -146,25 +144,25 @@ def run_request(
     executor: Executor | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """:func:`run` with its arguments as models, for ``vpbench run``."""
+    from vpbench.analysis.retest import check_options, check_plan, retest
     from vpbench.execution.callbacks import Callback
     from vpbench.execution.execute_plan import execute_plan
     from vpbench.execution.executor import make_executor
 
     store, callback, executor = Store(results), callback or Callback(), executor or make_executor(options)
-    if options.noise:
-        from vpbench.analysis.noise import check_sigmas
-
-        check_sigmas(options.noise)  # a mistake in them is an error before anything is trained
-    if options.corruptions is not None:
-        from vpbench.analysis.corruptions import corruption_names
-
-        corruption_names(options.corruptions)
+    check_options(options)  # a mistake in them is an error before anything is trained
     plan = plan_request(request, options, results, callback, executor)
+    check_plan(plan, options)
+    if options.scales:
+        from vpbench.analysis.scales import check_plan as check_scales_of
+        from vpbench.analysis.scales import multi_scale_notes
+
+        check_scales_of(plan, options.scales)
     frame = execute_plan(plan, store, options, callback, executor)
-    for row, accuracies in noisy_accuracies(plan, store, frame, options.noise) if options.noise else ():
-        callback.tested_on_noise(row, accuracies)
-    for row, accuracies in corrupted_accuracies(plan, store, frame, options.corruptions) if options.corruptions else ():
-        callback.tested_on_corruptions(row, accuracies)
+    retest(plan, store, frame, options, callback)
+    if options.scales:
+        for note in multi_scale_notes(plan, store, frame, options.scales):
+            callback.note(note)
     return frame
 
 
@@ -261,56 +259,13 @@ def _note_data(planned: Plan | ResolvedRequest, callback: Callback | None) -> No
 
 def _note_seeds(request: Request, seeds: Sequence[int], callback: Callback | None) -> None:
     """Which seeds are none of the suite's."""
-    from vpbench.planning.suites import CUSTOM_SUITE, suite_card
+    from vpbench.planning.plan import suite_of
 
-    name = CUSTOM_SUITE if request.data else (request.suite or DEFAULT_SUITE)
-    own = suite_card(name).seeds
+    name, suite = suite_of(request)
+    own = suite.seeds
     if callback is not None and (more := [str(seed) for seed in seeds if seed not in own]):
         listed = ", ".join(map(str, own))
         callback.note(f"suite {name} has the seeds {listed}; beyond them these are taken: {', '.join(more)}.")
-
-
-def noisy_accuracies(
-    plan: Plan, store: Store, rows: pd.DataFrame, sigmas: Sequence[float]
-) -> Iterator[tuple[dict[Hashable, Any], pd.DataFrame]]:
-    """Test the stored models of a plan on noisy images, one after the other in this process, and train nothing.
-
-    Args:
-        rows: of the plan; those that are not ok are skipped.
-        sigmas: standard deviations, with pixels in 0 ... 1.
-
-    Yields:
-        a row, and what :func:`vpbench.analysis.noise.evaluate_noise` returns for it.
-    """
-    from vpbench.analysis.noise import evaluate_noise
-
-    for row, data, backbone in _stored_models(plan, rows):
-        yield row, evaluate_noise(row, store, sigmas, plan.request.device, data, backbone)
-
-
-def corrupted_accuracies(
-    plan: Plan, store: Store, rows: pd.DataFrame, names: Sequence[str]
-) -> Iterator[tuple[dict[Hashable, Any], pd.DataFrame]]:
-    """The same on corrupted images.
-
-    Args:
-        names: of corruptions or groups of them, see :data:`vpbench.analysis.corruptions.CORRUPTIONS`; ``all``.
-
-    Yields:
-        a row, and what :func:`vpbench.analysis.robustness.evaluate_corruptions` returns for it.
-    """
-    from vpbench.analysis.robustness import evaluate_corruptions
-
-    for row, data, backbone in _stored_models(plan, rows):
-        yield row, evaluate_corruptions(row, store, names, plan.request.device, data, backbone)
-
-
-def _stored_models(plan: Plan, rows: pd.DataFrame) -> Iterator[tuple[dict[Hashable, Any], RawData, BackboneSpec]]:
-    """Rows of a plan that are ok, each with its data set and backbone."""
-    specs = {run.spec.run_id: run.spec for run in plan.runs}
-    for row in rows[rows["status"] == "ok"].to_dict("records"):
-        spec = specs[row["run_id"]]
-        yield row, plan.data[spec.data.dataset], spec.backbone
 
 
 @own_torch_state()

@@ -145,6 +145,8 @@ def read_probabilities(store: Store, run_id: str) -> Probabilities | None:
     test, labels, val, val_labels = parts
     if test.ndim != 2 or val.ndim != 2 or len(test) != len(labels) or len(val) != len(val_labels):
         raise StoreError(f"{path} holds no probabilities of images by class. Run it again with --save probabilities.")
+    if not len(test):
+        return None  # of a task without probabilities of images
     return Probabilities(_rows(test), labels.astype(np.int64), _rows(val), val_labels.astype(np.int64))
 
 
