@@ -121,4 +121,4 @@ def _tested(
     trainer = Trainer(stored.model, stored.data, stored.spec, normalise, place)
     with float32_products(stored.spec.precision):
         found = [(key, trainer.evaluate(change(stored.data.test))) for key, change in changes.items()]
-    return [(*key, scores.acc1, scores.correct, scores.total) for key, scores in found]
+    return [(*key, *(scores.columns()[name] for name in SCORES)) for key, scores in found]

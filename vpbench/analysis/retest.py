@@ -16,6 +16,7 @@ from vpbench.execution.callbacks import Callback
 from vpbench.planning.plan import Plan
 from vpbench.spec.run_options import RunOptions
 from vpbench.store.store import Store
+from vpbench.tasks import task_class
 
 if TYPE_CHECKING:
     from vpbench.spec.run_spec import BackboneSpec
@@ -37,10 +38,10 @@ def check_plan(plan: Plan, options: RunOptions) -> None:
     Raises:
         UsageError: for noise or corruptions where a task has other targets than classes.
     """
-    others = [run.spec for run in plan.runs if run.spec.task.name != "classification"]
-    if others and (options.noise or options.corruptions):
-        option = "--noise" if options.noise else "--corruptions"
-        raise UsageError(f"{option} is for classification; {others[0].data.dataset} is for {others[0].task.name}.")
+    option = "--noise" if options.noise else "--corruptions" if options.corruptions else ""
+    for run in plan.runs if option else ():
+        if (task := task_class(run.spec.task.name)).target != "class":
+            raise UsageError(f"{option} is for image classification, and {run.spec.data.dataset} is for {task.title}.")
 
 
 def retest(plan: Plan, store: Store, rows: pd.DataFrame, options: RunOptions, callback: Callback) -> None:
