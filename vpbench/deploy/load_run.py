@@ -45,8 +45,8 @@ def load_run(
 
     Args:
         run: a run's id (its first digits are enough), a file of trained weights, a folder that ``vpbench export --to folder``,
-            ``--to peft`` or a run has left, or a repository of the Hugging Face hub, ``owner/name`` or ``owner/name/folder`` where it has several,
-            with ``@revision`` behind it for a certain version.
+            ``--to peft`` or a run has left, or a repository of the Hugging Face hub, ``owner/name`` or ``owner/name/folder``
+            where it has several, with ``@revision`` behind it for a certain version.
         results: folder of the rows, for a run's id.
         weights: file or folder of the backbone's weights, where they are not in their usual place.
         device: where the model ends up.
