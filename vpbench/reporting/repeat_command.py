@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from vpbench.reporting.frame import is_missing, known_suite
 from vpbench.reporting.keys import split_name
 from vpbench.reporting.settings import options_of, settings_in
 from vpbench.spec.decoding_rule import OWN_DECODING
+from vpbench.spec.parsing import text_of
 from vpbench.spec.run_spec import Preprocess
 
 
@@ -165,15 +165,15 @@ def _settings(run: Mapping[Hashable, Any], method: str, plan: Plan, notes: list[
     for name, value in options.items():
         if plan.options is None or name in plan.options:
             words += (
-                [] if plan.options is not None and plan.options[name] == value else ["--set", f"{method}.{name}={_text(value)}"]
+                [] if plan.options is not None and plan.options[name] == value else ["--set", f"{method}.{name}={text_of(value)}"]
             )
         else:
-            notes.append(f"{method} has no option '{name}' any more; it was {_text(value)}.")
+            notes.append(f"{method} has no option '{name}' any more; it was {text_of(value)}.")
     words += [
         word
         for name, value in recipe.items()
         if name != "epochs" and (name not in plan.recipe or plan.recipe[name] != value)
-        for word in ("--set", f"recipe.{name}={_text(value)}")
+        for word in ("--set", f"recipe.{name}={text_of(value)}")
     ]
     made = run["method_version"]
     if plan.version is not None and not is_missing(made) and int(made) != plan.version:
@@ -197,13 +197,3 @@ def _seeds(run: Mapping[Hashable, Any], suite: SuiteCard, notes: list[str]) -> l
         return []
     notes.append(f"{'The seed' if count == 2 else f'The {count - 1} seeds'} before {seed} will run too, unless stored already.")
     return ["--seeds", str(count)]
-
-
-def _text(value: Any) -> str:
-    """A value as ``--set`` reads it: JSON, or plain text where that cannot be taken for JSON."""
-    if isinstance(value, str):
-        try:
-            json.loads(value.replace("True", "true").replace("False", "false").replace("None", "null"))
-        except (ValueError, RecursionError):
-            return value
-    return json.dumps(value)

@@ -92,6 +92,11 @@ def value_of(text: str) -> Any:
     return value if is_shallow(value) else text
 
 
+def text_of(value: Any) -> str:
+    """A value as :func:`value_of` reads it: JSON, or plain text where that cannot be taken for JSON."""
+    return value if isinstance(value, str) and value_of(value) == value else json.dumps(value)
+
+
 def is_shallow(value: Any, levels: int = DEEPEST) -> bool:
     """Whether lists and mappings are nested in so few levels only, as settings are; what handles them is recursive."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
