@@ -124,7 +124,5 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
 def _lines(rows: Sequence[dict[str, Any]], most: int) -> Iterator[list[str]]:
     for start in range(0, len(rows), most):
         ranked = rows[start : start + most]
-        yield [
-            ranked[0]["image"],
-            *(f"{row['class']} {100 * row.get('probability', row.get('share', 0)):.1f} %" for row in ranked),
-        ]
+        value = "share" if "share" in ranked[0] else "probability"
+        yield [ranked[0]["image"], *(f"{row['class']} {100 * row[value]:.1f} %" for row in ranked)]

@@ -240,7 +240,7 @@ class Segmentation(Task[SegmentationConfig]):
     # Metric
 
     def scorer(self, split: CachedSplit, features: int = 0, test: bool = False) -> RegionScorer:
-        from vpbench.tasks.segmentation.region_scores import RegionScorer, Windows
+        from vpbench.tasks.segmentation.region_scores import RegionScorer
 
         scales = self.config.scales if test else ()
         return RegionScorer(self.classes, self._windows(split.image_size), scales, features)
