@@ -16,6 +16,7 @@ from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import Look, below, headline, looks, tidy
 from vpbench.reporting.row_labels import row_label
+from vpbench.reporting.scores import score_title
 from vpbench.store.store import Store
 
 PLACE = 50  # on a page
@@ -82,7 +83,7 @@ def _figure(
         axes[0].yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}") if high / low < 12 else NullFormatter())
     if validated:
         _panel(axes[1], curves, style, "val_acc1")
-        axes[1].set(ylabel="top-1 accuracy on validation images (%)")
+        axes[1].set(ylabel=f"{score_title(section.key.task)} on validation images (%)")
     headline(figure, f"Learning curves, {dataset}: {section.title}")
     below(figure, _caption(curves, validated, rows), [style[row].key(row_label(row), line=True) for row in curves])
     return figure

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vpbench.core.errors import DataError, UsageError
 from vpbench.data.batches import Normaliser
-from vpbench.data.cache import Pixels
+from vpbench.data.ragged_images import Pixels
 from vpbench.deploy.image_list import NamedImage
 from vpbench.deploy.load_run import check_class_names
 from vpbench.models.saved import TrainedModel
