@@ -11,7 +11,7 @@ from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
 from vpbench.core.torch_state import own_torch_state
 from vpbench.spec.budget import Budget
-from vpbench.spec.flag import keywords_of, names_mistakes
+from vpbench.spec.flag import keywords_of, names_mistakes, read_texts
 from vpbench.spec.parsing import words
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.request import DEFAULT_SUITE, Request
@@ -116,7 +116,8 @@ def _models(function: str, given: dict[str, Any], *kinds: type[Any]) -> list[Any
         if name not in known:
             hint = f"For the recipe write settings={{'recipe.{name}': ...}}." if name in Recipe.model_fields else ""
             raise unknown(f"argument of vpbench.{function}", name, known, hint)
-    return [kind.from_keywords(**{name: value for name, value in given.items() if name in kind.model_fields}) for kind in kinds]
+    fields = [{name: value for name, value in given.items() if name in kind.model_fields} for kind in kinds]
+    return [kind.from_keywords(**read_texts(kind, own)) for kind, own in zip(kinds, fields)]
 
 
 @contextmanager

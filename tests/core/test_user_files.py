@@ -160,6 +160,18 @@ def test_all_problems_of_a_card_at_once(own: Path) -> None:
     assert message.count("; ") == 2
 
 
+def test_a_typo_within_a_table(own: Path) -> None:
+    (own / "suites" / "mine.toml").write_text(f'{SUITE}datasets = ["digits"]\n[preprocess]\nresise = "crop"\n')
+    with pytest.raises(UsageError) as caught:
+        suite_card("mine")
+    message = one_line(caught)
+    assert "preprocess.resise: Extra inputs are not permitted (given: 'crop'). Did you mean 'resize'?" in message
+    (own / "recipes" / "vpt.toml").write_text('[[recipe]]\nsource = "a"\ntrainig = {}\n')
+    with pytest.raises(UsageError) as caught:
+        recipe_card("vpt")
+    assert "line 3: recipe.0.trainig: Extra inputs are not permitted. Did you mean 'training'?" in one_line(caught)
+
+
 def test_a_card_needs_images_from_one_place(own: Path) -> None:
     for change in ('source = "digits"\n', 'folders = ["birds"]\n'):
         (own / "datasets" / "birds.toml").write_text(DATASET + change)

@@ -78,6 +78,7 @@ class Trainer:
         device: where to compute.
         on_epoch: called after every epoch.
         checkpoints: to resume from, and to write; by default none.
+        val_curve: score the validation images after every epoch also where nothing is chosen on them, for the curve alone.
 
     Attributes:
         curve: every epoch of every phase so far.
@@ -90,9 +91,11 @@ class Trainer:
     def __init__(
         self, model: PromptedModel, data: CachedData, spec: RunSpec, normalise: Normaliser, device: torch.device,
         on_epoch: Callable[[Epoch], None] = lambda epoch: None, checkpoints: Checkpoints | None = None,
+        val_curve: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.data, self.spec, self.normalise, self.device = model, data, spec, normalise, device
         self.on_epoch = on_epoch
+        self._val_curve = val_curve and len(data.val) > 0
         self.curve: list[Epoch] = []
         self.first_losses: list[float] = []
         self.selected_epoch = 0
@@ -182,7 +185,7 @@ class Trainer:
             self._checkpoints.may_pause(steps.state)
 
     def _end_epoch(self, name: str, at: Training, rate: float, average: MovingAverage | None) -> None:
-        """Checks the loss, validates where the best epoch counts, and records the epoch.
+        """Checks the loss, validates where the best epoch counts or the curve has it, and records the epoch.
 
         Raises:
             DivergedError: when the mean loss is not finite.
@@ -197,6 +200,10 @@ class Trainer:
                 accuracy = self.validate()
                 if at.best is None or accuracy > at.best[0]:
                     at.best, self.selected_epoch = (accuracy, self.snapshot()), at.epoch + 1
+        elif self._val_curve:
+            streams = torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+            with streams, nullcontext() if average is None else average.applied():  # training goes on as without it
+                accuracy = self.validate()
         self.curve.append(Epoch(name, at.epoch + 1, self.spec.recipe.epochs, rate, mean_loss, accuracy))
         self.on_epoch(self.curve[-1])
         at.next_epoch()
