@@ -14,7 +14,7 @@ from vpbench.spec.budget import Budget
 from vpbench.spec.flag import keywords_of, names_mistakes, read_texts
 from vpbench.spec.parsing import words
 from vpbench.spec.recipe import Recipe
-from vpbench.spec.request import DEFAULT_SUITE, Request
+from vpbench.spec.request import Request
 from vpbench.spec.run_options import RunOptions
 from vpbench.store.store import DEFAULT_FOLDER, Store
 
@@ -155,9 +155,16 @@ def run_request(
 
         check_sigmas(options.noise)  # a mistake in them is an error before anything is trained
     plan = plan_request(request, options, results, callback, executor)
+    if options.scales:
+        from vpbench.analysis.scales import check_plan, multi_scale_notes
+
+        check_plan(plan, options.scales)
     frame = execute_plan(plan, store, options, callback, executor)
     for row, accuracies in noisy_accuracies(plan, store, frame, options.noise) if options.noise else ():
         callback.tested_on_noise(row, accuracies)
+    if options.scales:
+        for note in multi_scale_notes(plan, store, frame, options.scales):
+            callback.note(note)
     return frame
 
 
@@ -254,10 +261,10 @@ def _note_data(planned: Plan | ResolvedRequest, callback: Callback | None) -> No
 
 def _note_seeds(request: Request, seeds: Sequence[int], callback: Callback | None) -> None:
     """Which seeds are none of the suite's."""
-    from vpbench.planning.suites import CUSTOM_SUITE, suite_card
+    from vpbench.planning.plan import suite_of
 
-    name = CUSTOM_SUITE if request.data else (request.suite or DEFAULT_SUITE)
-    own = suite_card(name).seeds
+    name, suite = suite_of(request)
+    own = suite.seeds
     if callback is not None and (more := [str(seed) for seed in seeds if seed not in own]):
         listed = ", ".join(map(str, own))
         callback.note(f"suite {name} has the seeds {listed}; beyond them these are taken: {', '.join(more)}.")

@@ -10,6 +10,8 @@ import typer
 from vpbench.cli import options as flags
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vpbench.search.search_plan import Outcome, SearchPlan
     from vpbench.search.study import Study
     from vpbench.spec.budget import Budget
@@ -24,7 +26,7 @@ FAILED = 1
     budget="vpbench.spec.budget.Budget",
     request="vpbench.spec.request.Request",
     options="vpbench.spec.run_options.RunOptions",
-    without=("request.seeds", "options.noise", "options.rerun"),
+    without=("request.seeds", "options.noise", "options.scales", "options.rerun"),
 )
 def tune(
     budget: Budget,
@@ -165,17 +167,22 @@ def _show(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         states = Counter(trial.state for trial in outcome.trials)
         trials = ", ".join(f"{count} {state}" for state, count in states.items())
-        best, scores = outcome.best, [row["acc1"] for row in outcome.finals if row["status"] == "ok"]
+        best, scores = outcome.best, [row["score"] for row in outcome.finals if row["status"] == "ok"]
         if best is None:
             cells = ("none: no trial has a number", "", "")
         else:
             values = ", ".join(f"{name.removeprefix('recipe.')}={_number(value)}" for name, value in best.values.items())
             tested = f"{mean(scores):.1f} % (n = {len(scores)})" if scores else "failed"
-            cells = (values, f"{best.row['val_correct']} of {best.row['n_val']}", tested)
+            cells = (values, _validated(best.row), tested)
         table.add_row(
             outcome.study.method, outcome.study.dataset, *(outcome.study.backbone.name for _ in several), trials, *cells
         )
     Terminal().print(table)
+
+
+def _validated(row: Mapping[str, Any]) -> str:
+    """Right images of all of them; in other tasks the score."""
+    return f"{row['val_score']:.1f} %" if row["val_correct"] is None else f"{row['val_correct']} of {row['n_val']}"
 
 
 def _if_several(studies: list[Study]) -> tuple[str, ...]:
@@ -188,7 +195,7 @@ def _number(value: Any) -> str:
 
 
 def _as_data(outcome: Outcome) -> dict[str, Any]:
-    columns = ("run_id", "status", "lr", "weight_decay", "epochs", "val_acc1", "val_correct", "n_val")
+    columns = ("run_id", "status", "lr", "weight_decay", "epochs", "val_score", "val_acc1", "val_correct", "n_val")
     study = outcome.study
     return {
         "method": study.method,
@@ -201,6 +208,7 @@ def _as_data(outcome: Outcome) -> dict[str, Any]:
         ],
         "winner": None if outcome.best is None else outcome.best.number,
         "finals": [
-            {name: row[name] for name in ("run_id", "status", "seed", "acc1", "correct", "total")} for row in outcome.finals
+            {name: row[name] for name in ("run_id", "status", "seed", "metric", "score", "acc1", "correct", "total")}
+            for row in outcome.finals
         ],
     }

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from vpbench.core.errors import UsageError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.spec.flag import Flag
-from vpbench.spec.parsing import LONGEST_S, executor_options_of, numbers, seconds, sigmas_of, words
+from vpbench.spec.parsing import LONGEST_S, executor_options_of, numbers, scales_of, seconds, sigmas_of, words
 from vpbench.store.artefacts import artefact_files
 
 DEFAULT_SAVE = ("features", "predictions", "curve", "weights")
@@ -82,6 +82,9 @@ class RunOptions(JobOptions):
     noise: Annotated[tuple[float, ...] | None, Flag(metavar="0,0.1,...", parse=sigmas_of)] = Field(
         default=None, description="Test the models on images with such noise too, trained before or now; keeps weights."
     )
+    scales: Annotated[tuple[float, ...] | None, Flag(metavar="0.5,1,...", parse=scales_of)] = Field(
+        default=None, description="Test segmentations on these scales too, and mirrored, trained before or now; keeps weights."
+    )
     executor: Annotated[str | None, Flag()] = Field(
         default=None, description="Where runs happen: inline (this process), local, ray or slurm."
     )
@@ -117,16 +120,21 @@ class RunOptions(JobOptions):
             raise UsageError("--noise names no standard deviation; for example --noise 0,0.1,0.2.")
         return sigmas
 
+    @field_validator("scales", mode="before")
+    @classmethod
+    def _has_scales(cls, given: Any) -> Any:
+        return tuple(scales_of(given)) if isinstance(given, str) else given
+
     @property
     def artefacts(self) -> tuple[str, ...]:
-        """What each run leaves beside its row: what is asked for, and the weights if noise is to be tested on them."""
-        return tuple(dict.fromkeys([*self.save, "weights"])) if self.noise else self.save
+        """What each run leaves beside its row: what is asked for, and the weights if models are to be tested again."""
+        return tuple(dict.fromkeys([*self.save, "weights"])) if self.noise or self.scales else self.save
 
     @property
     def required(self) -> tuple[str, ...]:
         """What a stored run must have left, else it is done again: whatever is asked for. Weights that are kept by default alone
         are no reason, since runs of earlier versions did not keep them."""
-        by_default = self.save == DEFAULT_SAVE and not self.noise
+        by_default = self.save == DEFAULT_SAVE and not (self.noise or self.scales)
         return tuple(kind for kind in self.artefacts if kind != "weights" or not by_default)
 
     @property
