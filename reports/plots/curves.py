@@ -24,8 +24,9 @@ COLUMNS = ("phase", "epoch", "train_loss", "val_acc1")
 PANELS = {  # by column; runs of earlier versions have no validation loss
     "train_loss": "training loss",
     "val_loss": "loss on validation images",
-    "val_acc1": "top-1 accuracy on validation images (%)",
+    "val_acc1": "{} on validation images (%)",
 }
+METRICS = {"acc1": "top-1 accuracy", "miou": "mIoU"}  # what val_acc1 is: the metric of the task
 WIDTHS = {1: 4.6, 2: 6.9, 3: 9.2}  # inches, by the number of panels
 
 
@@ -82,13 +83,18 @@ def _figure(
     figure = Figure(figsize=(WIDTHS[len(shown)], 3.8), layout="constrained")
     for ax, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         _panel(ax, curves, style, name)
-        ax.set(ylabel=PANELS[name])
+        ax.set(ylabel=PANELS[name].format(_metric(section.runs)))
         if name != "val_acc1" and every[name].min() > 0:
             _make_logarithmic(ax)
     validated = "val_acc1" in shown
     headline(figure, f"Learning curves, {dataset}: {section.title}")
     below(figure, _caption(curves, validated, rows), [style[row].key(row_label(row), line=True) for row in curves])
     return figure
+
+
+def _metric(runs: pd.DataFrame) -> str:
+    found = set(runs["metric"].dropna()) or {"acc1"}
+    return ", ".join(sorted(METRICS.get(name, name) for name in found))
 
 
 def _make_logarithmic(ax: Axes) -> None:

@@ -207,10 +207,13 @@ def test_tune(images: Path, tmp_path: Path, unmeasured: None) -> None:
     space.write_text(
         'title = "two"\ndescription = "two rates"\nsource = "assumption: none"\n[parameters]\n"recipe.lr" = [0.1, 0.01]\n'
     )
-    (outcome,) = vpbench.tune(
+    outcomes = vpbench.tune(
         "linear", data=images, image_size=40, epochs=1, device="cpu", results=tmp_path / "runs", space=str(space), seeds=1
     )
+    (outcome,) = outcomes
     assert len(outcome.trials) == 2 and len(outcome.finals) == 1
+    assert str(outcomes).split()[:6] == ["method", "dataset", "trials", "winner", "validation", "test"]
+    assert "2 complete" in str(outcomes) and "<td>2 complete</td>" in outcomes._repr_html_()
 
 
 def test_what_the_caller_has_set_in_torch_stays(images: Path, tmp_path: Path, unmeasured: None) -> None:

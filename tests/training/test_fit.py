@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vpbench.core.errors import DivergedError
+from vpbench.data.batches import evaluation_batches
 from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.interface import Tokens
 from vpbench.planning.suites import suite_card
@@ -194,7 +195,12 @@ def test_a_validation_curve_changes_no_result(make_trainer: MakeTrainer, data: C
     assert [epoch.train_loss for epoch in watched.curve] == [epoch.train_loss for epoch in plain.curve]
     assert all(torch.equal(tensor, watched.snapshot()[name]) for name, tensor in plain.snapshot().items())
     assert [epoch.val_acc1 for epoch in plain.curve] == [None] * 3
-    assert watched.curve[-1].val_acc1 == watched.evaluate(data.val).acc1
+    scores = watched.evaluate(data.val)
+    assert (watched.curve[-1].val_acc1, watched.curve[-1].val_loss) == (scores.acc1, scores.loss)
+    with torch.no_grad():
+        logits = torch.cat([watched.logits(images) for images, _ in evaluation_batches(data.val, 4, watched.normalise)])
+        wanted = torch.nn.functional.cross_entropy(logits, torch.from_numpy(data.val.labels))
+    assert scores.loss == pytest.approx(wanted.item(), rel=1e-4)
     none = CachedSplit(data.val.images[:0], data.val.labels[:0], 64)
     without = make_trainer("linear", data=dataclasses.replace(data, val=none), epochs=1, val_curve=True)
     fitted(without)

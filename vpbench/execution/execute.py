@@ -202,6 +202,7 @@ def known_columns(job: Job) -> dict[str, Any]:
         "selection": spec.selection,
         "data_path": _absolute(spec.data.path),
         "weights_path": _absolute(spec.backbone.path if spec.backbone.weights == "file" else None),
+        "experiment": job.experiment,
     }
 
 

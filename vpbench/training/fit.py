@@ -47,6 +47,7 @@ class Epoch:
     lr: float
     train_loss: float
     val_acc1: float | None
+    val_loss: float | None = None
 
 
 @dataclass
@@ -98,6 +99,7 @@ class Trainer:
         self.model, self.data, self.spec, self.normalise, self.device = model, data, spec, normalise, device
         self.on_epoch = on_epoch
         self._val_curve = val_curve and len(data.val) > 0
+        self._val_loss: float | None = None  # of the last validation
         self.curve: list[Epoch] = []
         self.first_losses: list[float] = []
         self.selected_epoch = 0
@@ -198,7 +200,7 @@ class Trainer:
         mean_loss = torch.stack(at.losses).mean().item()
         if not math.isfinite(mean_loss):
             raise DivergedError(f"the loss became {mean_loss} in epoch {at.epoch + 1} ({name}); the learning rate was {rate:g}.")
-        accuracy = None
+        accuracy, self._val_loss = None, None
         if self.spec.selection == "best_val":
             with nullcontext() if average is None else average.applied():
                 accuracy = self.validate()
@@ -208,13 +210,15 @@ class Trainer:
             streams = torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
             with streams, nullcontext() if average is None else average.applied():  # training goes on as without it
                 accuracy = self.validate()
-        self.curve.append(Epoch(name, at.epoch + 1, self.spec.recipe.epochs, rate, mean_loss, accuracy))
+        self.curve.append(Epoch(name, at.epoch + 1, self.spec.recipe.epochs, rate, mean_loss, accuracy, self._val_loss))
         self.on_epoch(self.curve[-1])
         at.next_epoch()
 
     def validate(self) -> float:
         """See :meth:`vpbench.interface.Session.validate`."""
-        return self.evaluate(self.data.val).score
+        scores = self.evaluate(self.data.val)
+        self._val_loss = scores.loss
+        return scores.score
 
     def training_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """See :meth:`vpbench.interface.Session.training_batches`."""
