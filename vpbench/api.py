@@ -149,10 +149,12 @@ def run_request(
 
     store, callback, executor = Store(results), callback or Callback(), executor or make_executor(options)
     if options.noise:
-        from vpbench.analysis.noise import check_sigmas
+        from vpbench.analysis import noise
 
-        check_sigmas(options.noise)  # a mistake in them is an error before anything is trained
+        noise.check_sigmas(options.noise)  # a mistake in them is an error before anything is trained
     plan = plan_request(request, options, results, callback, executor)
+    if options.noise:
+        noise.check_plan(plan)
     if options.scales:
         from vpbench.analysis.scales import check_plan, multi_scale_notes
 

@@ -17,6 +17,7 @@ from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import Look, below, headline, looks, tidy
 from vpbench.reporting.row_labels import row_label
+from vpbench.reporting.scores import score_title
 from vpbench.store.store import Store
 
 PLACE = 50  # on a page
@@ -26,7 +27,6 @@ PANELS = {  # by column; runs of earlier versions have no validation loss
     "val_loss": "loss on validation images",
     "val_acc1": "{} on validation images (%)",
 }
-METRICS = {"acc1": "top-1 accuracy", "miou": "mIoU"}  # what val_acc1 is: the metric of the task
 WIDTHS = {1: 4.6, 2: 6.9, 3: 9.2}  # inches, by the number of panels
 
 
@@ -83,18 +83,13 @@ def _figure(
     figure = Figure(figsize=(WIDTHS[len(shown)], 3.8), layout="constrained")
     for ax, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         _panel(ax, curves, style, name)
-        ax.set(ylabel=PANELS[name].format(_metric(section.runs)))
+        ax.set(ylabel=PANELS[name].format(score_title(section.key.task)))
         if name != "val_acc1" and every[name].min() > 0:
             _make_logarithmic(ax)
     validated = "val_acc1" in shown
     headline(figure, f"Learning curves, {dataset}: {section.title}")
     below(figure, _caption(curves, validated, rows), [style[row].key(row_label(row), line=True) for row in curves])
     return figure
-
-
-def _metric(runs: pd.DataFrame) -> str:
-    found = set(runs["metric"].dropna()) or {"acc1"}
-    return ", ".join(sorted(METRICS.get(name, name) for name in found))
 
 
 def _make_logarithmic(ax: Axes) -> None:

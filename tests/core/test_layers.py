@@ -15,7 +15,7 @@ FLOORS = [
     {"cli", "__main__"},
     {"checking"},
     {"api", "results", "model_api", "experiments"},
-    {"reporting", "reports"},
+    {"reporting", "reports", "sharing"},
     {"execution", "search", "analysis", "deploy"},
     {"planning", "training", "measure"},
     {"models"},

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from vpbench.core.errors import DataError, UsageError
 from vpbench.data.batches import Normaliser
-from vpbench.data.cache import Pixels, resized
+from vpbench.data.cache import resized
 from vpbench.data.decoding import EACH_ALONE, WhiteLevels, as_rgb, decode
 from vpbench.data.image_errors import named_image
+from vpbench.data.ragged_images import Pixels
 from vpbench.spec.run_spec import BackboneSpec, Preprocess
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vpbench.core.errors import DataError
 from vpbench.data.batches import Normaliser
-from vpbench.data.cache import Pixels
+from vpbench.data.ragged_images import Pixels
 from vpbench.deploy.image_list import NamedImage
 from vpbench.deploy.load_run import check_class_names
 from vpbench.models.saved import TrainedModel

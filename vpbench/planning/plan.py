@@ -312,14 +312,14 @@ def _backbones(request: Request, suite: SuiteCard) -> list[BackboneSpec]:
 
 
 def _normalised(backbone: BackboneSpec, suite: SuiteCard) -> BackboneSpec:
-    """The backbone with the mean and standard deviation that the suite asks for."""
+    """The backbone with the mean, the standard deviation and the resampling of positions that the suite asks for."""
     given = {
         "weights": (backbone.mean, backbone.std),
         "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     }
     mean, std = given[suite.preprocess.normalisation]
-    return backbone.model_copy(update={"mean": mean, "std": std})
+    return backbone.model_copy(update={"mean": mean, "std": std, "pos_resample": suite.pos_resample})
 
 
 def seeds_of(suite: SuiteCard, count: int) -> list[int]:
@@ -340,7 +340,8 @@ def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> dict[str, 
     found: dict[str, str] = {}
     for run in runs:
         method, count = run.spec.method, classes[run.spec.data.dataset]
-        key = json.dumps([method.model_dump(), run.spec.task.model_dump(), count], sort_keys=True)
+        about = [run.spec.backbone.model_dump(mode="json"), method.model_dump(), run.spec.task.model_dump(), count]
+        key = json.dumps(about, sort_keys=True)
         if key not in reasons:
             reasons[key] = _why_unsupported(run.spec, count)
         if reasons[key]:

@@ -21,7 +21,7 @@ from vpbench.data.raw import RawData
 from vpbench.spec.decoding_rule import OWN_DECODING
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.request import DEFAULT_SUITE
-from vpbench.spec.run_spec import DEFAULT_TASK, Precision, Preprocess
+from vpbench.spec.run_spec import DEFAULT_TASK, PosResample, Precision, Preprocess
 
 OWN_GROUP = "custom"  # of the user's data without a card
 DEFAULT_PRESET = "default"  # what a recipe calls a method without a preset
@@ -61,6 +61,7 @@ class SuiteCard(FrozenModel):
     )
     backbone: str
     image_size: int | None = Field(None, ge=1, description="pixels, whatever the backbone's own size is; None: the backbone's")
+    pos_resample: PosResample = Field("bicubic", description="how position embeddings are resampled to the image size")
     seeds: tuple[int, ...] = Field(min_length=1)
     preprocess: Preprocess
     fit: Literal["train", "train+val"] = Field("train", description="what the tested model is trained on; VTAB-1k: train+val")

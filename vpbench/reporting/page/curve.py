@@ -12,6 +12,7 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from vpbench.core.escaping import visible
+from vpbench.reporting.scores import ACCURACY
 
 WIDTH, HEIGHT = 340, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 12, 34
@@ -68,15 +69,16 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def curves(epochs: Sequence[Epoch], name: str) -> list[Markup]:
-    """The training loss and, where they were measured, loss and accuracy on validation images.
+def curves(epochs: Sequence[Epoch], name: str, score: str = ACCURACY) -> list[Markup]:
+    """The training loss and, where they were measured, loss and score on validation images.
 
     Args:
         name: of the run, for the text alternative.
+        score: what its score is called.
     """
     panels = [("Training loss", [epoch.train_loss for epoch in epochs], True)]
     panels += [("Validation loss", [epoch.val_loss for epoch in epochs], True)]
-    panels += [("Validation top-1 accuracy (%)", [epoch.val_acc1 for epoch in epochs], False)]
+    panels += [(f"Validation {score} (%)", [epoch.val_acc1 for epoch in epochs], False)]
     phases = [epoch.phase for epoch in epochs]
     return [
         _panel(title, values, phases, may_log, name) for title, values, may_log in panels if any(v is not None for v in values)

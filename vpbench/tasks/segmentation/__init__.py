@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -60,7 +60,7 @@ class Segmentation(Task[SegmentationConfig]):
     metric = "miou"
     metric_title = "mIoU"
     own_suite = "custom-segmentation"
-    target: Target = "mask"
+    target: ClassVar[Target] = "mask"
     Config = SegmentationConfig
 
     @classmethod
