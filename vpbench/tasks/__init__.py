@@ -47,9 +47,11 @@ class Scores(ABC):
     Attributes:
         features: that the head reads, (m, D); None unless asked for.
         feature_labels: their class ids, (m,).
+        loss: mean cross-entropy, without label smoothing; None where the task does not compute it.
     """
 
     features: NDArray[np.float16] | None = None
+    loss: float | None = None
 
     @property
     @abstractmethod
