@@ -127,7 +127,9 @@ class TableDefinition(FrozenModel):
         plain = self.title if papers or not self.subject else self.title.replace(self.subject, "")
         if self.score == SCORE and scores != ACCURACY:
             plain = re.sub(ACCURACY, scores, plain, flags=re.IGNORECASE)
-        return plain if plain.startswith(scores) else plain[0].upper() + plain[1:]
+            if plain.startswith(scores):  # mIoU is written with a small letter
+                return plain
+        return plain[0].upper() + plain[1:]
 
     @property
     def score(self) -> str:
