@@ -89,6 +89,7 @@ class TableDefinition(FrozenModel):
     subject: str = Field("", description="the part of the title that names the paper's data, or its backbone")
     paper: str
     number: str
+    task: str = Field("", description="of its runs; runs of others are left out")
     metric: str = Field("score", description="column of the store, higher is better; score is the metric of a run's task")
     decimals: int = Field(1, ge=0)
     columns: tuple[Literal["datasets", "groups", "means", "suites"], ...] = Field(
