@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -139,12 +140,21 @@ def suite_card(name: str) -> SuiteCard:
     """
     name = suite_name(name)
     file = card_file("suites", name, "suite")
-    card = validated(SuiteCard, _suite_values(name), file)
-    if twice := [data for data in card.data if data in card.datasets or data in dataset_names()]:
-        raise UsageError(f"{shown(file)}: data.{twice[0]} has the name of a data set; rename it.")
-    if decoding := card.preprocess.identity().keys() & {"orientation", "background"}:
-        raise UsageError(f"{shown(file)}: preprocess.{min(decoding)} belongs on the cards of its data sets.")
+    values = _suite_values(name)
+    card = validated(SuiteCard, values, file, _misplaced(values))
     return card.model_copy(update={"datasets": (*card.datasets, *card.data)})
+
+
+def _misplaced(values: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
+    """Fields of a suite's card that say what other cards do, and why they cannot stay."""
+    data, preprocess = (value if isinstance(value := values.get(name), dict) else {} for name in ("data", "preprocess"))
+    found = [
+        (("data", name), f"data.{name} has the name of a data set; rename it")
+        for name in data
+        if name in values.get("datasets", ()) or name in dataset_names()
+    ]
+    decoding = [name for name in ("background", "orientation") if name in preprocess]
+    return found + [(("preprocess", name), f"preprocess.{name} belongs on the cards of its data sets") for name in decoding]
 
 
 def _from(card: Path, path: Any) -> Any:

@@ -91,7 +91,9 @@ class DataSpec(FrozenModel):
     path: str | None = Field(None, repr=False)
     columns: dict[str, str] = Field(default_factory=dict, description="of 'image', 'label' and 'split', those given")
     hub: str | None = None
-    drawn_from: str | None = Field(None, description="digest of what each seed draws from; None: all seeds have the same images")
+    drawn_from: str | None = Field(
+        default=None, description="digest of what each seed draws from; None: all seeds have the same images"
+    )
 
     @property
     def common_digest(self) -> str:
