@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 
 import pandas as pd
 
+from vpbench.analysis.scales import SCALES_FILE
 from vpbench.core.errors import VpbenchError
 from vpbench.spec.run_spec import DEFAULT_TASK
+from vpbench.store.store import Store
 from vpbench.tasks import task_class
 
 SCORE = "score"
+MULTI_SCALE = ("miou_ms", "macc_ms", "aacc_ms")
 ACCURACY = "top-1 accuracy"  # what titles of tables say for classification
 
 
@@ -25,6 +31,26 @@ def _filled(runs: pd.DataFrame, column: str, older: str) -> pd.Series[float]:
     empty = pd.Series(float("nan"), index=runs.index)
     found, former = (runs[name].astype(float) if name in runs else empty for name in (column, older))
     return found.fillna(former)
+
+
+def with_later_scales(runs: pd.DataFrame, store: Store, scales: Sequence[float]) -> pd.DataFrame:
+    """Rows with the scores of several scales that ``--scales`` found after the run, where the row has none.
+
+    Args:
+        scales: ratios; what was found with others is left out.
+    """
+    columns = [name for name in MULTI_SCALE if name in runs]
+    if not scales or not columns:
+        return runs
+    runs = runs.assign(**{name: runs[name].astype(float) for name in columns})
+    for place, run_id in runs.loc[runs[columns].isna().all(axis=1), "run_id"].items():
+        if not store.artefact_path(str(run_id), SCALES_FILE).exists():
+            continue
+        with suppress(OSError, ValueError, TypeError):  # a damaged file, whose run stays without
+            found = json.loads(store.read_artefact(str(run_id), SCALES_FILE))
+            if found.get("scales") == list(scales):
+                runs.loc[place, columns] = [float(found[name]) for name in columns]  # type: ignore[index]
+    return runs
 
 
 @cache
