@@ -42,15 +42,18 @@ def with_later_scales(runs: pd.DataFrame, store: Store, scales: Sequence[float])
     columns = [name for name in MULTI_SCALE if name in runs]
     if not scales or not columns:
         return runs
-    runs = runs.assign(**{name: runs[name].astype(float) for name in columns})
-    for place, run_id in runs.loc[runs[columns].isna().all(axis=1), "run_id"].items():
-        if not store.artefact_path(str(run_id), SCALES_FILE).exists():
+    later: dict[str, dict[str, float]] = {}
+    for run_id in map(str, runs.loc[runs[columns].isna().all(axis=1), "run_id"]):
+        if not store.artefact_path(run_id, SCALES_FILE).exists():
             continue
-        with suppress(OSError, ValueError, TypeError):  # a damaged file, whose run stays without
-            found = json.loads(store.read_artefact(str(run_id), SCALES_FILE))
-            if found.get("scales") == list(scales):
-                runs.loc[place, columns] = [float(found[name]) for name in columns]  # type: ignore[index]
-    return runs
+        with suppress(OSError, ValueError, TypeError, KeyError):  # a damaged file, whose run stays without
+            found = json.loads(store.read_artefact(run_id, SCALES_FILE))
+            if found["scales"] == list(scales):
+                later[run_id] = {name: float(found[name]) for name in columns}
+    empty: dict[str, float] = {}
+    added = {name: [later.get(str(run_id), empty).get(name) for run_id in runs["run_id"]] for name in columns}
+    filled = {name: runs[name].astype(float).fillna(pd.Series(added[name], index=runs.index, dtype=float)) for name in columns}
+    return runs.assign(**filled)
 
 
 @cache
