@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = [
     {"cli", "__main__"},
     {"checking"},
-    {"api", "results", "experiments"},
+    {"api", "results", "model_api", "experiments"},
     {"reporting", "reports", "sharing"},
     {"execution", "search", "analysis", "deploy"},
     {"planning", "training", "measure"},

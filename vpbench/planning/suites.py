@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -90,8 +91,8 @@ class SuiteCard(FrozenModel):
 
 
 class RecipeEntry(FrozenModel):
-    """Values for the runs that ``suite``, ``dataset``, ``preset`` and ``task`` select (each one or several; None: all; ``task``:
-    classification), and their source.
+    """Values for the runs that ``suite``, ``dataset``, ``preset`` and ``task`` select (each one or several; None: all), and their
+    source. An entry that names neither suite nor task is for classification.
 
     The preset ``default`` is the method without a preset. A part of a suite goes by the name of the whole suite.
     ``note`` says what a reader should know of the values, e.g. other ones that a source also gives; nothing is read from it.
@@ -100,7 +101,7 @@ class RecipeEntry(FrozenModel):
     suite: str | tuple[str, ...] | None = None
     dataset: str | tuple[str, ...] | None = None
     preset: str | tuple[str, ...] | None = None
-    task: str | tuple[str, ...] = DEFAULT_TASK
+    task: str | tuple[str, ...] | None = None
     training: dict[str, JsonValue] = Field(default_factory=dict)
     options: dict[str, JsonValue] = Field(default_factory=dict)
     source: str = Field(pattern=r"\S", description="paper and table, repository and file, or 'assumption: ...'")
@@ -108,7 +109,8 @@ class RecipeEntry(FrozenModel):
 
     def applies(self, suite: str, dataset: str, preset: str | None, task: str = DEFAULT_TASK) -> bool:
         wanted = (
-            (self.suite, suite), (self.dataset, dataset), (self.preset, preset or DEFAULT_PRESET), (self.task, task)
+            (self.suite, suite), (self.dataset, dataset), (self.preset, preset or DEFAULT_PRESET),
+            (self.task or (DEFAULT_TASK if self.suite is None else None), task),
         )  # fmt: skip
         return all(
             condition is None or value == condition or (isinstance(condition, tuple) and value in condition)
@@ -138,12 +140,21 @@ def suite_card(name: str) -> SuiteCard:
     """
     name = suite_name(name)
     file = card_file("suites", name, "suite")
-    card = validated(SuiteCard, _suite_values(name), file)
-    if twice := [data for data in card.data if data in card.datasets or data in dataset_names()]:
-        raise UsageError(f"{shown(file)}: data.{twice[0]} has the name of a data set; rename it.")
-    if decoding := card.preprocess.identity().keys() & {"orientation", "background"}:
-        raise UsageError(f"{shown(file)}: preprocess.{min(decoding)} belongs on the cards of its data sets.")
+    values = _suite_values(name)
+    card = validated(SuiteCard, values, file, _misplaced(values))
     return card.model_copy(update={"datasets": (*card.datasets, *card.data)})
+
+
+def _misplaced(values: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
+    """Fields of a suite's card that say what other cards do, and why they cannot stay."""
+    data, preprocess = (value if isinstance(value := values.get(name), dict) else {} for name in ("data", "preprocess"))
+    found = [
+        (("data", name), f"data.{name} has the name of a data set; rename it")
+        for name in data
+        if name in values.get("datasets", ()) or name in dataset_names()
+    ]
+    decoding = [name for name in ("background", "orientation") if name in preprocess]
+    return found + [(("preprocess", name), f"preprocess.{name} belongs on the cards of its data sets") for name in decoding]
 
 
 def _from(card: Path, path: Any) -> Any:
