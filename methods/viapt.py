@@ -145,6 +145,7 @@ class ViaPT(Method[ViaPTConfig]):
     requires = ("pass over training images before training (pca_mode = fixed)",)
     notes = (
         "Only parts of the paper were at hand, and no final code is released: what is open is an option marked as assumption.",
+        "On two sets of photos with ViT-Tiny no reading of its PCA has an inner m that beats both ends: docs/viapt-basis.md.",
         "m=0 is VPT-deep and m=D is VPT-shallow exactly only without instance prompts. With them block 0 differs; m=0 with"
         " first_fusion=pca ignores the generator and is VPT-deep.",
         "Until the first training batch the basis is the first m coordinates, with mean 0. Training from a loaded state"
