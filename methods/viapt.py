@@ -144,16 +144,14 @@ class ViaPT(Method[ViaPTConfig]):
     sensitive_to_rounding = True
     requires = ("pass over training images before training (pca_mode = fixed)",)
     notes = (
-        "Only parts of the paper were at hand, and no final code is released: what is open is an option marked as assumption.",
-        "On two sets of photos with ViT-Tiny no reading of its PCA has an inner m that beats both ends: docs/viapt-basis.md.",
+        "Only parts of the paper were at hand, and no final code is released: what is open is an option marked as assumption."
+        " On two sets of photos no reading of its PCA has an inner m that beats both ends: docs/viapt-basis.md.",
         "m=0 is VPT-deep and m=D is VPT-shallow exactly only without instance prompts. With them block 0 differs; m=0 with"
         " first_fusion=pca ignores the generator and is VPT-deep.",
-        "Until the first training batch the basis is the first m coordinates, with mean 0. Training from a loaded state"
-        " resets it.",
-        "Where the token width changes on the way (assumption: the paper has no such backbone), prompt outputs are carried on as"
-        " the merging of patches leaves them, partials=shared means by the blocks of a stage, m is at most the smallest width"
-        " (by default a sixth of it),"
-        " and fresh_instance_per_layer is not offered: samples have the first width.",
+        "Until the first training batch, and in training from a loaded state, the basis is the first m coordinates, with mean 0.",
+        "Where the token width changes on the way (assumption: the paper has no such backbone), prompt outputs are carried on as the"
+        " merging of patches leaves them, partials=shared means by the blocks of a stage, m is at most the smallest width (by default"
+        " a sixth of it), and fresh_instance_per_layer is not offered: samples have the first width.",
         "A PCA along the tokens, and a generator input without position embedding, are not offered.",
     )
     Config = ViaPTConfig
