@@ -149,9 +149,9 @@ class ViaPT(Method[ViaPTConfig]):
         "m=0 is VPT-deep and m=D is VPT-shallow exactly only without instance prompts. With them block 0 differs; m=0 with"
         " first_fusion=pca ignores the generator and is VPT-deep.",
         "Until the first training batch, and in training from a loaded state, the basis is the first m coordinates, with mean 0.",
-        "Where the token width changes on the way (assumption: the paper has no such backbone), prompt outputs are carried on as the"
-        " merging of patches leaves them, partials=shared means by the blocks of a stage, m is at most the smallest width (by default"
-        " a sixth of it), and fresh_instance_per_layer is not offered: samples have the first width.",
+        "Where the token width changes on the way (assumption: the paper has no such backbone), prompt outputs are carried on as"
+        " the merging of patches leaves them, partials=shared means by the blocks of a stage, m is a sixth of the smallest width and"
+        " at most that, and fresh_instance_per_layer is not offered: samples have the first width.",
         "A PCA along the tokens, and a generator input without position embedding, are not offered.",
     )
     Config = ViaPTConfig
