@@ -150,8 +150,8 @@ class ViaPT(Method[ViaPTConfig]):
         " first_fusion=pca ignores the generator and is VPT-deep.",
         "Until the first training batch, and in training from a loaded state, the basis is the first m coordinates, with mean 0.",
         "Where the token width changes on the way (assumption: the paper has no such backbone), prompt outputs are carried on as"
-        " the merging of patches leaves them, partials=shared means by the blocks of a stage, m is a sixth of the smallest width and"
-        " at most that, and fresh_instance_per_layer is not offered: samples have the first width.",
+        " the merging of patches leaves them, partials=shared means by the blocks of a stage, m is a sixth of the smallest width,"
+        " or at most that, and fresh_instance_per_layer is not offered: samples have the first width.",
         "A PCA along the tokens, and a generator input without position embedding, are not offered.",
     )
     Config = ViaPTConfig
