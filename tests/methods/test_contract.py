@@ -124,6 +124,7 @@ class Fitted:
         self.losses = torch.stack([step(model, IMAGES) for _ in range(STEPS)])
         self.idle = [key for key, tensor in model.trainable() if tensor.grad is None or not tensor.grad.any()]
         own = {id(module) for module in model.own.modules()}
+        own |= {id(module) for module in model.backbone.modules() if type(module).__module__.startswith("peft.")}
         self.training = [key for key, module in model.backbone.named_modules() if module.training and id(module) not in own]
         self.logits = model.eval()(IMAGES).detach()
 

@@ -9,7 +9,7 @@ each entry as JSON: ``method`` with all options, ``backbone`` with the SHA-256 o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vpbench.backbones.find_weights import find_weights
 from vpbench.core.cards import first_error
-from vpbench.core.errors import StoreError, UnsupportedError
+from vpbench.core.errors import StoreError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.tensor_files import unfit_values
 from vpbench.core.version import __version__
@@ -126,14 +126,6 @@ class TrainedModel(nn.Module):
     def class_names(self) -> tuple[str, ...]:
         """Of class id 0, 1, ..."""
         return self.description.class_names
-
-    def check_classifies(self, what: str) -> None:
-        """
-        Raises:
-            UnsupportedError: when the model does not give one label to a whole image, which ``what`` is for.
-        """
-        if self.model.task.target != "class":
-            raise UnsupportedError(f"{what} is for models of whole images, and this one is for {self.model.task.title}.")
 
     def forward(self, images: Tensor) -> Tensor:
         precision = self.description.precision
@@ -248,11 +240,25 @@ def model_of(
     """
     if (description := saved.description) is None:
         raise StoreError(f"{path} does not say which model it is of, like files of earlier versions. {AGAIN}")
+    return described_model(description, path, lambda model: restore(model, saved, path), weights, device, last_seen)
+
+
+def described_model(
+    description: Description, path: Path, fill: Callable[[PromptedModel], None], weights: str | Path | None = None,
+    device: torch.device | str = "cpu", last_seen: str | None = None,
+) -> TrainedModel:  # fmt: skip
+    """The model that a file describes, see :func:`load_saved`.
+
+    Args:
+        path: of the file, for messages.
+        fill: gives the freshly built model its trained values.
+        last_seen: where the backbone's weights were when the run was done, if a row says so.
+    """
     method = _present_method(description.method, path)
     backbone = find_weights(description.backbone.model_copy(update={"path": last_seen}), weights)
     with torch.random.fork_rng(devices=[]):  # first values are drawn, and then replaced
         model = build_model(method, backbone, len(description.class_names), device, description.task)
-    restore(model, saved, path)
+    fill(model)
     model.backbone.use_fastest_kernels(torch.device(device).type, description.precision)  # as in training
     return TrainedModel(model, description)
 

@@ -7,7 +7,7 @@ Training, evaluation, store and executors know this interface alone. Importing i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -47,11 +47,13 @@ class Scores(ABC):
     Attributes:
         features: that the head reads, (m, D); None unless asked for.
         feature_labels: their class ids, (m,).
+        probabilities: of all classes, (n, classes); None unless asked for, or where a task has none.
         loss: mean cross-entropy, without label smoothing; None where the task does not compute it.
     """
 
     features: NDArray[np.float16] | None = None
     loss: float | None = None
+    probabilities: NDArray[np.float16] | None = None
 
     @property
     @abstractmethod
@@ -92,7 +94,13 @@ class Forward(Protocol):
 
 
 class Scorer(ABC):
-    """Accumulates predictions, batch by batch."""
+    """Accumulates predictions, batch by batch.
+
+    Attributes:
+        keep_probabilities: whether :attr:`Scores.probabilities` are asked for.
+    """
+
+    keep_probabilities: bool = False
 
     @abstractmethod
     def add(self, forward: Forward, inputs: Any, targets: Any) -> None:
@@ -187,6 +195,19 @@ class Task(ABC, Generic[C]):
     @abstractmethod
     def example_targets(self, images: int, image_size: int, device: torch.device | str) -> Tensor:
         """Targets of made-up images, to measure a training step."""
+
+    def probabilities(
+        self, forward: Callable[[Tensor], Tensor], images: Tensor, image_size: int, sizes: Sequence[tuple[int, int]]
+    ) -> list[Tensor]:  # fmt: skip
+        """Of the classes for new images, (classes,) of each, or (classes, H, W) where every pixel has a class.
+
+        Args:
+            forward: logits of normalised images (B, 3, image_size, image_size).
+            images: normalised, (B, 3, H, W).
+            image_size: side of the model's input.
+            sizes: height and width of each original image.
+        """
+        return list(forward(images).float().softmax(1))
 
     # Batches
 
