@@ -111,7 +111,7 @@ def test_an_id_that_leads_out_of_the_folder(store: Store, tmp_path: Path) -> Non
     table = pq.read_table(store.row_path("d1"))
     run_ids = pa.array(["../../outside"])
     pq.write_table(table.set_column(0, table.schema.field(0), run_ids), store.folder / "compacted-000009-00000000.parquet")
-    with pytest.raises(StoreError, match="no run '../../outside'"):  # such a row is left out
+    with pytest.raises(StoreError, match=r"no run '\.\./\.\./outside'"):  # such a row is left out
         find_runs(store, ["../../outside"])
     with pytest.raises(StoreError, match="is no name for a file"):
         remove_runs(store, ["../../outside"])
