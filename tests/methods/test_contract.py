@@ -40,7 +40,7 @@ FITTING: dict[str, dict[str, Any]] = {
     "viapt:scaffold": {"pca_dim": 96}, "dam_vp:released": {"pad": 4}, "sidetune": {"weights": "random"},
     "self_prompt:one-image": {"prompt_length": 8}, "self_prompt:shallow": {"prompt_length": 8},
 }  # fmt: skip
-FITTING_SWIN = FITTING | {"viapt": {"pca_dim": 24}, "viapt:scaffold": {"pca_dim": 32}}
+FITTING_SWIN = FITTING | {"viapt:scaffold": {"pca_dim": 32}}
 
 VIT = partial(VisionTransformer, img_size=SIZE, patch_size=8, embed_dim=WIDTH, depth=DEPTH, num_heads=3, num_classes=0)
 BACKBONES: dict[str, Callable[..., torch.nn.Module]] = {
