@@ -25,7 +25,7 @@ FAILED = 1
     budget="vpbench.spec.budget.Budget",
     request="vpbench.spec.request.Request",
     options="vpbench.spec.run_options.RunOptions",
-    without=("request.seeds", "options.noise", "options.scales", "options.rerun"),
+    without=("request.seeds", "options.noise", "options.corruptions", "options.scales", "options.rerun"),
 )
 def tune(
     budget: Budget,

@@ -29,7 +29,7 @@ class JobOptions(FrozenModel):
 
     save: Annotated[tuple[str, ...], Flag(parse=_kinds, shown=",".join(DEFAULT_SAVE))] = Field(
         default=DEFAULT_SAVE,
-        description="What to keep beside each tested row: features, predictions, curve, weights, or none.",
+        description="What to keep beside each tested row: features, predictions, probabilities, curve, weights, or none.",
     )
     track: Annotated[tuple[str, ...], Flag(metavar="NAME,...", parse=words)] = Field(
         default=(), description="Report runs to tensorboard, wandb, mlflow or trackio, with commas; each is an extra."
@@ -82,6 +82,9 @@ class RunOptions(JobOptions):
     noise: Annotated[tuple[float, ...] | None, Flag(metavar="0,0.1,...", parse=sigmas_of)] = Field(
         default=None, description="Test the models on images with such noise too, trained before or now; keeps weights."
     )
+    corruptions: Annotated[tuple[str, ...] | None, Flag(metavar="all,blur,fog,...", parse=words)] = Field(
+        default=None, description="Test the models on images corrupted as in ImageNet-C too: all, groups or names; keeps weights."
+    )
     scales: Annotated[tuple[float, ...] | None, Flag(metavar="0.5,1,...", parse=scales_of)] = Field(
         default=None, description="Test segmentations on these scales too, and mirrored, trained before or now; keeps weights."
     )
@@ -120,6 +123,11 @@ class RunOptions(JobOptions):
             raise UsageError("--noise names no standard deviation; for example --noise 0,0.1,0.2.")
         return sigmas
 
+    @field_validator("corruptions", mode="before")
+    @classmethod
+    def _has_corruptions(cls, given: Any) -> Any:
+        return words(given) if isinstance(given, str) else given
+
     @field_validator("scales", mode="before")
     @classmethod
     def _has_scales(cls, given: Any) -> Any:
@@ -128,13 +136,18 @@ class RunOptions(JobOptions):
     @property
     def artefacts(self) -> tuple[str, ...]:
         """What each run leaves beside its row: what is asked for, and the weights if models are to be tested again."""
-        return tuple(dict.fromkeys([*self.save, "weights"])) if self.noise or self.scales else self.save
+        return tuple(dict.fromkeys([*self.save, "weights"])) if self._tested_again else self.save
+
+    @property
+    def _tested_again(self) -> bool:
+        """Whether trained models are tested on other images, too."""
+        return bool(self.noise or self.corruptions or self.scales)
 
     @property
     def required(self) -> tuple[str, ...]:
         """What a stored run must have left, else it is done again: whatever is asked for. Weights that are kept by default alone
         are no reason, since runs of earlier versions did not keep them."""
-        by_default = self.save == DEFAULT_SAVE and not (self.noise or self.scales)
+        by_default = self.save == DEFAULT_SAVE and not self._tested_again
         return tuple(kind for kind in self.artefacts if kind != "weights" or not by_default)
 
     @property
