@@ -56,7 +56,7 @@ def test_voc(tmp_path: Path) -> None:
 
 def test_splits_and_masks_are_part_of_the_digest(tmp_path: Path) -> None:
     before = opened(tmp_path, "voc").digest
-    put(tmp_path / "voc/VOCdevkit/VOC2012/SegmentationClass/2007_000001.png", voc.palette(voc.mask(1, 17)))
+    put(tmp_path / "voc/VOCdevkit/VOC2012/SegmentationClass/2007_000001.png", voc.palette(voc.mask(1, 97)))
     assert opened(tmp_path, "voc").digest != before
 
 

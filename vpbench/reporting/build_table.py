@@ -109,6 +109,11 @@ def _select(runs: pd.DataFrame, definition: TableDefinition, filters: Filters) -
     """
     fill = f" To fill this table: {' && '.join(definition.run)}" if definition.run else ""
     remarks = _deleted(runs)
+    if definition.task:
+        kept = runs[runs["task"] == definition.task]
+        if kept.empty:
+            return kept, (f"No run here is of {definition.task}.{fill}",)
+        runs, remarks = kept, (*remarks, *_left_out(len(runs) - len(kept), "of another task"))
     if definition.listed_only:
         kept = runs[[definition.lists(row) for row in runs["row"]]]
         if kept.empty:

@@ -89,6 +89,7 @@ class TableDefinition(FrozenModel):
     subject: str = Field("", description="the part of the title that names the paper's data, or its backbone")
     paper: str
     number: str
+    task: str = Field("", description="of its runs; runs of others are left out")
     metric: str = Field("score", description="column of the store, higher is better; score is the metric of a run's task")
     decimals: int = Field(1, ge=0)
     columns: tuple[Literal["datasets", "groups", "means", "suites"], ...] = Field(
@@ -112,6 +113,9 @@ class TableDefinition(FrozenModel):
     without_row: dict[str, str] = Field(
         default_factory=dict, description="what the paper's figures call a row that no run of ours can be: why"
     )
+    scales: tuple[float, ...] = Field(
+        (), description="ratios of the multi-scale evaluation; of runs without one, that of --scales with these ratios is shown"
+    )
     published_metric: str = Field("top-1", description="part of what the paper's figures call the metric")
     run: tuple[str, ...] = Field((), description="commands that fill the table")
     notes: tuple[str, ...] = ()
@@ -127,7 +131,9 @@ class TableDefinition(FrozenModel):
         plain = self.title if papers or not self.subject else self.title.replace(self.subject, "")
         if self.score == SCORE and scores != ACCURACY:
             plain = re.sub(ACCURACY, scores, plain, flags=re.IGNORECASE)
-        return plain if plain.startswith(scores) else plain[0].upper() + plain[1:]
+            if plain.startswith(scores):  # mIoU is written with a small letter
+                return plain
+        return plain[0].upper() + plain[1:]
 
     @property
     def score(self) -> str:

@@ -17,6 +17,7 @@ from vpbench.reporting.definition import TableDefinition, leaderboard, load_defi
 from vpbench.reporting.formats import RENDERERS, SUFFIXES, terminal, web
 from vpbench.reporting.frame import Filters, Names, load_rows
 from vpbench.reporting.published import with_reported
+from vpbench.reporting.scores import with_later_scales
 from vpbench.reporting.table import Table
 from vpbench.spec.parsing import words
 from vpbench.store.store import DEFAULT_FOLDER, Store
@@ -136,8 +137,9 @@ def _written_to(place: Path) -> Iterator[None]:
 def _table(store: Store, definition: TableDefinition, paper: str, keep: Filters, reported: bool, mix: bool) -> Table:
     """A table of a paper. Without runs there is still what the paper reports."""
     if not reported:
-        return build_table(_runs(store, definition.numbers), definition, keep, mix)
-    runs = load_rows(store, definition.numbers)
+        runs = with_later_scales(_runs(store, definition.numbers), store, definition.scales)
+        return build_table(runs, definition, keep, mix)
+    runs = with_later_scales(load_rows(store, definition.numbers), store, definition.scales)
     if runs.empty:
         warnings.warn(f"no runs in {store.folder}: only what the paper reports is shown.", stacklevel=2)
     return with_reported(build_table(runs, definition, keep, mix), definition, paper)
