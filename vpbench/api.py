@@ -55,7 +55,8 @@ def run(
             ``vpbench.execution.executor.get_executor``, such as ``get_executor("local", workers=2)``.
         fields: of :class:`~vpbench.spec.request.Request` and :class:`~vpbench.spec.run_options.RunOptions`, listed below: what
             to run, and how. Options are written ``settings={"vpt.prompt_length": 50, "recipe.lr": 0.01}``, times are seconds,
-            and ``noise=(0, 0.1)`` are standard deviations with pixels in 0 ... 1.
+            ``noise=(0, 0.1)`` are standard deviations with pixels in 0 ... 1, and ``wise_ft=(0, 0.5, 1)`` are shares. What is
+            tested further (``test_on``, ``wise_ft``) becomes rows of the stage ``shift`` in the store, which are not returned.
 
     Returns:
         one row per run of the request, old and new, see ``vpbench.store.schema``.
@@ -153,11 +154,30 @@ def run_request(
         from vpbench.analysis.noise import check_sigmas
 
         check_sigmas(options.noise)  # a mistake in them is an error before anything is trained
+    options = _with_suites_tests(request, options)
+    elsewhere = None
+    if options.test_on or options.wise_ft:
+        from vpbench.analysis.shift import Shifts
+
+        elsewhere = Shifts.opened(options.test_on or (), options.wise_ft or (), request.data_root)
     plan = plan_request(request, options, results, callback, executor)
+    if elsewhere is not None:
+        elsewhere.check(plan, store)
     frame = execute_plan(plan, store, options, callback, executor)
+    for line in elsewhere.tested(plan, store, frame) if elsewhere is not None else ():
+        callback.note(line)
     for row, accuracies in noisy_accuracies(plan, store, frame, options.noise) if options.noise else ():
         callback.tested_on_noise(row, accuracies)
     return frame
+
+
+def _with_suites_tests(request: Request, options: RunOptions) -> RunOptions:
+    """The options, with the data sets that the suite tests its models on where none are named."""
+    if options.test_on is not None:
+        return options
+    from vpbench.planning.plan import suite_of
+
+    return options.model_copy(update={"test_on": suite_of(request)[1].test_on})
 
 
 @own_torch_state()

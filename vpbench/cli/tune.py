@@ -23,7 +23,7 @@ FAILED = 1
     budget="vpbench.spec.budget.Budget",
     request="vpbench.spec.request.Request",
     options="vpbench.spec.run_options.RunOptions",
-    without=("request.seeds", "options.noise", "options.rerun"),
+    without=("request.seeds", "options.noise", "options.test_on", "options.wise_ft", "options.rerun"),
 )
 def tune(
     budget: Budget,

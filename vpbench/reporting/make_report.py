@@ -124,7 +124,7 @@ def _table(store: Store, definition: TableDefinition, paper: str, keep: Filters,
         return build_table(
             _runs(store, definition.numbers) if not definition.unavailable else pd.DataFrame(), definition, keep, mix
         )
-    runs = load_rows(store, definition.numbers)
+    runs = load_rows(store, definition.numbers, definition.shifts)
     if runs.empty and not definition.unavailable:
         warnings.warn(f"no runs in {store.folder}: only what the paper reports is shown.", stacklevel=2)
     return with_reported(build_table(runs, definition, keep, mix), definition, paper)
