@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check lint clean
+.PHONY: demo test sweep test-all check lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vpbench run --suite mini --epochs 4
@@ -16,9 +16,11 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --d
 test: $(VENV)/.tested
 	$(PYTEST)
 
-# The sweeps too: every method, preset and backbone family through the checks that `make test` makes with some of them.
-test-all: $(VENV)/.tested
-	$(PYTEST) -m 'not slow'
+# Every method, preset and backbone family through the checks that `make test` makes with some of them, and the long forms of others.
+sweep: $(VENV)/.tested
+	$(PYTEST) -m 'sweep and not slow'
+
+test-all: test sweep
 
 check: $(VENV)/.installed
 	$(BIN)/vpbench check --baseline results/baselines/ci.parquet

@@ -9,6 +9,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def cost(name: str) -> dict[str, str]:
     """Trained parameters and operations of a method with its defaults."""
     from vpbench.backbones.named import resolve_backbone
     from vpbench.core.errors import VpbenchError
-    from vpbench.measure.operations import count_by_dispatch, count_plain
+    from vpbench.measure.operations import count_by_dispatch
     from vpbench.measure.size import parameter_counts
     from vpbench.models.build import build_empty
     from vpbench.models.registry import resolve_method
@@ -134,9 +135,18 @@ def cost(name: str) -> dict[str, str]:
     return {
         "trained parameters": f"{parameters:,}",
         "GFLOPs, forward": f"{counted['flops_forward'] / 1e9:.2f}",
-        "of the plain backbone's": f"{counted['flops_forward'] / count_plain(backbone):.3f}",
+        "of the plain backbone's": f"{counted['flops_forward'] / plain_flops():.3f}",
         "GFLOPs, training step": f"{counted['flops_train_step'] / 1e9:.1f}",
     }
+
+
+@cache
+def plain_flops() -> int:
+    """Operations of the backbone alone."""
+    from vpbench.backbones.named import resolve_backbone
+    from vpbench.measure.operations import count_plain
+
+    return count_plain(resolve_backbone(BACKBONE, "random"))
 
 
 def datasets_page() -> str:

@@ -194,9 +194,11 @@ def plan_request(
         VpbenchError: when something in the request cannot work.
     """
     from vpbench.execution.executor import make_executor
+    from vpbench.execution.tracker import check_trackers
     from vpbench.planning.plan import plan_runs
 
     (executor or make_executor(options)).check_device(request.device)
+    check_trackers(options.track)
     plan = plan_runs(request, options, Store(results), without_data=without_data)
     _note_data(plan, callback)
     _note_seeds(request, sorted({run.spec.seed for run in plan.runs}), callback)
@@ -250,9 +252,11 @@ def plan_tuning(
         VpbenchError: when something in the request or the space cannot work, or only a later vpbench can read the rows there.
     """
     from vpbench.execution.executor import make_executor
+    from vpbench.execution.tracker import check_trackers
     from vpbench.search.search_plan import plan_search
 
     (executor or make_executor(options)).check_device(request.device)
+    check_trackers(options.track)
     plan = plan_search(request, budget, without_data=without_data)
     Store(results).statuses()
     _note_data(plan.trials, callback)

@@ -124,6 +124,7 @@ def test_the_grid_is_run_whole() -> None:
     assert runs[0].spec.recipe.peak_lr == 50 * 16 / 256
     finals = plan.runs_with(plan.studies[0], trials[0].values)
     assert [run.spec.seed for run in finals] == [42, 44, 82, 100, 800]
+    assert [run.measured for run in finals] == [True, False, False, False, False]  # their models cost the same
     assert {(run.spec.stage, run.spec.search.space, run.spec.recipe) for run in finals} == {
         ("final", "vpt-grid", runs[0].spec.recipe)
     }

@@ -92,6 +92,24 @@ def test_shared_by_seeds_rates_and_methods(known: CachedData, make_trainer: Make
         assert set(calls) == {11}
 
 
+@pytest.mark.parametrize(
+    ("label", "options"), [("linear", {}), ("mlp", {}), ("partial", {"blocks": 3}), ("vpt", {"start": 9}), ("transhp", {})]
+)
+def test_a_method_changes_nothing_in_front_of_its_first_block(
+    label: str, options: dict[str, Any], make_trainer: MakeTrainer
+) -> None:
+    """Otherwise methods could not share what these blocks compute."""
+    model = make_trainer(label, options=options).model
+    first, images = model.method.first_block, torch.randn(2, 3, 64, 64)
+    assert first > 0
+    cached = model.cache_activations(images).values
+    with model.scope.disabled():
+        tokens = model._run_blocks(0, first, model.backbone.embed(images))
+    assert torch.equal(cached, model.backbone.pool(tokens) if first == model.backbone.shape.depth else tokens.x)
+    trained = [name for name, _ in model.trainable() if name.startswith("backbone.blocks.")]
+    assert all(int(name.split(".")[2]) >= first for name in trained)
+
+
 def test_what_a_file_depends_on(known: CachedData, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     def files(label: str = "linear", data: CachedData = known, **settings: Any) -> int:
         make_trainer(label, data=data, **settings).fit()

@@ -17,6 +17,7 @@ from vpbench.core.cards import first_error
 from vpbench.core.checksums import DamagedError
 from vpbench.core.errors import DataError, StoreError
 from vpbench.core.file_names import is_file_name
+from vpbench.core.hub import is_on_hub
 from vpbench.data.cache import CachedData, prepare
 from vpbench.data.catalog import dataset_card
 from vpbench.data.class_names import normalised
@@ -105,8 +106,8 @@ def stored_spec(row: Mapping[Any, Any]) -> RunSpec:
 
 
 def _still_there(path: Any) -> str | None:
-    """A path that a row names, where something is there on this machine."""
-    return path if isinstance(path, str) and path and Path(path).exists() else None
+    """A path that a row names, where something is there on this machine or on the hub."""
+    return path if isinstance(path, str) and path and (is_on_hub(path) or Path(path).exists()) else None
 
 
 def open_data(spec: RunSpec) -> RawData:
@@ -119,8 +120,8 @@ def open_data(spec: RunSpec) -> RawData:
     card = suite_card(suite)
     for path in dict.fromkeys((spec.data.path, card.data.get(name), None)):
         if suite == CUSTOM_SUITE or name in card.data:
-            own = Path(path) if path else _own_data(name, data_root())
-            raw, place = open_path(own, spec.data.columns), str(own)
+            own = path or str(_own_data(name, data_root()))
+            raw, place = open_path(own, spec.data.columns), own
         else:
             raw, place = open_dataset(dataset_card(name)), name
         raw = apply_protocol(raw, card, spec.stage, spec.seed)

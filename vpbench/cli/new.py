@@ -83,7 +83,7 @@ def dataset(
     \b
       vpbench new dataset birds --data photos/birds
     """
-    from vpbench.core.user_folders import user_path
+    from vpbench.core.hub import located
     from vpbench.data.catalog import dataset_names
     from vpbench.data.sources import counts, open_dataset, open_path
 
@@ -94,7 +94,7 @@ def dataset(
 
         raw, reader = open_dataset(dataset_card("digits")), 'source = "digits"  # in its place: path = "FOLDER_OR_FILE.parquet"'
     else:
-        raw, reader = open_path(data), f"path = {_text(str(user_path(data).absolute()))}"
+        raw, reader = open_path(data), f"path = {_text(located(data))}"
     numbers = {field.removeprefix("n_").upper(): str(value) for field, value in counts(raw).items()}
     words = {"NAME": name, "READER": reader, **numbers}
     _write({f"datasets/{name}.toml": "dataset.toml.txt"}, words, folder, f"vpbench data verify {name}")

@@ -36,6 +36,8 @@ def run(
       vpbench run    six methods on the built-in suite and backbone
       vpbench run --methods linear,vpt,insvp:released --suite mini --seeds 3
       vpbench run --data flowers.parquet --backbone vit_tiny_patch16_224 --weights vit_tiny.safetensors --image-size 96
+      vpbench run --data hf:uoft-cs/cifar100 --columns image=img,label=coarse_label    a data set of the Hugging Face hub
+      vpbench run --methods vpt,insvp --seeds 3 --track tensorboard,wandb    curves and rows in tools that are installed
       vpbench run --methods vpt --set vpt.prompt_length=50 --set recipe.lr=0.005 --epochs 20 --dry-run
       vpbench run --methods linear,vpt --backbone vit-nano,deit_tiny_patch16_224 --image-size 48
       vpbench run --methods vpt,insvp --noise 0,0.1,0.2    then: vpbench report --plot noise

@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from vpbench.core.cards import card_file, card_names, read_toml, validated
-from vpbench.core.user_folders import user_path
+from vpbench.core.hub import located
 from vpbench.spec.decoding_rule import Background, Orientation
 
 FOLDER = "datasets"
@@ -47,7 +47,10 @@ class DatasetCard(Strict):
     description: str = Field(description="images and classes, one or two sentences")
     group: str = Field(description="group that scores are averaged over, e.g. VTAB's natural, specialized, structured")
     source: str = Field("", description="module of vpbench.data.sources that reads the images")
-    path: str = Field("", description="the user's own data, in place of a source: a folder or a parquet file, from the card's on")
+    path: str = Field(
+        "",
+        description="the user's own data, in place of a source: a folder or a parquet file, from the card's on, or hf:owner/name",
+    )
     options: dict[str, JsonValue] = Field(default_factory=dict, description="keyword arguments of that module's read()")
     folders: tuple[str, ...] = Field((), description="names below the data root, the first that exists is used; none: built in")
     classes: int = Field(ge=2)
@@ -96,4 +99,4 @@ def dataset_card(name: str) -> DatasetCard:
     card = validated(DatasetCard, read_toml(file), file)
     if not card.path:
         return card
-    return card.model_copy(update={"path": str(file.parent.absolute() / user_path(card.path))})
+    return card.model_copy(update={"path": located(card.path, file.parent)})

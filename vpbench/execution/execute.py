@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from vpbench.core.errors import DivergedError, StoppedError, StoreError, UnsupportedError, WeightsError
+from vpbench.core.hub import located
 from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData
 from vpbench.execution.callbacks import Callback
@@ -204,7 +205,7 @@ def known_columns(job: Job) -> dict[str, Any]:
 
 
 def _absolute(path: str | None) -> str | None:
-    return str(Path(path).absolute()) if path else None
+    return located(path) if path else None
 
 
 def _run(

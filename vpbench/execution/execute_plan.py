@@ -70,4 +70,4 @@ def make_jobs(plan: Plan, store: Store, options: RunOptions) -> list[Job]:
         return row["started_at"].timestamp() if row and row["started_at"] else 0.0
 
     runs = sorted(plan.missing, key=age)[: options.limit]
-    return [Job.of(run, plan, options.of_a_job, replaces=row_version(stored.get(run.spec.run_id))) for run in runs]
+    return [Job.of(run, plan, options.of_a_job, row_version(stored.get(run.spec.run_id)), store.folder) for run in runs]

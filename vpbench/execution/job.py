@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from vpbench.core.hub import located
 from vpbench.core.user_files import places
-from vpbench.core.user_folders import user_path
 from vpbench.data.places import data_root
 from vpbench.planning.plan import Plan, PlannedRun
 from vpbench.spec.device import planned_device
@@ -28,6 +29,7 @@ class Job(JobOptions):
         cards: folders and files of the user's cards and methods, absolute.
         replaces: ``started_at`` of the row that the store had when the run was planned (a failed one, or one to be repeated),
             as ISO 8601; None when it had none. A row with another start has been written by another process since.
+        results: results folder of the command, absolute, where trackers write.
     """
 
     spec: RunSpec
@@ -42,9 +44,12 @@ class Job(JobOptions):
     measured: bool = True
     cards: tuple[str, ...] = ()
     replaces: str | None = None
+    results: str = ""
 
     @classmethod
-    def of(cls, run: PlannedRun, plan: Plan, options: JobOptions, replaces: str | None = None) -> Job:
+    def of(
+        cls, run: PlannedRun, plan: Plan, options: JobOptions, replaces: str | None = None, results: str | Path = ""
+    ) -> Job:  # fmt: skip
         """The job for a run of a plan; paths become absolute, so that it can be done in any working directory."""
         spec, raw = run.spec, plan.data[run.spec.data.dataset]
         spec = spec.model_copy(
@@ -57,7 +62,8 @@ class Job(JobOptions):
             spec=spec, recipe_source=run.recipe_source, group=run.group, classes=len(raw.class_names),
             n_train=len(raw.splits["train"]), n_val=len(raw.splits["val"]), n_test=len(raw.splits["test"]),
             data_root=str(data_root(plan.request.data_root).absolute()), device=planned_device(plan.request.device).type,
-            measured=run.measured, cards=tuple(map(str, places())), replaces=replaces, **options.model_dump(),
+            measured=run.measured, cards=tuple(map(str, places())), replaces=replaces,
+            results=str(Path(results).absolute()), **options.model_dump(),
         )  # fmt: skip
 
     @property
@@ -81,7 +87,7 @@ class Job(JobOptions):
 
 
 def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(user_path(path).absolute())
+    return None if path is None else located(path)
 
 
 def row_since(job: Job, store: Store) -> dict[str, Any] | None:

@@ -1,4 +1,5 @@
-"""Data sets that a process keeps open between its jobs, since opening one reads every image once to identify it."""
+"""What a process keeps between its jobs: data sets that are open, since opening one reads every image once to identify it, and
+what has been said of them."""
 
 from __future__ import annotations
 
@@ -15,12 +16,17 @@ _Key = tuple[str | None, str, str, str, str]
 
 
 class OpenedData:
-    """The open data sets of one call of an executor, or of one worker process; the oldest is dropped beyond ``at_most``."""
+    """The open data sets of one call of an executor, or of one worker process; the oldest is dropped beyond ``at_most``.
+
+    Attributes:
+        failed_trackers: names of those that have failed, and are not tried again.
+    """
 
     def __init__(self, at_most: int = OPEN_AT_MOST) -> None:
         self._at_most = at_most
         self._opened: dict[_Key, RawData] = {}
         self._said: set[str] = set()
+        self.failed_trackers: set[str] = set()
 
     def add(self, job: Job, raw: RawData) -> None:
         """The data set of a job, which is open already; another one than the job's is ignored."""

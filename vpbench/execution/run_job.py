@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from vpbench.execution.execute import execute
 from vpbench.execution.executor import about_claim
 from vpbench.execution.job import Job, row_since
 from vpbench.execution.opened_data import OpenedData
+from vpbench.execution.tracked import TrackedCallback
 from vpbench.spec.device import describe, resolve_device
 from vpbench.store.claims import DATA
 from vpbench.store.store import Store
@@ -47,7 +49,7 @@ def run_unclaimed_job(
             return None
         row = row_since(job, store)
         if row is None:
-            return _train_and_store(job, data, store, callback, paused)
+            return _train_and_store(job, data, store, opened, callback, paused)
         callback.found(job.planned, row)
         return row
 
@@ -66,7 +68,7 @@ def run_job(
         Paused: soon after ``paused`` has become true, with the run's checkpoint written.
     """
     add_places(job.cards)
-    return _train_and_store(job, prepare_data(job, store, opened, callback), store, callback, paused)
+    return _train_and_store(job, prepare_data(job, store, opened, callback), store, opened, callback, paused)
 
 
 def prepare_data(job: Job, store: Store, opened: OpenedData, callback: Callback) -> CachedData:
@@ -82,22 +84,36 @@ def prepare_data(job: Job, store: Store, opened: OpenedData, callback: Callback)
 
 
 def _train_and_store(
-    job: Job, data: CachedData, store: Store, callback: Callback, paused: Callable[[], bool]
-) -> dict[str, Any]:  # fmt: skip
+    job: Job, data: CachedData, store: Store, opened: OpenedData, callback: Callback, paused: Callable[[], bool]
+) -> dict[str, Any]:
     """Train, measure, test and store, from the run's checkpoint if there is one."""
     if job.threads:
         torch.set_num_threads(job.threads)
     resolve_device(job.device)
     callback.started(job.planned)
     checkpoints = Checkpoints(store, job.run_id, _identity(job), job.checkpoint_s, paused, callback.note)
-    try:
-        row = execute(job, data, store, callback, checkpoints)
-    except UnusableCheckpointError as error:
-        checkpoints.forget(error)
-        checkpoints = Checkpoints(store, job.run_id, _identity(job), job.checkpoint_s, paused, callback.note)
-        row = execute(job, data, store, callback, checkpoints)
-    callback.finished(job.planned, row)
+    with _tracked(job, callback, opened, checkpoints.resumes) as callback:
+        try:
+            row = execute(job, data, store, callback, checkpoints)
+        except UnusableCheckpointError as error:
+            checkpoints.forget(error)
+            checkpoints = Checkpoints(store, job.run_id, _identity(job), job.checkpoint_s, paused, callback.note)
+            row = execute(job, data, store, callback, checkpoints)
+        callback.finished(job.planned, row)
     return row
+
+
+@contextmanager
+def _tracked(job: Job, callback: Callback, opened: OpenedData, resumed: bool) -> Iterator[Callback]:
+    """The callback that reports to the job's trackers, too; the callback itself where there are none."""
+    if not job.track:
+        yield callback
+        return
+    tracked = TrackedCallback(job, callback, opened, resumed)
+    try:
+        yield tracked
+    finally:
+        tracked.stop()
 
 
 def _identity(job: Job) -> dict[str, str]:

@@ -72,9 +72,9 @@ class Method(Generic[C]):
     def first_block(self) -> int:
         """The first block, 0 to L-1, that this method acts in or before; L where it acts behind all of them.
 
-        The blocks before it are a frozen prefix: computed without gradient, and once per run where preprocessing is
-        deterministic. A method with a prefix sees no images: ``pixels`` and ``predict`` are not called, and its context has
-        none.
+        The blocks before it are a frozen prefix: computed without gradient, and once per machine where preprocessing is
+        deterministic, so that a method may change nothing in them. A method with a prefix sees no images: ``pixels`` and
+        ``predict`` are not called, and its context has none.
         """
         return 0
 

@@ -73,6 +73,8 @@ class Description(FrozenModel):
     def metadata(self) -> dict[str, str]:
         """As safetensors keeps it."""
         values = self.model_dump(mode="json", exclude={"backbone": {"path"}, "data": {"path"}, "method": {"hashed_names"}})
+        if self.data.hub is None:
+            del values["data"]["hub"]
         if self.levels == EACH_ALONE:
             del values["levels"]
         return {"format": "pt", **{name: json.dumps(value, sort_keys=True) for name, value in values.items()}}

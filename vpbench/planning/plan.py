@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 from vpbench.backbones.named import resolve_backbone
 from vpbench.core.errors import UnsupportedError, UsageError, VpbenchError
+from vpbench.core.hub import PREFIX, is_on_hub
 from vpbench.core.names import unknown
 from vpbench.core.user_folders import user_path
 from vpbench.data.catalog import dataset_card
 from vpbench.data.counted import CountedData
 from vpbench.data.raw import RawData
 from vpbench.models.registry import expand_labels, resolve_method
-from vpbench.planning.requested_data import open_requested, own_paths
+from vpbench.planning.requested_data import open_requested, own_paths, pinned_data
 from vpbench.planning.rerun import to_repeat
 from vpbench.planning.suites import (
     CUSTOM_SUITE,
@@ -171,8 +172,9 @@ class ResolvedRequest:
     def _data_spec(self, name: str, path: str | None, seed: int) -> DataSpec:
         """A data set as a run with this seed has it."""
         spec = DataSpec(
-            suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=path, columns=self.request.columns
-        )
+            suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=path, columns=self.request.columns,
+            hub=path.removeprefix(PREFIX) if path and is_on_hub(path) else None,
+        )  # fmt: skip
         if self.suite.draws == "one":
             return spec
         key, opened = f"draw {name} {seed} {self.stage}", self.opened[name]
@@ -239,7 +241,7 @@ def resolve(request: Request, *, without_data: bool = False) -> ResolvedRequest:
     if request.seeds < 1:
         raise UsageError(f"--seeds {request.seeds}: ask for at least one.")
     asked, suite = suite_of(request)
-    request = request.model_copy(update={"methods": tuple(methods_of(request, suite))})
+    request, suite = pinned_data(request.model_copy(update={"methods": tuple(methods_of(request, suite))}), suite)
     name = suite.part_of or asked  # a part's runs are runs of the whole suite
     opened = open_requested(request, suite, asked, without_data)
     backbone, *more = _backbones(request, suite)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vpbench.core.errors import DataError, MissingDataError, UsageError
+from vpbench.core.hub import HubData, is_on_hub
 from vpbench.core.names import unknown
 from vpbench.data.catalog import dataset_card
 from vpbench.data.class_names import normalised
@@ -13,7 +14,7 @@ from vpbench.data.counted import CountedData
 from vpbench.data.how_to_get import how_to_get
 from vpbench.data.places import data_root
 from vpbench.data.raw import RawData
-from vpbench.data.sources import open_dataset, open_path
+from vpbench.data.sources import open_dataset, open_path, pinned
 from vpbench.planning.suites import CUSTOM_SUITE, SuiteCard
 from vpbench.spec.request import Request
 
@@ -81,6 +82,18 @@ def _not_ready(problems: dict[str, DataError], opened: Iterable[str], request: R
     )
 
 
+def pinned_data(request: Request, suite: SuiteCard) -> tuple[Request, SuiteCard]:
+    """The same with the commit that each data set of the Hugging Face hub has now; it is part of a run's identity.
+
+    Raises:
+        DataError: when there is no such data set, or the hub cannot be reached.
+    """
+    data = request.data and tuple(map(pinned, request.data))
+    asked = request.datasets or suite.datasets
+    own = {name: pinned(path) if name in asked else path for name, path in suite.data.items()}
+    return request.model_copy(update={"data": data}), suite.model_copy(update={"data": own})
+
+
 def own_paths(request: Request) -> dict[str, str]:
     """The user's own data by the name of each.
 
@@ -97,6 +110,9 @@ def own_paths(request: Request) -> dict[str, str]:
 
 
 def own_name(path: Path) -> str:
-    """What a user's own data is called: a folder by its name, a file by its name without the ending."""
+    """What a user's own data is called: a folder by its name, a file by its name without the ending, a data set of the hub by
+    its own and its configuration's."""
+    if is_on_hub(str(path)):
+        return HubData.parse(str(path)).name
     place = path if path.name not in ("", "..") else path.resolve()
     return normalised(place.stem if place.is_file() else place.name, "--data")

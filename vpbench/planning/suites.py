@@ -10,9 +10,9 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from vpbench.core.cards import card_file, card_files, card_names, first_error, read_toml, shown, validated
 from vpbench.core.errors import DataError, UsageError
 from vpbench.core.frozen_model import FrozenModel
+from vpbench.core.hub import located
 from vpbench.core.names import unknown
 from vpbench.core.user_files import add_file
-from vpbench.core.user_folders import user_path
 from vpbench.data.catalog import dataset_card, dataset_names
 from vpbench.data.protocols import SEED as FIXED_DRAW
 from vpbench.data.protocols import with_all_for_training, with_few_shots
@@ -52,7 +52,9 @@ class SuiteCard(FrozenModel):
     base: str | None = Field(None, description="the suite whose card this one starts from")
     datasets: tuple[str, ...]
     methods: tuple[str, ...] = Field((), description="what is run when no method is named; (): as in the suite mini")
-    data: dict[str, str] = Field({}, description="name: folder or parquet file; a path is taken from the card's folder")
+    data: dict[str, str] = Field(
+        {}, description="name: folder, parquet file (a path is taken from the card's folder) or hf:owner/name"
+    )
     backbone: str
     image_size: int | None = Field(None, ge=1, description="pixels, whatever the backbone's own size is; None: the backbone's")
     seeds: tuple[int, ...] = Field(min_length=1)
@@ -133,7 +135,7 @@ def suite_card(name: str) -> SuiteCard:
 
 def _from(card: Path, path: Any) -> Any:
     """A path that a card says; what is no text is left to validation."""
-    return str(card.parent.absolute() / user_path(path)) if isinstance(path, str) else path
+    return located(path, card.parent) if isinstance(path, str) else path
 
 
 def suite_name(given: str) -> str:

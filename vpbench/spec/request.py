@@ -30,10 +30,10 @@ class Request(FrozenModel):
     )
     data: Annotated[tuple[str, ...] | None, Flag(metavar="PATH", repeatable=True)] = Field(
         default=None,
-        description="Your own images: an ImageFolder tree, a parquet file or a folder of parquet shards. Repeatable.",
+        description="Your own images: an ImageFolder tree, parquet (a file or shards), or hf:owner/name[:config]. Repeatable.",
     )
     columns: Annotated[dict[str, str], Flag(metavar="image=NAME,label=NAME", parse=columns_of)] = Field(
-        default_factory=dict, description="Columns of your parquet files, also split=NAME. Default: the usual names."
+        default_factory=dict, description="Columns of parquet files and of the hub, also split=NAME. Default: the usual names."
     )
     background: Annotated[Background | None, Flag(metavar="COLOUR")] = Field(
         default=None, description="Ground under transparent pixels of your images, a name or #rrggbb. Default: white."

@@ -31,6 +31,9 @@ class JobOptions(FrozenModel):
         default=DEFAULT_SAVE,
         description="What to keep beside each tested row: features, predictions, curve, weights, or none.",
     )
+    track: Annotated[tuple[str, ...], Flag(metavar="NAME,...", parse=words)] = Field(
+        default=(), description="Report runs to tensorboard, wandb, mlflow or trackio, with commas; each is an extra."
+    )
     threads: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
         default=None, description="Threads of each process on a CPU."
     )
@@ -49,6 +52,13 @@ class JobOptions(FrozenModel):
         le=LONGEST_S,
         description="How often a run writes a checkpoint, from which it resumes if it is killed; or never.",
     )
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _separated(cls, given: Any) -> Any:
+        """A text with commas is a list of names, and no name is one tracker less."""
+        names = words(given) if isinstance(given, str) else given
+        return tuple(dict.fromkeys(names or ()))
 
     @field_validator("save", mode="before")
     @classmethod

@@ -73,8 +73,9 @@ class Preprocess(FrozenModel):
 class DataSpec(FrozenModel):
     """A data set and the digest of its images, labels and splits; ``path`` is no part of a run's identity.
 
-    ``columns`` are those of a user's parquet files that were chosen. Where every seed draws its own training images, ``digest``
-    is that of the run's, and ``drawn_from`` that of the whole data set.
+    ``columns`` are those of a user's parquet files that were chosen, ``hub`` is a data set of the Hugging Face hub,
+    ``owner/name:config@commit``. Where every seed draws its own training images, ``digest`` is that of the run's, and
+    ``drawn_from`` that of the whole data set.
     """
 
     suite: str
@@ -82,6 +83,7 @@ class DataSpec(FrozenModel):
     digest: str
     path: str | None = Field(None, repr=False)
     columns: dict[str, str] = Field(default_factory=dict, description="of 'image', 'label' and 'split', those given")
+    hub: str | None = None
     drawn_from: str | None = Field(None, description="digest of what each seed draws from; None: all seeds have the same images")
 
     @property
@@ -138,10 +140,9 @@ class RunSpec(FrozenModel):
         former = self.method.hashed_names
         identity["method"]["config"] = {former.get(name, name): value for name, value in self.method.config.items()}
         identity["recipe"], identity["preprocess"] = self.recipe.identity(), self.preprocess.identity()
-        if not self.data.columns:
-            del identity["data"]["columns"]
-        if self.data.drawn_from is None:
-            del identity["data"]["drawn_from"]
+        for name in ("columns", "hub", "drawn_from"):
+            if not identity["data"][name]:
+                del identity["data"][name]
         if self.search is not None:
             identity["search"]["searched"] = [former.get(name, name) for name in self.search.searched]
         if self.stage is None:

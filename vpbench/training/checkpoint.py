@@ -101,6 +101,11 @@ class Checkpoints:
         """Seconds spent on the run, all attempts together, as far as their checkpoints were written."""
         return self._before_s + time.monotonic() - self._began
 
+    @property
+    def resumes(self) -> bool:
+        """Whether an earlier attempt has left a state."""
+        return self._before_s > 0
+
     def replayed(self) -> State | None:
         """The state after the training that begins now, if that had ended before the checkpoint."""
         if self._replayed == len(self._ended):

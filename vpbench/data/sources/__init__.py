@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vpbench.core.errors import DataError, UsageError, WrongCountsError, WrongSplitsError
+from vpbench.core.hub import HubData, is_on_hub
 from vpbench.core.names import unknown
 from vpbench.core.plugins import Registry
 from vpbench.core.user_folders import user_path
@@ -102,10 +103,24 @@ def expected_counts(card: DatasetCard, raw: RawData) -> dict[str, int]:
     return {**wanted, "n_train": card.n_train + card.n_val, "n_val": 0} if raw.val_in_train else wanted
 
 
-def open_path(path: str | Path, columns: Mapping[str, str] | None = None) -> RawData:
-    """A user's own data: a folder of images, a parquet file, or a folder of parquet shards.
+def pinned(path: str) -> str:
+    """A data set's path with the commit that it stands for now, where it is one of the Hugging Face hub; another one as it is.
 
-    See ``sources/folder.py`` and ``sources/parquet.py``.
+    Raises:
+        DataError: when there is no such data set, or the hub cannot be reached.
+    """
+    if not is_on_hub(path) or HubData.parse(path).is_pinned:
+        return path
+    _readers().get("hf")  # which says what to install where datasets is missing
+    from vpbench.data.sources.hf import pinned_now
+
+    return pinned_now(path)
+
+
+def open_path(path: str | Path, columns: Mapping[str, str] | None = None) -> RawData:
+    """A user's own data: a folder of images, a parquet file, a folder of parquet shards, or a data set of the Hugging Face hub.
+
+    See ``sources/folder.py``, ``sources/parquet.py`` and ``sources/hf.py``.
 
     Args:
         columns: of parquet files, by ``image``, ``label`` and ``split``; by default the usual names.
@@ -113,6 +128,9 @@ def open_path(path: str | Path, columns: Mapping[str, str] | None = None) -> Raw
     Raises:
         DataError: in one line: the file, the value and how to fix it.
     """
+    if is_on_hub(path):
+        with _readable(Path(path)):
+            return _readers().get("hf")(path=path, columns=columns)
     place = user_path(path)
     with _readable(place):
         if not place.exists():

@@ -38,7 +38,7 @@ class Columns:
         return [name for name in (self.image, self.label, self.split) if name is not None]
 
 
-def choose_columns(schema: pa.Schema, given: Mapping[str, str], file: Path, *, with_split: bool) -> Columns:
+def choose_columns(schema: pa.Schema, given: Mapping[str, str], file: Path | str, *, with_split: bool) -> Columns:
     """The columns that ``given`` names, else those of the usual names, else the only one of the right type.
 
     Args:

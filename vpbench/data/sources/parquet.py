@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -24,6 +25,7 @@ from vpbench.data.sources._split_names import split_of
 from vpbench.data.splitting import Indices
 
 Place = Callable[[int], str]  # the name of a row
+Contents = Callable[[pa.ChunkedArray, str], pa.ChunkedArray]
 
 
 class ParquetSplit(OwnSplit):
@@ -62,31 +64,59 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None) -> RawData:
     first = next(iter(of_file))
     schema = _schema(first)
     chosen = choose_columns(schema, given, first, with_split="" in shards.files)
-    tables = {file: _table(file, chosen, class_names(schema, chosen.label), first) for file in of_file}
-    keys = _together([_labels(table[chosen.label], chosen.label, file) for file, table in tables.items()], place, chosen.label)
-    membership = np.concatenate(
-        [
-            np.full(len(table), of_file[file]) if chosen.split is None else _membership(table[chosen.split], chosen.split, file)
-            for file, table in tables.items()
-        ]
-    )
+    names = class_names(schema, chosen.label)
+    parts = [Part(file, split, _table(file, chosen, names, first)) for file, split in of_file.items()]
+    return data_of(str(place), parts, chosen, _left_out(shards))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table of images and labels: its name in messages, and its split, empty where a column says it or nothing does."""
+
+    name: Path | str
+    split: str
+    table: pa.Table
+
+
+def data_of(
+    origin: str, parts: Sequence[Part], chosen: Columns, notes: Sequence[str], contents: Contents | None = None
+) -> RawData:
+    """The data set that some tables are together.
+
+    Args:
+        origin: of all, for messages.
+        parts: all with the chosen columns.
+        notes: what is known already, as sentences.
+        contents: from a column of structs, and its name in messages, to the bytes of its images; None: the field ``bytes``.
+
+    Raises:
+        DataError: in one line: the file, the value and how to fix it.
+    """
+    keys = _together([_labels(part.table[chosen.label], chosen.label, part.name) for part in parts], origin, chosen.label)
     images = pa.chunked_array(
         [
             chunk.cast(pa.large_binary())
-            for file, table in tables.items()
-            for chunk in _image_bytes(table[chosen.image], chosen.image, file).chunks
+            for part in parts
+            for chunk in _image_bytes(part.table[chosen.image], chosen.image, part.name, contents).chunks
         ],
         pa.large_binary(),
     )
-    place_of = _places({file: len(table) for file, table in tables.items()})
+    place_of = _places({part.name: len(part.table) for part in parts})
     return assemble(
-        str(place),
+        origin,
         keys,
-        membership,
+        _splits(parts, chosen.split),
         lambda part, labels: ParquetSplit(images, part, labels, place_of),
-        name_of(class_names(schema, chosen.label), keys, str(place)),
-        known=[*([chosen.note] if chosen.note else []), *_left_out(shards)],
+        name_of(class_names(parts[0].table.schema, chosen.label), keys, origin),
+        known=[*([chosen.note] if chosen.note else []), *notes],
     )
+
+
+def _splits(parts: Sequence[Part], column: str | None) -> NDArray[np.str_] | None:
+    """The split of every row; None where nothing says it."""
+    if column is not None:
+        return np.concatenate([_membership(part.table[column], column, part.name) for part in parts])
+    return np.concatenate([np.full(len(part.table), part.split) for part in parts]) if any(part.split for part in parts) else None
 
 
 def _shards_in(folder: Path) -> Shards:
@@ -123,7 +153,7 @@ def _unreadable(file: Path, error: pa.ArrowInvalid) -> DataError:
     )
 
 
-def _places(rows: dict[Path, int]) -> Place:
+def _places(rows: Mapping[Path | str, int]) -> Place:
     """Names of rows, counted in each file."""
     files, ends = list(rows), np.cumsum(list(rows.values()))
 
@@ -142,15 +172,18 @@ def _left_out(shards: Shards) -> list[str]:
     return [f"Ignored, as their names say no split: {names}."]
 
 
-def _image_bytes(column: pa.ChunkedArray, name: str, file: Path) -> pa.ChunkedArray:
+def _image_bytes(column: pa.ChunkedArray, name: str, file: Path | str, contents: Contents | None) -> pa.ChunkedArray:
     if not is_image_type(column.type):
-        raise DataError(f"{file}: column '{name}' is {column.type}; it must be bytes, or a struct with a field 'bytes'.")
+        raise DataError(
+            f"{file}: column '{name}' is {column.type}; it must be bytes, or a struct with a field 'bytes': it holds no images, "
+            "choose another with --columns image=NAME."
+        )
     if pa.types.is_struct(column.type):
-        column = pc.struct_field(column, "bytes")
+        column = contents(column, str(file)) if contents else pc.struct_field(column, "bytes")
     return _without_nulls(column, name, "bytes; store the encoded image, not only its path", file)
 
 
-def _labels(column: pa.ChunkedArray, name: str, file: Path) -> Keys:
+def _labels(column: pa.ChunkedArray, name: str, file: Path | str) -> Keys:
     column = _plain(column)
     if not (pa.types.is_integer(column.type) or _is_text(column.type)):
         raise DataError(f"{file}: column '{name}' is {column.type}; it must be integers or text.")
@@ -158,13 +191,13 @@ def _labels(column: pa.ChunkedArray, name: str, file: Path) -> Keys:
     return integer_labels(values, file) if pa.types.is_integer(column.type) else np.array(values, np.str_)
 
 
-def _together(parts: list[Keys], place: Path, name: str) -> Keys:
+def _together(parts: list[Keys], place: str, name: str) -> Keys:
     if len({part.dtype.kind for part in parts}) > 1:
         raise DataError(f"{place}: column '{name}' has numbers in some files and text in others; use one of them.")
     return cast(Keys, np.concatenate(parts))
 
 
-def _membership(column: pa.ChunkedArray, name: str, file: Path) -> NDArray[np.str_]:
+def _membership(column: pa.ChunkedArray, name: str, file: Path | str) -> NDArray[np.str_]:
     column = _plain(column)
     if not _is_text(column.type):
         raise DataError(f"{file}: column '{name}' is {column.type}; it must be text: train, val or test.")
@@ -185,7 +218,7 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _without_nulls(column: pa.ChunkedArray, name: str, lacking: str, file: Path) -> pa.ChunkedArray:
+def _without_nulls(column: pa.ChunkedArray, name: str, lacking: str, file: Path | str) -> pa.ChunkedArray:
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy())[0])
         raise DataError(f"{file}: row {row} of column '{name}' has no {lacking}.")

@@ -1,0 +1,153 @@
+"""The Hugging Face hub: names on it, the token, and its errors in one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vpbench.core.errors import UsageError, VpbenchError
+from vpbench.core.names import shortened
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+PREFIX = "hf:"
+"""How a data set of the hub begins where the path of one could stand."""
+
+TOKEN, ENDPOINT = "HF_TOKEN", "HF_ENDPOINT"
+
+_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_REPOSITORY = re.compile(f"(?:{_PART}/)?{_PART}")
+_DATA = re.compile(f"{PREFIX}(?P<repository>{_REPOSITORY.pattern})(?::(?P<config>[\\w.+ -]+))?(?:@(?P<revision>[\\w./-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_on_hub(path: object) -> bool:
+    """Whether a data set's path means one of the hub."""
+    return isinstance(path, str) and path.startswith(PREFIX)
+
+
+def is_repository(name: str) -> bool:
+    """Whether ``name`` can be a repository's, ``owner/name``."""
+    return "/" in name and bool(_REPOSITORY.fullmatch(name)) and ".." not in name and "--" not in name
+
+
+def located(path: str, folder: Path | None = None) -> str:
+    """An absolute path, from ``folder`` on or else from the working folder; a data set of the hub as it is."""
+    if is_on_hub(path):
+        return path
+    from vpbench.core.user_folders import user_path
+
+    return str((folder.absolute() / user_path(path)) if folder else user_path(path).absolute())
+
+
+@dataclass(frozen=True)
+class HubData:
+    """A data set of the hub: ``hf:owner/name``, with ``:config`` and ``@revision`` where they are given."""
+
+    repository: str
+    config: str | None = None
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> HubData:
+        """
+        Raises:
+            UsageError: for a text of another form.
+        """
+        found = _DATA.fullmatch(text)
+        if not found or ".." in text:
+            raise UsageError(f"'{shortened(text)}' names no data set of the Hugging Face hub: write hf:owner/name or "
+                             "hf:owner/name:config, with @revision behind it for a certain version.")  # fmt: skip
+        return cls(**found.groupdict())
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the revision is a commit, which never changes."""
+        return self.revision is not None and bool(_COMMIT.fullmatch(self.revision))
+
+    @property
+    def name(self) -> str:
+        """What tables call it: the repository's name without its owner, with the configuration."""
+        own = self.repository.rpartition("/")[2]
+        return f"{own}-{self.config}" if self.config and self.config != "default" else own
+
+    def __str__(self) -> str:
+        config, revision = self.config and f":{self.config}", self.revision and f"@{self.revision}"
+        return f"{PREFIX}{self.repository}{config or ''}{revision or ''}"
+
+
+def hub_token() -> str | Literal[False]:
+    """``HF_TOKEN`` of the environment; False without one, which keeps the hub's client from looking elsewhere."""
+    return os.environ.get(TOKEN, "").strip() or False
+
+
+def endpoint() -> str:
+    """Address of the hub."""
+    return os.environ.get(ENDPOINT, "").rstrip("/") or "https://huggingface.co"
+
+
+def hub_api() -> HfApi:
+    """The hub's client, with the address and the token of the environment."""
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=endpoint(), token=hub_token(), library_name="vpbench")
+
+
+@contextmanager
+def hub_errors(name: str, kind: type[VpbenchError], otherwise: str = "") -> Iterator[None]:
+    """Whatever the hub's client raises in the block is one line.
+
+    Args:
+        name: of the repository, for messages.
+        kind: of error to raise.
+        otherwise: the way out where the hub cannot be reached.
+
+    Raises:
+        VpbenchError: of ``kind``.
+    """
+    from huggingface_hub import errors
+
+    hidden = f"or set {TOKEN} to a token that may read it" if hub_token() else f"or set {TOKEN} if it is private"
+    try:
+        yield
+    except VpbenchError:
+        raise
+    except errors.GatedRepoError as error:
+        page = f"{endpoint()}/{name}"
+        raise kind(f"{name} is gated on the hub: ask for access on {page}, and set {TOKEN}.") from error
+    except errors.RevisionNotFoundError as error:
+        raise kind(f"{name} has no such revision on {endpoint()}; correct it.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise kind(f"there is no '{name}' on {endpoint()}: correct the name, {hidden}.") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise kind(
+            f"{name}: {endpoint()} cannot be reached, and it is not in the cache of this machine. {otherwise}".rstrip()
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise kind(f"{name} on {endpoint()} lacks a file that belongs there: {_first_line(error)}") from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        if status in (401, 403):
+            raise kind(f"{endpoint()} refuses this for {name}: set {TOKEN} to a token that may do it.") from error
+        raise kind(f"{name}: {endpoint()} answers {_first_line(error)}") from error
+    except OSError as error:  # offline on purpose or not; of requests, too
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            place = error.filename or "the cache of the hub"
+            raise kind(f"{name}: {place} cannot be written ({error.strerror}); set HF_HOME to another folder.") from error
+        raise kind(f"{name}: {endpoint()} cannot be reached ({_first_line(error)}). {otherwise}".rstrip()) from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub"):
+            raise
+        raise kind(f"{name}: {endpoint()} cannot be reached ({_first_line(error)}). {otherwise}".rstrip()) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""Trackers by their names; each module defines one subclass of :class:`vpbench.execution.tracker.Tracker`."""
