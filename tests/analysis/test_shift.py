@@ -14,7 +14,7 @@ from PIL import Image
 import vpbench
 from vpbench.analysis.shift import OtherData, Shifts, mixed_rows, open_others, predicted, shift_rows
 from vpbench.analysis.wise_ft import interpolated
-from vpbench.core.errors import DataError, MissingDataError, UnsupportedError, UsageError
+from vpbench.core.errors import DataError, MissingDataError, StoreError, UnsupportedError, UsageError
 from vpbench.data.sources import open_path
 from vpbench.deploy.load_run import load_run
 from vpbench.execution import execute
@@ -231,6 +231,11 @@ def test_run_and_report(trained: Any, cards: Path, capsys: pytest.CaptureFixture
     assert set(load_rows(store)["method"]) == set(METHODS) and not (load_rows(store)["stage"] == "shift").any()
     assert vpbench.report(results=store.folder) == table
     shown = vpbench.report("shift", paper="vpbench", results=store.folder)
+    tests = {(row["dataset"], row["interpolation"]): row for row in store.load().to_dict("records") if row["stage"] == "shift"}
+    command = vpbench.show("run", tests["other", 1.0]["run_id"], store.folder)["command"]
+    assert "--methods full" in command and command.endswith("--test-on other --wise-ft 1")
+    with pytest.raises(StoreError, match=r"is a test of the model of run [0-9a-f]{32}: load that one"):
+        load_run(tests["other", 1.0]["run_id"], results=store.folder)
     assert isinstance(shown, str) and "other" in shown and "full (wise_ft=1.0)" in shown and "full (wise_ft=0.0)" in shown
 
 
