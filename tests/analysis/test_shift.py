@@ -232,7 +232,7 @@ def test_run_and_report(trained: Any, cards: Path, capsys: pytest.CaptureFixture
     assert vpbench.report(results=store.folder) == table
     shown = vpbench.report("shift", paper="vpbench", results=store.folder)
     tests = {(row["dataset"], row["interpolation"]): row for row in store.load().to_dict("records") if row["stage"] == "shift"}
-    command = vpbench.show("run", tests["other", 1.0]["run_id"], store.folder)["command"]
+    command = vpbench.show("run", tests["other", 1.0]["run_id"], store.folder)["repeat_with"]
     assert "--methods full" in command and command.endswith("--test-on other --wise-ft 1")
     with pytest.raises(StoreError, match=r"is a test of the model of run [0-9a-f]{32}: load that one"):
         load_run(tests["other", 1.0]["run_id"], results=store.folder)

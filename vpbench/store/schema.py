@@ -139,19 +139,9 @@ QUALITY = tuple(_QUALITY)
 
 # What a row says of its model and how it was trained.
 OF_MODEL = (
-    *_METHOD,
-    *_BACKBONE,
-    *_TRAINING,
-    *_SIZE,
-    "suite",
-    "n_train",
-    "n_val",
-    "preprocess",
-    "spec",
-    "search",
-    "data_path",
+    *_METHOD, *_BACKBONE, *_TRAINING, *_SIZE, "suite", "n_train", "n_val", "preprocess", "spec", "search", "data_path",
     "weights_path",
-)
+)  # fmt: skip
 
 # Columns that are equal in repetitions on the same kind of device with the same number of threads: all but those of time, memory
 # and machine.
