@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -97,6 +98,11 @@ class DAVPT(Method[DAVPTConfig]):
             (("trained", "prompts, biases, norms and the class token", "prompts"),),
         ),
     }
+
+    @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """See :meth:`vpbench.interface.Method.needs_classification`."""
+        return "draws class tokens to proxies of an image's class"
 
     def build(self) -> None:
         """Creates ``prompts`` by block, and buffers: ``mapping`` (classes), ``centres`` (M, D), sums of features by class.

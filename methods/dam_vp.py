@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -139,6 +140,11 @@ class DAMVP(Method[DAMVPConfig]):
             (("prompts without meta prompt", "0", "N(0, 1), as a fresh prompter of models/prompters.py"),),
         ),
     }  # fmt: skip
+
+    @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """See :meth:`vpbench.interface.Method.needs_classification`."""
+        return "chooses a prompt by clusters of whole images, from their pooled features"
 
     def build(self) -> None:
         """Creates ``up``, ``down`` (K, C, p, S), ``left``, ``right`` (K, C, S - 2 p, p), and the buffer ``prototypes`` (K, D), K

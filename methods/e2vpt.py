@@ -239,7 +239,7 @@ class E2VPT(Method[E2VPTConfig]):
         for mask in masks:
             mask.requires_grad_(True)
         for images, labels in session.training_batches():
-            gradients = torch.autograd.grad(F.cross_entropy(session.logits(images), labels), masks)
+            gradients = torch.autograd.grad(session.loss(images, labels), masks)
             for score, gradient in zip(scores, gradients):
                 score += gradient.abs() if self.config.importance == "absolute" else gradient
             batches += 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from vpbench.interface import (
     ALL_FAMILIES,
@@ -57,6 +58,11 @@ class EXPRES(Method[EXPRESConfig]):
         "assumption: where the token width changes on the way, the prompts go through the merging of patches.",
     )
     Config = EXPRESConfig
+
+    @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """See :meth:`vpbench.interface.Method.needs_classification`."""
+        return "reads its prompts' outputs in place of the class token"
 
     def build(self) -> None:
         """Creates ``prompts`` (M, D) and ``residual``, by site and block."""

@@ -77,6 +77,7 @@ class GaPT(Method[GaPTConfig]):
         "Prompts depend on the image, so keys and values cannot be kept; N = 100 costs 53 % more operations on ViT-B/16.",
     )
     Config = GaPTConfig
+    fits_every_task = True
     presets = {
         "mae": Preset(
             "the released readout of MAE models",

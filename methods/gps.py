@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +80,11 @@ class GPS(Method[GPSConfig]):
     )
     requires = ("labelled pass before training",)
     Config = GPSConfig
+
+    @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """See :meth:`vpbench.interface.Method.needs_classification`."""
+        return "selects weights by a contrastive loss between the classes of images"
 
     def build(self) -> None:
         """Creates ``updates`` (k, out) and ``columns`` (k, out) of every matrix; the first k columns before :meth:`prepare`.

@@ -90,6 +90,11 @@ class ILMVP(MapsLabels, Method[ILMVPConfig]):
     }
 
     @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """See :meth:`vpbench.interface.Method.needs_classification`."""
+        return "maps the classes of a classifier of whole images, in place of a head"
+
+    @classmethod
     def needs_source_classifier(cls, config: Mapping[str, Any]) -> bool:
         """Always."""
         return True

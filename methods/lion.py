@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,6 +78,11 @@ class LION(Method[LIONConfig]):
         "The solver takes a fixed number of steps, so that an image's prediction does not depend on its batch.",
     )
     Config = LIONConfig
+
+    @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """See :meth:`vpbench.interface.Method.needs_classification`."""
+        return "has a layer between the pooled features and the classifier"
 
     def build(self) -> None:
         """Creates the layers ``input`` and ``output``, each ``W1`` (h, c), ``b1`` (h), ``W2`` (c, h), ``b2`` (c), with the

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
 
 from vpbench.interface import ALL_FAMILIES, Method, MethodConfig, nn, option
 from vpbench.methods._batch_norm import batch_norm
@@ -35,6 +37,11 @@ class MLP(Method[MLPConfig]):
         " does so with head_init=vpt.",
     )
     Config = MLPConfig
+
+    @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """See :meth:`vpbench.interface.Method.needs_classification`."""
+        return "is a classifier of several layers on pooled features"
 
     @property
     def first_block(self) -> int:

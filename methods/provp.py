@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from vpbench.interface import (
     ALL_FAMILIES,
@@ -91,6 +92,11 @@ class ProVP(Method[ProVPConfig]):
             (("prompts of block l", "O + P^l", "0.01 O + 0.99 P^l"), ("loss", "cross-entropy", "and the contrastive one")),
         ),
     }
+
+    @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """See :meth:`vpbench.interface.Method.needs_classification`."""
+        return "compares the pooled features of the images of a batch" if config["reformation"] else ""
 
     @property
     def needs_whole_batches(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vpbench.core.errors import UnsupportedError
@@ -62,6 +63,11 @@ class SA2VP(Method[SA2VPConfig]):
     )
     requires = ("class token",)
     Config = SA2VPConfig
+
+    @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """See :meth:`vpbench.interface.Method.needs_classification`."""
+        return "classifies its prompts' class token beside the image's"
 
     def build(self) -> None:
         """Creates ``prompts`` and ``bottlenecks``.

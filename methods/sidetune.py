@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,11 @@ class Sidetune(Method[SidetuneConfig]):
             (("side network", "pretrained on ImageNet-1k", "PyTorch's initial values: not comparable with published rows"),),
         ),
     }
+
+    @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """See :meth:`vpbench.interface.Method.needs_classification`."""
+        return "adds the pooled features of a second network"
 
     def build(self) -> None:
         """Creates ``side`` (AlexNet's convolutions), ``projection`` (D, 9216) and ``alpha``."""

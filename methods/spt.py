@@ -323,7 +323,7 @@ class SPT(Method[SPTConfig]):
         for number, (images, labels) in enumerate(mixed_batches(session)):
             if number == self.config.batches:
                 break
-            F.cross_entropy(session.logits(images), labels).backward()
+            session.loss(images, labels).backward()
             recorded.end_batch()
         self._recorded = None
         sums, wanted = recorded.sums, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
@@ -99,6 +100,11 @@ class TransHP(Method[TransHPConfig]):
         " attention alone decides which prompt an image takes from.",
     )
     Config = TransHPConfig
+
+    @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """See :meth:`vpbench.interface.Method.needs_classification`."""
+        return "predicts coarse classes of whole images"
 
     def build(self) -> None:
         """Creates ``prompts`` (M, D), ``scores`` (M, D) and the buffer ``coarse_of_class`` (classes,).

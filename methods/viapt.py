@@ -155,6 +155,7 @@ class ViaPT(Method[ViaPTConfig]):
         "A PCA along the tokens, and a generator input without position embedding, are not offered.",
     )
     Config = ViaPTConfig
+    fits_every_task = True
     presets = {
         "scaffold": Preset(
             "the values of the first author's scaffold, which calls itself no final recipe",
@@ -318,7 +319,7 @@ class ViaPT(Method[ViaPTConfig]):
         logits = torch.stack([_at_least_float32(once(images, round=r)) for r in range(config.rounds)])
         if config.round_average == "logit":
             return logits.mean(0)
-        return logits.log_softmax(-1).logsumexp(0) - math.log(config.rounds)
+        return logits.log_softmax(2).logsumexp(0) - math.log(config.rounds)
 
     def loss(self, logits: Tensor, targets: Tensor, context: Context) -> Tensor:
         """Cross-entropy, plus ``kl_weight`` times the divergence from N(0, 1): summed over features, mean over Gaussians."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vpbench.interface import (
     ALL_PARTS,
@@ -66,6 +67,11 @@ class VQT(Method[VQTConfig]):
             (("head", "PyTorch's initial values", "Kaiming-normal (fan-out), bias -4.595"),),
         ),
     }
+
+    @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """See :meth:`vpbench.interface.Method.needs_classification`."""
+        return "reads the outputs of its queries, in place of the features"
 
     def build(self) -> None:
         """Creates ``queries`` (L, T, D) as VPT's prompts are."""

@@ -6,8 +6,10 @@ The Python interface is a few functions, which the command line calls too::
 
     vpbench.run(methods=["linear", "vpt"], suite="mini", results="results/runs")
     frame = vpbench.load_results("results/runs")
-    print(vpbench.report(table="1", results="results/runs"))
+    print(vpbench.report(table="1", results="results/runs"))  # in a notebook without print: a table
+    vpbench.compare("vpt", "linear", results="results/runs")
     vpbench.tune(methods=["vpt"], suite="mini", space="vpt-grid")
+    vpbench.measure("vpt,lora", "vit-b16-in21k", timing=False)
     vpbench.show("method", "insvp")
     model = vpbench.create_method("vpt", "vit_base_patch16_224", 100, weights="random", prompt_length=10)
     model = vpbench.load_run("3fa9")  # as trained: model(model.transform("photo.jpg")[None]) are logits
@@ -23,8 +25,14 @@ from typing import TYPE_CHECKING, Any
 
 from vpbench.core.version import __version__
 
-_HOMES = {"load_run": "vpbench.deploy.load_run"}  # of functions that are not in vpbench.api
-__all__ = ["__version__", "create_method", "load_results", "load_run", "report", "run", "show", "tune"]
+_HOMES = {  # of functions that are not in vpbench.api
+    **dict.fromkeys(("compare", "load_results", "remove_runs", "report", "show"), "vpbench.results"),
+    "load_run": "vpbench.deploy.load_run",
+}
+__all__ = [
+    "__version__", "compare", "create_method", "load_results", "load_run", "measure", "remove_runs", "report", "run", "show",
+    "tune",
+]  # fmt: skip
 
 # In a checkout that is not installed, methods/, benchmarks/ and reports/ lie beside this folder: make them subpackages.
 _CHECKOUT = Path(__file__).resolve().parent.parent
@@ -32,8 +40,9 @@ if not (Path(__file__).parent / "methods").exists() and (_CHECKOUT / "methods" /
     __path__.append(str(_CHECKOUT))
 
 if TYPE_CHECKING:
-    from vpbench.api import create_method, load_results, report, run, show, tune
+    from vpbench.api import create_method, measure, run, tune
     from vpbench.deploy.load_run import load_run
+    from vpbench.results import compare, load_results, remove_runs, report, show
 
 
 def __dir__() -> list[str]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import html as markup
-import inspect
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
 from vpbench.core.torch_state import own_torch_state
 from vpbench.spec.budget import Budget
-from vpbench.spec.flag import keywords_of
+from vpbench.spec.flag import keywords_of, names_mistakes
 from vpbench.spec.parsing import words
 from vpbench.spec.recipe import Recipe
-from vpbench.spec.request import DEFAULT_SUITE, Request
+from vpbench.spec.request import Request
 from vpbench.spec.run_options import RunOptions
 from vpbench.store.store import DEFAULT_FOLDER, Store
 
@@ -28,6 +26,8 @@ if TYPE_CHECKING:
     from vpbench.models.prompted import PromptedModel
     from vpbench.planning.plan import Plan, ResolvedRequest
     from vpbench.search.search_plan import Outcome, SearchPlan
+
+CREATED_WITH = ("weights", "image_size", "seed")  # arguments of create_method beside the method's own
 
 
 @keywords_of(Request, RunOptions)
@@ -145,39 +145,32 @@ def run_request(
     executor: Executor | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """:func:`run` with its arguments as models, for ``vpbench run``."""
+    from vpbench.analysis.noise import check_sigmas
+    from vpbench.analysis.shift import Shifts
     from vpbench.execution.callbacks import Callback
     from vpbench.execution.execute_plan import execute_plan
     from vpbench.execution.executor import make_executor
 
     store, callback, executor = Store(results), callback or Callback(), executor or make_executor(options)
     if options.noise:
-        from vpbench.analysis.noise import check_sigmas
-
         check_sigmas(options.noise)  # a mistake in them is an error before anything is trained
-    options = _with_suites_tests(request, options)
-    elsewhere = None
-    if options.test_on or options.wise_ft:
-        from vpbench.analysis.shift import Shifts
-
-        elsewhere = Shifts.opened(options.test_on or (), options.wise_ft or (), request.data_root)
+    elsewhere = Shifts.asked(request, options)
+    options = elsewhere.options
     plan = plan_request(request, options, results, callback, executor)
-    if elsewhere is not None:
-        elsewhere.check(plan, store)
+    elsewhere.check(plan, store)
+    if options.scales:
+        from vpbench.analysis.scales import check_plan, multi_scale_notes
+
+        check_plan(plan, options.scales)
     frame = execute_plan(plan, store, options, callback, executor)
-    for line in elsewhere.tested(plan, store, frame) if elsewhere is not None else ():
+    for line in elsewhere.tested(plan, store, frame):
         callback.note(line)
     for row, accuracies in noisy_accuracies(plan, store, frame, options.noise) if options.noise else ():
         callback.tested_on_noise(row, accuracies)
+    if options.scales:
+        for note in multi_scale_notes(plan, store, frame, options.scales):
+            callback.note(note)
     return frame
-
-
-def _with_suites_tests(request: Request, options: RunOptions) -> RunOptions:
-    """The options, with the data sets that the suite tests its models on where none are named."""
-    if options.test_on is not None:
-        return options
-    from vpbench.planning.plan import suite_of
-
-    return options.model_copy(update={"test_on": suite_of(request)[1].test_on})
 
 
 @own_torch_state()
@@ -273,10 +266,10 @@ def _note_data(planned: Plan | ResolvedRequest, callback: Callback | None) -> No
 
 def _note_seeds(request: Request, seeds: Sequence[int], callback: Callback | None) -> None:
     """Which seeds are none of the suite's."""
-    from vpbench.planning.suites import CUSTOM_SUITE, suite_card
+    from vpbench.planning.plan import suite_of
 
-    name = CUSTOM_SUITE if request.data else (request.suite or DEFAULT_SUITE)
-    own = suite_card(name).seeds
+    name, suite = suite_of(request)
+    own = suite.seeds
     if callback is not None and (more := [str(seed) for seed in seeds if seed not in own]):
         listed = ", ".join(map(str, own))
         callback.note(f"suite {name} has the seeds {listed}; beyond them these are taken: {', '.join(more)}.")
@@ -301,15 +294,6 @@ def noisy_accuracies(
         spec = specs[row["run_id"]]
         data = plan.data[spec.data.dataset]
         yield row, evaluate_noise(row, store, sigmas, plan.request.device, data, spec.backbone)
-
-
-def load_results(folder: str | Path = DEFAULT_FOLDER, columns: Sequence[str] | str | None = None) -> pd.DataFrame:
-    """All rows of a results folder, one per run; an empty frame with all columns when there are none.
-
-    Args:
-        columns: the only ones to read, a list or names with commas, which is quicker with many rows; None for all.
-    """
-    return Store(folder).load(words(columns) if isinstance(columns, str) else columns)
 
 
 @own_torch_state()
@@ -343,11 +327,17 @@ def create_method(
 
     from vpbench.backbones.named import resolve_backbone
     from vpbench.models.build import build_model
-    from vpbench.models.registry import check_preset, resolve_method
+    from vpbench.models.registry import check_preset, method_class, resolve_method
 
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise UsageError(f"classes={classes!r}: a head needs a whole number of classes, from 1 up.")
-    check_preset(method, {f"{method.partition(':')[0]}.{name}": value for name, value in options.items()})
+    name = method.partition(":")[0]
+    if name.isidentifier():
+        known = [*method_class(name).Config.model_fields, *method_class(name).Config.former_names()]
+        for option in options:
+            if option not in known:
+                raise unknown(f"argument of vpbench.create_method with {name}", option, [*known, *CREATED_WITH])
+    check_preset(method, {f"{name}.{option}": value for option, value in options.items()})
     spec = resolve_backbone(backbone, str(weights) if weights else None, image_size)
     chosen = resolve_method(method, options)
     if seed is not None:
@@ -355,55 +345,56 @@ def create_method(
     return build_model(chosen, spec, classes)
 
 
-class ReportText(str):
-    """A table as text, which a notebook shows as it is."""
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{markup.escape(self)}</pre>"
-
-
-def report(
-    table: str | int | None = None,
-    plot: str | None = None,
+@names_mistakes
+@own_torch_state()
+def measure(
+    methods: Sequence[str] | str = "all",
+    backbone: str = "vit-nano",
     *,
-    results: str | Path = DEFAULT_FOLDER,
-    format: Literal["terminal", "md", "tex", "csv", "json", "html"] | None = None,
-    out: str | Path | None = None,
-    html: str | Path | None = None,
-    **options: Any,
-) -> str | list[Path]:
-    """Render a table (as text), a figure (as files) or a whole page (as a folder) from a results folder.
+    image_size: int | None = None,
+    classes: int = 100,
+    batch: int = 8,
+    repeat: int = 3,
+    threads: int | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+    settings: Mapping[str, Any] | None = None,
+    timing: bool = True,
+    progress: bool | None = None,
+) -> pd.DataFrame:
+    """Measure what methods cost: parameters, operations, time and memory, with random weights and without any training.
 
     Args:
-        table, plot, results, format, out: as in :func:`vpbench.reporting.make_report.make_report`.
-        html: a folder for the page, instead of all of these.
-        options: ``dataset``, ``suite``, ``backbone``, ``method``, ``seed``, and for tables ``paper``, ``reported``, ``mix``,
-            ``compare`` (two methods, or a list of pairs) and ``statistics``: see ``vpbench report --help``.
+        methods: names, as a list or with commas; ``all`` for every method.
+        backbone: a name of ``vpbench list backbones``, or any of timm.
+        image_size: pixels; None for the size of pretraining.
+        classes: of the classifier.
+        batch: images of a training step, and of an inference for throughput.
+        repeat: rounds of timing, behind one that warms up.
+        threads: of torch on a CPU.
+        device, precision: as for :func:`run`.
+        settings: options of methods, ``{"vpt.prompt_length": 50}``.
+        timing: False for parameters and operations alone.
+        progress: whether a bar is shown; None: where a person watches, on a terminal or in a notebook.
 
     Returns:
-        the text of a table without ``out``; else the files written.
+        one row per method behind that of the plain backbone; columns as in ``vpbench.measure.cost_file``.
 
     Raises:
-        VpbenchError: for an unknown argument or name, or when the store lacks what is asked for.
+        VpbenchError: when something in the request cannot work.
+        KeyboardInterrupt: when measuring was interrupted.
     """
-    from vpbench.reporting.make_report import make_report
-    from vpbench.reporting.page import write_page
+    import pandas as pd
 
-    function: Any = make_report if html is None else write_page
-    known = [name for name in inspect.signature(function).parameters if name not in ("folder", "figures", "own_page")]
-    for name in options:
-        if name not in known:
-            raise unknown("argument of vpbench.report", name, known)
-    if html is not None:
-        if table is not None or plot is not None or format is not None or out is not None:
-            raise UsageError("html writes a whole page: leave out table, plot, format and out.")
-        return [write_page(results, html, **options)]
-    made = make_report(table, plot, results=results, format=format, out=out, **options)
-    return ReportText(made) if isinstance(made, str) else made
+    from vpbench.measure.cost_progress import measure_all
+    from vpbench.measure.costs import CostRequest, Costs
 
-
-def show(kind: str, name: str, results: str | Path = DEFAULT_FOLDER) -> dict[str, Any]:
-    """Everything about one method, dataset, suite, backbone or run, as plain data."""
-    from vpbench.reporting.describe import describe
-
-    return describe(kind, name, Path(results))
+    request = CostRequest(
+        methods=words(methods) or [] if isinstance(methods, str) else list(methods), backbone=backbone, image_size=image_size,
+        classes=classes, batch=batch, repeat=repeat, threads=threads, device=device, precision=precision,
+        settings=settings or {}, timing=timing,
+    )  # fmt: skip
+    costs = Costs(request)
+    if not measure_all(costs, progress):
+        raise KeyboardInterrupt
+    return pd.DataFrame(costs.rows())

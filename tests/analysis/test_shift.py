@@ -223,7 +223,14 @@ def test_run_and_report(trained: Any, cards: Path, capsys: pytest.CaptureFixture
     store, data, _ = trained
     table = vpbench.report(results=store.folder)
     frame = vpbench.run(
-        "linear,full", data=str(data), results=store.folder, test_on="other", wise_ft=(0, 1), progress=True, **HOW
+        "linear,full",
+        data=str(data),
+        results=store.folder,
+        save="weights",
+        test_on="other",
+        wise_ft=(0, 1),
+        progress=True,
+        **HOW,
     )
     assert sorted(frame["method"]) == ["full", "linear"] and not (frame["stage"] == "shift").any()
     said = capsys.readouterr().err

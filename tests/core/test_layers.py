@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = [
     {"cli", "__main__"},
     {"checking"},
-    {"api"},
+    {"api", "results", "experiments"},
     {"reporting", "reports"},
     {"execution", "search", "analysis", "deploy"},
     {"planning", "training", "measure"},

@@ -15,6 +15,9 @@ from vpbench.data.sources import open_dataset
 DIGESTS = {
     "digits": "ea67cf20e4603ee0adf4816290be14f0",
     "sprites-location": "5fc0b19867b7c089bdf8a318fad73635",
+    "textures": "7252401007fa15e2f8b4f219c3e3fb47",
+    "scenes-count": "ae2a371423ed74f9dfbc0d5062388b89",
+    "scenes-distance": "6613e23cb0ccf8d1dec3f631fd572cf6",
     "sprites-orientation": "880ef02dc2d0ec794dcc63b0441741ca",
 }
 

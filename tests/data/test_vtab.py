@@ -165,6 +165,7 @@ def test_the_list_of_all_training_images_suffices_without_a_search(tmp_path: Pat
 def test_search_says_which_lists_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     joined(write_task(small_card("vtab.kitti"), tmp_path / "vtab.kitti"))
     monkeypatch.setattr("vpbench.planning.plan.dataset_card", small_card)
+    monkeypatch.setattr("vpbench.planning.requested_data.dataset_card", small_card)
     request = Request(
         methods=["linear"],
         suite="vtab1k",

@@ -15,7 +15,7 @@ from command import environment, vpbench
 from typer.main import get_command
 
 import vpbench as package
-from vpbench.cli.app import app
+from vpbench.cli.app import COMMANDS, app
 from vpbench.core.errors import UsageError
 from vpbench.spec.budget import Budget
 from vpbench.spec.flag import flags_of
@@ -37,6 +37,7 @@ def options_of(command: Any) -> dict[str, dict[str, Any]]:
             "min": getattr(option, "min", getattr(option.type, "min", None) if hasattr(option, "type") else None),
         }
         for option in command.params
+        if option.param_type_name == "option"
     }
 
 
@@ -47,6 +48,13 @@ def test_options_stay(name: str) -> None:
     command = group.commands[name].built()
     assert command.help == PINNED[name]["help"]
     assert options_of(command) == PINNED[name]["options"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_what_their_own_help_says(name: str) -> None:
+    """It is written beside their names, so that none of them is imported for it."""
+    group: Any = get_command(app)
+    assert COMMANDS[name][1] == " ".join(group.commands[name].built().help.split("\n\n")[0].split())
 
 
 @pytest.mark.parametrize("model", [Request, RunOptions, Budget])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -70,8 +71,9 @@ def test_report(finished: Path, tmp_path: Path) -> None:
 
 def test_names() -> None:
     assert set(vpbench.__all__) <= set(dir(vpbench))
-    assert {"run", "tune", "report", "show", "load_results", "create_method"} <= set(vpbench.__all__)
-    assert all(getattr(vpbench, name) for name in vpbench.__all__)
+    functions = {"run", "tune", "report", "show", "load_results", "create_method", "compare", "measure", "remove_runs"}
+    assert functions <= set(vpbench.__all__)
+    assert all(callable(getattr(vpbench, name)) for name in functions)
 
 
 def test_texts_where_lists_are_meant(finished: Path) -> None:
@@ -98,6 +100,11 @@ def test_texts_where_lists_are_meant(finished: Path) -> None:
         (lambda: vpbench.report(table=1, html="page"), "leave out table"),
         (lambda: vpbench.report(out="x.docx"), r"x.docx: no format ends with .docx: take .*\.md"),
         (lambda: vpbench.create_method("vpt:shallow", "vit-nano", 3, deep=True), "undoes what vpt:shallow is"),
+        (lambda: vpbench.create_method("vpt", "vit-nano", 3, wieghts="random"), "Did you mean 'weights'"),
+        (lambda: vpbench.compare("vpt", "linear", datasets="digits"), "argument of vpbench.compare 'datasets'. Did you mean"),
+        (lambda: vpbench.measure("vpt", clases=3), "argument of vpbench.measure 'clases'. Did you mean 'classes'"),
+        (lambda: vpbench.load_results(results="runs"), "argument of vpbench.load_results 'results'"),
+        (lambda: vpbench.show("method", nam="vpt"), "Did you mean 'name'"),
         (lambda: vpbench.create_method("vpt", "vit-nano", 0), "classes=0: a head needs a whole number of classes, from 1 up"),
         (lambda: vpbench.create_method("vpt", "vit-nano", -3), "classes=-3"),
         (lambda: vpbench.create_method("vpt", "vit-nano", 2.5), "classes=2.5"),
@@ -120,7 +127,30 @@ def test_report_in_a_notebook(finished: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(console, "_is_jupyter", lambda: True)
     text = vpbench.report(results=finished)
     assert text == plain and "linear" in text
-    assert text._repr_html_().startswith("<pre>Table 1: Top-1 accuracy")
+    shown = text._repr_html_()
+    assert "<h2>Table 1: Top-1 accuracy" in shown and '<th scope="row">Linear' in shown and "<script" not in shown
+
+
+def test_compare(finished: Path) -> None:
+    table = vpbench.compare("vpt", "linear", results=finished)
+    assert table == vpbench.report(compare=("vpt", "linear"), results=finished)
+    assert table == vpbench.compare("vpt,linear", results=finished) == vpbench.compare(["vpt", "linear"], results=finished)
+    assert vpbench.compare(results=finished) == vpbench.report(statistics=True, results=finished)
+
+
+def test_measure(capsys: pytest.CaptureFixture[str]) -> None:
+    frame = vpbench.measure("linear, vpt", classes=7, timing=False, settings={"vpt.prompt_length": 3})
+    assert importlib.import_module("vpbench.measure.costs")  # the package has the function's name from here on
+    again = vpbench.measure(["linear", "vpt"], classes=7, timing=False, settings={"vpt.prompt_length": 3})
+    assert frame["method"].tolist() == again["method"].tolist() == ["(plain backbone)", "linear", "vpt"]
+    assert frame["params_trainable"].tolist()[1:] == [7 * 193, 7 * 193 + 6 * 3 * 192]
+    assert capsys.readouterr().err == ""
+
+
+def test_remove_runs(results: Path) -> None:
+    run_id = vpbench.load_results(results)["run_id"].iloc[0]
+    assert vpbench.remove_runs(run_id[:8], results) == [run_id]
+    assert run_id not in set(vpbench.load_results(results)["run_id"])
 
 
 def test_report_of_figures_and_a_page(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

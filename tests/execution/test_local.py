@@ -524,7 +524,7 @@ def test_a_rate_of_1e30_leaves_a_warning_in_the_row(images: Path, store: Store) 
 
 def test_rows_of_another_command_are_not_new(images: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     plan = planned(images, store, seeds=3)
-    progress, row = RunProgress(), {"status": "ok", "acc1": 50.0, "wall_s": 1.0}
+    progress, row = RunProgress(), {"status": "ok", "score": 50.0, "wall_s": 1.0}
     progress.planned(plan, None)
     progress.finished(plan.runs[0], row)
     for run in plan.runs[1:]:

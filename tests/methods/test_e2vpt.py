@@ -191,6 +191,9 @@ class FakeSession:
     def logits(self, images: Tensor) -> Tensor:
         return self.model.eval()(images)
 
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self.model.task.loss(self.logits(images), targets)
+
     def snapshot(self) -> dict[str, Tensor]:
         return self.model.snapshot()
 

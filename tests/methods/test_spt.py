@@ -156,6 +156,9 @@ class Session:
         found: Tensor = self.model.eval()(images)
         return found
 
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self.model.task.loss(self.logits(images), targets)
+
 
 def test_sensitivity_is_the_square_of_autograd_s_gradients() -> None:
     """The chosen entries of each matrix are those with the largest gradients of the frozen weights."""

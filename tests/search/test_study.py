@@ -28,10 +28,10 @@ def score(run: PlannedRun) -> Row:
     """Best at a rate of 0.01, lower after few epochs; the highest rates diverge."""
     recipe = run.spec.recipe
     if recipe.lr > 0.04:
-        return {"status": "diverged", "val_acc1": None, "val_correct": None, "lr": recipe.lr}
+        return {"status": "diverged", "val_score": None, "val_correct": None, "lr": recipe.lr}
     correct = round(N_VAL * (1 - abs(math.log10(recipe.lr / 0.01)) / 4) * recipe.epochs / 8)
     return {
-        "status": "ok", "val_acc1": 100 * correct / N_VAL, "val_correct": correct, "lr": recipe.lr,
+        "status": "ok", "val_score": 100 * correct / N_VAL, "val_correct": correct, "lr": recipe.lr,
         "weight_decay": recipe.weight_decay, "epochs": recipe.epochs,
     }  # fmt: skip
 

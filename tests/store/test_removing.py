@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from store_rows import accuracies, fill, make_row
 
-from vpbench.core.errors import StoreError
+from vpbench.core.errors import StoreError, VpbenchError
 from vpbench.store.claims import COMPACTING
 from vpbench.store.compacting import compact
 from vpbench.store.reading import compacted_files
@@ -77,10 +77,10 @@ def test_other_compacted_files_keep_their_age(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("beginning", "part"), [("x", "there is no run 'x'"), ("aa", "2 runs begin with 'aa'; give more digits"), ("", "no run ''")]
+    ("beginning", "part"), [("x", "no run 'x'"), ("aa", "2 runs begin with 'aa'; use more digits"), ("", "is empty")]
 )
 def test_what_is_not_one_run(store: Store, beginning: str, part: str) -> None:
-    with pytest.raises(StoreError, match=part):
+    with pytest.raises(VpbenchError, match=part):
         find_runs(store, ["d1", beginning])
     assert accuracies(store) == EXPECTED
 

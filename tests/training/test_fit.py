@@ -211,7 +211,7 @@ def test_evaluation_of_many_batches(label: str, make_trainer: MakeTrainer, monke
     trainer = make_trainer(label)
     whole = trainer.evaluate(trainer.data.test)
     assert whole.features is None
-    monkeypatch.setattr("vpbench.training.inputs.EVALUATION_BATCH", 4)
+    monkeypatch.setattr("vpbench.tasks.classification.EVALUATION_BATCH", 4)
     parts = trainer.evaluate(trainer.data.test, features=5)
     assert np.array_equal(whole.ranked, parts.ranked)
     assert np.allclose(whole.confidence, parts.confidence, atol=1e-5)

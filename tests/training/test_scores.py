@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
 
-from vpbench.training.evaluate import Scores
+from vpbench.tasks.classification import Accuracies
 
 
-def scores(labels: np.ndarray, logits: np.ndarray) -> Scores:
+def scores(labels: np.ndarray, logits: np.ndarray) -> Accuracies:
     ranked = np.argsort(-logits, axis=1)[:, :5]
-    return Scores(labels, ranked, logits.max(1).astype(np.float32), logits.shape[1])
+    return Accuracies(labels, ranked, logits.max(1).astype(np.float32), logits.shape[1])
 
 
 @pytest.mark.parametrize("classes", [2, 5, 6, 20])

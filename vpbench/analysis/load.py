@@ -27,10 +27,11 @@ from vpbench.data.sources import open_dataset, open_path
 from vpbench.models.build import build_model
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.saved import AGAIN, SavedFile, decode_model, restore
-from vpbench.planning.suites import CUSTOM_SUITE, apply_protocol, suite_card
+from vpbench.planning.suites import apply_protocol, suite_card
 from vpbench.spec.run_spec import BackboneSpec, RunSpec
 from vpbench.store.artefacts import ARTEFACTS
 from vpbench.store.store import Store
+from vpbench.tasks import task_class
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def load_stored(
     saved, path = read_saved(row, store)
     raw = raw if raw is not None else open_data(spec)
     backbone = backbone if backbone is not None else find_weights(spec.backbone)
-    model = build_model(spec.method, backbone, len(raw.class_names), device)
+    model = build_model(spec.method, backbone, len(raw.class_names), device, spec.task)
     restore(model, saved, path)
     model.backbone.use_fastest_kernels(torch.device(device).type, spec.precision)  # as in training
     data = prepare(raw, spec.preprocess, backbone.image_size)
@@ -119,9 +120,9 @@ def open_data(spec: RunSpec) -> RawData:
     name, suite = spec.data.dataset, spec.data.suite
     card = suite_card(suite)
     for path in dict.fromkeys((spec.data.path, card.data.get(name), None)):
-        if suite == CUSTOM_SUITE or name in card.data:
+        if card.is_own or name in card.data:
             own = path or str(_own_data(name, data_root()))
-            raw, place = open_path(own, spec.data.columns), own
+            raw, place = open_path(own, spec.data.columns, task_class(spec.task.name).target), own
         else:
             raw, place = open_dataset(dataset_card(name)), name
         raw = apply_protocol(raw, card, spec.stage, spec.seed)

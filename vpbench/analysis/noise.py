@@ -105,7 +105,7 @@ def evaluate_noise(
     normalise = Normaliser(stored.spec.backbone.mean, stored.spec.backbone.std, place)
     trainer = Trainer(stored.model, stored.data, stored.spec, normalise, place)
     test = stored.data.test
-    splits = [NoisySplit(test.images, test.labels, test.image_size, sigma) for sigma in wanted if sigma not in done]
+    splits = [NoisySplit(test.images, test.labels, test.image_size, sigma=sigma) for sigma in wanted if sigma not in done]
     with float32_products(stored.spec.precision):
         found = [(split.sigma, trainer.evaluate(split)) for split in splits]
     rows = [] if known is None else list(known[list(COLUMNS)].itertuples(index=False, name=None))

@@ -29,17 +29,20 @@ from vpbench.data.raw import PartialSplit, RawData
 from vpbench.data.sources import open_dataset
 from vpbench.deploy.load_run import load_run
 from vpbench.models.saved import TrainedModel
+from vpbench.planning.plan import suite_of
 from vpbench.spec.device import describe, resolve_device
+from vpbench.spec.run_options import RunOptions
+from vpbench.spec.run_spec import TaskSpec
 from vpbench.store.schema import OF_MODEL, SETTLED
 from vpbench.store.store import Store
-from vpbench.training.evaluate import Scores
-from vpbench.training.inputs import EVALUATION_BATCH
+from vpbench.tasks.classification import EVALUATION_BATCH, Accuracies, AccuracyScorer
 from vpbench.training.memory import in_pieces
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from vpbench.planning.plan import Plan
+    from vpbench.spec.request import Request
     from vpbench.spec.run_spec import RunSpec
 
 Row = Mapping[str, Any]
@@ -103,15 +106,18 @@ class Shifts:
     Attributes:
         others: other data sets.
         alphas: shares of a model's weights that are mixed with a linear probe's.
+        options: of the request, with the data sets that its suite tests on where the user names none.
     """
 
     others: Sequence[OtherData]
     alphas: Sequence[float]
+    options: RunOptions = field(default_factory=RunOptions)
 
     @classmethod
-    def opened(cls, names: Sequence[str], alphas: Sequence[float], root: str | None = None) -> Shifts:
-        """See :func:`open_others`."""
-        return cls(open_others(names, root), alphas)
+    def asked(cls, request: Request, options: RunOptions) -> Shifts:
+        """Those that options ask for, or else the request's suite; see :func:`open_others`."""
+        names = suite_of(request)[1].test_on if options.test_on is None else options.test_on
+        return cls(open_others(names, request.data_root), options.wise_ft or (), options.model_copy(update={"test_on": names}))
 
     def check(self, plan: Plan, store: Store) -> None:
         """That all can be tested, before anything is trained.
@@ -119,6 +125,9 @@ class Shifts:
         Raises:
             UsageError: for data sets with other classes than the models', or without a linear probe to mix weights with.
         """
+        if self.others or self.alphas:
+            for task in {run.spec.task.name for run in plan.runs} - {TaskSpec().name}:
+                raise UsageError(f"--test-on and --wise-ft are for classification, and this is {task}.")
         for name, raw in plan.data.items():
             for other in self.others:
                 check_classes(other, raw.class_names, name)
@@ -130,7 +139,7 @@ class Shifts:
 
     def tested(self, plan: Plan, store: Store, rows: pd.DataFrame) -> Iterator[str]:
         """Test the models of a plan's rows that are ok, one after the other in this process. Yields a line for each result."""
-        for row in rows[rows["status"] == "ok"].to_dict("records"):
+        for row in rows[rows["status"] == "ok"].to_dict("records") if self.others or self.alphas else ():
             run_id, dataset, device = str(row["run_id"]), str(row["dataset"]), plan.request.device
             found = list(shift_rows(run_id, store, self.others, device))
             if self.alphas and row["method"] != PROBE:
@@ -275,7 +284,9 @@ def _known(run_id: str, store: Store, *models: Row) -> dict[str, Any] | None:
 
 
 def _load(row: Row, store: Store, device: str) -> TrainedModel:
-    return load_run(row["run_id"], results=store.folder, device=resolve_device(device))
+    model = load_run(row["run_id"], results=store.folder, device=resolve_device(device))
+    model.check_classifies("--test-on")
+    return model
 
 
 def _tested(new: dict[str, Any], row: Row, store: Store, other: OtherData, model: TrainedModel) -> dict[str, Any]:
@@ -286,15 +297,14 @@ def _tested(new: dict[str, Any], row: Row, store: Store, other: OtherData, model
     found: dict[str, Any] = {"preprocess": json.dumps(preprocess.identity())}
     try:
         scores = predicted(model, split, [model.class_names.index(name) for name in other.raw.class_names])
-        names = ("acc1", "acc5", "mean_per_class", "correct", "correct5", "total")
-        found |= {"status": "ok", "error": "", **{name: getattr(scores, name) for name in names}}
+        found |= {"status": "ok", "error": "", "metric": model.model.task.metric, "score": scores.score, **scores.columns()}
     except DivergedError as error:
         found |= {"status": "diverged", "error": str(error)}
     place = next(model.parameters()).device
     return _store(new, row, store, other, {**found, **describe(place), "started_at": started})
 
 
-def predicted(model: TrainedModel, split: CachedSplit, chosen: Sequence[int]) -> Scores:
+def predicted(model: TrainedModel, split: CachedSplit, chosen: Sequence[int]) -> Accuracies:
     """Predictions on a split.
 
     Args:
@@ -304,16 +314,15 @@ def predicted(model: TrainedModel, split: CachedSplit, chosen: Sequence[int]) ->
         DivergedError: when the logits are not finite.
     """
     device, backbone = next(model.parameters()).device, model.description.backbone
-    columns, found = torch.tensor(chosen, device=device), []
+    columns, scorer = torch.tensor(chosen, device=device), AccuracyScorer(len(chosen), 0)
+
+    def forward(images: Any, with_features: bool = False) -> tuple[torch.Tensor, None]:
+        return torch.cat(in_pieces(model, images))[:, columns], None
+
     with torch.no_grad():
         for images, labels in evaluation_batches(split, EVALUATION_BATCH, Normaliser(backbone.mean, backbone.std, device)):
-            probabilities = torch.cat(in_pieces(model, images))[:, columns].softmax(-1)
-            if not torch.isfinite(probabilities).all():
-                raise DivergedError("the logits are not finite.")
-            top = probabilities.topk(min(5, len(chosen)))
-            found.append([each.cpu().numpy() for each in (labels, top.indices, top.values[:, 0])])
-    labels, ranked, confidence = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return Scores(labels, ranked, confidence, len(chosen))
+            scorer.add(forward, images, labels)
+    return scorer.scores()
 
 
 def _test_alone(raw: RawData) -> RawData:

@@ -150,6 +150,31 @@ class Backbone(nn.Module):
         """The features that the classifier reads, (B, feature_width)."""
         raise NotImplementedError
 
+    def map_size(self, images: Tensor, block: int) -> tuple[int, int]:
+        """Rows and columns of a block's patch grid for images (B, C, H, W)."""
+        grid = self.shape.stage_of(block).grid
+        return grid, grid
+
+    def feature_map(self, block: int, tokens: Tokens, size: tuple[int, int], *, normed: bool = False) -> Tensor:
+        """The output of a block as a map (B, D, h, w): the patch token y w + x is the pixel (y, x).
+
+        Class token, registers and prompts are left out. The map is the residual stream, without a norm, as SETR reads it.
+
+        Args:
+            tokens: out of ``block``; at least its image tokens, see ``needed`` of :meth:`block`.
+            size: (h, w), of :meth:`map_size`.
+            normed: put it through the final norm, as DINOv2's linear head has it; of the last block alone.
+
+        Raises:
+            UnsupportedError: for ``normed`` where the final norm has another width.
+        """
+        patches = self.final_norm(block, tokens) if normed else tokens.patch_tokens
+        return patches.transpose(1, 2).unflatten(2, size)
+
+    def final_norm(self, block: int, tokens: Tokens) -> Tensor:
+        """Patch tokens out of a block, (B, M, D), behind the backbone's final norm."""
+        raise NotImplementedError
+
     def forward(self, images: Tensor) -> Tensor:
         """Features of the plain, unprompted model."""
         tokens = self.embed(images)

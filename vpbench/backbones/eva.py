@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vpbench.backbones.attention import OpenAttention, attend, finish, inner_attention
 from vpbench.backbones.edits import EditHandle, apply_edits
+from vpbench.backbones.positions import check_built_size
 from vpbench.backbones.vit import ViTAdapter, head_width
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import Scope, Tokens
@@ -38,6 +39,7 @@ class EvaAdapter(ViTAdapter):
 
     def embed(self, images: Tensor) -> Tokens:
         """Normalised images (B, C, S, S) to the sequence that enters block 0, absolute position embeddings added."""
+        check_built_size(self.shape, images)
         x, self._rope = self.vit._pos_embed(self.edited("patch_embed", None, images, self.vit.patch_embed))
         return Tokens(self.vit.norm_pre(x), self.shape.prefix)
 

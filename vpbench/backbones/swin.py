@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from vpbench.backbones.base import Backbone, Needed, linear_widths
 from vpbench.backbones.frozen_linear import freeze_linears
+from vpbench.backbones.positions import check_built_size
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import BackboneShape, Scope, Stage, Tokens, full_precision
 from vpbench.interface.scope import Affine, Site
@@ -111,6 +112,7 @@ class SwinAdapter(Backbone):
 
     def embed(self, images: Tensor) -> Tokens:
         """Normalised images (B, C, S, S) to the sequence that enters block 0; a Swin has no position embeddings."""
+        check_built_size(self.shape, images)
         return Tokens(self.edited("patch_embed", None, images, lambda x: self.swin.patch_embed(x).flatten(1, 2)), 0)
 
     def run_block(self, index: int, tokens: Tokens) -> Tokens:
@@ -145,6 +147,13 @@ class SwinAdapter(Backbone):
         else:
             maps = self._on_grid(self.shape.depth - 1, tokens.patch_tokens)
         return self.swin.forward_head(self.swin.norm(maps), pre_logits=True)
+
+    def final_norm(self, block: int, tokens: Tokens) -> Tensor:
+        """Patch tokens out of a block of the last stage, (B, M, D), behind the final norm."""
+        if self.shape.stage_of(block) != self.shape.stages[-1]:
+            raise self._cannot(f"has its final norm behind the last stage, and block {block} belongs to an earlier one")
+        normed: Tensor = self.swin.norm(tokens.patch_tokens)
+        return normed
 
     def prompt_keys_values(self, scope: Scope, block: int, provide: KeysValues) -> None:
         """See :meth:`vpbench.interface.Scope.prompt_keys_values`."""

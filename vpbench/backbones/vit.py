@@ -19,6 +19,7 @@ from vpbench.backbones.base import LAST_OF_BRANCH, Backbone, Needed, linear_widt
 from vpbench.backbones.edits import hook_edit
 from vpbench.backbones.frozen_linear import freeze_linears
 from vpbench.backbones.needed import can_skip_tokens, run_needed_tokens
+from vpbench.backbones.positions import PosResample, resized_input
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import BackboneShape, ClassAttention, Scope, Stage, Tokens
 from vpbench.interface.scope import Affine, Edit, Site
@@ -42,6 +43,7 @@ class ViTAdapter(Backbone):
 
     family = "vit"
     kind: ClassVar[Any] = VisionTransformer
+    pos_resample: PosResample = "bilinear"  # of images that are not of the size that the model was built for
 
     def __init__(self, vit: nn.Module, weights_sha256: str | None = None, *, pool_prompts: bool = False) -> None:
         super().__init__()
@@ -88,8 +90,12 @@ class ViTAdapter(Backbone):
         return "class" if self.vit.global_pool == "token" and self.vit.attn_pool is None else "image"
 
     def embed(self, images: Tensor) -> Tokens:
-        """Normalised images (B, C, S, S) to the sequence that enters block 0, position embeddings added."""
-        x = self.vit._pos_embed(self.edited("patch_embed", None, images, self.vit.patch_embed))
+        """Normalised images (B, C, S, S) to the sequence that enters block 0, position embeddings added.
+
+        Images of another size (B, C, H, W), for windows and whole images of dense tasks, get resampled position embeddings.
+        """
+        with resized_input(self.vit, images, self.pos_resample):
+            x = self.vit._pos_embed(self.edited("patch_embed", None, images, self.vit.patch_embed))
         return Tokens(self.vit.norm_pre(self.vit.patch_drop(x)), self.shape.prefix)
 
     def run_block(self, index: int, tokens: Tokens) -> Tokens:
@@ -139,6 +145,16 @@ class ViTAdapter(Backbone):
         """The features that the classifier reads, (B, feature_width): prompts dropped, final norm, timm's own pooling."""
         x = tokens.x if self.pool_prompts else tokens.image_tokens
         return self.vit.forward_head(self.vit.norm(x), pre_logits=True)
+
+    def map_size(self, images: Tensor, block: int) -> tuple[int, int]:
+        """Rows and columns of the patch grid for images (B, C, H, W)."""
+        height, width = images.shape[-2:]
+        return height // self.shape.patch_size, width // self.shape.patch_size
+
+    def final_norm(self, block: int, tokens: Tokens) -> Tensor:
+        """Patch tokens out of a block, (B, M, D), behind the norm that stands before or behind the pooling."""
+        normed: Tensor = self.site_module("norm", None)(tokens.image_tokens)
+        return normed[:, tokens.prefix :]
 
     def block_module(self, block: int) -> nn.Module:
         """timm's module of a block."""

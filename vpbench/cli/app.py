@@ -2,44 +2,68 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from vpbench.cli.check import check
-from vpbench.cli.compact import compact
-from vpbench.cli.completion import VARIABLE, completion
-from vpbench.cli.data import app as data_app
-from vpbench.cli.export import export
-from vpbench.cli.import_rows import import_rows
-from vpbench.cli.listing import list_entries
-from vpbench.cli.logs import logs
-from vpbench.cli.measure import measure
-from vpbench.cli.new import app as new_app
-from vpbench.cli.predict import predict
-from vpbench.cli.report import report
-from vpbench.cli.rm import rm
-from vpbench.cli.run import run
-from vpbench.cli.show import show
-from vpbench.cli.status import status
+from vpbench.cli.completion import VARIABLE
 from vpbench.cli.streams import guarded_streams
 from vpbench.cli.strict import StrictTyper
-from vpbench.cli.tune import tune
 from vpbench.core.version import __version__
 
 INTERRUPTED = 130
 
-# By name, in the order of the help.
-COMMANDS: dict[str, Callable[..., None]] = {
-    "run": run, "measure": measure, "tune": tune, "report": report, "check": check, "predict": predict,
-    "list": list_entries, "show": show, "status": status, "logs": logs, "compact": compact,
-    "export": export, "import": import_rows, "rm": rm, "completion": completion,
-}  # fmt: skip
+# By name, in the order of the help: where the command is, and the first line of its help. Only the one that is used is imported.
+COMMANDS = {
+    "run": (
+        "run:run",
+        "Train and measure methods; what is stored already is skipped, so the same command continues an interrupted one.",
+    ),
+    "measure": (
+        "measure:measure",
+        "Measure what methods cost: parameters, operations, time and memory, with random weights and without any training.",
+    ),
+    "tune": (
+        "tune:tune",
+        "Search settings on validation images, with the same budget for every method on every data set; then run what wins.",
+    ),
+    "report": ("report:report", "Show the stored runs as a table or a figure. Reads the results folder and nothing else."),
+    "check": (
+        "check:check",
+        "Compare a small grid of runs with a baseline; exit 1 when a number is outside of what the baseline allows.",
+    ),
+    "predict": ("predict:predict", "Say what is on new images, with a trained model of 'vpbench run'."),
+    "list": ("listing:list_entries", "List what there is by name."),
+    "show": (
+        "show:show",
+        "Show everything about one entry: options with their sources, presets with every difference, a run's whole row.",
+    ),
+    "status": ("status:status", "Show what runs now and where, what is done, what went wrong, and how long the rest will take."),
+    "logs": ("logs:logs", "Show what a run's worker process printed, and the error and traceback of a run that went wrong."),
+    "compact": (
+        "compact:compact",
+        "Put the rows of a results folder, one file each, into one file: thousands of rows are then read at once.",
+    ),
+    "export": ("export:export", "Write a run's trained model for other programs, or the rows of all runs to one file."),
+    "import": (
+        "import_rows:import_rows",
+        "Take in the rows of another machine, with what lies beside them in its results folder.",
+    ),
+    "rm": (
+        "rm:rm",
+        "Remove runs from a results folder: their rows, also compacted ones, and their artefacts, checkpoints and logs.",
+    ),
+    "data": ("data:app", "List, fetch, check and convert published data sets."),
+    "completion": (
+        "completion:completion",
+        "Print the script that lets a shell complete commands, options and names with the tab key.",
+    ),
+    "new": ("new:app", "Write a file of your own to start from, which works at once."),
+}
 
 
 class InterruptError(Exception):
@@ -47,16 +71,20 @@ class InterruptError(Exception):
 
 
 class LazyCommand(TyperCommand):
-    """A command whose options are built when it is used; the list of commands needs its name and its help alone."""
+    """A command or a group of them that is imported when it is used; the list of commands needs its name and a line alone."""
 
-    def __init__(self, name: str, function: Callable[..., None]) -> None:
-        super().__init__(name, help=inspect.getdoc(function), rich_markup_mode="rich")
-        self._function = function
+    def __init__(self, name: str, place: str, help: str) -> None:
+        super().__init__(name, help=help, rich_markup_mode="rich")
+        self._place = place
 
     def built(self) -> Any:
-        """The command with its options."""
+        """The command with its options, or the group with its commands."""
+        module, _, attribute = self._place.partition(":")
+        found = getattr(import_module(f"vpbench.cli.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            return typer.main.get_command(found)
         own = StrictTyper(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich")
-        own.command(self.name)(self._function)
+        own.command(self.name)(found)
         return typer.main.get_command(own)
 
     def make_context(self, *words: Any, **more: Any) -> Any:
@@ -64,11 +92,15 @@ class LazyCommand(TyperCommand):
 
 
 class Commands(TyperGroup):
-    """All commands: those of :data:`COMMANDS`, and the groups ``data`` and ``new``. ``--cards`` may stand anywhere."""
+    """All commands of :data:`COMMANDS`. ``--cards`` may stand anywhere."""
 
-    def __init__(self, *, commands: dict[str, Any], **more: Any) -> None:
-        lazy = {name: LazyCommand(name, function) for name, function in COMMANDS.items()}
-        super().__init__(commands={**lazy, **commands}, **more)
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**{**more, "commands": {name: LazyCommand(name, *about) for name, about in COMMANDS.items()}})
+
+    def format_commands(self, context: Any, formatter: Any) -> None:
+        """The whole line of each, where click would cut it."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def parse_args(self, context: Any, words: list[str]) -> list[str]:
         end = words.index("--") if "--" in words else len(words)
@@ -91,10 +123,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # rich takes twice as long to import as all the rest; a command's own help has it
+    context_settings={"max_content_width": 110},
 )
-app.add_typer(data_app, name="data")
-app.add_typer(new_app, name="new")
 
 
 def _version(wanted: bool) -> None:

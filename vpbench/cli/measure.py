@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from vpbench.measure.costs import Costs
 
 INTERRUPTED = 130
 FAILED = 1
@@ -50,6 +47,7 @@ def measure(
     import json
 
     from vpbench.measure.cost_file import check_writable, write_costs
+    from vpbench.measure.cost_progress import measure_all
     from vpbench.measure.costs import CostRequest, Costs
     from vpbench.spec.parsing import settings_of, words
 
@@ -60,7 +58,7 @@ def measure(
     if output is not None:
         check_writable(output)
     costs = Costs(request)
-    whole = _watched(costs)
+    whole = measure_all(costs)
     rows = costs.rows()
     if as_json:
         typer.echo(json.dumps({"costs": rows, "reported": _reported() if reported else []}, indent=2))
@@ -79,27 +77,6 @@ def measure(
         typer.echo(f"{len(rows)} rows in {output}.", err=True)
     if any(row["status"] not in ("ok", "unsupported") for row in rows):
         raise typer.Exit(FAILED)
-
-
-def _watched(costs: Costs) -> bool:
-    """Measure with a bar on stderr; whether it came to its end, or Ctrl-C was before."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    from vpbench.core.terminal import Terminal
-
-    console = Terminal(stderr=True)
-    progress = Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"),
-        TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
-    try:
-        with progress:
-            bar = progress.add_task("", total=len(costs))
-            for done, text in enumerate(costs.steps()):
-                progress.update(bar, description=text, completed=done)
-    except KeyboardInterrupt:
-        return False
-    return True
 
 
 def _print(rows: list[Row], timing: bool) -> None:

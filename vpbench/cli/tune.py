@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -9,6 +10,8 @@ import typer
 from vpbench.cli import options as flags
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vpbench.search.search_plan import Outcome, SearchPlan
     from vpbench.search.study import Study
     from vpbench.spec.budget import Budget
@@ -23,7 +26,7 @@ FAILED = 1
     budget="vpbench.spec.budget.Budget",
     request="vpbench.spec.request.Request",
     options="vpbench.spec.run_options.RunOptions",
-    without=("request.seeds", "options.noise", "options.test_on", "options.wise_ft", "options.rerun"),
+    without=("request.seeds", "options.noise", "options.test_on", "options.wise_ft", "options.scales", "options.rerun"),
 )
 def tune(
     budget: Budget,
@@ -49,38 +52,59 @@ def tune(
     """
     import json
 
+    if dry_run:
+        plan = show_search(request, budget, options, results, as_json)
+        if as_json:
+            typer.echo(json.dumps(plan, indent=2))
+        return
+    outcomes, is_whole = tune_and_show(request, budget, options, results, as_json)
+    if as_json and outcomes is not None:
+        typer.echo(json.dumps(outcomes, indent=2))
+    if not is_whole:
+        raise typer.Exit(FAILED)
+
+
+def tune_and_show(
+    request: Request, budget: Budget, options: RunOptions, results: Path, as_json: bool
+) -> tuple[list[dict[str, Any]] | None, bool]:
+    """Search, and say what came of it unless it is wanted as JSON; the outcomes, and whether all have ended well.
+
+    None while some trials have no row yet, which is no failure.
+    """
     from vpbench import api
     from vpbench.execution.run_progress import RunProgress
     from vpbench.search.search_plan import UnfinishedError
-    from vpbench.store.store import Store
 
-    if dry_run:
-        plan = api.plan_tuning(request, budget, options, results, RunProgress(), without_data=True)
-        _show_plan(plan, Store(results), as_json)
-        return
     try:
         with RunProgress() as progress:
             outcomes = api.tune_request(request, budget, options, results, progress)
     except UnfinishedError:
         typer.echo("Not all trials are done yet; the same command continues.", err=True)
-        return
-    if as_json:
-        typer.echo(json.dumps([_as_data(outcome) for outcome in outcomes], indent=2))
-    else:
+        return None, True
+    if not as_json:
         _show(outcomes)
         typer.echo(f"Next: vpbench report --table 1 --results {results}")
-    if any(outcome.best is None or any(row["status"] != "ok" for row in outcome.finals) for outcome in outcomes):
-        raise typer.Exit(FAILED)
+    failed = any(outcome.best is None or any(row["status"] != "ok" for row in outcome.finals) for outcome in outcomes)
+    return [_as_data(outcome) for outcome in outcomes], not failed
 
 
-def _show_plan(plan: SearchPlan, store: Store, as_json: bool) -> None:
-    import json
+def show_search(request: Request, budget: Budget, options: RunOptions, results: Path, as_json: bool) -> dict[str, Any]:
+    """The plan of a search, shown as a table unless it is wanted as JSON."""
+    from vpbench import api
+    from vpbench.execution.run_progress import RunProgress
+    from vpbench.store.store import Store
 
-    from rich.table import Table
+    plan = api.plan_tuning(request, budget, options, results, RunProgress(), without_data=True)
+    rows = _planned(plan, Store(results))
+    if not as_json:
+        _show_plan(plan, rows)
+    return {"search": plan.budget.model_dump(mode="json"), "studies": rows}
 
-    from vpbench.cli.dry_run import absent_line
-    from vpbench.core.terminal import Terminal
-    from vpbench.execution.expected_time import Work, format_duration, past_runs
+
+def _planned(plan: SearchPlan, store: Store) -> list[dict[str, Any]]:
+    """What each search has to do."""
+
+    from vpbench.execution.expected_time import Work, past_runs
     from vpbench.search.search_plan import replayed
     from vpbench.search.study import winner
     from vpbench.spec.device import planned_device
@@ -102,9 +126,16 @@ def _show_plan(plan: SearchPlan, store: Store, as_json: bool) -> None:
                 "winner": None if best is None else best.values, "expected_s": None if each is None else each * left,
             }
         )  # fmt: skip
-    if as_json:
-        typer.echo(json.dumps({"search": plan.budget.model_dump(mode="json"), "studies": rows}, indent=2))
-        return
+    return rows
+
+
+def _show_plan(plan: SearchPlan, rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    from vpbench.cli.dry_run import absent_line
+    from vpbench.core.terminal import Terminal
+    from vpbench.execution.expected_time import format_duration
+
     table = Table(box=None, header_style="bold", pad_edge=False)
     columns = ("method", "dataset", *_if_several(plan.studies), "trials", "finals", "stored", "epochs", "searched", "expected_s")
     for column in columns:
@@ -136,17 +167,22 @@ def _show(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         states = Counter(trial.state for trial in outcome.trials)
         trials = ", ".join(f"{count} {state}" for state, count in states.items())
-        best, scores = outcome.best, [row["acc1"] for row in outcome.finals if row["status"] == "ok"]
+        best, scores = outcome.best, [row["score"] for row in outcome.finals if row["status"] == "ok"]
         if best is None:
             cells = ("none: no trial has a number", "", "")
         else:
             values = ", ".join(f"{name.removeprefix('recipe.')}={_number(value)}" for name, value in best.values.items())
             tested = f"{mean(scores):.1f} % (n = {len(scores)})" if scores else "failed"
-            cells = (values, f"{best.row['val_correct']} of {best.row['n_val']}", tested)
+            cells = (values, _validated(best.row), tested)
         table.add_row(
             outcome.study.method, outcome.study.dataset, *(outcome.study.backbone.name for _ in several), trials, *cells
         )
     Terminal().print(table)
+
+
+def _validated(row: Mapping[str, Any]) -> str:
+    """Right images of all of them; in other tasks the score."""
+    return f"{row['val_score']:.1f} %" if row["val_correct"] is None else f"{row['val_correct']} of {row['n_val']}"
 
 
 def _if_several(studies: list[Study]) -> tuple[str, ...]:
@@ -159,7 +195,7 @@ def _number(value: Any) -> str:
 
 
 def _as_data(outcome: Outcome) -> dict[str, Any]:
-    columns = ("run_id", "status", "lr", "weight_decay", "epochs", "val_acc1", "val_correct", "n_val")
+    columns = ("run_id", "status", "lr", "weight_decay", "epochs", "val_score", "val_acc1", "val_correct", "n_val")
     study = outcome.study
     return {
         "method": study.method,
@@ -172,6 +208,7 @@ def _as_data(outcome: Outcome) -> dict[str, Any]:
         ],
         "winner": None if outcome.best is None else outcome.best.number,
         "finals": [
-            {name: row[name] for name in ("run_id", "status", "seed", "acc1", "correct", "total")} for row in outcome.finals
+            {name: row[name] for name in ("run_id", "status", "seed", "metric", "score", "acc1", "correct", "total")}
+            for row in outcome.finals
         ],
     }

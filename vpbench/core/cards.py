@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -178,10 +178,27 @@ def _shown(given: Any) -> str:
 
 def _guess(details: Any, kind: type[BaseModel]) -> str:
     """A suggestion for a field that a card does not have."""
-    if details["type"] != "extra_forbidden" or len(details["loc"]) != 1:
+    *place, name = details["loc"] or ("",)
+    if details["type"] != "extra_forbidden" or (model := _model_at(kind, place)) is None:
         return ""
-    close = get_close_matches(str(details["loc"][0]), kind.model_fields, n=1, cutoff=0.5)
+    close = get_close_matches(str(name), model.model_fields, n=1, cutoff=0.5)
     return f". Did you mean '{close[0]}'?" if close else ""
+
+
+def _model_at(kind: type[BaseModel], place: Sequence[str | int]) -> type[BaseModel] | None:
+    """The model of a table within a card, of which ``kind`` is the model; None for one that has none, or several."""
+    model: type[BaseModel] | None = kind
+    for name in (part for part in place if isinstance(part, str)):
+        found = set() if model is None or name not in model.model_fields else _models_in(model.model_fields[name].annotation)
+        (model,) = found if len(found) == 1 else (None,)
+    return model
+
+
+def _models_in(annotation: Any) -> set[type[BaseModel]]:
+    """The models in a type, such as that of ``tuple[Recipe, ...] | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    return {model for part in get_args(annotation) for model in _models_in(part)}
 
 
 def _packaged(folder: str) -> dict[str, Path]:

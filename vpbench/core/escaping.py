@@ -6,8 +6,6 @@ reads as markup, or what a font cannot draw. Everything that writes such names c
 
 from __future__ import annotations
 
-import html
-import json
 import re
 from typing import Any
 
@@ -59,7 +57,9 @@ def for_latex(text: str) -> str:
 
 def for_html(text: str) -> str:
     """For the content of an element, or an attribute in quotes."""
-    return html.escape(visible(text))
+    from html import escape  # here, as the command line imports this module first of all
+
+    return escape(visible(text))
 
 
 def for_spreadsheet(text: str) -> str:
@@ -70,5 +70,7 @@ def for_spreadsheet(text: str) -> str:
 
 def as_json(value: Any, indent: int | None = 2) -> str:
     """JSON that stays readable, with every control character written as JSON does; its content is unchanged."""
+    import json
+
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

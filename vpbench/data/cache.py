@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,8 @@ from vpbench.core.hashing import digest
 from vpbench.core.names import counted
 from vpbench.core.user_folders import cache_root
 from vpbench.data.decoding import EACH_ALONE, WhiteLevels
+from vpbench.data.masks import nearest
+from vpbench.data.ragged_images import Pixels, RaggedImages
 from vpbench.data.raw import Labels, RawData, RawSplit
 from vpbench.spec.run_spec import Preprocess
 
@@ -37,27 +39,12 @@ from vpbench.spec.run_spec import Preprocess
 VERSION = 2
 SCRATCH = ".building-"
 PIXELS, SIZES = "pixels.bin", "sizes.npy"
+MASKS, MASK_SIZES = "masks.bin", "mask_sizes.npy"
 BLOCK = 1 << 24  # bytes with a checksum of their own, so that several threads share a file
 PIECE = 1 << 20  # bytes of it that a thread holds at a time
 SHOWN = 9  # broken images that a message names beside the first
 
-Pixels = NDArray[np.uint8]
 OnProgress = Callable[[int, int], None]
-
-
-class RaggedImages:
-    """Images of different sizes in one flat buffer; item ``i`` is uint8 of shape (height, width, 3)."""
-
-    def __init__(self, flat: Pixels, sizes: NDArray[np.int64]) -> None:
-        self._flat, self._sizes = flat, sizes
-        self._starts = np.concatenate([[0], np.cumsum(sizes.prod(axis=1) * 3)])
-
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-    def __getitem__(self, index: int) -> Pixels:
-        height, width = self._sizes[index]
-        return self._flat[self._starts[index] : self._starts[index + 1]].reshape(height, width, 3)
 
 
 @dataclass(frozen=True)
@@ -70,6 +57,8 @@ class CachedSplit:
         image_size: side of the network's input; larger images have a margin for random crops.
         prepared: hash of how the images were decoded and resized; empty where that is not known.
         identities: of each image before that.
+        masks: read-only class ids of pixels, uint8 of (n, height, width), or :class:`RaggedImages` where sizes differ. Those
+            for training are as large as the images, others as in the data set. None where an image has one label.
     """
 
     images: Pixels | RaggedImages
@@ -77,6 +66,7 @@ class CachedSplit:
     image_size: int
     prepared: str = ""
     identities: Sequence[str] = ()
+    masks: Pixels | RaggedImages | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -149,7 +139,7 @@ def prepare(
     images = {name: plan.images(progress) for name, plan in plans.items()}
     empty = np.empty((0, image_size, image_size, 3), np.uint8)
     splits = {
-        name: CachedSplit(images[name], split.labels, image_size, plans[name].prepared, split.identities)
+        name: CachedSplit(images[name], split.labels, image_size, plans[name].prepared, split.identities, plans[name].masks())
         if name in plans
         else CachedSplit(empty, split.labels, image_size)
         for name, split in raw.splits.items()
@@ -166,8 +156,10 @@ def resized(image: Image.Image, preprocess: Preprocess, image_size: int, *, keep
     """An RGB image as uint8 (height, width, 3) for an input of ``image_size`` pixels.
 
     ``stretch`` resizes to a square and ignores the aspect ratio. ``crop`` resizes the short side to image_size / crop_ratio and
-    takes a centre crop, unless ``keep_margin`` leaves cropping to the batches.
+    takes a centre crop, unless ``keep_margin`` leaves cropping to the batches. ``original`` leaves all to the batches.
     """
+    if preprocess.resize == "original":
+        return np.asarray(image)
     if preprocess.resize == "stretch":
         return _scaled(image, (image_size, image_size), preprocess)
     short = round(image_size / preprocess.crop_ratio)
@@ -219,13 +211,17 @@ class SplitCache:
     preprocess: Preprocess
     image_size: int
     keep_margin: bool
+    fits_images: bool = False  # masks are resized with the images
 
     @classmethod
     def of(cls, root: Path, split: RawSplit, preprocess: Preprocess, image_size: int, training: bool) -> SplitCache:
         """The folder's name is a hash of what cached pixels depend on; flips and normalisation are applied on the device."""
         keep_margin = training and preprocess.resize == "crop" and preprocess.random_crop
         key = [VERSION, split.digest, image_size, keep_margin, _resizing(preprocess)]
-        return cls(root / digest(key), split, preprocess, image_size, keep_margin)
+        fits_images = training and split.has_masks
+        if split.has_masks:
+            key += [digest(split.mask_identities), fits_images]
+        return cls(root / digest(key), split, preprocess, image_size, keep_margin, fits_images)
 
     @property
     def prepared(self) -> str:
@@ -247,13 +243,22 @@ class SplitCache:
         """The cached images, or None if the cache is missing, incomplete, damaged, or without checksums as earlier ones."""
         try:
             wanted = json.loads((self.folder / "complete.json").read_text())["crc32"]
-            if any(checksums_of(self.folder / name) != tuple(wanted[name]) for name in (PIXELS, SIZES)):
+            names = (PIXELS, SIZES, *([MASKS, MASK_SIZES] if self.split.has_masks else []))
+            if any(checksums_of(self.folder / name) != tuple(wanted[name]) for name in names):
                 return None
-            sizes: NDArray[np.int64] = np.load(self.folder / SIZES)
-            flat: Pixels = np.memmap(self.folder / PIXELS, np.uint8, mode="r")
+            return self._array(PIXELS, SIZES, (3,))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
-        return flat.reshape(len(sizes), *sizes[0], 3) if (sizes == sizes[0]).all() else RaggedImages(flat, sizes)
+
+    def masks(self) -> Pixels | RaggedImages | None:
+        """The masks of a cache that is there; None for images with one label each."""
+        return self._array(MASKS, MASK_SIZES, ()) if self.split.has_masks else None
+
+    def _array(self, pixels: str, sizes_of: str, depth: tuple[int, ...]) -> Pixels | RaggedImages:
+        sizes: NDArray[np.int64] = np.load(self.folder / sizes_of)
+        flat: Pixels = np.memmap(self.folder / pixels, np.uint8, mode="r")
+        same = (sizes == sizes[0]).all()
+        return flat.reshape(len(sizes), *sizes[0], *depth) if same else RaggedImages(flat, sizes, depth)
 
     def one_colour(self) -> int:
         """How many images have one colour only, as found when the cache was built."""
@@ -280,17 +285,22 @@ class SplitCache:
             ) from error
 
     def _write(self, new: Path, progress: Progress) -> None:
-        """Writes ``pixels.bin`` (all images, flat), ``sizes.npy`` ((n, 2): height, width) and, last, ``complete.json`` with the
-        size and the checksums of each file, by which files that were cut off or have changed are detected."""
-        sizes, one_colour = [], 0
-        with _synced(new / PIXELS) as stream:
-            for pixels in self._resized_all():
+        """Writes ``pixels.bin`` (all images, flat), ``sizes.npy`` ((n, 2): height, width), the same of masks, if any,
+        and, last, ``complete.json`` with the size and the checksums of each file, by which files that were cut off or have
+        changed are detected."""
+        sizes, mask_sizes, one_colour = [], [], 0
+        with _synced(new / PIXELS) as stream, _synced(new / MASKS) if self.split.has_masks else nullcontext() as mask_stream:
+            for pixels, mask in self._resized_all():
                 stream.write(pixels.tobytes())
                 sizes.append(pixels.shape[:2])
+                if mask is not None and mask_stream is not None:
+                    mask_stream.write(mask.tobytes())
+                    mask_sizes.append(mask.shape)
                 one_colour += bool((pixels == pixels[:1, :1]).all())
                 progress()
-        with _synced(new / SIZES) as stream:
-            np.save(stream, np.array(sizes, np.int64).reshape(-1, 2))
+        for name, found in ((SIZES, sizes), *([(MASK_SIZES, mask_sizes)] if mask_sizes else [])):
+            with _synced(new / name) as stream:
+                np.save(stream, np.array(found, np.int64).reshape(-1, 2))
         files = sorted(new.iterdir())
         summary = {
             "images": len(sizes),
@@ -301,18 +311,20 @@ class SplitCache:
         with _synced(new / "complete.json") as stream:
             stream.write(json.dumps(summary, indent=1).encode())
 
-    def _resized_all(self) -> Iterator[Pixels]:
-        """All images in order. Pillow releases the GIL, so threads suffice.
+    def _resized_all(self) -> Iterator[tuple[Pixels, Pixels | None]]:
+        """All images in order, with their masks. Pillow releases the GIL, so threads suffice.
 
         Raises:
             DataError: at the end, for all images that cannot be decoded.
         """
         broken: dict[str, DataError] = {}
 
-        def one(index: int) -> Pixels | None:
+        def one(index: int) -> tuple[Pixels, Pixels | None] | None:
             try:
                 image = self.split.image(index, self.preprocess)
-                return resized(image, self.preprocess, self.image_size, keep_margin=self.keep_margin)
+                mask = self.split.mask(index, image.size) if self.split.has_masks else None
+                pixels = resized(image, self.preprocess, self.image_size, keep_margin=self.keep_margin)
+                return pixels, nearest(mask, pixels.shape[:2]) if mask is not None and self.fits_images else mask
             except DataError as error:
                 broken[self.split.name(index)] = error
                 return None
@@ -320,7 +332,7 @@ class SplitCache:
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(self.split), 256):  # map() submits all of its input at once, which would fill the memory
                 done = pool.map(one, range(start, min(start + 256, len(self.split))))
-                yield from (pixels for pixels in done if pixels is not None)
+                yield from (found for found in done if found is not None)
         if broken:
             first, *others = sorted(broken)
             more = f" The same is true of {counted(len(others), 'more image')}: {', '.join(others[:SHOWN])}" if others else ""

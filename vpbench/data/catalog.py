@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from vpbench.core.cards import card_file, card_names, read_toml, validated
 from vpbench.core.hub import located
+from vpbench.data.target import Target
 from vpbench.spec.decoding_rule import Background, Orientation
 
 FOLDER = "datasets"
@@ -51,6 +52,7 @@ class DatasetCard(Strict):
         "",
         description="the user's own data, in place of a source: a folder or a parquet file, from the card's on, or hf:owner/name",
     )
+    target: Target = Field("class", description="what an image is labelled with: a class, or a mask with a class for each pixel")
     options: dict[str, JsonValue] = Field(default_factory=dict, description="keyword arguments of that module's read()")
     folders: tuple[str, ...] = Field((), description="names below the data root, the first that exists is used; none: built in")
     classes: int = Field(ge=2)

@@ -30,6 +30,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = (5, 6, 7, 8)
 _DEPTHS = (8, 10, 12, 14, 16)
 _LEAST_WHITE = 64  # a quarter of 255: below it even 8 bits would be a guess
 
@@ -91,6 +92,18 @@ def as_rgb(image: Image.Image, name: str, preprocess: Preprocess = AS_LOADED, le
     else:
         plain = image.convert("RGB")
     return _upright(plain, image) if preprocess.orientation == "exif" else plain
+
+
+def upright_size(content: bytes, name: str) -> tuple[int, int]:
+    """Width and height of an encoded image, upright as EXIF says, from its header alone.
+
+    Raises:
+        DataError: for what is no image.
+    """
+    with _opened(content, name) as image:
+        width, height = image.size
+        turned = _orientation(image) in _ON_ITS_SIDE
+    return (height, width) if turned else (width, height)
 
 
 def deep_values(content: bytes, name: str) -> DeepValues | None:
@@ -196,7 +209,11 @@ def _scaled(image: Image.Image, name: str, levels: WhiteLevels) -> Image.Image:
 
 
 def _upright(plain: Image.Image, image: Image.Image) -> Image.Image:
-    turn = None
-    with suppress(Exception):  # Pillow's parser raises many kinds of errors for damaged metadata, which says no orientation then
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    turn = _TURNS.get(_orientation(image))
     return plain if turn is None else plain.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    with suppress(Exception):  # Pillow's parser raises many kinds of errors for damaged metadata, which says no orientation then
+        return int(image.getexif().get(_ORIENTATION, 1))
+    return 1

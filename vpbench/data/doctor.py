@@ -148,7 +148,9 @@ def _chunks(raw: RawData, size: int = 256) -> Iterator[list[tuple[RawSplit, int]
 
 def _problem(split: RawSplit, index: int) -> str:
     try:
-        split.image(index)
+        image = split.image(index)
+        if split.has_masks:
+            split.mask(index, image.size)
     except DataError as error:
         return str(error)
     return ""

@@ -37,9 +37,12 @@ def with_few_shots(raw: RawData, shots: int, draw: int = SEED) -> RawData:
 
 
 def split_sha256(raw: RawData) -> str:
-    """sha256 of the split list: one line ``split<TAB>image<TAB>class`` per image, in the order of the splits, images sorted."""
+    """sha256 of the split list: one line ``split<TAB>image<TAB>class`` per image, in the order of the splits, images sorted.
+
+    The class is empty where images have masks.
+    """
     lines = [
-        f"{split}\t{name}\t{raw.class_names[label]}\n"
+        f"{split}\t{name}\t{'' if raw.has_masks else raw.class_names[label]}\n"
         for split in SPLITS
         for name, label in sorted(
             (raw.splits[split].short_name(index), int(raw.splits[split].labels[index])) for index in range(len(raw.splits[split]))

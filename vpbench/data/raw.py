@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ SPLITS = ("train", "val", "test")
 
 
 class RawSplit(ABC):
-    """The images and labels of one split. ``labels`` are class ids 0 ... C-1, shape (n,)."""
+    """The images and labels of one split. ``labels`` are class ids 0 ... C-1, shape (n,); all 0 where images have masks."""
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
@@ -71,6 +72,36 @@ class RawSplit(ABC):
         """
         return decode(self.content(index), self.name(index), preprocess)
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether images are labelled by masks and not by a class each."""
+        return False
+
+    def mask(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Class ids of the pixels of image ``index``, (height, width); 255 for pixels that are ignored.
+
+        Args:
+            size: width and height of the image.
+
+        Raises:
+            DataError: with the mask's name if it cannot be decoded, or does not fit the image or the classes.
+        """
+        raise TypeError(f"{self.name(index)} has no mask")
+
+    def mask_identity(self, index: int) -> str:
+        """Identifier of the mask of image ``index``, a hash of its content."""
+        raise TypeError(f"{self.name(index)} has no mask")
+
+    @cached_property
+    def mask_identities(self) -> list[str]:
+        """The identity of every mask, in order."""
+        return [self.mask_identity(index) for index in range(len(self))]
+
+    @property
+    def target_identities(self) -> list[Any]:
+        """What a data set's digest has of the labels."""
+        return self.mask_identities if self.has_masks else self.labels.tolist()
+
 
 class PartialSplit(RawSplit):
     """A subset of the concatenation of other splits, e.g. a validation part, k images per class, or train and val together.
@@ -113,6 +144,18 @@ class PartialSplit(RawSplit):
     def image(self, index: int, preprocess: Preprocess = AS_LOADED) -> Image.Image:
         source, place = self._find(index)
         return source.image(place, preprocess)
+
+    @property
+    def has_masks(self) -> bool:
+        return any(source.has_masks for source in self._sources)
+
+    def mask(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        source, place = self._find(index)
+        return source.mask(place, size)
+
+    def mask_identity(self, index: int) -> str:
+        source, place = self._find(index)
+        return source.mask_identities[place]
 
 
 class PixelSplit(RawSplit):
@@ -161,8 +204,13 @@ class RawData:
         """
         for name in class_names:
             normalised(name, "the class")
-        members = {split: [splits[split].identities, splits[split].labels.tolist()] for split in SPLITS}
+        members = {split: [splits[split].identities, splits[split].target_identities] for split in SPLITS}
         return cls(tuple(class_names), splits, digest([list(class_names), members]), " ".join(notes))
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether images are labelled by masks and not by a class each."""
+        return self.splits["train"].has_masks
 
     @cached_property
     def remarks(self) -> str:

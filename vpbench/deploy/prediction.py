@@ -63,6 +63,8 @@ class Predictor:
         self, models: Sequence[TrainedModel], names: Sequence[str] = (), device: torch.device | str = "cpu", batch_size: int = 64
     ) -> None:
         first, *others = models
+        for model in models:
+            model.check_classifies("a prediction")
         for name, model in zip(list(names)[1:] or [""] * len(others), others):
             check_class_names(name or "a model of the ensemble", model.class_names, first.class_names)
         self.class_names, self.device, self.batch_size = first.class_names, torch.device(device), batch_size

@@ -38,8 +38,8 @@ from vpbench.spec.precision import float32_products
 from vpbench.spec.run_spec import RunSpec
 from vpbench.store.artefacts import ARTEFACTS
 from vpbench.store.store import Store
+from vpbench.tasks import Scores
 from vpbench.training.checkpoint import Checkpoints, UnusableCheckpointError
-from vpbench.training.evaluate import Scores
 from vpbench.training.fit import Epoch, Trainer
 from vpbench.training.memory import check_batch, is_out_of_memory
 
@@ -183,6 +183,7 @@ def known_columns(job: Job) -> dict[str, Any]:
         "weights": spec.backbone.weights,
         "weights_sha256": spec.backbone.sha256,
         "image_size": spec.backbone.image_size,
+        "task": spec.task.name,
         "suite": spec.data.suite,
         "dataset": spec.data.dataset,
         "dataset_group": job.group,
@@ -215,7 +216,7 @@ def _run(
     if lacks_validation(spec.method, len(data.val)):
         raise UnsupportedError(unsupported(spec))
     torch.manual_seed(spec.seed)
-    model = build_model(spec.method, spec.backbone, len(data.class_names), device)
+    model = build_model(spec.method, spec.backbone, len(data.class_names), device, spec.task)
     model.backbone.use_fastest_kernels(device.type, spec.precision)
     model.backbone.checkpoint_blocks(job.checkpoint_blocks)
     normalise = Normaliser(spec.backbone.mean, spec.backbone.std, device)
@@ -239,18 +240,8 @@ def _run(
     }
     if spec.stage == "search":
         return {**found, **_validated(trainer)}
-    scores = trainer.evaluate(data.test, FEATURE_IMAGES if "features" in job.save else 0)
-    found.update(
-        {
-            "acc1": scores.acc1,
-            "acc5": scores.acc5,
-            "mean_per_class": scores.mean_per_class,
-            "correct": scores.correct,
-            "correct5": scores.correct5,
-            "total": scores.total,
-        },
-        **_validated(trainer),
-    )
+    scores = trainer.evaluate(data.test, FEATURE_IMAGES if "features" in job.save else 0, test=True)
+    found.update({"metric": trainer.task.metric, "score": scores.score, **scores.columns(), **_validated(trainer)})
     _save(job, trainer, scores, store)
     costs, problems = _costs(model, spec, data, device, job.measured)
     return {**found, **costs, "error": " ".join(filter(None, [str(found.get("error") or ""), *problems]))}
@@ -264,7 +255,7 @@ def _costs(
         "a training step": lambda: measure_training(model, spec.recipe, device, spec.precision, len(data.train)),
         "inference": lambda: measure_inference(model, device, spec.precision),
     }
-    count = {"operations": lambda: count_operations(spec.method, spec.backbone, len(data.class_names))}
+    count = {"operations": lambda: count_operations(spec.method, spec.backbone, len(data.class_names), spec.task)}
     measures = {**(timings if timed else {}), **count}
     found: dict[str, Any] = {}
     problems: list[str] = []
@@ -290,7 +281,7 @@ def _validated(trainer: Trainer) -> dict[str, Any]:
     if not len(trainer.data.val):
         return {}
     scores = trainer.evaluate(trainer.data.val)
-    return {"val_acc1": scores.acc1, "val_correct": scores.correct}
+    return {"metric": trainer.task.metric, "val_score": scores.score, **scores.val_columns()}
 
 
 def _save(job: Job, trainer: Trainer, scores: Scores, store: Store) -> None:
@@ -316,13 +307,11 @@ def _save(job: Job, trainer: Trainer, scores: Scores, store: Store) -> None:
 
     names = np.array(trainer.data.class_names)
     if scores.features is not None:
-        count = len(scores.features)
-        labels, places = scores.labels[:count], np.arange(count)
-        arrays = {"features": scores.features, "labels": labels, "indices": places, "class_names": names}
+        places = scores.feature_images
+        arrays = {"features": scores.features, "labels": scores.feature_labels, "indices": places, "class_names": names}
         store.write_artefact(run_id, ARTEFACTS["features"], write_npz(**arrays))
     if "predictions" in save:
-        arrays = {"labels": scores.labels, "ranked": scores.ranked, "confidence": scores.confidence, "class_names": names}
-        store.write_artefact(run_id, ARTEFACTS["predictions"], write_npz(**arrays))
+        store.write_artefact(run_id, ARTEFACTS["predictions"], write_npz(**scores.arrays(), class_names=names))
     if "curve" in save:
         store.write_artefact(run_id, ARTEFACTS["curve"], write_curve)
     if "weights" in save:

@@ -9,6 +9,7 @@ from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path
 from vpbench.execution.job import Job
 from vpbench.planning.suites import apply_protocol, suite_card
+from vpbench.tasks import task_class
 
 OPEN_AT_MOST = 64
 
@@ -61,7 +62,8 @@ def _key(job: Job) -> _Key:
 def _open(job: Job) -> RawData:
     data = job.spec.data
     own = data.path
-    raw = open_path(own, data.columns) if own is not None else open_dataset(dataset_card(data.dataset), job.data_root)
+    target = task_class(job.spec.task.name).target
+    raw = open_path(own, data.columns, target) if own is not None else open_dataset(dataset_card(data.dataset), job.data_root)
     raw = apply_protocol(raw, suite_card(data.suite), job.spec.stage, job.spec.seed)
     if raw.digest != data.digest:
         where = data.path or f"{data.dataset} in {job.data_root}"

@@ -18,6 +18,7 @@ from rich.progress import (
 
 from vpbench.core.terminal import Terminal
 from vpbench.execution.callbacks import Callback
+from vpbench.tasks import task_class
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,9 +105,9 @@ class RunProgress(Callback):
         if row["status"] != "ok":
             outcome = row["status"]
         elif run.spec.stage == "search":
-            outcome = f"{row['val_acc1']:5.1f} % on validation"
+            outcome = f"{row['val_score']:5.1f} % on validation"
         else:
-            outcome = f"{row['acc1']:5.1f} % top-1"
+            outcome = f"{row['score']:5.1f} % {task_class(run.spec.task.name).metric_title}"
         self._console.print(f"[{self.done}/{self._total}] {self._label(run)}: {outcome}, {how}", soft_wrap=True)
 
     def _label(self, run: PlannedRun) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from vpbench.interface.lazy import F
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -23,6 +25,7 @@ class Context:
             gradient. For ``images`` themselves they may come from a cache, where preprocessing is deterministic.
         source_logits: logits (B, source classes) of the classifier that the backbone was pretrained with, from features, with
             gradient; None where the method did not ask for it, see ``Method.needs_source_classifier``.
+        criterion: the task's loss, a scalar, from what the head returns and the targets of the batch.
     """
 
     images: Tensor
@@ -30,6 +33,9 @@ class Context:
     stash: dict[str, Any] = field(default_factory=dict)
     plain_features: Callable[[Tensor], Tensor] = field(repr=False, default=lambda images: _unavailable())
     source_logits: Callable[[Tensor], Tensor] | None = field(repr=False, default=None)
+    criterion: Callable[[Any, Tensor], Tensor] = field(
+        repr=False, default=lambda logits, targets: F.cross_entropy(logits, targets)
+    )
 
 
 def _unavailable() -> Any:

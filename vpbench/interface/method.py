@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from vpbench.interface.config import Fidelity, MethodConfig, Preset
 from vpbench.interface.context import Context
-from vpbench.interface.lazy import F, nn
+from vpbench.interface.lazy import nn
 from vpbench.interface.scope import Scope
 from vpbench.interface.session import Session
 from vpbench.interface.shape import BackboneShape
@@ -61,6 +61,9 @@ class Method(Generic[C]):
     uses_plain_features: ClassVar[bool] = False
     """Whether the method reads ``context.plain_features(context.images)``, so that they are worth caching."""
 
+    fits_every_task: ClassVar[bool] = False
+    """Whether the method fits every task although it has a readout or a loss of its own, which only add to the usual ones."""
+
     sensitive_to_rounding: ClassVar[bool] = False
     """Whether another order of the same sums changes the method's numbers visibly, as on another processor."""
 
@@ -92,6 +95,17 @@ class Method(Generic[C]):
     def needs_source_classifier(cls, config: Mapping[str, Any]) -> bool:
         """Whether the method with these options uses the classifier that the backbone was pretrained with."""
         return False
+
+    @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """What the method with these options does that only the classification of whole images has, in words behind its title.
+
+        Empty where it fits other tasks, too, whose heads read feature maps and not :meth:`readout`. Unless a method says more,
+        that is one which leaves readout and loss as they are.
+        """
+        changed = [name for name in ("readout", "loss") if getattr(cls, name) is not getattr(Method, name)]
+        fits = cls.fits_every_task or not changed
+        return "" if fits else f"has its own {' and '.join(changed)}, for one label of a whole image"
 
     def build(self) -> None:
         """Create the method's parameters as attributes of ``self.own``, from the global random stream.
@@ -165,14 +179,14 @@ class Method(Generic[C]):
         return once(images)
 
     def loss(self, logits: Tensor, targets: Tensor, context: Context) -> Tensor:
-        """Training loss of a batch, a scalar.
+        """Training loss of a batch, a scalar: the task's own unless a method adds terms to it.
 
         Args:
             logits: (B, classes).
             targets: class ids (B,), or probabilities (B, classes) under label smoothing or Mixup.
             context: of the forward pass that gave the logits; of the last one, where there were several.
         """
-        return F.cross_entropy(logits, targets)
+        return context.criterion(logits, targets)
 
     def merge(self, scope: Scope) -> None:
         """Turn into an exact cheaper form for inference, where there is one; not trainable afterwards.

@@ -39,11 +39,12 @@ class Session(Protocol):
         ...
 
     def validate(self) -> float:
-        """Top-1 accuracy on the validation split, in percent."""
+        """The task's metric on the validation split, in percent: top-1 accuracy in classification."""
         ...
 
     def training_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training split once, in order and without augmentation: images (B, C, S, S), labels (B,)."""
+        """The training split once, in order and without augmentation: images (B, C, S, S), and their
+        targets, labels (B,) in classification."""
         ...
 
     def features(self, split: str = "train") -> tuple[Tensor, Tensor]:
@@ -65,6 +66,14 @@ class Session(Protocol):
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits in evaluation mode, with gradient, in the run's precision."""
+        ...
+
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        """The task's loss in evaluation mode, a scalar, with gradient, in the run's precision; without the method's own terms.
+
+        Args:
+            targets: as :meth:`training_batches` has them.
+        """
         ...
 
     def snapshot(self) -> dict[str, Tensor]:

@@ -21,23 +21,26 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vpbench.interface import BackboneShape, Method
-from vpbench.models.build import build_empty, empty_backbone
+from vpbench.models.build import CLASSIFICATION, build_empty, empty_backbone
 from vpbench.models.prompted import PromptedModel
-from vpbench.spec.run_spec import BackboneSpec, MethodSpec
+from vpbench.spec.run_spec import BackboneSpec, MethodSpec, TaskSpec
 
 
-def count_operations(method: MethodSpec, backbone: BackboneSpec, classes: int) -> dict[str, int | None]:
+def count_operations(
+    method: MethodSpec, backbone: BackboneSpec, classes: int, task: TaskSpec = CLASSIFICATION
+) -> dict[str, int | None]:  # fmt: skip
     """``flops_forward``, ``flops_inference``, ``macs_forward``, ``flops_train_step`` and ``macs_fvcore``, all per image."""
-    return dict(_counted(method.model_dump_json(), backbone.model_dump_json(), classes))
+    return dict(_counted(method.model_dump_json(), backbone.model_dump_json(), task.model_dump_json(), classes))
 
 
 @cache
-def _counted(method: str, backbone: str, classes: int) -> Mapping[str, int | None]:
+def _counted(method: str, backbone: str, task: str, classes: int) -> Mapping[str, int | None]:
     """Of specifications as JSON. Cached: seeds and data sets with as many classes share it, and it takes a second."""
     specs = MethodSpec.model_validate_json(method), BackboneSpec.model_validate_json(backbone)
+    of_task = TaskSpec.model_validate_json(task)
     return {
-        **count_by_dispatch(build_empty(*specs, classes, "meta")),
-        "macs_fvcore": _fvcore_macs(build_empty(*specs, classes, "cpu").eval()),
+        **count_by_dispatch(build_empty(*specs, classes, "meta", of_task)),
+        "macs_fvcore": _fvcore_macs(build_empty(*specs, classes, "cpu", of_task).eval()),
     }
 
 
@@ -49,8 +52,8 @@ def count_by_dispatch(model: PromptedModel) -> dict[str, int]:
     """
     model.backbone.use_fused_attention(False)
     model.backbone.skip_unused = False
-    image, label = _image(model.backbone.shape, "meta"), torch.zeros(1, dtype=torch.long, device="meta")
-    step = _flops(lambda: model.train().training_loss(image, label)[0].backward())
+    image, target = _image(model.backbone.shape, "meta"), model.task.example_targets(1, model.backbone.shape.image_size, "meta")
+    step = _flops(lambda: model.train().training_loss(image, target)[0].backward())
     model.eval().requires_grad_(False)
     forward = _forward_flops(model, image)
     model.backbone.skip_unused = True

@@ -90,12 +90,12 @@ def measure_inference(model: PromptedModel, device: torch.device, precision: str
 def training_step(model: PromptedModel, recipe: Recipe, device: torch.device, precision: str) -> Callable[[], None]:
     """A call that does forward, backward and update of one batch of random images, and so changes the model; in training mode."""
     images = example_images(model.backbone.shape, recipe.batch_size, device)
-    labels = torch.arange(recipe.batch_size, device=device) % model.method.classes
+    targets = model.task.example_targets(recipe.batch_size, model.backbone.shape.image_size, device)
     optimizer = make_optimizer(model.trainable(), recipe, backbone_depths(model, recipe))
 
     def step() -> None:
         with autocast(precision, device.type):
-            loss, _ = model.training_loss(images, labels)
+            loss, _ = model.training_loss(images, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

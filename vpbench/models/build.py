@@ -9,10 +9,15 @@ from vpbench.backbones.classifier import add_empty_classifier
 from vpbench.backbones.weights import load_backbone
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import method_class
-from vpbench.spec.run_spec import BackboneSpec, MethodSpec
+from vpbench.spec.run_spec import BackboneSpec, MethodSpec, TaskSpec
+from vpbench.tasks import make_task
+
+CLASSIFICATION = TaskSpec()
 
 
-def build_model(method: MethodSpec, backbone: BackboneSpec, classes: int, device: torch.device | str = "cpu") -> PromptedModel:
+def build_model(
+    method: MethodSpec, backbone: BackboneSpec, classes: int, device: torch.device | str = "cpu", task: TaskSpec = CLASSIFICATION
+) -> PromptedModel:  # fmt: skip
     """A frozen backbone with a freshly initialised method, in training mode.
 
     The method's values come from torch's global random stream of the CPU, so that they are the same on every device.
@@ -22,16 +27,19 @@ def build_model(method: MethodSpec, backbone: BackboneSpec, classes: int, device
         backbone: which backbone and weights.
         classes: of the data set.
         device: where the model ends up.
+        task: what is predicted.
 
     Raises:
         WeightsError: when the weights cannot be loaded.
         UsageError: when an option does not fit the backbone.
         UnsupportedError: when the method does not work on the backbone.
     """
-    return add_method(method, load_backbone(backbone, needs_classifier(method)), classes).to(device)
+    return add_method(method, load_backbone(backbone, needs_classifier(method)), classes, task).to(device)
 
 
-def build_empty(method: MethodSpec, backbone: BackboneSpec, classes: int, device: str) -> PromptedModel:
+def build_empty(
+    method: MethodSpec, backbone: BackboneSpec, classes: int, device: str, task: TaskSpec = CLASSIFICATION
+) -> PromptedModel:  # fmt: skip
     """The same model without the backbone's values, for counting only; on the meta device it takes no memory.
 
     Raises:
@@ -41,7 +49,7 @@ def build_empty(method: MethodSpec, backbone: BackboneSpec, classes: int, device
     with torch.device(device), torch.random.fork_rng(devices=[]):
         if needs_classifier(method):
             add_empty_classifier(adapter, backbone, device)
-        return add_method(method, adapter, classes)
+        return add_method(method, adapter, classes, task)
 
 
 def empty_backbone(backbone: BackboneSpec, device: str) -> Backbone:
@@ -54,10 +62,11 @@ def empty_backbone(backbone: BackboneSpec, device: str) -> Backbone:
     return adapter
 
 
-def add_method(method: MethodSpec, adapter: Backbone, classes: int) -> PromptedModel:
+def add_method(method: MethodSpec, adapter: Backbone, classes: int, task: TaskSpec = CLASSIFICATION) -> PromptedModel:
     """A freshly initialised method on a backbone that is there already, and that it may change."""
     kind = method_class(method.name)
-    return PromptedModel(adapter, kind(kind.Config.model_validate(method.config), adapter.shape, classes), classes)
+    own = kind(kind.Config.model_validate(method.config), adapter.shape, classes)
+    return PromptedModel(adapter, own, classes, make_task(task, classes))
 
 
 def needs_classifier(method: MethodSpec) -> bool:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vpbench.backbones.find_weights import find_weights
 from vpbench.core.cards import first_error
-from vpbench.core.errors import StoreError
+from vpbench.core.errors import StoreError, UnsupportedError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.tensor_files import unfit_values
 from vpbench.core.version import __version__
@@ -33,7 +33,7 @@ from vpbench.models.build import build_model
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import current_options, method_class
 from vpbench.spec.precision import autocast, float32_products
-from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, Precision, Preprocess, RunSpec
+from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, Precision, Preprocess, RunSpec, TaskSpec
 
 PARTS = ("own.", "head.", "backbone.")  # of a model, by the beginnings of its tensors' names; files of timm's names lack the last
 AGAIN = "Run it again with --save weights."
@@ -56,6 +56,7 @@ class Description(FrozenModel):
     precision: Precision
     levels: WhiteLevels = EACH_ALONE
     versions: dict[str, str]
+    task: TaskSpec = TaskSpec()
 
     @classmethod
     def of(
@@ -67,7 +68,7 @@ class Description(FrozenModel):
             levels=levels or EACH_ALONE,
             backbone=spec.backbone.model_copy(update={"path": None, "sha256": model.backbone.weights_sha256}),
             data=spec.data.model_copy(update={"path": None}), precision=spec.precision,
-            versions={"vpbench": __version__, "torch": str(torch.__version__), "timm": timm.__version__},
+            versions={"vpbench": __version__, "torch": str(torch.__version__), "timm": timm.__version__}, task=spec.task,
         )  # fmt: skip
 
     def metadata(self) -> dict[str, str]:
@@ -77,6 +78,8 @@ class Description(FrozenModel):
             del values["data"]["hub"]
         if self.levels == EACH_ALONE:
             del values["levels"]
+        if self.task == TaskSpec():
+            del values["task"]
         return {"format": "pt", **{name: json.dumps(value, sort_keys=True) for name, value in values.items()}}
 
     @classmethod
@@ -123,6 +126,14 @@ class TrainedModel(nn.Module):
     def class_names(self) -> tuple[str, ...]:
         """Of class id 0, 1, ..."""
         return self.description.class_names
+
+    def check_classifies(self, what: str) -> None:
+        """
+        Raises:
+            UnsupportedError: when the model does not give one label to a whole image, which ``what`` is for.
+        """
+        if self.model.task.target != "class":
+            raise UnsupportedError(f"{what} is for models of whole images, and this one is for {self.model.task.title}.")
 
     def forward(self, images: Tensor) -> Tensor:
         precision = self.description.precision
@@ -240,7 +251,7 @@ def model_of(
     method = _present_method(description.method, path)
     backbone = find_weights(description.backbone.model_copy(update={"path": last_seen}), weights)
     with torch.random.fork_rng(devices=[]):  # first values are drawn, and then replaced
-        model = build_model(method, backbone, len(description.class_names), device)
+        model = build_model(method, backbone, len(description.class_names), device, description.task)
     restore(model, saved, path)
     model.backbone.use_fastest_kernels(torch.device(device).type, description.precision)  # as in training
     return TrainedModel(model, description)

@@ -19,7 +19,6 @@ from vpbench.models.registry import expand_labels, resolve_method
 from vpbench.planning.requested_data import open_requested, own_paths, pinned_data
 from vpbench.planning.rerun import to_repeat
 from vpbench.planning.suites import (
-    CUSTOM_SUITE,
     OWN_GROUP,
     SuiteCard,
     apply_protocol,
@@ -32,16 +31,17 @@ from vpbench.planning.suites import (
     suite_card,
     suite_name,
 )
-from vpbench.planning.user_settings import split_settings
+from vpbench.planning.user_settings import split_settings, task_settings
 from vpbench.planning.validation_images import check_validation
 from vpbench.spec.device import planned_device
 from vpbench.spec.precision import resolve_precision
 from vpbench.spec.request import DEFAULT_SUITE, Request
 from vpbench.spec.run_options import RunOptions
-from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, RunSpec, Search
+from vpbench.spec.run_spec import DEFAULT_TASK, BackboneSpec, DataSpec, RunSpec, Search, TaskSpec
 from vpbench.store.artefacts import artefact_files
 from vpbench.store.schema import SETTLED
 from vpbench.store.store import Store
+from vpbench.tasks import make_task, resolve_task, task_class
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ class ResolvedRequest:
         overrides: fields of recipes that the user has set, by the method's name; under "" for all methods.
         stage: of the runs; None for plain ones.
         more: backbones that are asked for beside ``backbone``, on which this request is.
+        task: what is predicted.
     """
 
     request: Request
@@ -110,6 +111,7 @@ class ResolvedRequest:
     overrides: dict[str, dict[str, Any]]
     stage: Literal["search", "final"] | None = None
     more: tuple[BackboneSpec, ...] = ()
+    task: TaskSpec = field(default_factory=TaskSpec)
     _known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # looking a name up takes 10 ms
 
     @property
@@ -145,13 +147,15 @@ class ResolvedRequest:
             UsageError: for a name or a value that does not fit.
         """
         method, _, preset = label.partition(":")
-        entries = self._once(recipe_entries, method, self.suite_name, name, preset or None)
+        entries = self._once(recipe_entries, method, self.suite_name, name, preset or None, self.task.name)
         settings = {**method_options(entries), **(options or {}), **self.options.get(method, {})}
         chosen = self._once(resolve_method, label, settings)
         overrides = {**self.overrides[""], **self.overrides.get(method, {})}
         settled, source = resolve_recipe(self.suite, entries, overrides)
         if recipe:
             settled, _ = resolve_recipe(self.suite, entries, {**recipe, **overrides})
+        if settled.iterations:
+            settled = settled.for_images(len(self.data[name].splits["train"]))
         if search:
             source = f"{source}; search {search.space} on validation images"
         path = own_paths(self.request)[name] if self.request.data else self.suite.data.get(name)
@@ -163,7 +167,7 @@ class ResolvedRequest:
                 RunSpec(
                     method=chosen, backbone=self.backbone, preprocess=preprocess, recipe=settled, seed=seed,
                     data=self._data_spec(name, path, seed), selection=self.selection, precision=self.precision,
-                    stage=self.stage, search=search,
+                    stage=self.stage, search=search, task=self.task,
                 ), source, group,
             )
             for seed in seeds
@@ -243,6 +247,7 @@ def resolve(request: Request, *, without_data: bool = False) -> ResolvedRequest:
     asked, suite = suite_of(request)
     request, suite = pinned_data(request.model_copy(update={"methods": tuple(methods_of(request, suite))}), suite)
     name = suite.part_of or asked  # a part's runs are runs of the whole suite
+    task = resolve_task(suite.task, {**suite.task_options, **task_settings(request)})
     opened = open_requested(request, suite, asked, without_data)
     backbone, *more = _backbones(request, suite)
     options, overrides = split_settings(request)
@@ -250,14 +255,19 @@ def resolve(request: Request, *, without_data: bool = False) -> ResolvedRequest:
     selection = _choice("selection", request.selection or suite.selection, ("last", "best_val"))
     data = {own: apply_protocol(raw, suite) for own, raw in opened.items()}
     return ResolvedRequest(
-        request, suite, name, opened, data, backbone, selection, precision, options, overrides, more=tuple(more)
+        request, suite, name, opened, data, backbone, selection, precision, options, overrides, more=tuple(more), task=task,
     )  # fmt: skip
 
 
 def suite_of(request: Request) -> tuple[str, SuiteCard]:
     """Name and card of the suite that a request names, or leaves to the default."""
-    name = CUSTOM_SUITE if request.data else suite_name(request.suite or DEFAULT_SUITE)
-    return name, suite_card(name)
+    asked = request.suite or (task_class(request.task or DEFAULT_TASK).own_suite if request.data else DEFAULT_SUITE)
+    name = suite_name(asked)
+    suite = suite_card(name)
+    if request.task not in (None, suite.task):
+        task_class(request.task or "")  # an unknown name gets its own error
+        raise UsageError(f"the suite {name} is for {suite.task}: leave out --task {request.task}, or choose another suite.")
+    return name, suite
 
 
 def methods_of(request: Request, suite: SuiteCard) -> list[str]:
@@ -278,6 +288,8 @@ def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> dict[str, st
     Raises:
         VpbenchError: for anything else that cannot work.
     """
+    for run in runs:
+        make_task(run.spec.task, len(data[run.spec.data.dataset].class_names)).check_run(run.spec)
     unsupported = _check_models(runs, {name: len(raw.class_names) for name, raw in data.items()})
     check_validation([run.spec for run in runs], data)
     return unsupported
@@ -328,20 +340,20 @@ def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> dict[str, 
     found: dict[str, str] = {}
     for run in runs:
         method, count = run.spec.method, classes[run.spec.data.dataset]
-        key = json.dumps([method.model_dump(), count], sort_keys=True)
+        key = json.dumps([method.model_dump(), run.spec.task.model_dump(), count], sort_keys=True)
         if key not in reasons:
-            reasons[key] = _why_unsupported(method, run.spec.backbone, count)
+            reasons[key] = _why_unsupported(run.spec, count)
         if reasons[key]:
             found[run.spec.run_id] = reasons[key]
     return found
 
 
-def _why_unsupported(method: MethodSpec, backbone: BackboneSpec, classes: int) -> str:
-    """Why the method does not work on the backbone; empty where it does."""
+def _why_unsupported(spec: RunSpec, classes: int) -> str:
+    """Why the method does not work on the backbone or for the task; empty where it does."""
     from vpbench.models.build import build_empty
 
     try:
-        build_empty(method, backbone, classes, "meta")
+        build_empty(spec.method, spec.backbone, classes, "meta", spec.task)
     except UnsupportedError as error:
         return str(error)
     except VpbenchError:

@@ -15,8 +15,10 @@ from vpbench.data.how_to_get import how_to_get
 from vpbench.data.places import data_root
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path, pinned
-from vpbench.planning.suites import CUSTOM_SUITE, SuiteCard
+from vpbench.data.target import TARGETS, Target
+from vpbench.planning.suites import SuiteCard
 from vpbench.spec.request import Request
+from vpbench.tasks import task_class
 
 
 def open_requested(request: Request, suite: SuiteCard, suite_name: str, without_data: bool) -> dict[str, RawData]:
@@ -30,12 +32,13 @@ def open_requested(request: Request, suite: SuiteCard, suite_name: str, without_
         UsageError: for a name or an option that does not fit the suite.
         DataError: for data that is not there or damaged, with the way to get it.
     """
+    target = task_class(suite.task).target
     if request.data:
-        if request.suite and request.suite != CUSTOM_SUITE:
+        if not suite.is_own:
             raise UsageError("--suite and --data exclude each other: a suite brings its own data.")
         if request.datasets:
             raise UsageError("--datasets and --data exclude each other: --datasets chooses among those of a suite.")
-        return {name: open_path(path, request.columns) for name, path in own_paths(request).items()}
+        return {name: open_path(path, request.columns, target) for name, path in own_paths(request).items()}
     for option in ("columns", "background"):
         if getattr(request, option):
             raise UsageError(f"--{option} goes with --data; published data sets have theirs on their cards.")
@@ -44,14 +47,14 @@ def open_requested(request: Request, suite: SuiteCard, suite_name: str, without_
         if name not in suite.datasets:
             raise unknown(f"dataset of suite {suite_name}", name, suite.datasets)
     if not names:
-        raise UsageError("the suite 'custom' is for your own images: say --data PATH.")
+        raise UsageError(f"the suite {suite_name} is for your own images: say --data PATH.")
+    _check_targets([name for name in names if name not in suite.data], suite, target)
     opened: dict[str, RawData] = {}
     problems: dict[str, DataError] = {}
     for name in dict.fromkeys(names):
         try:
-            opened[name] = (
-                open_path(suite.data[name]) if name in suite.data else open_dataset(dataset_card(name), request.data_root)
-            )
+            own = suite.data.get(name)
+            opened[name] = open_path(own, target=target) if own else open_dataset(dataset_card(name), request.data_root)
         except MissingDataError as error:
             if without_data:
                 opened[name] = CountedData.of_card(dataset_card(name))
@@ -65,6 +68,16 @@ def open_requested(request: Request, suite: SuiteCard, suite_name: str, without_
     if problems:
         raise _not_ready(problems, opened, request, suite_name)
     return opened
+
+
+def _check_targets(names: Iterable[str], suite: SuiteCard, target: Target) -> None:
+    """
+    Raises:
+        UsageError: for a data set whose images are not labelled as the suite's task needs it.
+    """
+    for name in names:
+        if (found := dataset_card(name).target) != target:
+            raise UsageError(f"{name} has {TARGETS[found]}, and {suite.task} needs {TARGETS[target]}.")
 
 
 def _not_ready(problems: dict[str, DataError], opened: Iterable[str], request: Request, suite_name: str) -> DataError:

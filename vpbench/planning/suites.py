@@ -20,9 +20,8 @@ from vpbench.data.raw import RawData
 from vpbench.spec.decoding_rule import OWN_DECODING
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.request import DEFAULT_SUITE
-from vpbench.spec.run_spec import Precision, Preprocess
+from vpbench.spec.run_spec import DEFAULT_TASK, Precision, Preprocess
 
-CUSTOM_SUITE = "custom"  # the protocol for --data
 OWN_GROUP = "custom"  # of the user's data without a card
 DEFAULT_PRESET = "default"  # what a recipe calls a method without a preset
 
@@ -43,6 +42,8 @@ class SuiteCard(FrozenModel):
     - ``base = "vtab1k"``: a protocol of its own that starts from that card. What this card says replaces what the other
       says; the tables ``preprocess`` and ``training`` field by field.
 
+    All data sets of a suite have one ``task``; ``task_options`` are its options.
+
     ``data`` makes folders and parquet files of the user's data sets of the suite, beside those of ``datasets``.
     """
 
@@ -51,6 +52,8 @@ class SuiteCard(FrozenModel):
     part_of: str | None = Field(None, description="the suite that this one is a part of; its runs carry that name")
     base: str | None = Field(None, description="the suite whose card this one starts from")
     datasets: tuple[str, ...]
+    task: str = Field(DEFAULT_TASK, description="what is predicted")
+    task_options: dict[str, JsonValue] = Field({}, description="of the task, e.g. the head of a segmentation")
     methods: tuple[str, ...] = Field((), description="what is run when no method is named; (): as in the suite mini")
     data: dict[str, str] = Field(
         {}, description="name: folder, parquet file (a path is taken from the card's folder) or hf:owner/name"
@@ -73,6 +76,11 @@ class SuiteCard(FrozenModel):
     )
     source: str
 
+    @property
+    def is_own(self) -> bool:
+        """Whether this is the protocol for a user's own data, with no data sets of its own."""
+        return not self.datasets
+
     @model_validator(mode="after")
     def _draws_few(self) -> Self:
         if self.draws == "per_seed" and self.shots is None:
@@ -81,7 +89,8 @@ class SuiteCard(FrozenModel):
 
 
 class RecipeEntry(FrozenModel):
-    """Values for the runs that ``suite``, ``dataset`` and ``preset`` select (each one or several; None: all), and their source.
+    """Values for the runs that ``suite``, ``dataset``, ``preset`` and ``task`` select (each one or several; None: all; ``task``:
+    classification), and their source.
 
     The preset ``default`` is the method without a preset. A part of a suite goes by the name of the whole suite.
     ``note`` says what a reader should know of the values, e.g. other ones that a source also gives; nothing is read from it.
@@ -90,13 +99,16 @@ class RecipeEntry(FrozenModel):
     suite: str | tuple[str, ...] | None = None
     dataset: str | tuple[str, ...] | None = None
     preset: str | tuple[str, ...] | None = None
+    task: str | tuple[str, ...] = DEFAULT_TASK
     training: dict[str, JsonValue] = Field(default_factory=dict)
     options: dict[str, JsonValue] = Field(default_factory=dict)
     source: str = Field(pattern=r"\S", description="paper and table, repository and file, or 'assumption: ...'")
     note: str = ""
 
-    def applies(self, suite: str, dataset: str, preset: str | None) -> bool:
-        wanted = ((self.suite, suite), (self.dataset, dataset), (self.preset, preset or DEFAULT_PRESET))
+    def applies(self, suite: str, dataset: str, preset: str | None, task: str = DEFAULT_TASK) -> bool:
+        wanted = (
+            (self.suite, suite), (self.dataset, dataset), (self.preset, preset or DEFAULT_PRESET), (self.task, task)
+        )  # fmt: skip
         return all(
             condition is None or value == condition or (isinstance(condition, tuple) and value in condition)
             for condition, value in wanted
@@ -225,9 +237,11 @@ def recipe_card(method: str) -> RecipeCard:
     return RecipeCard(recipe=tuple(entry for card in cards for entry in card.recipe))
 
 
-def recipe_entries(method: str, suite: str, dataset: str, preset: str | None) -> list[RecipeEntry]:
+def recipe_entries(
+    method: str, suite: str, dataset: str, preset: str | None, task: str = DEFAULT_TASK
+) -> list[RecipeEntry]:  # fmt: skip
     """The entries of a method's recipe that apply."""
-    return [entry for entry in recipe_card(method).recipe if entry.applies(suite, dataset, preset)]
+    return [entry for entry in recipe_card(method).recipe if entry.applies(suite, dataset, preset, task)]
 
 
 def resolve_recipe(suite: SuiteCard, entries: list[RecipeEntry], overrides: dict[str, Any]) -> tuple[Recipe, str]:
@@ -242,6 +256,8 @@ def resolve_recipe(suite: SuiteCard, entries: list[RecipeEntry], overrides: dict
     values: dict[str, Any] = dict(suite.training)
     for entry in entries:
         values.update(entry.training)
+    if "epochs" in overrides:
+        values.pop("iterations", None)
     try:
         recipe = Recipe.model_validate({**values, **overrides})
     except ValidationError as error:

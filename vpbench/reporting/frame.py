@@ -287,7 +287,7 @@ def _planned(name: str, suite_name: str, datasets: Iterable[str]) -> dict[str, d
         if suite is None:
             return {}
         for dataset in datasets:
-            entries = [entry for entry in card.recipe if entry.applies(suite_name, dataset, preset or None)]
+            entries = [entry for entry in card.recipe if entry.applies(suite_name, dataset, preset or None, suite.task)]
             options = method_options(entries)
             if (key := canonical_json(options)) not in configs:
                 configs[key] = dict(resolve_method(name, options).config)

@@ -14,7 +14,7 @@ from vpbench.core.files import write_atomically
 from vpbench.core.names import unknown
 from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import TableDefinition, leaderboard, load_definition
-from vpbench.reporting.formats import RENDERERS, SUFFIXES, terminal
+from vpbench.reporting.formats import RENDERERS, SUFFIXES, terminal, web
 from vpbench.reporting.frame import Filters, Names, load_rows
 from vpbench.reporting.published import with_reported
 from vpbench.reporting.table import Table
@@ -22,6 +22,21 @@ from vpbench.spec.parsing import words
 from vpbench.store.store import DEFAULT_FOLDER, Store
 
 DEFAULT_FIGURES = Path("results/figures")
+
+
+class ReportText(str):
+    """A table as text, which a notebook shows as a table."""
+
+    table: Table
+
+    @classmethod
+    def of(cls, text: str, table: Table) -> ReportText:
+        made = cls(text)
+        made.table = table
+        return made
+
+    def _repr_html_(self) -> str:
+        return web(self.table)
 
 
 def make_report(
@@ -87,7 +102,7 @@ def make_report(
         built = _table(store, definition, paper, keep, reported, mix)
     text = terminal(built, width, colour and target is None) if kind == "terminal" else RENDERERS[kind](built)
     if target is None:
-        return text
+        return ReportText.of(text, built)
     if target.is_dir() or not target.suffix:
         target = target / f"{name}{SUFFIXES[kind]}"
     with _written_to(target):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ from vpbench.core.errors import VpbenchError
 from vpbench.core.hashing import canonical_json
 from vpbench.data.catalog import dataset_card, dataset_names
 from vpbench.models.registry import resolve_method
-from vpbench.planning.suites import CUSTOM_SUITE, SuiteCard, method_options, preprocess_for, recipe_entries, resolve_recipe
+from vpbench.planning.suites import SuiteCard, method_options, preprocess_for, recipe_entries, resolve_recipe
 from vpbench.reporting.frame import is_missing, known_suite
 from vpbench.reporting.keys import split_name
 from vpbench.reporting.settings import options_of, settings_in
 from vpbench.spec.decoding_rule import OWN_DECODING
-from vpbench.spec.run_spec import Preprocess
+from vpbench.spec.parsing import text_of
+from vpbench.spec.run_spec import DEFAULT_TASK, Preprocess
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Plans:
         method, preset = split_name(label)
         suite = self.suite(suite_name)
         try:
-            entries = recipe_entries(method, suite.part_of or suite_name, dataset, preset or None) if suite else []
+            entries = recipe_entries(method, suite.part_of or suite_name, dataset, preset or None, suite.task) if suite else []
             recipe = resolve_recipe(suite, entries, {})[0].model_dump(mode="json") if suite else {}
         except VpbenchError as error:
             return Plan(None, None, {}, str(error))
@@ -100,9 +100,10 @@ def repeat_command(run: Mapping[Hashable, Any], plans: Plans) -> Command:
     label, suite_name, dataset = (str(run[name]) for name in ("method", "suite", "dataset"))
     suite = plans.suite(suite_name)
     words, notes = ["vpbench", "run", "--methods", label], []
-    if suite_name == CUSTOM_SUITE:
+    if suite is not None and suite.is_own:
         place = run.get("data_path")
         words += ["--data", "PATH" if is_missing(place) else str(place)]
+        words += ["--task", suite.task] if suite.task != DEFAULT_TASK else []
         notes += [f"PATH stands for the images of {dataset}."] if is_missing(place) else []
     else:
         words += ["--suite", suite_name, "--datasets", dataset]
@@ -143,7 +144,7 @@ def _preprocessing(run: Mapping[Hashable, Any], suite: SuiteCard, notes: list[st
     """The option for the ground under transparent pixels, where it is the user's."""
     if is_missing(run["preprocess"]):
         return []
-    own = run["suite"] == CUSTOM_SUITE
+    own = suite.is_own
     known = own or run["dataset"] in dataset_names()
     planned = preprocess_for(suite, None if own or not known else dataset_card(str(run["dataset"])).decoding)
     found = settings_in(run["preprocess"])
@@ -177,15 +178,15 @@ def _settings(run: Mapping[Hashable, Any], method: str, plan: Plan, notes: list[
     for name, value in options.items():
         if plan.options is None or name in plan.options:
             words += (
-                [] if plan.options is not None and plan.options[name] == value else ["--set", f"{method}.{name}={_text(value)}"]
+                [] if plan.options is not None and plan.options[name] == value else ["--set", f"{method}.{name}={text_of(value)}"]
             )
         else:
-            notes.append(f"{method} has no option '{name}' any more; it was {_text(value)}.")
+            notes.append(f"{method} has no option '{name}' any more; it was {text_of(value)}.")
     words += [
         word
         for name, value in recipe.items()
         if name != "epochs" and (name not in plan.recipe or plan.recipe[name] != value)
-        for word in ("--set", f"recipe.{name}={_text(value)}")
+        for word in ("--set", f"recipe.{name}={text_of(value)}")
     ]
     made = run["method_version"]
     if plan.version is not None and not is_missing(made) and int(made) != plan.version:
@@ -209,13 +210,3 @@ def _seeds(run: Mapping[Hashable, Any], suite: SuiteCard, notes: list[str]) -> l
         return []
     notes.append(f"{'The seed' if count == 2 else f'The {count - 1} seeds'} before {seed} will run too, unless stored already.")
     return ["--seeds", str(count)]
-
-
-def _text(value: Any) -> str:
-    """A value as ``--set`` reads it: JSON, or plain text where that cannot be taken for JSON."""
-    if isinstance(value, str):
-        try:
-            json.loads(value.replace("True", "true").replace("False", "false").replace("None", "null"))
-        except (ValueError, RecursionError):
-            return value
-    return json.dumps(value)

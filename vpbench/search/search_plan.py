@@ -263,7 +263,7 @@ def _shortened(run: PlannedRun, epochs: int) -> PlannedRun:
     if epochs >= run.spec.recipe.epochs:
         raise UsageError(f"--prune {epochs} must be less than a trial's epochs, {run.spec.recipe.epochs}.")
     try:
-        recipe = Recipe.model_validate({**run.spec.recipe.model_dump(), "epochs": epochs})
+        recipe = Recipe.model_validate({**run.spec.recipe.model_dump(), "epochs": epochs, "iterations": None})
     except ValidationError as error:
         raise UsageError(f"--prune {epochs}: recipe.{first_error(error)}") from error
     return replace(run, spec=run.spec.model_copy(update={"recipe": recipe}))

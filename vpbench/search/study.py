@@ -99,7 +99,7 @@ def _tpe(study: Study) -> Rounds:
 
     def tell(asked: Any, row: Row) -> None:
         """A run whose loss became infinite is as bad as can be; one that failed says nothing."""
-        known = {"ok": row.get("val_acc1"), "diverged": 0.0}.get(row["status"])
+        known = {"ok": row.get("val_score"), "diverged": 0.0}.get(row["status"])
         asking.tell(asked, known, state=failed if known is None else complete)
 
     while len(trials) < search.trials:
@@ -112,7 +112,7 @@ def _tpe(study: Study) -> Rounds:
             first = [rows[run.spec.run_id] for run in short]
             for one, row in zip(asked, first, strict=True):
                 if row["status"] == "ok":
-                    one.report(row["val_acc1"], search.prune)
+                    one.report(row["val_score"], search.prune)
             for one, row in zip(asked, first, strict=True):
                 if row["status"] != "ok":
                     tell(one, row)

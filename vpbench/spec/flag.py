@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from vpbench.core.names import unknown
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -65,3 +68,21 @@ def keywords_of(*models: type[BaseModel]) -> Callable[[Function], Function]:
         return function
 
     return document
+
+
+def names_mistakes(function: Function) -> Function:
+    """A decorator for a function of the Python interface: an argument that it does not have is an error with a suggestion.
+
+    Raises:
+        UsageError: when the function is called with such an argument.
+    """
+    known = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*values: Any, **named: Any) -> Any:
+        for name in named:
+            if name not in known:
+                raise unknown(f"argument of vpbench.{function.__name__}", name, known)
+        return function(*values, **named)
+
+    return cast(Function, checked)

@@ -36,10 +36,23 @@ def sigmas_of(text: str) -> list[float]:
     Raises:
         UsageError: for anything but numbers.
     """
+    return _floats("--noise", text, "0,0.1,0.2")
+
+
+def scales_of(text: str) -> list[float]:
+    """The ratios of ``--scales``.
+
+    Raises:
+        UsageError: for anything but numbers.
+    """
+    return _floats("--scales", text, "0.5,1,1.5")
+
+
+def _floats(option: str, text: str, example: str) -> list[float]:
     try:
         return [float(word) for word in words(text) or []]
     except ValueError:
-        raise UsageError(f"--noise {text}: write numbers with commas, e.g. --noise 0,0.1,0.2.") from None
+        raise UsageError(f"{option} {text}: write numbers with commas, e.g. {option} {example}.") from None
 
 
 def alphas_of(text: str) -> list[float]:
@@ -67,13 +80,15 @@ def columns_of(text: str) -> dict[str, str]:
     """``"image=img,label=fine_label"`` to a mapping.
 
     Raises:
-        UsageError: for anything but ``image``, ``label`` or ``split``, each at most once, with the name of a column.
+        UsageError: for anything but ``image``, ``label``, ``mask`` or ``split``, each at most once, with the name of a column.
     """
     found: dict[str, str] = {}
     for word in words(text) or []:
         role, _, name = (part.strip() for part in word.partition("="))
-        if role not in ("image", "label", "split") or not name or role in found:
-            raise UsageError(f"--columns {text}: write image=NAME,label=NAME,split=NAME, or some of them, each once.")
+        if role not in ("image", "label", "mask", "split") or not name or role in found:
+            raise UsageError(
+                f"--columns {text}: write image=NAME,label=NAME,split=NAME (mask=NAME for label), or some of them, each once."
+            )
         found[role] = name
     return found
 
@@ -102,6 +117,11 @@ def value_of(text: str) -> Any:
     except (ValueError, RecursionError):  # RecursionError: brackets by the thousand; ValueError: digits too
         return text
     return value if is_shallow(value) else text
+
+
+def text_of(value: Any) -> str:
+    """A value as :func:`value_of` reads it: JSON, or plain text where that cannot be taken for JSON."""
+    return value if isinstance(value, str) and value_of(value) == value else json.dumps(value)
 
 
 def is_shallow(value: Any, levels: int = DEEPEST) -> bool:

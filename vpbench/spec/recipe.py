@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
@@ -41,7 +42,8 @@ class Recipe(FrozenModel):
     The learning rate in use is ``lr * batch_size / lr_reference_batch`` (``lr`` itself when that is None).
     Warm-up and decay follow a position t of T, counted in epochs or iterations, with W of T for warm-up: the factor is
     t / W (``warmup_from_zero``, so that the first epoch of VPT's released code trains nothing) or (t + 1) / W before W,
-    and (1 + cos(pi (t - W) / (T - W))) / 2 afterwards.
+    and afterwards (1 + cos(pi (t - W) / (T - W))) / 2, or with ``poly`` (1 - (t - W) / (T - W)) ** ``poly_power``. With
+    ``min_lr`` a learning rate r becomes ``min_lr`` + factor (r - ``min_lr``), the same floor for all groups (mmsegmentation).
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -55,13 +57,18 @@ class Recipe(FrozenModel):
         "all", description="which tensors decay: all, all but the head's bias (VPT), or only those with two or more dimensions"
     )
     epochs: int = Field(100, ge=1)
+    iterations: int | None = Field(
+        None, ge=1, json_schema_extra=LATER, description="steps of a training, in place of epochs; these are then what they take"
+    )
     batch_size: int = Field(64, ge=1)
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "poly"] = "cosine"
     schedule_step: Literal["epoch", "iteration"] = "iteration"
     warmup_epochs: float = Field(0.0, ge=0, description="W in epochs")
     warmup_fraction: float | None = Field(
         None, ge=0, lt=1, description="W as a share of T, instead of warmup_epochs (InsVP: 0.2)"
     )
+    poly_power: float = Field(0.9, gt=0, json_schema_extra=LATER, description="of the schedule poly; DeepLab's and SETR's is 0.9")
+    min_lr: float = Field(0.0, ge=0, json_schema_extra=LATER, description="learning rate below which the schedule does not go")
     warmup_from_zero: bool = Field(False, description="first factor 0, as VPT's released code")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mixup: float = Field(0.0, ge=0, description="alpha of Mixup, 0 off")
@@ -112,6 +119,12 @@ class Recipe(FrozenModel):
     def identity(self) -> dict[str, Any]:
         """What is hashed."""
         return hashed_fields(self)
+
+    def for_images(self, images: int) -> Recipe:
+        """The recipe with the epochs that its iterations take on so many training images."""
+        if self.iterations is None:
+            return self
+        return self.model_copy(update={"epochs": math.ceil(self.iterations / math.ceil(images / self.batch_size))})
 
     @property
     def peak_lr(self) -> float:

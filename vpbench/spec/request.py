@@ -30,10 +30,14 @@ class Request(FrozenModel):
     )
     data: Annotated[tuple[str, ...] | None, Flag(metavar="PATH", repeatable=True)] = Field(
         default=None,
-        description="Your own images: an ImageFolder tree, parquet (a file or shards), or hf:owner/name[:config]. Repeatable.",
+        description="Your own images: an ImageFolder tree, images/ and masks/, parquet, or hf:owner/name[:config]. Repeatable.",
+    )
+    task: Annotated[str | None, Flag()] = Field(
+        default=None, description="What is predicted on --data: classification, or segmentation of images with masks."
     )
     columns: Annotated[dict[str, str], Flag(metavar="image=NAME,label=NAME", parse=columns_of)] = Field(
-        default_factory=dict, description="Columns of parquet files and of the hub, also split=NAME. Default: the usual names."
+        default_factory=dict,
+        description="Columns of parquet files and of the hub, also split=NAME, mask=NAME. Default: the usual names.",
     )
     background: Annotated[Background | None, Flag(metavar="COLOUR")] = Field(
         default=None, description="Ground under transparent pixels of your images, a name or #rrggbb. Default: white."
@@ -56,6 +60,9 @@ class Request(FrozenModel):
     patch_size: int | None = Field(default=None, description="Pixels; patch embeddings are resampled.")
     epochs: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
         default=None, description="Epochs of every training."
+    )
+    iterations: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
+        default=None, description="Steps of every training, in place of epochs."
     )
     seeds: Annotated[int, Flag(kind=int, metavar="N", shown=1)] = Field(default=1, description="How many of the suite's seeds.")
     settings: Annotated[dict[str, Any], Flag(name="--set", metavar="METHOD.OPTION=VALUE", parse=settings_of, repeatable=True)] = (

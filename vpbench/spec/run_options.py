@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from vpbench.core.errors import UsageError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.spec.flag import Flag
-from vpbench.spec.parsing import LONGEST_S, alphas_of, executor_options_of, numbers, seconds, sigmas_of, words
+from vpbench.spec.parsing import LONGEST_S, alphas_of, executor_options_of, numbers, scales_of, seconds, sigmas_of, words
 from vpbench.store.artefacts import artefact_files
 
 DEFAULT_SAVE = ("features", "predictions", "curve", "weights")
@@ -53,6 +53,8 @@ class JobOptions(FrozenModel):
         description="How often a run writes a checkpoint, from which it resumes if it is killed; or never.",
     )
 
+    experiment: str | None = Field(default=None, repr=False, description="Text of the experiment file, for the rows.")
+
     @field_validator("track", mode="before")
     @classmethod
     def _separated(cls, given: Any) -> Any:
@@ -83,6 +85,9 @@ class RunOptions(JobOptions):
     )
     wise_ft: Annotated[tuple[float, ...] | None, Flag(metavar="0,0.5,...", parse=alphas_of)] = Field(
         default=None, description="Test with such shares of the trained weights too, the rest a linear probe's; keeps weights."
+    )
+    scales: Annotated[tuple[float, ...] | None, Flag(metavar="0.5,1,...", parse=scales_of)] = Field(
+        default=None, description="Test segmentations on these scales too, and mirrored, trained before or now; keeps weights."
     )
     executor: Annotated[str | None, Flag()] = Field(
         default=None, description="Where runs happen: inline (this process), local, ray or slurm."
@@ -119,6 +124,11 @@ class RunOptions(JobOptions):
             raise UsageError("--noise names no standard deviation; for example --noise 0,0.1,0.2.")
         return sigmas
 
+    @field_validator("scales", mode="before")
+    @classmethod
+    def _has_scales(cls, given: Any) -> Any:
+        return tuple(scales_of(given)) if isinstance(given, str) else given
+
     @field_validator("test_on", mode="before")
     @classmethod
     def _separated(cls, given: Any) -> Any:
@@ -139,7 +149,7 @@ class RunOptions(JobOptions):
     @property
     def tests_weights(self) -> bool:
         """Whether stored models are tested further, for which their weights are kept."""
-        return bool(self.noise or self.test_on or self.wise_ft)
+        return bool(self.noise or self.test_on or self.wise_ft or self.scales)
 
     @property
     def artefacts(self) -> tuple[str, ...]:

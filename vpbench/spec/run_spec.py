@@ -51,11 +51,12 @@ class Preprocess(FrozenModel):
     """How an image becomes the network's input, apart from mean and standard deviation.
 
     ``stretch`` resizes to S x S whatever the aspect. ``crop`` resizes the short side to S / crop_ratio; testing takes the
-    centre S x S, and training a random S x S where ``random_crop`` says so. The card of a data set says how its images are
+    centre S x S, and training a random S x S where ``random_crop`` says so. ``original`` keeps the size, for segmentation, which
+    trains on crops of resized images and predicts in windows. The card of a data set says how its images are
     decoded, not the suite.
     """
 
-    resize: Literal["stretch", "crop"] = "stretch"
+    resize: Literal["stretch", "crop", "original"] = "stretch"
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     antialias: bool = Field(True, description="smooth when an image shrinks; tf.image.resize, and so VPT on VTAB, does not")
     crop_ratio: float = Field(0.875, gt=0, le=1)
@@ -90,6 +91,16 @@ class DataSpec(FrozenModel):
     def common_digest(self) -> str:
         """The digest that runs share which differ in their seed alone."""
         return self.digest if self.drawn_from is None else self.drawn_from
+
+
+DEFAULT_TASK = "classification"
+
+
+class TaskSpec(FrozenModel):
+    """What is predicted, with every option of the task resolved."""
+
+    name: str = DEFAULT_TASK
+    config: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Search(FrozenModel):
@@ -129,6 +140,7 @@ class RunSpec(FrozenModel):
     precision: Precision = "fp32"
     stage: Literal["search", "final"] | None = None
     search: Search | None = None
+    task: TaskSpec = TaskSpec()
 
     def identity(self) -> dict[str, Any]:
         """What is hashed: everything but the paths of this machine.
@@ -145,6 +157,8 @@ class RunSpec(FrozenModel):
                 del identity["data"][name]
         if self.search is not None:
             identity["search"]["searched"] = [former.get(name, name) for name in self.search.searched]
+        if self.task == TaskSpec():  # came later
+            del identity["task"]
         if self.stage is None:
             del identity["stage"]
         if self.stage != "final":

@@ -14,7 +14,7 @@ from vpbench.core.file_names import is_file_name
 from vpbench.store.schema import STATUSES
 
 NEEDED = ("run_id", "status", "method", "dataset")
-_PERCENT = ("acc1", "acc5", "mean_per_class", "val_acc1")
+_PERCENT = ("score", "acc1", "acc5", "mean_per_class", "val_score", "val_acc1")
 _COUNTS = ("correct", "correct5", "total", "val_correct")
 _AGREE = {"acc1": ("correct", "total"), "acc5": ("correct5", "total"), "val_acc1": ("val_correct", "n_val")}
 _ROUNDED = 0.006  # percent: two decimals

@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vpbench.core.checksums import DamagedError
-from vpbench.core.errors import StoreError
+from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.file_names import is_file_name
 from vpbench.store.checked_parquet import checked
 from vpbench.store.compacting import only_one, sync
+from vpbench.store.find_run import find_run_id
 from vpbench.store.reading import COMPACTED, Rows, columns_in, compacted_files
 from vpbench.store.schema import migrated
 from vpbench.store.store import Store, as_dicts
@@ -54,14 +55,17 @@ def find_runs(store: Store, beginnings: Iterable[str]) -> list[StoredRun]:
     """The runs whose ids begin so, each once. A run that has no row but artefacts, a checkpoint or a log counts.
 
     Raises:
+        UsageError: for an empty text, which every id begins with.
         StoreError: when none or several begin so, when its row is in a file that vpbench has not named, or a later vpbench wrote
             rows here.
     """
+    if "" in (beginnings := list(beginnings)):
+        raise UsageError("the id of a run to remove is empty: give its first digits.")
     rows = store.read(list(FACTS))
     rows.refuse_newer(store.folder)
     facts = {row["run_id"]: row for row in as_dicts(rows.table, FACTS)}
     known = sorted({*facts, *_without_row(store, rows)})
-    chosen = list(dict.fromkeys(_only(store, beginning, known) for beginning in beginnings))
+    chosen = list(dict.fromkeys(name if name in known else find_run_id(store, name, known) for name in beginnings))
     _refuse_foreign(store, rows, chosen)
     return [
         StoredRun(
@@ -79,16 +83,6 @@ def _without_row(store: Store, rows: Rows) -> set[str]:
     beside = (store.artefacts_folder.glob("*"), store.checkpoints_folder.glob("*.pt"), store.logs_folder.glob("*.log"))
     broken = [path for path, _ in rows.broken if not path.name.startswith(COMPACTED)]
     return {path.stem for paths in (*beside, broken) for path in paths if not path.name.startswith(".")}
-
-
-def _only(store: Store, beginning: str, known: Sequence[str]) -> str:
-    found = [run_id for run_id in known if beginning and run_id.startswith(beginning)]
-    if beginning in found:  # though others go on
-        return beginning
-    if len(found) != 1:
-        many = f"{len(found)} runs begin with '{beginning}'; give more digits" if found else f"there is no run '{beginning}'"
-        raise StoreError(f"{store.folder}: {many}. Nothing was removed.")
-    return found[0]
 
 
 def _refuse_foreign(store: Store, rows: Rows, run_ids: Sequence[str]) -> None:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Collection, Mapping
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 7
 
 STATUSES = ("ok", "diverged", "oom", "failed", "timeout", "unsupported")
 # Statuses that a repetition would not change; such runs are not repeated.
@@ -44,6 +45,7 @@ _BACKBONE = {
     "image_size": (pa.int64(), "side of the input, pixels"),
 }
 _DATA = {
+    "task": (pa.string(), "classification or segmentation"),
     "suite": (pa.string(), "suite, or 'custom' for --data"),
     "dataset": (pa.string(), "data set"),
     "dataset_group": (pa.string(), "group within the suite"),
@@ -71,6 +73,9 @@ _TRAINING = {
     "first_losses": (pa.list_(pa.float64()), "losses of the first five steps"),
 }
 _QUALITY = {
+    "metric": (pa.string(), "column that score repeats: the task's metric, e.g. acc1 or miou"),
+    "score": (pa.float64(), "value of that metric on the test split, percent"),
+    "val_score": (pa.float64(), "value of that metric on the validation split, percent"),
     "acc1": (pa.float64(), "top-1 accuracy on the test split, percent"),
     "acc5": (pa.float64(), "top-5 accuracy on the test split, percent; null below six classes"),
     "mean_per_class": (pa.float64(), "mean of the classes' top-1 accuracies, percent"),
@@ -79,6 +84,13 @@ _QUALITY = {
     "total": (pa.int64(), "test images"),
     "val_acc1": (pa.float64(), "top-1 accuracy on the validation split, percent"),
     "val_correct": (pa.int64(), "validation images whose top-1 prediction is right"),
+    "miou": (pa.float64(), "mean over the classes of the intersection over union on the test split, percent"),
+    "macc": (pa.float64(), "mean over the classes of the share of their test pixels that are right, percent"),
+    "aacc": (pa.float64(), "share of all labelled test pixels that are right, percent"),
+    "iou_per_class": (pa.list_(pa.float64()), "intersection over union of each class, percent; null where it does not occur"),
+    "miou_ms": (pa.float64(), "miou of predictions averaged over scales and flips"),
+    "macc_ms": (pa.float64(), "macc of the same"),
+    "aacc_ms": (pa.float64(), "aacc of the same"),
 }
 _SIZE = {
     "params_trainable": (pa.int64(), "trained parameters, head included"),
@@ -139,7 +151,7 @@ QUALITY = tuple(_QUALITY)
 
 # What a row says of its model and how it was trained.
 OF_MODEL = (
-    *_METHOD, *_BACKBONE, *_TRAINING, *_SIZE, "suite", "n_train", "n_val", "preprocess", "spec", "search", "data_path",
+    *_METHOD, *_BACKBONE, *_TRAINING, *_SIZE, "task", "suite", "n_train", "n_val", "preprocess", "spec", "search", "data_path",
     "weights_path",
 )  # fmt: skip
 
@@ -186,7 +198,17 @@ def migrated(table: pa.Table, columns: Collection[str] | None = None) -> pa.Tabl
     if table.schema.equals(wanted):
         return table
     found = {field.name: _column(table, field) for field in wanted}
+    if "score" not in table.column_names:
+        found |= {name: column for name, column in _scores(table).items() if name in found}
     return pa.table({**found, **{name: table[name] for name in table.column_names if name not in found}})
+
+
+def _scores(table: pa.Table) -> dict[str, pa.ChunkedArray | pa.Array]:
+    """The columns on task and metric of rows that were written when there was classification alone."""
+    found = {new: _column(table, SCHEMA.field(old)) for new, old in (("score", "acc1"), ("val_score", "val_acc1"))}
+    scored = pc.or_(*(pc.is_valid(column) for column in found.values()))
+    metric = pc.if_else(scored, pa.scalar("acc1"), pa.scalar(None, pa.string()))
+    return {**found, "metric": metric, "task": pa.array(["classification"] * len(table), pa.string())}
 
 
 def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:

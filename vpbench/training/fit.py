@@ -18,19 +18,20 @@ from timm.data import Mixup
 from torch import Tensor
 
 from vpbench.core.errors import DivergedError
-from vpbench.data.batches import Normaliser, evaluation_batches
+from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.interface import Method, OtherData
 from vpbench.models.prompted import Inputs as ModelInputs
 from vpbench.models.prompted import PromptedModel
 from vpbench.spec.precision import autocast
 from vpbench.spec.run_spec import RunSpec
+from vpbench.tasks import Scores
 from vpbench.training.checkpoint import Checkpoints, Training, load_state, state_of, usable
 from vpbench.training.ema import MovingAverage
-from vpbench.training.evaluate import Scores
 from vpbench.training.inputs import Batch, Inputs
 from vpbench.training.memory import in_pieces, is_out_of_memory
-from vpbench.training.optim import backbone_depths, lr_factor, make_optimizer
+from vpbench.training.micro_batches import whole_head_backward
+from vpbench.training.optim import backbone_depths, learning_rate, lr_factor, make_optimizer
 from vpbench.training.other_data import open_other
 
 FAR_ABOVE = 100  # times the loss of guessing, where methods with losses of their own do not come
@@ -91,6 +92,7 @@ class Trainer:
         self, model: PromptedModel, data: CachedData, spec: RunSpec, normalise: Normaliser, device: torch.device,
         on_epoch: Callable[[Epoch], None] = lambda epoch: None, checkpoints: Checkpoints | None = None,
     ) -> None:  # fmt: skip
+        self.task = model.task
         self.model, self.data, self.spec, self.normalise, self.device = model, data, spec, normalise, device
         self.on_epoch = on_epoch
         self.curve: list[Epoch] = []
@@ -167,7 +169,7 @@ class Trainer:
         for inputs, labels in self._remaining_inputs(at):
             factor = lr_factor(recipe, at.epoch * per_epoch + at.step, per_epoch)
             for group in optimizer.param_groups:
-                group["lr"] = recipe.peak_lr * factor * group["lr_scale"]
+                group["lr"] = learning_rate(recipe, factor, group["lr_scale"])
             if steps.mix is not None and len(labels) > 1 and isinstance(inputs, Tensor):
                 # Mixup pairs the images of a batch, so an odd one leaves its last image out; a lone image stays as it is.
                 inputs, labels = steps.mix(inputs[: len(inputs) // 2 * 2], labels[: len(labels) // 2 * 2])
@@ -180,6 +182,8 @@ class Trainer:
                 self.first_losses.append(loss.item())
             at.step += 1
             self._checkpoints.may_pause(steps.state)
+            if recipe.iterations == at.epoch * per_epoch + at.step:
+                return
 
     def _end_epoch(self, name: str, at: Training, rate: float, average: MovingAverage | None) -> None:
         """Checks the loss, validates where the best epoch counts, and records the epoch.
@@ -203,18 +207,18 @@ class Trainer:
 
     def validate(self) -> float:
         """See :meth:`vpbench.interface.Session.validate`."""
-        return self.evaluate(self.data.val).acc1
+        return self.evaluate(self.data.val).score
 
     def training_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """See :meth:`vpbench.interface.Session.training_batches`."""
-        for batch in evaluation_batches(self.data.train, self.spec.recipe.batch_size, self.normalise):
+        for batch in self.task.evaluation_batches(self.data.train, self.normalise, self.spec.recipe.batch_size):
             self._may_pause_between()
             yield batch
 
     def features(self, split: str = "train") -> tuple[Tensor, Tensor]:
         """See :meth:`vpbench.interface.Session.features`."""
         cached = {"train": self.data.train, "val": self.data.val}[split]
-        return self._inputs.plain_features(cached), torch.from_numpy(np.asarray(cached.labels))
+        return self._inputs.plain_features(cached), self.task.targets(cached)
 
     def other_data(self, name: str) -> OtherData:
         """See :meth:`vpbench.interface.Session.other_data`."""
@@ -225,6 +229,10 @@ class Trainer:
         self.model.eval()
         with self._precision():
             return self.model(images).float()
+
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        """See :meth:`vpbench.interface.Session.loss`."""
+        return self.task.loss(self.logits(images), targets)
 
     def snapshot(self) -> dict[str, Tensor]:
         """See :meth:`vpbench.interface.Session.snapshot`."""
@@ -240,33 +248,26 @@ class Trainer:
 
     # What the engine calls
 
-    def evaluate(self, split: CachedSplit, features: int = 0) -> Scores:
+    def evaluate(self, split: CachedSplit, features: int = 0, test: bool = False) -> Scores:
         """Predictions of the model on a split, in evaluation mode.
 
         Args:
             features: of so many images, the first ones, keep the features that the head reads.
+            test: on the test split, with all that a row says of it.
         """
-        labels, ranked, confidence = [], [], []
-        kept: list[Tensor] = []
+        scorer = self.task.scorer(split, features, test)
+
+        def forward(inputs: ModelInputs, with_features: bool = False) -> tuple[Tensor, Any]:
+            pieces = in_pieces(partial(self.model.prediction, with_features=with_features), inputs)
+            read = [features for _, features in pieces if features is not None]
+            return torch.cat([logits for logits, _ in pieces]), torch.cat(read) if read else None
+
         self.model.eval()
         with torch.no_grad(), self._precision():
-            for inputs, truth in self._inputs.evaluation(split):
+            for inputs, targets in self._inputs.evaluation(split):
                 self._may_pause_between()
-                predict = partial(self.model.prediction, with_features=features > sum(map(len, kept)))
-                pieces = in_pieces(predict, inputs)
-                logits = torch.cat([logits for logits, _ in pieces])
-                kept += [read.float().cpu() for _, read in pieces if read is not None]
-                probabilities = logits.float().softmax(-1)
-                if not torch.isfinite(probabilities).all():
-                    raise DivergedError("the logits are not finite.")
-                top = probabilities.topk(min(5, logits.shape[-1]))
-                labels.append(truth.cpu().numpy())
-                ranked.append(top.indices.cpu().numpy())
-                confidence.append(top.values[:, 0].cpu().numpy())
-        return Scores(
-            np.concatenate(labels), np.concatenate(ranked), np.concatenate(confidence), len(self.data.class_names),
-            torch.cat(kept)[:features].numpy().astype(np.float16) if kept else None,
-        )  # fmt: skip
+                scorer.add(forward, inputs, targets)
+        return scorer.scores()
 
     # Checkpoint and resume
 
@@ -335,13 +336,15 @@ class Trainer:
             try:
                 return self._accumulated(inputs, targets)
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or self.batch_parts >= len(inputs) or self.model.method.needs_whole_batches:
+                if not is_out_of_memory(error) or self.batch_parts >= len(inputs) or self.model.needs_whole_batches:
                     raise
                 self.batch_parts *= 2
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def _accumulated(self, inputs: ModelInputs, targets: Tensor) -> Tensor:
+        if self.batch_parts > 1 and self.model.head_needs_whole_batches:
+            return whole_head_backward(self.model, inputs, targets, self.batch_parts, self._precision)
         total = torch.zeros((), device=targets.device)
         parts: Sequence[ModelInputs] = inputs.chunk(self.batch_parts)
         for some, wanted in zip(parts, targets.chunk(self.batch_parts)):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vpbench.data.augmentation import Augmentation, epoch_order, is_random
-from vpbench.data.batches import Normaliser, evaluation_batches, training_batches
+from vpbench.data.augmentation import Augmentation, epoch_order
+from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.interface import Method
 from vpbench.models.prompted import CachedActivations, ImagesWithFeatures, PromptedModel
@@ -17,7 +16,6 @@ from vpbench.models.prompted import Inputs as ModelInputs
 from vpbench.spec.run_spec import RunSpec
 from vpbench.training.activation_cache import ActivationCache
 
-EVALUATION_BATCH = 256
 CACHE_LIMIT = 1 << 30  # bytes of a split; a number and not the memory at hand, so that all machines decide alike
 
 Batch = tuple[ModelInputs, Tensor]
@@ -42,6 +40,7 @@ class Inputs:
         self, model: PromptedModel, data: CachedData, spec: RunSpec, normalise: Normaliser, order: torch.Generator
     ) -> None:
         self._model, self._data, self._spec, self._normalise, self._order = model, data, spec, normalise, order
+        self._task = model.task
         self._cached: dict[int, Tensor] = {}
         self._features: dict[int, Tensor] = {}
         self._cache = ActivationCache(model, spec, normalise)
@@ -64,30 +63,27 @@ class Inputs:
                 picked = picked.to(labels.device)
                 yield ImagesWithFeatures(images, features[picked].to(labels.device)), labels[picked]
         else:
-            yield from training_batches(
-                split, size, self._spec.preprocess, self._spec.backbone.image_size, self._normalise, self._order,
-                self._augmentation, self._spec.recipe.repeats,
-            )  # fmt: skip
+            yield from self._task.training_batches(split, self._spec, self._normalise, self._order, self._augmentation)
 
     def evaluation(self, split: CachedSplit) -> Iterator[Batch]:
         """All images of a split in their order, without augmentation."""
         if self.caches_activations(split):
-            activations, labels = self._activations(split), self._labels(split)
-            for values, truth in zip(activations.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH)):
+            targets = self._task.target_batches(split, self._normalise)
+            for values, truth in zip(self._activations(split).split(self._task.evaluation_size(split)), targets):
                 yield CachedActivations(values), truth
         elif self._caches_features and split is not self._data.test:
-            features = self.plain_features(split).split(EVALUATION_BATCH)
-            for (images, labels), known in zip(evaluation_batches(split, EVALUATION_BATCH, self._normalise), features):
-                yield ImagesWithFeatures(images, known.to(labels.device)), labels
+            features = self.plain_features(split).split(self._task.evaluation_size(split))
+            for (images, targets), known in zip(self._task.evaluation_batches(split, self._normalise), features):
+                yield ImagesWithFeatures(images, known.to(images.device)), targets
         else:
-            yield from evaluation_batches(split, EVALUATION_BATCH, self._normalise)
+            yield from self._task.evaluation_batches(split, self._normalise)
 
     def plain_features(self, split: CachedSplit) -> Tensor:
         """Features of the plain model without augmentation, (n, feature_width), float32 on the CPU; computed once."""
         if id(split) not in self._features:
-            self._features[id(split)] = self._cache.of(
-                split, EVALUATION_BATCH, "plain features", lambda images: self._model.plain_features(images).float()
-            )
+            size = self._task.evaluation_size(split)
+            found = self._cache.of(split, size, "plain features", lambda images: self._model.plain_features(images).float())
+            self._features[id(split)] = found
         return self._features[id(split)]
 
     def caches_activations(self, split: CachedSplit) -> bool:
@@ -99,11 +95,13 @@ class Inputs:
         if first == 0 or self._is_augmented:
             return False
         features = first == shape.depth
+        if self._model.taps and not features:  # the head reads blocks of the prefix, too
+            return False
         stage = shape.stage_of(first - 1)
-        values = self._model.backbone.feature_width if features else (shape.prefix + stage.patches) * stage.width
+        values = self._model.feature_count if features else (shape.prefix + stage.patches) * stage.width
         size = 4 * values * len(split)
         cached = [self._data.train, self._data.val]
-        if features or self._cache.keeps(self._data.test, size):
+        if (features and not self._task.evaluates_images) or self._cache.keeps(self._data.test, size):
             cached.append(self._data.test)
         return any(split is each for each in cached) and size <= CACHE_LIMIT
 
@@ -115,7 +113,7 @@ class Inputs:
 
     @property
     def _is_augmented(self) -> bool:
-        return is_random(self._spec.recipe, self._spec.preprocess)
+        return self._task.is_augmented(self._spec)
 
     def _epoch_order(self) -> Tensor:
         return epoch_order(len(self._data.train), self._spec.recipe.repeats, self._order)
@@ -123,12 +121,11 @@ class Inputs:
     def _activations(self, split: CachedSplit) -> Tensor:
         if id(split) not in self._cached:
             # As many images at a time as without the cache, since rounding depends on the size of a matrix.
-            size = self._spec.recipe.batch_size if split is self._data.train else EVALUATION_BATCH
-            first = self._model.method.first_block
-            kind = "features" if first == self._model.backbone.shape.depth else f"{first} blocks"
+            size = self._spec.recipe.batch_size if split is self._data.train else self._task.evaluation_size(split)
+            kind = self._model.cached_kind
             found = self._cache.of(split, size, kind, lambda images: self._model.cache_activations(images).values)
             self._cached[id(split)] = self._normalise.to_device(found)
         return self._cached[id(split)]
 
     def _labels(self, split: CachedSplit) -> Tensor:
-        return self._normalise.to_device(torch.from_numpy(np.asarray(split.labels)))
+        return self._normalise.to_device(self._task.targets(split))

@@ -84,7 +84,7 @@ def lr_factor(recipe: Recipe, iteration: int, iterations_per_epoch: int) -> floa
         position, total = iteration // iterations_per_epoch, recipe.epochs
         warmup = recipe.warmup_epochs
     else:
-        position, total = iteration, recipe.epochs * iterations_per_epoch
+        position, total = iteration, recipe.iterations or recipe.epochs * iterations_per_epoch
         warmup = recipe.warmup_epochs * iterations_per_epoch
     if recipe.warmup_fraction is not None:
         warmup = recipe.warmup_fraction * total
@@ -92,4 +92,13 @@ def lr_factor(recipe: Recipe, iteration: int, iterations_per_epoch: int) -> floa
         return min(1.0, (position if recipe.warmup_from_zero else position + 1) / warmup)
     if recipe.schedule == "constant":
         return 1.0
+    if recipe.schedule == "poly":
+        return (1 - (position - warmup) / (total - warmup)) ** recipe.poly_power
     return 0.5 * (1 + math.cos(math.pi * (position - warmup) / (total - warmup)))
+
+
+def learning_rate(recipe: Recipe, factor: float, scale: float) -> float:
+    """Of a group of parameters, from :func:`lr_factor` and the group's scale."""
+    if recipe.min_lr == 0:
+        return recipe.peak_lr * factor * scale
+    return recipe.min_lr + factor * (recipe.peak_lr * scale - recipe.min_lr)

@@ -21,8 +21,14 @@ from vpbench.data.places import data_root, dataset_folder, find_folder
 from vpbench.data.protocols import split_sha256, with_validation
 from vpbench.data.raw import RawData
 from vpbench.data.sources._shards import find_shards
+from vpbench.data.target import TARGETS, Target
 
 Reader = Callable[..., RawData]
+
+OF_FOLDERS: dict[Target, str] = {"class": "folder", "mask": "mask_folder"}
+LAYOUTS: dict[Target, str] = {
+    "class": "train/CLASS/*.jpg and test/CLASS/*.jpg", "mask": "images/{train,test}/*.jpg and masks/{train,test}/*.png"
+}  # fmt: skip
 
 
 def open_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
@@ -57,12 +63,14 @@ def open_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
 def read_dataset(card: DatasetCard, root: str | Path | None = None) -> RawData:
     """Like :func:`open_dataset`, without comparing numbers and split list with the card."""
     if card.path:
-        return open_path(card.path)
+        return open_path(card.path, target=card.target)
     place, reader = data_root(root), check_source(card)
     with _readable(place):
         folder = dataset_folder(card, place) if card.folders else None
     with _readable(folder or Path(card.source)):
         raw = reader(**({_place_of(reader): folder} if folder else {}), **card.options)
+    if raw.has_masks != (card.target == "mask"):
+        raise UsageError(f"the card of {card.title} says target = '{card.target}', and its source reads {_labels_of(raw)}.")
     if 0 < card.n_val < len(raw.splits["train"]) and not len(raw.splits["val"]) and not raw.val_in_train:
         raw = with_validation(raw, card.n_val)
     return raw
@@ -103,6 +111,10 @@ def expected_counts(card: DatasetCard, raw: RawData) -> dict[str, int]:
     return {**wanted, "n_train": card.n_train + card.n_val, "n_val": 0} if raw.val_in_train else wanted
 
 
+def _labels_of(raw: RawData) -> str:
+    return TARGETS["mask" if raw.has_masks else "class"]
+
+
 def pinned(path: str) -> str:
     """A data set's path with the commit that it stands for now, where it is one of the Hugging Face hub; another one as it is.
 
@@ -117,31 +129,30 @@ def pinned(path: str) -> str:
     return pinned_now(path)
 
 
-def open_path(path: str | Path, columns: Mapping[str, str] | None = None) -> RawData:
+def open_path(path: str | Path, columns: Mapping[str, str] | None = None, target: Target = "class") -> RawData:
     """A user's own data: a folder of images, a parquet file, a folder of parquet shards, or a data set of the Hugging Face hub.
 
-    See ``sources/folder.py``, ``sources/parquet.py`` and ``sources/hf.py``.
+    See ``sources/folder.py``, ``sources/mask_folder.py``, ``sources/parquet.py`` and ``sources/hf.py``.
 
     Args:
-        columns: of parquet files, by ``image``, ``label`` and ``split``; by default the usual names.
+        columns: of parquet files, by ``image``, ``label`` or ``mask``, and ``split``; by default the usual names.
+        target: what images are labelled with.
 
     Raises:
         DataError: in one line: the file, the value and how to fix it.
     """
     if is_on_hub(path):
         with _readable(Path(path)):
-            return _readers().get("hf")(path=path, columns=columns)
+            return _readers().get("hf")(path=path, columns=columns, target=target)
     place = user_path(path)
     with _readable(place):
         if not place.exists():
-            raise DataError(
-                f"{place} does not exist; give a folder with train/CLASS/*.jpg and test/CLASS/*.jpg, or a .parquet file."
-            )
+            raise DataError(f"{place} does not exist; give a folder with {LAYOUTS[target]}, or a .parquet file.")
         if place.is_file() or find_shards(place):
-            return _readers().get("parquet")(path=place, columns=columns)
+            return _readers().get("parquet")(path=place, columns=columns, target=target)
         if columns:
             raise DataError(f"{place} is a folder of images, which has no columns; leave out --columns.")
-        return _readers().get("folder")(path=place)
+        return _readers().get(OF_FOLDERS[target])(path=place)
 
 
 @contextmanager

@@ -13,24 +13,34 @@ import pyarrow as pa
 
 from vpbench.core.errors import DataError
 from vpbench.data.sources._assemble import Keys
+from vpbench.data.target import Target
 
 MEANINGS = {
     "image": "with encoded images (bytes, or a struct with bytes)",
     "label": "with a class number or name",
+    "mask": "with encoded masks (bytes, or a struct with bytes)",
     "split": "with train, val or test",
 }
 # What data sets on the Hugging Face hub call them; the first one that is there is used.
-USUAL = {"image": ("image", "img"), "label": ("label", "labels", "fine_label"), "split": ("split",)}
+ROLES: dict[Target, str] = {"class": "label", "mask": "mask"}
+USUAL = {
+    "image": ("image", "img"),
+    "label": ("label", "labels", "fine_label"),
+    "mask": ("mask", "masks", "annotation", "label", "labels", "segmentation", "segmentation_mask", "semantic_segmentation"),
+    "split": ("split",),
+}
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns; ``split`` None where the files' names say it. ``note`` is empty unless one was guessed."""
+    """Names of columns; ``label`` has the labels or the masks, as ``target`` says; ``split`` is None where the files' names say
+    it. ``note`` is empty unless one was guessed."""
 
     image: str
     label: str
     split: str | None
     note: str = ""
+    target: Target = "class"
 
     @property
     def names(self) -> list[str]:
@@ -38,20 +48,28 @@ class Columns:
         return [name for name in (self.image, self.label, self.split) if name is not None]
 
 
-def choose_columns(schema: pa.Schema, given: Mapping[str, str], file: Path | str, *, with_split: bool) -> Columns:
+def choose_columns(
+    schema: pa.Schema, given: Mapping[str, str], file: Path | str, *, with_split: bool, target: Target = "class"
+) -> Columns:  # fmt: skip
     """The columns that ``given`` names, else those of the usual names, else the only one of the right type.
 
     Args:
         schema: of the file.
-        given: names by ``image``, ``label`` and ``split``.
+        given: names by ``image``, ``label`` or ``mask``, and ``split``.
         with_split: whether a column must say the split.
+        target: whether images have labels or masks.
 
     Raises:
         DataError: when a column does not exist, or which one is meant cannot be known.
     """
-    candidates = {"image": image_columns(schema), "label": list(_class_labels(schema)), "split": []}
-    roles = [role for role in MEANINGS if role != "split" or with_split or "split" in given]
-    chosen = {role: given.get(role) or _usual(role, schema, candidates[role]) for role in roles}
+    images, role = image_columns(schema), ROLES[target]
+    candidates = {"image": images, "label": list(_class_labels(schema)), "split": []}
+    roles = ["image", role, *(["split"] if with_split or "split" in given else [])]
+    if strange := given.keys() - {"split", *roles}:
+        raise DataError(f"{file}: --columns {strange.pop()}=NAME does not go with this task, which reads a column '{role}'.")
+    image = given.get("image") or _usual("image", schema, images)
+    candidates["mask"] = [name for name in images if name != image]
+    chosen = {"image": image, **{role: given.get(role) or _usual(role, schema, candidates[role]) for role in roles[1:]}}
     for role, name in chosen.items():
         if name not in schema.names:
             lacks = f"{file} has no column '{name if role in given else role}' (it has {', '.join(schema.names)})"
@@ -62,10 +80,10 @@ def choose_columns(schema: pa.Schema, given: Mapping[str, str], file: Path | str
         both = ", ".join(f"{role} = {name}" for role, name in chosen.items())
         raise DataError(f"{file}: one column cannot be two things ({both}); choose another with --columns.")
     guessed = [f"{role} = {name}" for role, name in chosen.items() if role not in given and name != role]
-    others = [name for name in candidates["label"] if name != chosen["label"]]
+    others = [name for name in candidates["label"] if name != chosen[role]]
     also = f"; other labels: {', '.join(others)}" if others else ""
     note = f"Columns: {', '.join(guessed)}{also}; choose with --columns." if guessed else ""
-    return Columns(str(chosen["image"]), str(chosen["label"]), chosen.get("split"), note)
+    return Columns(str(chosen["image"]), str(chosen[role]), chosen.get("split"), note, target)
 
 
 def class_names(schema: pa.Schema, label: str) -> list[str]:

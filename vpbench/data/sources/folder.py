@@ -14,6 +14,7 @@ from vpbench.data.sources._assemble import assemble
 from vpbench.data.sources._image_files import Ignored, images_below, images_here, subfolders
 from vpbench.data.sources._own_split import OwnSplit
 from vpbench.data.sources._split_names import split_of, split_word
+from vpbench.data.sources.mask_folder import pairs_of_folders
 
 # A folder that all classes have for their images is no sign of classes below.
 CONTAINERS = frozenset({"images", "image", "imgs", "img", "photos", "pictures", "jpg", "jpeg", "png"})
@@ -49,6 +50,7 @@ def read(path: str | Path) -> RawData:
     """
     root, ignored = Path(path), Ignored()
     base = _base(root)
+    _refuse_masks(base)
     notes = [f"Read from its folder '{base.relative_to(root)}'."] if base != root else []
     splits = _split_folders(base)
     if splits:
@@ -140,6 +142,20 @@ def _refuse_unknown_splits(base: Path) -> None:
             f"{base}: its folders ({_some(inside)}) all hold folders of the same names ({_some(same)}), so they look like splits "
             "and not like classes; call them train, val and test, or put the images of each class into one folder."
         )
+
+
+def _refuse_masks(base: Path) -> None:
+    """
+    Raises:
+        DataError: when the folders hold images and masks of the same names, and no classes.
+    """
+    for _, images, masks in pairs_of_folders(base) if len(subfolders(base)) <= 3 else ():
+        names = ({file.stem for file in images_below(folder, set(), Ignored())} for folder in (images, masks))
+        if len(subfolders(images.parent)) == 2 and (ours := next(names)) and ours <= next(names):
+            raise DataError(
+                f"{images} and {masks} hold files of the same names, so they look like images and their masks and not like "
+                "classes; say --task segmentation, or put the images of each class into one folder."
+            )
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:

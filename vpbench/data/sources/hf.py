@@ -28,6 +28,7 @@ from vpbench.data.raw import RawData
 from vpbench.data.sources._columns import choose_columns
 from vpbench.data.sources._split_names import split_of
 from vpbench.data.sources.parquet import Part, data_of
+from vpbench.data.target import Target
 
 OFFLINE = "Without network, what was opened once is opened from the cache."
 
@@ -53,12 +54,13 @@ def pinned_now(path: str) -> str:
     return str(HubData(data.repository, data.config, found))
 
 
-def read(path: str, columns: Mapping[str, str] | None = None) -> RawData:
+def read(path: str, columns: Mapping[str, str] | None = None, target: Target = "class") -> RawData:
     """A data set of the hub. Its splits are those of the hub, by their usual names; others are left out with a note.
 
     Args:
         path: ``hf:owner/name``, optionally with ``:config`` and ``@revision``.
-        columns: by ``image``, ``label`` and ``split``; by default the usual names.
+        columns: by ``image``, ``label`` or ``mask``, and ``split``; by default the usual names.
+        target: whether images have labels or masks.
 
     Raises:
         DataError: in one line: the data set, the value and how to fix it.
@@ -69,7 +71,7 @@ def read(path: str, columns: Mapping[str, str] | None = None) -> RawData:
     parts = [Part(f"{data} ({name})", split, tables[name]) for name, split in splits.items()]
     left_out = [f"{name} ({counted(len(table), 'row')})" for name, table in tables.items() if name not in splits]
     notes = [f"Ignored, as their names say no split: {', '.join(left_out)}."] if left_out else []
-    chosen = choose_columns(parts[0].table.schema, given, str(data), with_split=False)
+    chosen = choose_columns(parts[0].table.schema, given, str(data), with_split=False, target=target)
     return data_of(str(data), parts, chosen, notes, _contents)
 
 

@@ -19,10 +19,12 @@ from vpbench.data.class_names import integer_labels
 from vpbench.data.raw import Labels, RawData
 from vpbench.data.sources._assemble import Keys, assemble
 from vpbench.data.sources._columns import Columns, choose_columns, class_names, is_image_type, name_of
+from vpbench.data.sources._own_masks import OwnMasks, assemble_masks
 from vpbench.data.sources._own_split import OwnSplit
 from vpbench.data.sources._shards import Shards, find_shards
 from vpbench.data.sources._split_names import split_of
 from vpbench.data.splitting import Indices
+from vpbench.data.target import Target
 
 Place = Callable[[int], str]  # the name of a row
 Contents = Callable[[pa.ChunkedArray, str], pa.ChunkedArray]
@@ -43,7 +45,29 @@ class ParquetSplit(OwnSplit):
         return content
 
 
-def read(path: str | Path, columns: Mapping[str, str] | None = None) -> RawData:
+class ParquetMasks(OwnMasks):
+    """Rows of a column of encoded images and one of encoded masks."""
+
+    def __init__(self, images: pa.ChunkedArray, masks: pa.ChunkedArray, rows: Indices, place: Place) -> None:
+        super().__init__(len(rows))
+        self._images, self._masks, self._rows, self._place = images, masks, rows, place
+
+    def name(self, index: int) -> str:
+        return self._place(int(self._rows[index]))
+
+    def mask_name(self, index: int) -> str:
+        return f"the mask in {self.name(index)}"
+
+    def content(self, index: int) -> bytes:
+        content: bytes = self._images[int(self._rows[index])].as_py()
+        return content
+
+    def mask_content(self, index: int) -> bytes:
+        content: bytes = self._masks[int(self._rows[index])].as_py()
+        return content
+
+
+def read(path: str | Path, columns: Mapping[str, str] | None = None, target: Target = "class") -> RawData:
     """The images of a parquet file or of a folder of shards, kept in memory encoded.
 
     An image is a JPEG or PNG file (or any other that Pillow opens) as bytes or as a struct with ``bytes``; a label is an integer
@@ -63,7 +87,7 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None) -> RawData:
     given = columns or {}
     first = next(iter(of_file))
     schema = _schema(first)
-    chosen = choose_columns(schema, given, first, with_split="" in shards.files)
+    chosen = choose_columns(schema, given, first, with_split="" in shards.files, target=target)
     names = class_names(schema, chosen.label)
     parts = [Part(file, split, _table(file, chosen, names, first)) for file, split in of_file.items()]
     return data_of(str(place), parts, chosen, _left_out(shards))
@@ -92,16 +116,20 @@ def data_of(
     Raises:
         DataError: in one line: the file, the value and how to fix it.
     """
-    keys = _together([_labels(part.table[chosen.label], chosen.label, part.name) for part in parts], origin, chosen.label)
-    images = pa.chunked_array(
-        [
-            chunk.cast(pa.large_binary())
-            for part in parts
-            for chunk in _image_bytes(part.table[chosen.image], chosen.image, part.name, contents).chunks
-        ],
-        pa.large_binary(),
-    )
+
+    def encoded(column: str) -> pa.ChunkedArray:
+        chunks = (_image_bytes(part.table[column], column, part.name, contents).chunks for part in parts)
+        return pa.chunked_array([chunk.cast(pa.large_binary()) for each in chunks for chunk in each], pa.large_binary())
+
     place_of = _places({part.name: len(part.table) for part in parts})
+    if chosen.target == "mask":
+        images, masks, count = encoded(chosen.image), encoded(chosen.label), sum(len(part.table) for part in parts)
+        return assemble_masks(
+            origin, count, _splits(parts, chosen.split), lambda part: ParquetMasks(images, masks, part, place_of),
+            class_names(parts[0].table.schema, chosen.label) or None, [*([chosen.note] if chosen.note else []), *notes],
+        )  # fmt: skip
+    keys = _together([_labels(part.table[chosen.label], chosen.label, part.name) for part in parts], origin, chosen.label)
+    images = encoded(chosen.image)
     return assemble(
         origin,
         keys,

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vpbench.data.masks import MaskedPixels
 from vpbench.data.raw import PixelSplit, RawData
 
 Floats = NDArray[np.float64]
@@ -24,8 +25,9 @@ SQUARE, ELLIPSE, HEART = range(3)
 N_TRAIN, N_VAL, N_TEST = 800, 200, 1000
 SEED = 0
 BINS = 16
+SHAPES_SCALE = 2.0  # of the sprites with masks, which are one or two patches large otherwise; positions stay
 
-Task = Literal["location", "orientation"]
+Task = Literal["location", "orientation", "shapes"]
 
 
 def read(task: Task) -> RawData:
@@ -33,8 +35,11 @@ def read(task: Task) -> RawData:
 
     Args:
         task: ``location`` asks for the horizontal position in 16 bins (VTAB's dSprites/location), ``orientation`` for the
-            rotation in 16 bins of the 40 steps (VTAB's dSprites/orientation).
+            rotation in 16 bins of the 40 steps (VTAB's dSprites/orientation), ``shapes`` for the shape of every pixel, on sprites
+            of twice the size: background, square, ellipse, heart.
     """
+    if task == "shapes":
+        return _with_masks()
     pixels, latents = _draw()
     values, steps = (latents[:, 3], LATENTS["x"]) if task == "location" else (latents[:, 2], LATENTS["orientation"])
     labels = values * BINS // steps  # VTAB: floor(value / (steps / bins))
@@ -45,17 +50,29 @@ def read(task: Task) -> RawData:
     return RawData.of([f"{task} bin {number}" for number in range(BINS)], dict(splits))
 
 
-def render(latents: Classes) -> NDArray[np.uint8]:
+def _with_masks() -> RawData:
+    """Images and masks: white pixels carry the class of their shape, 1 to 3, black ones 0."""
+    pixels, latents = _draw(SHAPES_SCALE)
+    masks = np.where(pixels > 0, 1 + latents[:, 0, None, None], 0).astype(np.uint8)
+    parts = np.split(np.arange(len(pixels)), [N_TRAIN, N_TRAIN + N_VAL])
+    splits = {
+        name: MaskedPixels(pixels[part], masks[part], f"sprites {name}") for name, part in zip(("train", "val", "test"), parts)
+    }
+    return RawData.of(["background", "square", "ellipse", "heart"], dict(splits))
+
+
+def render(latents: Classes, enlarged: float = 1.0) -> NDArray[np.uint8]:
     """Renders sprites.
 
     Args:
+        enlarged: factor on the scale.
         latents: (n, 5) classes of shape (0 square, 1 ellipse, 2 heart), scale, orientation, x and y, as in dSprites.
 
     Returns:
         (n, 64, 64) of 0 and 255. A pixel is white when its centre lies inside the shape.
     """
     shape = latents[:, 0]
-    scale, angle = 0.5 + 0.1 * latents[:, 1], 2 * np.pi * latents[:, 2] / (LATENTS["orientation"] - 1)
+    scale, angle = enlarged * (0.5 + 0.1 * latents[:, 1]), 2 * np.pi * latents[:, 2] / (LATENTS["orientation"] - 1)
     centre_x, centre_y = (16 + 32 * latents[:, axis] / 31 for axis in (3, 4))
 
     def column(values: Floats) -> Floats:
@@ -97,7 +114,7 @@ def _in_heart(u: Floats, v: Floats) -> NDArray[np.bool_]:
     return (np.abs(u) <= 16 * width) & (edge(t) <= v) & (v <= edge(np.pi - t))
 
 
-def _draw() -> tuple[NDArray[np.uint8], Classes]:
+def _draw(enlarged: float = 1.0) -> tuple[NDArray[np.uint8], Classes]:
     """2,000 images, all different, with their latents: drawn from all combinations without replacement.
 
     Different latents can have the same image (orientations 0 and 39 are the same angle), which must not be in two splits.
@@ -107,7 +124,7 @@ def _draw() -> tuple[NDArray[np.uint8], Classes]:
     # The stream of RandomState is frozen, unlike those of numpy's newer generators. A few spare draws replace duplicates.
     drawn = np.random.RandomState(SEED).permutation(total)[: wanted + 100]
     latents = np.stack(np.unravel_index(drawn, tuple(LATENTS.values())), axis=1)
-    pixels = render(latents)
+    pixels = render(latents, enlarged)
     first = {image.tobytes(): index for index, image in reversed(list(enumerate(pixels)))}
     kept = np.sort(list(first.values()))[:wanted]
     return pixels[kept], latents[kept]

@@ -1,0 +1,1 @@
+"""Heads of dense tasks, one per file."""
