@@ -137,8 +137,9 @@ def _table(store: Store, definition: TableDefinition, paper: str, keep: Filters,
     """A table of a paper. Without runs there is still what the paper reports."""
     if not reported:
         return build_table(
-            _runs(store, definition.numbers) if not definition.unavailable else pd.DataFrame(), definition, keep, mix
-        )
+            _runs(store, definition.numbers, definition.shifts) if not definition.unavailable else pd.DataFrame(), definition,
+            keep, mix,
+        )  # fmt: skip
     runs = load_rows(store, definition.numbers, definition.shifts)
     if runs.empty and not definition.unavailable:
         warnings.warn(f"no runs in {store.folder}: only what the paper reports is shown.", stacklevel=2)
@@ -164,8 +165,8 @@ def _figures(name: str, store: Store, keep: Filters, folder: Path) -> list[Path]
         return draw_figures(name, store, runs, keep, folder)
 
 
-def _runs(store: Store, numbers: Iterable[str] | None = None) -> pd.DataFrame:
-    runs = load_rows(store, numbers)
+def _runs(store: Store, numbers: Iterable[str] | None = None, shifts: bool = False) -> pd.DataFrame:
+    runs = load_rows(store, numbers, shifts)
     if runs.empty:
         raise StoreError(
             f"no runs in {store.folder}. Fill it: vpbench run --methods linear,vpt --suite mini --results {store.folder}"
