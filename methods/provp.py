@@ -128,7 +128,7 @@ class ProVP(Method[ProVPConfig]):
 
     def loss(self, logits: Tensor, targets: Tensor, context: Context) -> Tensor:
         """Cross-entropy, and in training that of the batch's cosine similarities of prompted with plain features."""
-        loss = F.cross_entropy(logits, targets)
+        loss = super().loss(logits, targets, context)
         if not (self.config.reformation and context.training):
             return loss
         prompted, plain = context.stash["features"].float(), context.plain_features(context.images).float()

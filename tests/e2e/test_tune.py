@@ -163,3 +163,15 @@ def test_no_optuna(tuning: list[str], tmp_path: Path, monkeypatch: pytest.Monkey
     done = vpbench(*tuning, tmp_path / "runs", "--space", "adamw")
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "pip install 'vpbench[search]'" in done.err
+
+
+def test_a_method_that_the_backbone_cannot_have_is_named_and_the_others_are_searched(
+    tuning: list[str], space: Path, tmp_path: Path
+) -> None:
+    words = [*tuning, tmp_path / "runs", "--space", space, "--methods", "ilm_vp,linear", "--dry-run"]
+    done = vpbench(*words)
+    assert done.code == 0, done.err
+    assert "Not searched: ilm_vp on vit-nano: this method uses the classifier" in " ".join((done.out + done.err).split())
+    assert [row["method"] for row in json.loads(vpbench(*words, "--json").out)["studies"]] == ["linear"]
+    alone = vpbench(*[word if word != "ilm_vp,linear" else "ilm_vp" for word in words])
+    assert (alone.code, alone.err.count("\n")) == (6, 1) and "ilm_vp on vit-nano" in alone.err

@@ -14,7 +14,7 @@ from timm.models import SwinTransformer, VisionTransformer, register_model
 from timm.models.eva import Eva
 
 import vpbench
-from vpbench.cli.run import _show_plan
+from vpbench.cli.show_runs import show_plan
 from vpbench.core.errors import UnsupportedError
 from vpbench.execution import execute
 from vpbench.models.build import build_empty, build_model
@@ -130,8 +130,17 @@ def test_plan_row_and_table_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     request = Request(**asked)
     plan, reason = make_plan(request, Store(tmp_path / "runs")), EXPECTED["gapt", "mean"]
     assert plan.unsupported == {run.spec.run_id: reason for run in plan.runs if run.spec.method.name == "gapt"}
-    _show_plan(request, RunOptions(), tmp_path / "runs", as_json=False)
+    show_plan(request, RunOptions(), tmp_path / "runs", as_json=False)
     assert f"gapt is unsupported here: {reason}" in capsys.readouterr().out
     frame = vpbench.run(**asked, results=tmp_path / "runs", save=())
     assert frame.set_index("method")["status"].to_dict() == {"gapt": "unsupported", "linear": "ok"}
     assert f"Unsupported on vpbench_unsupported_mean: gapt ({reason[:-1]})." in str(make_report(results=tmp_path / "runs"))
+
+
+@pytest.mark.parametrize("first", ["vit", "swin"])
+def test_of_several_backbones_only_the_one_it_does_not_work_on(first: str, tmp_path: Path) -> None:
+    names = [f"vpbench_unsupported_{name}" for name in ("vit", "swin")]
+    backbone = tuple(names if first == "vit" else names[::-1])
+    request = Request(methods=("gapt",), datasets=("digits",), seeds=1, backbone=backbone, weights="random", image_size=SIZE)
+    plan = make_plan(request, Store(tmp_path))
+    assert [run.spec.backbone.name for run in plan.runs if run.spec.run_id in plan.unsupported] == ["vpbench_unsupported_swin"]

@@ -37,7 +37,7 @@ def split(count: int, seed: int, side: int = SIZE) -> CachedSplit:
     masks = patches.repeat(8, 1).repeat(8, 2).astype(np.uint8)
     images = (80 * masks[..., None] + rng.integers(0, 20, (count, side, side, 3))).astype(np.uint8)
     masks[:, 0, :3] = 255
-    return CachedSplit(images, np.zeros(count, np.int64), SIZE, masks)
+    return CachedSplit(images, np.zeros(count, np.int64), SIZE, masks=masks)
 
 
 DATA = CachedData(split(9, 0), split(4, 1), split(5, 2), NAMES)
@@ -220,7 +220,10 @@ def test_windows_and_scales() -> None:
     masks = [rng.integers(0, CLASSES, side).astype(np.uint8) for side in sides]
     flat = lambda parts: np.concatenate([part.ravel() for part in parts])  # noqa: E731
     ragged = CachedSplit(
-        RaggedImages(flat(images), np.array(sides)), np.zeros(3, np.int64), SIZE, RaggedImages(flat(masks), np.array(sides), ())
+        RaggedImages(flat(images), np.array(sides)),
+        np.zeros(3, np.int64),
+        SIZE,
+        masks=RaggedImages(flat(masks), np.array(sides), ()),
     )
     data = CachedData(ragged, ragged, ragged, NAMES)
     task = {"head": "linear", "scales": (1.0, 1.5), "photometric": False}
@@ -230,7 +233,7 @@ def test_windows_and_scales() -> None:
     columns = trainer.evaluate(ragged, test=True).columns()
     assert columns["total"] == 3 and 0 < columns["miou_ms"] < 100
     assert "miou_ms" not in trainer.evaluate(ragged).columns()  # only of the test split
-    first = CachedSplit(images[0][None], np.zeros(1, np.int64), SIZE, masks[0][None])
+    first = CachedSplit(images[0][None], np.zeros(1, np.int64), SIZE, masks=masks[0][None])
     whole, windowed = (trainer.evaluate(each).arrays() for each in (first, ragged))
     assert np.array_equal(whole["image_0"], windowed["image_0"])
 
@@ -243,7 +246,7 @@ def test_a_row_of_features_for_every_class_of_an_image() -> None:
 
 
 UNFIT = {
-    "autovp", "da_vpt", "dam_vp", "expres", "gps", "ilm_vp", "lion", "mlp", "provp", "sa2vp", "sidetune", "transhp", "vqt"
+    "autovp", "da_vpt", "dam_vp", "expres", "gps", "ilm_vp", "lion", "mlp", "sa2vp", "sidetune", "transhp", "vqt"
 }  # fmt: skip
 
 

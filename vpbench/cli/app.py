@@ -166,7 +166,7 @@ def _run() -> int:
     from vpbench.core.escaping import visible
 
     if VARIABLE in os.environ:  # the tab key: typer's own classes, which its scripts expect
-        from typer.completion import completion_init
+        from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
     try:

@@ -27,7 +27,7 @@ def completion(shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash,
       eval "$(vpbench completion zsh)"                                         in ~/.zshrc, behind compinit
       vpbench completion fish > ~/.config/fish/completions/vpbench.fish
     """
-    from typer.completion import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     from vpbench.core.names import unknown
 

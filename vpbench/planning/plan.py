@@ -340,7 +340,8 @@ def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> dict[str, 
     found: dict[str, str] = {}
     for run in runs:
         method, count = run.spec.method, classes[run.spec.data.dataset]
-        key = json.dumps([method.model_dump(), run.spec.task.model_dump(), count], sort_keys=True)
+        about = [run.spec.backbone.model_dump(mode="json"), method.model_dump(), run.spec.task.model_dump(), count]
+        key = json.dumps(about, sort_keys=True)
         if key not in reasons:
             reasons[key] = _why_unsupported(run.spec, count)
         if reasons[key]:

@@ -9,9 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from vpbench.core.cards import first_error
-from vpbench.core.errors import UsageError, VpbenchError
+from vpbench.core.errors import UnsupportedError, UsageError, VpbenchError
 from vpbench.core.names import counted, unknown
-from vpbench.models.build import build_empty
 from vpbench.models.registry import resolve_method
 from vpbench.planning.plan import (
     Plan,
@@ -43,6 +42,7 @@ class SearchPlan:
     Attributes:
         trials, finals: the request, resolved for trials and for final runs.
         seeds: of the final runs.
+        unsupported: sentences on methods that do not work on a backbone; they have no search.
     """
 
     studies: list[Study]
@@ -50,6 +50,7 @@ class SearchPlan:
     finals: ResolvedRequest
     seeds: list[int]
     space: Space
+    unsupported: tuple[str, ...] = ()
 
     @property
     def budget(self) -> Search:
@@ -71,6 +72,7 @@ class SearchPlan:
         return (
             f"Search {budget.space} ({how}): {budget.trials} trials for each method ({', '.join(methods)}) on {places}, "
             f"chosen on validation images. Then {counted(len(self.seeds), 'final run')} of each winner."
+            + "".join(f" Not searched: {sentence}" for sentence in self.unsupported)
         )
 
     def runs_with(self, study: Study, values: Point) -> list[PlannedRun]:
@@ -121,8 +123,11 @@ def plan_search(request: Request, budget: Budget, *, without_data: bool = False)
         for label in methods
     ]
     plan = SearchPlan(studies, trials, finals, seeds, space)
-    _check(plan)
-    return plan
+    reasons = _check(plan)
+    works = [study for study in studies if (study.method, study.backbone.name) not in reasons]
+    if not works:
+        raise UnsupportedError(" ".join(reasons.values()))
+    return replace(plan, studies=works, unsupported=tuple(reasons.values()))
 
 
 def play(studies: Sequence[Study], run_round: Callable[[list[PlannedRun]], Mapping[str, Row]]) -> list[list[Trial]]:
@@ -269,8 +274,15 @@ def _shortened(run: PlannedRun, epochs: int) -> PlannedRun:
     return replace(run, spec=run.spec.model_copy(update={"recipe": recipe}))
 
 
-def _check(plan: SearchPlan) -> None:
-    """Every listed value and both ends of every range, before the first run."""
+def _check(plan: SearchPlan) -> dict[tuple[str, str], str]:
+    """Every listed value and both ends of every range, before the first run.
+
+    Returns:
+        by method and backbone, why the method works on it with none of these values.
+
+    Raises:
+        VpbenchError: for anything else that cannot work.
+    """
     runs: list[PlannedRun] = []
     finals: list[PlannedRun] = []
     for study in plan.studies:
@@ -283,6 +295,18 @@ def _check(plan: SearchPlan) -> None:
         except VpbenchError as error:
             raise type(error)(f"search space {plan.space.name}: {error}") from error
     check_runs(runs, plan.trials.data)
-    check_runs(finals, plan.finals.data)
-    for spec in {(run.spec.method.label, run.spec.backbone.name): run.spec for run in runs}.values():
-        build_empty(spec.method, spec.backbone, 2, "meta")  # a method that this backbone cannot have has nothing to search
+    unsupported = check_runs(finals, plan.finals.data)
+    reasons: dict[tuple[str, str], str] = {}
+    for study in plan.studies:
+        own = [run.spec.run_id for run in finals if _is_of(run, study)]
+        found = [unsupported[run_id] for run_id in own if run_id in unsupported]
+        if len(found) == len(own):
+            reasons[study.method, study.backbone.name] = f"{study.method} on {study.backbone.name}: {found[0]}"
+        elif found:
+            raise UsageError(f"search space {plan.space.name}: {study.method} on {study.backbone.name}: {found[0]}")
+    return reasons
+
+
+def _is_of(run: PlannedRun, study: Study) -> bool:
+    spec = run.spec
+    return (spec.method.name, spec.backbone.name) == (_name(study.method), study.backbone.name)

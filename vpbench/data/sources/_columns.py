@@ -62,11 +62,11 @@ def choose_columns(
     Raises:
         DataError: when a column does not exist, or which one is meant cannot be known.
     """
-    images, role = image_columns(schema), ROLES[target]
+    images, wanted = image_columns(schema), ROLES[target]
     candidates = {"image": images, "label": list(_class_labels(schema)), "split": []}
-    roles = ["image", role, *(["split"] if with_split or "split" in given else [])]
+    roles = ["image", wanted, *(["split"] if with_split or "split" in given else [])]
     if strange := given.keys() - {"split", *roles}:
-        raise DataError(f"{file}: --columns {strange.pop()}=NAME does not go with this task, which reads a column '{role}'.")
+        raise DataError(f"{file}: --columns {strange.pop()}=NAME does not go with this task, which reads a column '{wanted}'.")
     image = given.get("image") or _usual("image", schema, images)
     candidates["mask"] = [name for name in images if name != image]
     chosen = {"image": image, **{role: given.get(role) or _usual(role, schema, candidates[role]) for role in roles[1:]}}
@@ -80,10 +80,10 @@ def choose_columns(
         both = ", ".join(f"{role} = {name}" for role, name in chosen.items())
         raise DataError(f"{file}: one column cannot be two things ({both}); choose another with --columns.")
     guessed = [f"{role} = {name}" for role, name in chosen.items() if role not in given and name != role]
-    others = [name for name in candidates["label"] if name != chosen[role]]
+    others = [name for name in candidates["label"] if name != chosen[wanted]]
     also = f"; other labels: {', '.join(others)}" if others else ""
     note = f"Columns: {', '.join(guessed)}{also}; choose with --columns." if guessed else ""
-    return Columns(str(chosen["image"]), str(chosen[role]), chosen.get("split"), note, target)
+    return Columns(str(chosen["image"]), str(chosen[wanted]), chosen.get("split"), note, target)
 
 
 def class_names(schema: pa.Schema, label: str) -> list[str]:

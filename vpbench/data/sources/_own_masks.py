@@ -113,7 +113,7 @@ def assemble_masks(
         notes.append(f"Not in train: {', '.join(classes[each] for each in absent[:5])}{', ...' if len(absent) > 5 else ''}.")
     levels = white_levels([deep for split in splits.values() for deep in split.read_all()])
     for split in splits.values():
-        split.levels, split.values = levels, MaskValues(len(classes))
+        split.shared_levels, split.values = levels, MaskValues(len(classes))
     return RawData.of(classes, dict(splits), notes)
 
 

@@ -149,9 +149,12 @@ def _refuse_masks(base: Path) -> None:
     Raises:
         DataError: when the folders hold images and masks of the same names, and no classes.
     """
-    for _, images, masks in pairs_of_folders(base) if len(subfolders(base)) <= 3 else ():
-        names = ({file.stem for file in images_below(folder, set(), Ignored())} for folder in (images, masks))
-        if len(subfolders(images.parent)) == 2 and (ours := next(names)) and ours <= next(names):
+    pairs = pairs_of_folders(base)
+    inside = {folder for _, images, masks in pairs for folder in (images, masks)}
+    others = [folder for folder in subfolders(base) if not any(each.is_relative_to(folder) for each in inside)]
+    for _, images, masks in pairs if not others else ():
+        ours, theirs = ({file.stem for file in images_below(folder, set(), Ignored())} for folder in (images, masks))
+        if ours and ours <= theirs:
             raise DataError(
                 f"{images} and {masks} hold files of the same names, so they look like images and their masks and not like "
                 "classes; say --task segmentation, or put the images of each class into one folder."

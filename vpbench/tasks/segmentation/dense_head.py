@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.core.frozen_model import FrozenModel
+from vpbench.core.names import unknown
 from vpbench.core.plugins import Registry, subclass_in
 from vpbench.interface import BackboneShape, full_precision
 
@@ -136,6 +137,8 @@ def head_class(name: str) -> type[DenseHead]:
     Raises:
         UsageError: for an unknown name, with a suggestion.
     """
+    if name.replace("_", "-") not in (known := head_names()):
+        raise unknown("head", name, known)
     return _HEADS.get(name.replace("-", "_"))
 
 
