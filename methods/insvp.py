@@ -251,7 +251,7 @@ class InsVP(Method[InsVPConfig]):
         x = self._dropped(F.max_pool2d(x, sizes.first_pool), training)
         x = _cropped(F.leaky_relu(second(x), 0.01), sizes.second_side)
         x = self._dropped(F.max_pool2d(x, sizes.second_pool), training)
-        tokens: Tensor = third(x).reshape(len(images), self.config.prompt_length, self.shape.stages[stage].width)
+        tokens: Tensor = third(x).reshape(images.shape[0], self.config.prompt_length, self.shape.stages[stage].width)
         return tokens
 
     def _dropped(self, x: Tensor, training: bool) -> Tensor:
@@ -309,7 +309,8 @@ def convolve(images: Tensor, convolution: nn.Conv2d) -> Tensor:
     up to about 11 pixels the direct form wins.
     """
     kernel, dilation = convolution.kernel_size[0], convolution.dilation[0]
-    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]  # fvcore does, and knows convolutions
+    # fvcore and torch.export trace, and know convolutions.
+    tracing = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined]
     if images.device.type != "cpu" or kernel < 15 or tracing:
         direct: Tensor = convolution(images)
         return direct

@@ -1,4 +1,4 @@
-"""Exported models in a process that cannot import vpbench."""
+"""Exported models in a process that cannot import vpbench, and a backbone that is exported quickly."""
 
 from __future__ import annotations
 
@@ -8,6 +8,33 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+
+CARD = """
+title = "ViT of two blocks"
+url = "https://example.org/none.pth"
+md5 = "000000"
+mean = [0.5, 0.5, 0.5]
+std = [0.5, 0.5, 0.5]
+parameters = 934464
+pretraining = "none: for random weights"
+licence = "Apache-2.0"
+source = "none"
+
+[vit]
+img_size = 40
+patch_size = 8
+embed_dim = 192
+depth = 2
+num_heads = 3
+"""
+
+
+def write_card(folder: Path) -> Path:
+    """The card of the backbone ``two-blocks``, in a folder for ``VPBENCH_PATH``; its weights are ``random``."""
+    (folder / "backbones").mkdir(parents=True)
+    (folder / "backbones" / "two-blocks.toml").write_text(CARD)
+    return folder
+
 
 # Loads each export by torch, timm and ONNX Runtime, in a process that cannot import vpbench.
 ALONE = """

@@ -129,6 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
         match parts:
             case ["api", "repos", "create"]:
                 self._create()
+            case ["api", "validate-yaml"]:
+                self._json({"errors": [], "warnings": []})
             case ["api", ("models" | "datasets") as kind, owner, name, *rest]:
                 self._api(kind, f"{owner}/{name}", rest)
             case ["upload", oid]:

@@ -27,6 +27,7 @@ from vpbench.core.version import __version__
 
 _HOMES = {  # of functions that are not in vpbench.api
     **dict.fromkeys(("compare", "load_results", "remove_runs", "report", "show"), "vpbench.results"),
+    **dict.fromkeys(("create_method", "measure"), "vpbench.model_api"),
     "load_run": "vpbench.deploy.load_run",
 }
 __all__ = [
@@ -40,8 +41,9 @@ if not (Path(__file__).parent / "methods").exists() and (_CHECKOUT / "methods" /
     __path__.append(str(_CHECKOUT))
 
 if TYPE_CHECKING:
-    from vpbench.api import create_method, measure, run, tune
+    from vpbench.api import run, tune
     from vpbench.deploy.load_run import load_run
+    from vpbench.model_api import create_method, measure
     from vpbench.results import compare, load_results, remove_runs, report, show
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,7 @@ from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
 from vpbench.core.torch_state import own_torch_state
 from vpbench.spec.budget import Budget
-from vpbench.spec.flag import keywords_of, names_mistakes
-from vpbench.spec.parsing import words
+from vpbench.spec.flag import keywords_of, read_texts
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.request import Request
 from vpbench.spec.run_options import RunOptions
@@ -23,11 +22,9 @@ if TYPE_CHECKING:
 
     from vpbench.execution.callbacks import Callback
     from vpbench.execution.executor import Executor
-    from vpbench.models.prompted import PromptedModel
     from vpbench.planning.plan import Plan, ResolvedRequest
-    from vpbench.search.search_plan import Outcome, SearchPlan
-
-CREATED_WITH = ("weights", "image_size", "seed")  # arguments of create_method beside the method's own
+    from vpbench.search.outcomes import Outcomes
+    from vpbench.search.search_plan import SearchPlan
 
 
 @keywords_of(Request, RunOptions)
@@ -82,7 +79,7 @@ def tune(
     progress: bool | None = None,
     executor: str | Executor | None = None,
     **fields: Any,
-) -> list[Outcome]:
+) -> Outcomes:
     """Search settings on validation images, with the same budget for every method on every data set; then run what wins.
 
     Args:
@@ -91,7 +88,8 @@ def tune(
             :class:`~vpbench.spec.run_options.RunOptions`; ``seeds`` are the final runs of each winner.
 
     Returns:
-        the outcome of each method on each data set: ``study``, ``trials``, ``best`` and the rows ``finals``.
+        the outcome of each method on each data set: ``study``, ``trials``, ``best`` and the rows ``finals``; a table when
+        it is printed or shown in a notebook.
 
     Raises:
         VpbenchError: when something in the request cannot work; nothing has been run then.
@@ -117,7 +115,8 @@ def _models(function: str, given: dict[str, Any], *kinds: type[Any]) -> list[Any
         if name not in known:
             hint = f"For the recipe write settings={{'recipe.{name}': ...}}." if name in Recipe.model_fields else ""
             raise unknown(f"argument of vpbench.{function}", name, known, hint)
-    return [kind.from_keywords(**{name: value for name, value in given.items() if name in kind.model_fields}) for kind in kinds]
+    fields = [{name: value for name, value in given.items() if name in kind.model_fields} for kind in kinds]
+    return [kind.from_keywords(**read_texts(kind, own)) for kind, own in zip(kinds, fields)]
 
 
 @contextmanager
@@ -145,7 +144,7 @@ def run_request(
     executor: Executor | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """:func:`run` with its arguments as models, for ``vpbench run``."""
-    from vpbench.analysis.noise import check_sigmas
+    from vpbench.analysis import noise
     from vpbench.analysis.shift import Shifts
     from vpbench.execution.callbacks import Callback
     from vpbench.execution.execute_plan import execute_plan
@@ -153,11 +152,13 @@ def run_request(
 
     store, callback, executor = Store(results), callback or Callback(), executor or make_executor(options)
     if options.noise:
-        check_sigmas(options.noise)  # a mistake in them is an error before anything is trained
+        noise.check_sigmas(options.noise)  # a mistake in them is an error before anything is trained
     elsewhere = Shifts.asked(request, options)
     options = elsewhere.options
     plan = plan_request(request, options, results, callback, executor)
     elsewhere.check(plan, store)
+    if options.noise:
+        noise.check_plan(plan)
     if options.scales:
         from vpbench.analysis.scales import check_plan, multi_scale_notes
 
@@ -211,7 +212,7 @@ def expected_seconds(plan: Plan, store: Store, options: RunOptions) -> dict[str,
 def tune_request(
     request: Request, budget: Budget, options: RunOptions, results: str | Path = DEFAULT_FOLDER,
     callback: Callback | None = None, executor: Executor | None = None,
-) -> list[Outcome]:  # fmt: skip
+) -> Outcomes:  # fmt: skip
     """Search settings on validation images, then run what wins, for ``vpbench tune``. Arguments are as in :func:`run_request`.
 
     Returns:
@@ -294,107 +295,3 @@ def noisy_accuracies(
         spec = specs[row["run_id"]]
         data = plan.data[spec.data.dataset]
         yield row, evaluate_noise(row, store, sigmas, plan.request.device, data, spec.backbone)
-
-
-@own_torch_state()
-def create_method(
-    method: str,
-    backbone: str,
-    classes: int,
-    *,
-    weights: str | Path | None = None,
-    image_size: int | None = None,
-    seed: int | None = None,
-    **options: Any,
-) -> PromptedModel:
-    """A frozen backbone with a method on it: a torch module from normalised images to logits.
-
-    Only the trainable tensors require gradients. ``model.backbone.shape`` has the sizes.
-
-    Args:
-        method: ``name`` or ``name:preset``.
-        backbone: a name of ``vpbench list backbones``, or any ViT or Swin of timm.
-        classes: number of classes, from 1 up.
-        weights: None for the backbone's own, ``"random"``, or a file or folder.
-        image_size: pixels; None for the size of pretraining.
-        seed: of the method's initial values; None takes torch's current random state.
-        options: of the method, e.g. ``prompt_length=10``.
-
-    Raises:
-        VpbenchError: for an unknown name, an option that does not fit, or missing weights.
-    """
-    import torch
-
-    from vpbench.backbones.named import resolve_backbone
-    from vpbench.models.build import build_model
-    from vpbench.models.registry import check_preset, method_class, resolve_method
-
-    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
-        raise UsageError(f"classes={classes!r}: a head needs a whole number of classes, from 1 up.")
-    name = method.partition(":")[0]
-    if name.isidentifier():
-        known = [*method_class(name).Config.model_fields, *method_class(name).Config.former_names()]
-        for option in options:
-            if option not in known:
-                raise unknown(f"argument of vpbench.create_method with {name}", option, [*known, *CREATED_WITH])
-    check_preset(method, {f"{name}.{option}": value for option, value in options.items()})
-    spec = resolve_backbone(backbone, str(weights) if weights else None, image_size)
-    chosen = resolve_method(method, options)
-    if seed is not None:
-        torch.manual_seed(seed)
-    return build_model(chosen, spec, classes)
-
-
-@names_mistakes
-@own_torch_state()
-def measure(
-    methods: Sequence[str] | str = "all",
-    backbone: str = "vit-nano",
-    *,
-    image_size: int | None = None,
-    classes: int = 100,
-    batch: int = 8,
-    repeat: int = 3,
-    threads: int | None = None,
-    device: str = "auto",
-    precision: str = "fp32",
-    settings: Mapping[str, Any] | None = None,
-    timing: bool = True,
-    progress: bool | None = None,
-) -> pd.DataFrame:
-    """Measure what methods cost: parameters, operations, time and memory, with random weights and without any training.
-
-    Args:
-        methods: names, as a list or with commas; ``all`` for every method.
-        backbone: a name of ``vpbench list backbones``, or any of timm.
-        image_size: pixels; None for the size of pretraining.
-        classes: of the classifier.
-        batch: images of a training step, and of an inference for throughput.
-        repeat: rounds of timing, behind one that warms up.
-        threads: of torch on a CPU.
-        device, precision: as for :func:`run`.
-        settings: options of methods, ``{"vpt.prompt_length": 50}``.
-        timing: False for parameters and operations alone.
-        progress: whether a bar is shown; None: where a person watches, on a terminal or in a notebook.
-
-    Returns:
-        one row per method behind that of the plain backbone; columns as in ``vpbench.measure.cost_file``.
-
-    Raises:
-        VpbenchError: when something in the request cannot work.
-        KeyboardInterrupt: when measuring was interrupted.
-    """
-    import pandas as pd
-
-    from vpbench.measure.cost_progress import measure_all
-    from vpbench.measure.costs import CostRequest, Costs
-
-    request = CostRequest(
-        methods=words(methods) or [] if isinstance(methods, str) else list(methods), backbone=backbone, image_size=image_size,
-        classes=classes, batch=batch, repeat=repeat, threads=threads, device=device, precision=precision,
-        settings=settings or {}, timing=timing,
-    )  # fmt: skip
-    costs = Costs(request)
-    if not measure_all(costs, progress):
-        raise KeyboardInterrupt
-    return pd.DataFrame(costs.rows())

@@ -37,6 +37,7 @@ from vpbench.core.names import unknown
 from vpbench.core.user_folders import user_path
 from vpbench.models.registry import expand_labels, resolve_method
 from vpbench.planning.suites import suite_card
+from vpbench.planning.user_settings import TASK
 from vpbench.search.space import read_space
 from vpbench.spec.budget import Budget
 from vpbench.spec.command_words import words_of
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
 OWN_KEYS = ("title", "results", "methods", "suite", "set", "tune")  # beside the options of the commands
 OF_A_METHOD = ("name", "options", "recipe")
-NOT_TUNED = ("noise", "rerun")  # options that 'vpbench tune' does not have
+NOT_TUNED = ("noise", "scales", "rerun")  # options that 'vpbench tune' does not have
 _SCHEME = re.compile(r"[A-Za-z]{2,}:")  # of what is no path
 
 
@@ -279,6 +280,8 @@ class _Reader:
         for name, value in settings.items():
             at, parts = ("set", *name.split(".")), name.split(".")
             with self._noting(at):
+                if parts[0] == TASK and len(parts) == 2:
+                    continue  # the suite's task knows its options, when the runs are planned
                 if parts[0] == "recipe" or (len(parts) == 3 and parts[1] == "recipe"):
                     self._check_recipe({parts[-1]: value}, at[:-1])
                 elif len(parts) == 2:
@@ -377,7 +380,7 @@ def _go_together(one: _Entry, other: _Entry) -> bool:
 
 def _settings_for(entries: Sequence[_Entry], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a command: those for all methods, and those of its own."""
-    methods = {"recipe", *(entry.method for entry in entries)}
+    methods = {"recipe", TASK, *(entry.method for entry in entries)}
     found = {name: value for name, value in settings.items() if name.partition(".")[0] in methods}
     for entry in entries:
         found.update(entry.settings)

@@ -166,9 +166,11 @@ def report(asked: argparse.Namespace, spent: dict[str, float], once: float) -> N
     sys.stdout.write(
         f"{asked.method}, 40 trials and {asked.seeds} seeds on {asked.images} images; one forward pass: {once:.1f} s\n"
     )
-    for kind, seconds in spent.items():
+    for kind, seconds in sorted(spent.items(), key=lambda item: -item[1]):
         sys.stdout.write(f"  {kind:20} {seconds:8.1f} s  {seconds / once:6.2f} forward passes\n")
     beyond = spent["whole"] - spent["training"]
+    fixed = sum(spent[kind] for kind in ("loading the model", "measuring the cost", "everything else"))
+    sys.stdout.write(f"  of that {fixed:.1f} s do not depend on the number of images\n")
     sys.stdout.write(f"  beyond training      {beyond:8.1f} s  {beyond / once:6.2f} forward passes")
     sys.stdout.write(f", {(beyond - spent['measuring the cost']) / once:.2f} without measuring the cost\n")
 

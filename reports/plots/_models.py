@@ -91,6 +91,15 @@ def groups(store: Store, sections: Iterator[SectionRuns]) -> list[Group]:
     return found
 
 
+def by_class_alone(group: Group) -> None:
+    """
+    Raises:
+        StoreError: for models that do not give an image one class.
+    """
+    if group.section.key.task:
+        raise StoreError(f"this figure shows one class for each image, and {group.dataset} is for {group.section.key.task}.")
+
+
 def each(found: Sequence[Group], make: Callable[[Group], Iterator[tuple[str, Figure]]]) -> Iterator[tuple[str, Figure]]:
     """The figures of all groups. One whose model, weights or data are not here is a warning, and the others are drawn.
 

@@ -54,7 +54,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
 
 def complete_scores(section: SectionRuns) -> pd.DataFrame:
     """Mean accuracy over seeds, a row per data set and a column per method that has a number on every data set."""
-    means = section.scored.pivot_table(index="dataset", columns="row", values="acc1", aggfunc="mean")
+    means = section.scored.pivot_table(index="dataset", columns="row", values="score", aggfunc="mean")
     means = means.reindex(index=section.datasets)
     return means[[row for row in section.rows if means[row].notna().all()]]
 

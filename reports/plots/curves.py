@@ -1,8 +1,9 @@
-"""Learning curves: the loss of every epoch and, where it was measured, the validation accuracy."""
+"""Learning curves: the loss of every epoch and, where they were measured, loss and accuracy on validation images."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 
 import pandas as pd
@@ -16,10 +17,17 @@ from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import Look, below, headline, looks, tidy
 from vpbench.reporting.row_labels import row_label
+from vpbench.reporting.scores import score_title
 from vpbench.store.store import Store
 
 PLACE = 50  # on a page
 COLUMNS = ("phase", "epoch", "train_loss", "val_acc1")
+PANELS = {  # by column; runs of earlier versions have no validation loss
+    "train_loss": "training loss",
+    "val_loss": "loss on validation images",
+    "val_acc1": "{} on validation images (%)",
+}
+WIDTHS = {1: 4.6, 2: 6.9, 3: 9.2}  # inches, by the number of panels
 
 
 def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
@@ -54,7 +62,8 @@ def read_curve(store: Store, run_id: str) -> pd.DataFrame:
         raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}. Run it again with --save curve.") from error
     if missing := [name for name in COLUMNS if name not in curve.columns]:
         raise StoreError(f"{path} is no learning curve, it has no column {missing[0]}. Run it again with --save curve.")
-    return curve.assign(at=range(1, len(curve) + 1), val_acc1=pd.to_numeric(curve["val_acc1"]))
+    measured = {name: pd.to_numeric(curve[name]) if name in curve.columns else math.nan for name in PANELS}
+    return curve.assign(at=range(1, len(curve) + 1), **measured)
 
 
 def _curves(store: Store, runs: pd.DataFrame) -> dict[RowKey, list[pd.DataFrame]]:
@@ -69,23 +78,26 @@ def _curves(store: Store, runs: pd.DataFrame) -> dict[RowKey, list[pd.DataFrame]
 def _figure(
     section: SectionRuns, dataset: str, curves: dict[RowKey, list[pd.DataFrame]], style: dict[RowKey, Look], rows: set[RowKey]
 ) -> Figure:
-    validated = any(curve["val_acc1"].notna().any() for own in curves.values() for curve in own)
-    figure = Figure(figsize=(6.9 if validated else 4.6, 3.8), layout="constrained")
-    axes = figure.subplots(1, 1 + validated, squeeze=False)[0]
-    _panel(axes[0], curves, style, "train_loss")
-    axes[0].set(ylabel="training loss")
-    if all(curve["train_loss"].min() > 0 for own in curves.values() for curve in own):
-        axes[0].set_yscale("log")
-        axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        low, high = axes[0].get_ylim()
-        # Below a factor of ten a logarithmic axis has hardly a number of its own.
-        axes[0].yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}") if high / low < 12 else NullFormatter())
-    if validated:
-        _panel(axes[1], curves, style, "val_acc1")
-        axes[1].set(ylabel="top-1 accuracy on validation images (%)")
+    every = pd.concat([curve for own in curves.values() for curve in own])
+    shown = [name for name in PANELS if name == "train_loss" or every[name].notna().any()]
+    figure = Figure(figsize=(WIDTHS[len(shown)], 3.8), layout="constrained")
+    for ax, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        _panel(ax, curves, style, name)
+        ax.set(ylabel=PANELS[name].format(score_title(section.key.task)))
+        if name != "val_acc1" and every[name].min() > 0:
+            _make_logarithmic(ax)
+    validated = "val_acc1" in shown
     headline(figure, f"Learning curves, {dataset}: {section.title}")
     below(figure, _caption(curves, validated, rows), [style[row].key(row_label(row), line=True) for row in curves])
     return figure
+
+
+def _make_logarithmic(ax: Axes) -> None:
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    low, high = ax.get_ylim()
+    # Below a factor of ten a logarithmic axis has hardly a number of its own.
+    ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}") if high / low < 12 else NullFormatter())
 
 
 def _panel(ax: Axes, curves: dict[RowKey, list[pd.DataFrame]], style: dict[RowKey, Look], column: str) -> None:
@@ -117,7 +129,7 @@ def _caption(curves: dict[RowKey, list[pd.DataFrame]], validated: bool, rows: se
         several = {row_label(row): count for row, count in counts.items() if count > 1}
         parts += [f"{row} trains in {count} phases, with a gap between them." for row, count in several.items()]
     if not validated:
-        parts.append("No validation curve: only runs with --selection best_val look at the validation images every epoch.")
+        parts.append("No validation curve: runs have one with --val-curve, and with --selection best_val.")
     if absent := sorted(map(row_label, rows - curves.keys())):
         parts.append(f"No curve stored: {', '.join(absent)}.")
     return " ".join(parts)

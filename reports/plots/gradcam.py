@@ -15,7 +15,7 @@ from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import below, headline, short
 from vpbench.reporting.row_labels import row_label
-from vpbench.reports.plots._models import Group, Pictures, each, groups, load, overlay, pictures, show
+from vpbench.reports.plots._models import Group, Pictures, by_class_alone, each, groups, load, overlay, pictures, show
 from vpbench.store.store import Store
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
 def _of_group(store: Store, group: Group) -> Iterator[tuple[str, Figure]]:
     from vpbench.analysis.inside import grad_cam
 
+    by_class_alone(group)
     sample: Pictures | None = None
     columns: dict[RowKey, tuple[NDArray[np.float32], list[str]]] = {}
     for row, stored in load(store, group):

@@ -18,6 +18,7 @@ from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import below, headline, shortened
 from vpbench.reporting.row_labels import row_label
+from vpbench.reporting.scores import score_title
 from vpbench.store.store import Store
 
 PLACE = 20  # on a page
@@ -51,7 +52,7 @@ def gains_of(section: SectionRuns) -> pd.DataFrame:
     Without linear probing, or without other methods, the frame is empty.
     """
     reference = RowKey(leaderboard().reference)
-    means = section.scored.pivot_table(index="row", columns="dataset", values="acc1", aggfunc="mean")
+    means = section.scored.pivot_table(index="row", columns="dataset", values="score", aggfunc="mean")
     if reference not in means.index:
         return pd.DataFrame()
     gains = means.reindex(section.rows) - means.T[reference]
@@ -86,9 +87,8 @@ def _figure(section: SectionRuns, gains: pd.DataFrame) -> Figure:
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     figure.colorbar(picture, ax=ax, label="points", shrink=0.9, aspect=12, pad=0.02)
-    headline(figure, f"Accuracy minus linear probing: {section.title}")
+    headline(figure, f"{section.score_word} minus linear probing: {section.title}")
     missing = " Hatched: no number." if not np.isfinite(values).all() else ""
-    below(
-        figure, f"Percentage points of top-1 accuracy, means over seeds. Blue is better than linear probing, red worse.{missing}"
-    )
+    points = f"Percentage points of {score_title(section.key.task)}, means over seeds."
+    below(figure, f"{points} Blue is better than linear probing, red worse.{missing}")
     return figure

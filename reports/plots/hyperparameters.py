@@ -20,7 +20,7 @@ from matplotlib.ticker import NullFormatter, NullLocator
 
 from vpbench.core.errors import StoreError
 from vpbench.core.hashing import canonical_json
-from vpbench.reporting.figures import ACCURACY, SectionRuns, sections
+from vpbench.reporting.figures import SectionRuns, sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.looks import below, data_set_colours, deviation_bars, headline, name_ticks, tidy
 from vpbench.reporting.settings import options_of, settings_in
@@ -78,8 +78,8 @@ def sweeps_of(section: SectionRuns, method: str) -> list[Sweep]:
     found: dict[tuple[str, str], dict[str, pd.DataFrame]] = {}
     for dataset in section.datasets:
         rows = [
-            (given, seed, acc1)
-            for given, name, seed, acc1 in zip(settings, own["dataset"], own["seed"], own["acc1"], strict=True)
+            (given, seed, score)
+            for given, name, seed, score in zip(settings, own["dataset"], own["seed"], own["score"], strict=True)
             if name == dataset
         ]
         for key, line in _lines(rows).items():
@@ -112,12 +112,12 @@ def _longest(rows: Sequence[tuple[dict[str, Any], int, float]], moving: tuple[st
     """Among runs that agree in everything but ``moving`` (one option, or two weights with the sum 1): the set with the most
     values."""
     sets: dict[str, list[tuple[Any, int, float]]] = {}
-    for given, seed, acc1 in rows:
+    for given, seed, score in rows:
         values = [given.get(name) for name in moving]
         fixed = {name: value for name, value in given.items() if name not in moving}
         if len(moving) == 2 and not _add_to_one(values):
             continue
-        sets.setdefault(canonical_json(fixed), []).append((values[0], seed, acc1))
+        sets.setdefault(canonical_json(fixed), []).append((values[0], seed, score))
     frames = {text: _over_seeds(runs) for text, runs in sets.items()}
     best = min(frames, key=lambda text: (-len(frames[text]), -int(frames[text]["n"].sum()), text), default=None)
     if best is None or len(frames[best]) < 2:
@@ -128,8 +128,8 @@ def _longest(rows: Sequence[tuple[dict[str, Any], int, float]], moving: tuple[st
 def _over_seeds(runs: Sequence[tuple[Any, int, float]]) -> pd.DataFrame:
     """Mean, standard deviation and number of seeds per value, numbers by size, words by the alphabet."""
     by_value: dict[str, tuple[Any, list[float]]] = {}
-    for value, _, acc1 in runs:
-        by_value.setdefault(canonical_json(value), (value, []))[1].append(acc1)
+    for value, _, score in runs:
+        by_value.setdefault(canonical_json(value), (value, []))[1].append(score)
     numeric = all(_is_number(value) for value, _ in by_value.values())
     ordered = sorted(by_value.values(), key=lambda item: item[0] if numeric else canonical_json(item[0]))
     return pd.DataFrame(
@@ -169,7 +169,7 @@ def _figure(section: SectionRuns, method: str, sweeps: Sequence[Sweep], colours:
     for ax in axes[len(sweeps) :]:
         ax.set_visible(False)
     for place in range(0, len(sweeps), columns):
-        axes[place].set_ylabel(ACCURACY)
+        axes[place].set_ylabel(section.score)
     shown = [name for name in colours if any(name in sweep.lines for sweep in sweeps)]
     keys = [Line2D([], [], color=colours[name], marker=marks[name], markersize=4, label=name) for name in shown]
     headline(figure, f"Options of {method}: {section.title}")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from vpbench.analysis.noise import NOISE_FILE, read_noise
 from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import ACCURACY, SectionRuns, in_table_order, sections, usable
+from vpbench.reporting.figures import SectionRuns, in_table_order, sections, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import Look, below, deviation_bars, headline, looks, tidy
@@ -70,7 +70,7 @@ def _figure(
             capsize=2,
             **look.dot,
         )
-    ax.set(xlabel="standard deviation of the noise (pixels in 0 ... 1)", ylabel=ACCURACY)
+    ax.set(xlabel="standard deviation of the noise (pixels in 0 ... 1)", ylabel=section.score)
     headline(figure, f"Noise on the test images, {dataset}: {section.title}")
     seeds = sorted({int(count) for table in tables.values() for count in table["count"]})
     parts = ["Gaussian noise, the same on every method's images; nothing is trained again."]

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import ACCURACY, SectionRuns, sections
+from vpbench.reporting.figures import SectionRuns, sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import Look, below, deviation_bars, headline, in_shares, looks, nested_sizes, tidy
@@ -86,11 +86,11 @@ def points_of(section: SectionRuns) -> list[Point]:
         own = scored[scored["row"] == row]
         if set(own["dataset"]) != set(section.datasets):
             continue
-        per_seed = own.pivot(index="seed", columns="dataset", values="acc1").dropna().mean(axis=1)
+        per_seed = own.pivot(index="seed", columns="dataset", values="score").dropna().mean(axis=1)
         deviation = float(per_seed.std()) if len(per_seed) > 1 else None
         costs = {cost.column: own.groupby("dataset")[cost.column].mean().mean() / cost.scale for cost in COSTS}
         known = {name: float(value) for name, value in costs.items() if pd.notna(value)}
-        points.append(Point(row, float(own.groupby("dataset")["acc1"].mean().mean()), deviation, known))
+        points.append(Point(row, float(own.groupby("dataset")["score"].mean().mean()), deviation, known))
     return points
 
 
@@ -115,8 +115,8 @@ def _figure(section: SectionRuns, points: Sequence[Point], style: dict[RowKey, L
     axes = figure.subplots(2, 2, sharey=True)
     lines = [_panel(ax, cost, points, style) for ax, cost in zip(axes.ravel(), COSTS)]
     for line in axes:
-        line[0].set_ylabel(ACCURACY)
-    headline(figure, f"Accuracy against cost, {_count(section.datasets)}: {section.title}")
+        line[0].set_ylabel(section.score)
+    headline(figure, f"{section.score_word} against cost, {_count(section.datasets)}: {section.title}")
     below(figure, _caption(section, points, any(lines)), [style[point.row].key(row_label(point.row)) for point in points])
     return figure
 

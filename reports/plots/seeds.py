@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import ACCURACY, SectionRuns, sections
+from vpbench.reporting.figures import SectionRuns, sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import Look, below, headline, looks, tidy
@@ -52,7 +52,7 @@ def _figure(section: SectionRuns, style: dict[RowKey, Look]) -> Figure:
         ax.set_visible(False)
     for place, ax in enumerate(axes.ravel()[: len(datasets)]):
         if place >= len(datasets) - columns:
-            ax.set_xlabel(ACCURACY)
+            ax.set_xlabel(section.score)
     headline(figure, f"Every seed: {section.title}")
     counts = scored.groupby(["row", "dataset"], sort=False)["seed"].nunique()
     seeds = "/".join(map(str, sorted(set(counts))))
@@ -64,7 +64,7 @@ def _figure(section: SectionRuns, style: dict[RowKey, Look]) -> Figure:
 def _panel(ax: Axes, scored: pd.DataFrame, rows: list[RowKey], style: dict[RowKey, Look]) -> None:
     tidy(ax, "x")
     for place, row in enumerate(rows):
-        own = scored.loc[scored["row"] == row].sort_values("seed")["acc1"].to_numpy(dtype=float)
+        own = scored.loc[scored["row"] == row].sort_values("seed")["score"].to_numpy(dtype=float)
         if not len(own):
             continue
         look = style[row]

@@ -20,6 +20,7 @@ from vpbench.core.errors import StoreError
 from vpbench.core.hashing import digest
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.looks import below, headline, method_looks, name_ticks, tidy
+from vpbench.reporting.scores import score_title, with_scores
 from vpbench.reporting.settings import options_of, search_in, settings_in
 from vpbench.store.store import Store
 
@@ -38,14 +39,14 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     Raises:
         StoreError: when no trial of a search is stored.
     """
-    rows = store.load()
+    rows = with_scores(store.load())
     trials = rows[rows["stage"] == "search"].sort_values(["started_at", "run_id"])
     if trials.empty:
         raise StoreError(
             f"no trial of a search in {store.folder}. Make some: vpbench tune --methods vpt --suite mini --results {store.folder}"
         )
     for (method, backbone, suite, dataset, search, *others), own in filters.apply(trials).groupby(list(_GROUP), dropna=False):
-        if (own["status"].eq("ok") & own["val_acc1"].notna()).any():
+        if (own["status"].eq("ok") & own["val_score"].notna()).any():
             name = f"trials_{backbone}_{dataset}_{str(method).replace(':', '-')}_{digest([suite, search, *map(str, others)], 6)}"
             yield name, _figure(own, f"{method} on {dataset}: {backbone}, suite {suite}", search_in(search))
 
@@ -56,12 +57,12 @@ def tried(trials: pd.DataFrame, searched: Sequence[str]) -> pd.DataFrame:
     for trial in trials.to_dict("records"):
         recipe, options = settings_in(trial["recipe"]), options_of(trial)
         values = {name: recipe.get(name[7:]) if name.startswith("recipe.") else options.get(name) for name in searched}
-        lines.append({**values, "score": trial["val_acc1"]})
+        lines.append({**values, "score": trial["val_score"]})
     return pd.DataFrame(lines)
 
 
 def _figure(trials: pd.DataFrame, title: str, search: dict[str, Any]) -> Figure:
-    done = trials[trials["status"].eq("ok") & trials["val_acc1"].notna()]
+    done = trials[trials["status"].eq("ok") & trials["val_score"].notna()]
     # A pruned trial was a short run; only whole ones are compared.
     whole = done[done["epochs"] == done["epochs"].max()]
     values = tried(whole, search.get("searched", []))
@@ -70,14 +71,14 @@ def _figure(trials: pd.DataFrame, title: str, search: dict[str, Any]) -> Figure:
     lines = -(-len(names) // columns) or 1
     figure = Figure(figsize=(max(2.4 * columns, 4.2), 2.3 * lines + 1.1), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
-    method = str(trials["method"].iloc[0]).partition(":")[0]
+    method, score = str(trials["method"].iloc[0]).partition(":")[0], score_title(trials["task"].iloc[0])
     colour = method_looks([method])[method][0]
     for ax, name in zip(axes, names):
         _panel(ax, name, values, colour)
     for ax in axes[len(names) :]:
         ax.set_visible(False)
     for place in range(0, len(names), columns):
-        axes[place].set_ylabel("validation accuracy (%)")
+        axes[place].set_ylabel(f"{score} (%), validation images")
     headline(figure, f"Trials of {title}")
     below(figure, _caption(trials, whole, search), _keys(colour))
     return figure

@@ -30,6 +30,7 @@ from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import row_wise, short
 from vpbench.reporting.row_labels import row_label
+from vpbench.reporting.scores import score_title
 from vpbench.store.store import Store
 
 PLACE = 80  # on a page
@@ -47,20 +48,22 @@ class Panel:
     Attributes:
         row: the method with its options.
         run_id: the run they come from.
-        acc1: its test accuracy, percent.
+        score: its test accuracy, or the score of another task, percent.
         features: (n, D) float32.
         labels: (n,) class of each image.
         indices: (n,) position of each image in the test split.
         names: of all classes; empty where the run did not store them.
+        task: other than classification, where a point is a patch of an image.
     """
 
     row: RowKey
     run_id: str
-    acc1: float
+    score: float
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
     indices: NDArray[np.int64]
     names: tuple[str, ...] = ()
+    task: str | None = None
 
 
 def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
@@ -85,7 +88,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
             drawn = True
             yield (
                 f"tsne_{section.key.backbone}_{dataset}_seed{seed}{section.suffix}",
-                side_by_side(panels, f"{dataset}, seed {seed}: {section.title}", absent),
+                side_by_side(panels, f"{dataset}, seed {seed}: {section.title}", absent, _what(panels[0])),
             )
     if not drawn:
         raise StoreError(f"no features in {store.folder} for these runs: run them again with --save features.")
@@ -131,7 +134,7 @@ def _load(store: Store, run: dict[Any, Any]) -> Panel:
         raise StoreError(f"features of run {run['run_id']} ({row_label(run['row'])}) hold NaN or infinity: {path}.")
     if len(labels) < FEWEST_IMAGES:
         raise StoreError(f"{path} holds {len(labels)} images; t-SNE needs {FEWEST_IMAGES}.")
-    return Panel(run["row"], run["run_id"], run["acc1"], features, labels, indices, names)
+    return Panel(run["row"], run["run_id"], run["score"], features, labels, indices, names, run["section"].task)
 
 
 def _check_same_images(panels: Sequence[Panel]) -> None:
@@ -168,7 +171,7 @@ def side_by_side(panels: Sequence[Panel], title: str, absent: Sequence[str], wha
     keys = [Line2D([], [], ls="", marker=mark, color=hue, label=name) for name, (hue, mark) in zip(labels, styles)]
     across = max(1, min(8 if columns > 1 else 5, letters * 5 // 4 // (max(map(len, labels)) + 4)))
     shown = row_wise(keys, across) if legend else []
-    caption = textwrap.fill(_caption(panels[0].labels, absent, what), letters + 10) + ("\nClasses:" if shown else "")
+    caption = textwrap.fill(_caption(panels[0], absent, what), letters + 10) + ("\nClasses:" if shown else "")
     below = figure.legend(
         handles=shown, ncols=across, title=caption, loc="outside lower center", frameon=False, handletextpad=0.1
     )
@@ -191,15 +194,26 @@ def _scatter(ax: Axes, panel: Panel, classes: NDArray[np.int64], styles: Sequenc
         x, y = positions[panel.labels == label].T
         ax.scatter(x, y, s=10, color=colour, marker=marker, linewidths=0, alpha=0.8)
     name = textwrap.fill(row_label(panel.row), 30)
-    ax.set_title(f"{name}\ntop-1 {panel.acc1:.1f} %, kNN {knn_accuracy(panel.features, panel.labels):.1f} %")
+    ax.set_title(f"{name}\n{_score(panel)} {panel.score:.1f} %, kNN {knn_accuracy(panel.features, panel.labels):.1f} %")
     ax.set(xticks=[], yticks=[])
     ax.set_box_aspect(1)
 
 
-def _caption(labels: NDArray[np.int64], absent: Sequence[str], what: str) -> str:
-    n = len(labels)
+def _what(panel: Panel) -> str:
+    """What a point is."""
+    if panel.task is None:
+        return "{n} test images"
+    return f"{{n}} patches of {len(np.unique(panel.indices))} test images, one for each class in an image"
+
+
+def _score(panel: Panel) -> str:
+    return "top-1" if panel.task is None else score_title(panel.task)
+
+
+def _caption(panel: Panel, absent: Sequence[str], what: str) -> str:
+    n, score = len(panel.labels), _score(panel)
     missing = f" No features stored: {', '.join(absent)}." if absent else ""
     return (
-        f"t-SNE of {what.format(n=n)}, perplexity {_perplexity(n):.0f}. Top-1: on the whole test split. "
+        f"t-SNE of {what.format(n=n)}, perplexity {_perplexity(n):.0f}. {score[0].upper()}{score[1:]}: on the whole test split. "
         f"kNN: leave-one-out accuracy of {NEIGHBOURS} cosine neighbours.{missing}"
     )

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import sections
 from vpbench.reporting.frame import Filters
-from vpbench.reports.plots._models import Group, each, groups, load
+from vpbench.reports.plots._models import Group, by_class_alone, each, groups, load
 from vpbench.reports.plots.tsne import FEWEST_IMAGES, Panel, side_by_side
 from vpbench.store.store import Store
 
@@ -45,6 +45,7 @@ def _of_group(store: Store, group: Group) -> Iterator[tuple[str, Figure]]:
     from vpbench.analysis.inside import first_prompts
     from vpbench.data.batches import Normaliser
 
+    by_class_alone(group)
     panels = []
     by_row = dict(zip(group.runs["row"], group.runs.to_dict("records"), strict=True))
     for row, stored in load(store, group):
@@ -64,7 +65,7 @@ def _of_group(store: Store, group: Group) -> Iterator[tuple[str, Figure]]:
             run = by_row[row]
             labels = np.asarray(test.labels[:count], dtype=np.int64)
             prompts, names = np.concatenate(parts), stored.data.class_names
-            panels.append(Panel(row, str(run["run_id"]), float(run["acc1"]), prompts, labels, np.arange(count), names))
+            panels.append(Panel(row, str(run["run_id"]), float(run["score"]), prompts, labels, np.arange(count), names))
     if panels:
         what = "the prompts that enter the first block for each of {n} test images"
         yield f"tsne_prompts_{group.stem}_seed{group.seed}", side_by_side(panels, f"Prompts, {group.title}", [], what)

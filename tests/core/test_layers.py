@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = [
     {"cli", "__main__"},
     {"checking"},
-    {"api", "results", "experiments"},
-    {"reporting", "reports"},
+    {"api", "results", "model_api", "experiments"},
+    {"reporting", "reports", "sharing"},
     {"execution", "search", "analysis", "deploy"},
     {"planning", "training", "measure"},
     {"models"},

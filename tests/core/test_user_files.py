@@ -140,7 +140,7 @@ def test_a_suite_that_starts_from_one_with_paths(own: Path) -> None:
 
 def test_a_path_with_the_name_of_a_data_set(own: Path) -> None:
     (own / "suites" / "mine.toml").write_text(f'{SUITE}[data]\ndigits = "digits"\n')
-    with pytest.raises(UsageError, match=r"mine\.toml: data\.digits has the name of a data set"):
+    with pytest.raises(UsageError, match=r"mine\.toml: line 5: data\.digits has the name of a data set"):
         suite_card("mine")
 
 
@@ -158,6 +158,33 @@ def test_all_problems_of_a_card_at_once(own: Path) -> None:
     assert message.startswith(f"{own / 'datasets' / 'birds.toml'}: it lacks licence; line 6: classes: ")
     assert "line 11: license: Extra inputs are not permitted (given: 3). Did you mean 'licence'?" in message
     assert message.count("; ") == 2
+
+
+def test_all_problems_of_a_suite_at_once(own: Path) -> None:
+    """Also those that only other cards can tell."""
+    (own / "suites" / "mine.toml").write_text(
+        f'{SUITE}seeds = [-1, "a"]\nsedes = [1]\n[data]\ndigits = "d"\n[preprocess]\nbackground = "white"\n'
+    )
+    with pytest.raises(UsageError) as caught:
+        suite_card("mine")
+    message = one_line(caught)
+    for part in (
+        "line 4: seeds.1: Input should be a valid integer", "line 5: sedes: Extra inputs are not permitted",
+        "line 7: data.digits has the name of a data set", "line 9: preprocess.background belongs on the cards of its data sets",
+    ):  # fmt: skip
+        assert part in message
+
+
+def test_a_typo_within_a_table(own: Path) -> None:
+    (own / "suites" / "mine.toml").write_text(f'{SUITE}datasets = ["digits"]\n[preprocess]\nresise = "crop"\n')
+    with pytest.raises(UsageError) as caught:
+        suite_card("mine")
+    message = one_line(caught)
+    assert "preprocess.resise: Extra inputs are not permitted (given: 'crop'). Did you mean 'resize'?" in message
+    (own / "recipes" / "vpt.toml").write_text('[[recipe]]\nsource = "a"\ntrainig = {}\n')
+    with pytest.raises(UsageError) as caught:
+        recipe_card("vpt")
+    assert "line 3: recipe.0.trainig: Extra inputs are not permitted. Did you mean 'training'?" in one_line(caught)
 
 
 def test_a_card_needs_images_from_one_place(own: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from alone import alone
+from alone import alone, write_card
 
 from vpbench.backbones.named import resolve_backbone
 from vpbench.core.errors import UnsupportedError
@@ -28,9 +28,9 @@ MERGED = {
 
 
 def trained(method: str) -> TrainedModel:
-    """A model on a ViT of six blocks whose values are none of a fresh one."""
+    """A model on a ViT of two blocks whose values are none of a fresh one."""
     spec = RunSpec(
-        method=resolve_method(method, OPTIONS.get(method)), backbone=resolve_backbone("vit-nano", "random"),
+        method=resolve_method(method, OPTIONS.get(method)), backbone=resolve_backbone("two-blocks", "random"),
         data=DataSpec(suite="custom", dataset="pets", digest="0"), preprocess=Preprocess(),
         recipe=Recipe(optimizer="adamw", lr=0.01, epochs=1, batch_size=4), seed=42,
     )  # fmt: skip
@@ -47,7 +47,8 @@ def trained(method: str) -> TrainedModel:
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("method", method_registry().names())
-def test_a_method_runs_without_vpbench(method: str, tmp_path: Path) -> None:
+def test_a_method_runs_without_vpbench(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VPBENCH_PATH", str(write_card(tmp_path / "cards")))
     registry = target_registry()
     images = example_inputs(trained(method), 2)
     wanted = exact_logits(trained(method), images)

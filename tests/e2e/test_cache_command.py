@@ -46,6 +46,8 @@ def test_shown_and_emptied(filled: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert use()["images"]["entries"] == 0
     monkeypatch.setenv("VPBENCH_ACTIVATIONS", "much")
     assert vpbench("data", "cache").code == 2
+    done = vpbench("run", "--methods", "linear", "--datasets", "digits", "--dry-run")
+    assert (done.code, "VPBENCH_ACTIVATIONS=much: a size such as" in done.err) == (2, True)
 
 
 def test_an_unknown_kind(filled: Path) -> None:

@@ -171,7 +171,7 @@ results = "runs"
     assert done.code == 0, done.err
     assert done.out.startswith(f"$ {plan['command']}\n")
     (row,) = rows(tmp_path / "exp" / "runs").to_dict("records")
-    assert row["status"] == "ok"
+    assert (row["experiment"], row["status"]) == (text, "ok")
     (again,) = json.loads(vpbench(*shlex.split(plan["command"])[1:], "--dry-run", "--json").out)
     assert (again["run_id"], again["status"]) == (row["run_id"], "stored")
     for words, part in (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from alone import alone
+from alone import alone, write_card
 from command import rows, vpbench
 
 import vpbench as package
@@ -17,12 +17,16 @@ from vpbench.deploy.export_run import export_run
 from vpbench.deploy.export_target import target_registry
 
 
-def test_train_predict_and_export(images: Path, command: list[str], tmp_path: Path, unmeasured: None) -> None:
+def test_train_predict_and_export(
+    images: Path, command: list[str], tmp_path: Path, unmeasured: None, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
     """LoRA merges into a model of timm; VPT becomes a program of torch.export and a graph; all say the same of new photos."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
+    monkeypatch.setenv("VPBENCH_PATH", str(write_card(tmp_path / "cards")))
     results = tmp_path / "runs"
-    assert vpbench(*command, results, "--methods", "lora,vpt", "--epochs", 2).code == 0
+    backbone = ("--backbone", "two-blocks", "--weights", "random")
+    assert vpbench(*command, results, "--methods", "lora,vpt", "--epochs", 2, *backbone).code == 0
     ids = dict(zip(rows(results)["method"], rows(results)["run_id"]))
     photos = sorted((images / "val").rglob("*.png"))
     shown = json.loads(vpbench("predict", ids["lora"], *photos, "--results", results, "--format", "json").out)

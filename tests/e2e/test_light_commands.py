@@ -26,6 +26,7 @@ finally:
         "--help", "run --help", "list methods", "list datasets", "list suites", "list backbones", "show method insvp:released",
         "show dataset digits", "show suite mini", "show backbone vit-nano", "show run {run} --results {results}",
         "report --results {results}", "export --to {results}/../rows.csv --results {results}", "measure --help",
+        "push --help", "pull --help",
     ],
 )  # fmt: skip
 def test_torch_stays_out(words: str, finished: Path) -> None:

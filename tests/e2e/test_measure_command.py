@@ -92,6 +92,20 @@ def test_counting_takes_no_weights_and_no_network(monkeypatch: pytest.MonkeyPatc
             assert sum(json.loads(row["params_by_part"]).values()) == row["params_total"]
 
 
+def test_heads_of_segmentation_are_counted() -> None:
+    counting = ("measure", "--no-timing", "--json", "--image-size", 64, "--classes", 4, "--methods", "linear,vpt")
+    rows = rows_of(vpbench(*counting, "--task", "segmentation", "--set", "task.head=setr-pup", "--set", "task.width=8"))
+    for method, prompts in (("linear", 0), ("vpt", 6 * 10 * 192)):
+        row = rows[method]
+        parts = json.loads(row["params_by_part"])
+        assert row["status"] == "ok" and row["params_trainable"] == row["params_head"] + prompts
+        assert parts["head"] + parts["auxiliary heads, in training alone"] == row["params_head"]
+    convolutions = 2 * 9 * 8 * (192 * 8**2 + 8 * 16**2 + 8 * 32**2) + 2 * 8 * 4 * 32**2  # steps on 8, 16 and 32 px; classifier
+    assert rows["linear"]["flops_forward"] - rows[costs.PLAIN]["flops_forward"] == convolutions
+    wrong = vpbench(*counting, "--task", "segmentation", "--set", "task.heads=linear")
+    assert wrong.code == 2 and "heads" in wrong.err
+
+
 def test_all_methods_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The contract's sweep counts each of them."""
     monkeypatch.setattr(costs.Costs, "_counted", lambda self, entry: {"flops_forward": len(entry.label)})

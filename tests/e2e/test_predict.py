@@ -156,3 +156,60 @@ def test_deep_images_are_scaled_as_those_of_training(tmp_path: Path, unmeasured:
         found = model(torch.stack([model.transform(file) for file in files])).softmax(1)
     kept = np.load(tmp_path / "runs" / "_artefacts" / row["run_id"] / "predictions.npz")
     assert np.array_equal(found.max(1).values.numpy(), kept["confidence"])
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> Path:
+    """Images of two areas with their masks, wider than high."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 2), ("test", 3)):
+        for kind in ("images", "masks"):
+            (tmp_path / "street" / kind / split).mkdir(parents=True)
+        for number in range(count):
+            mask = np.zeros((30, 40), np.uint8)
+            mask[:, int(rng.integers(8, 32)) :] = 1
+            pixels = np.where(mask[..., None] == 1, 220, 30) + rng.integers(0, 20, (30, 40, 3))
+            Image.fromarray(mask).save(tmp_path / "street" / "masks" / split / f"{number}.png")
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "street" / "images" / split / f"{number}.png")
+    (tmp_path / "street" / "classes.txt").write_text("road\nsky\n")
+    return tmp_path / "street"
+
+
+def test_masks_of_a_segmentation(street: Path, tmp_path: Path, finished: Path, unmeasured: None) -> None:
+    """The PNGs, read as masks of class ids, are the masks that the run's test predicted; the model can be exported, too."""
+    asked = {"data": street, "task": "segmentation", "image_size": 40, "epochs": 4, "device": "cpu", "precision": "fp32"}
+    row = package.run("linear", results=tmp_path / "runs", **asked).iloc[0]
+    assert row["status"] == "ok", row["error"]
+    masks = tmp_path / "masks"
+    words = ("predict", row["run_id"], street / "images" / "test", "--results", tmp_path / "runs", "--device", "cpu")
+    done = vpbench(*words, "--masks", masks, "--format", "csv")
+    assert done.code == 0, done.err
+    assert done.err == f"3 masks in {masks}.\n"
+    table = pd.read_csv(io.StringIO(done.out))
+    assert table.columns.tolist() == ["image", "rank", "label", "class", "share"]
+    kept = np.load(tmp_path / "runs" / "_artefacts" / row["run_id"] / "predictions.npz")
+    for number in range(3):
+        image = Image.open(masks / f"{number}.png")
+        assert (image.mode, image.size) == ("P", (40, 30))
+        assert image.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]  # PASCAL VOC's first colours
+        mask = np.asarray(image)
+        assert np.array_equal(mask, kept[f"image_{number}"])
+        shares = table[table["image"] == str(street / "images" / "test" / f"{number}.png")].set_index("class")["share"]
+        assert shares["sky"] == pytest.approx((mask == 1).mean(), abs=1e-6)
+    assert "sky" in vpbench(*words).out
+    exported = vpbench("export", row["run_id"], "--to", "folder", "--out", tmp_path / "out", "--results", tmp_path / "runs")
+    assert exported.code == 0, exported.err
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "pipeline_tag: image-segmentation" in card and f"{row['miou']:.2f} % on 3 images" in card
+    refused = vpbench("predict", run_id(finished), street / "images", "--results", finished, "--masks", masks)
+    assert (refused.code, "--masks is for models of a segmentation" in refused.err) == (2, True)
+
+
+def test_names_of_masks_do_not_collide(tmp_path: Path) -> None:
+    from vpbench.deploy.image_list import NamedImage
+    from vpbench.deploy.mask_images import MaskFolder
+    from vpbench.deploy.prediction import Prediction
+
+    folder = MaskFolder(tmp_path)
+    prediction = Prediction(NamedImage("a.jpg", b"", Path("in/a")), np.ones(1, np.float32), np.zeros((2, 2), np.uint8))
+    assert [folder.write(prediction).relative_to(tmp_path) for _ in range(2)] == [Path("in/a.png"), Path("in/a-2.png")]

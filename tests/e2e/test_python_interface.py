@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import random
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +16,7 @@ import pytest
 import torch
 
 import vpbench
-from vpbench.api import plan_request
+from vpbench.api import _models, plan_request
 from vpbench.core.errors import UsageError
 from vpbench.execution.callbacks import Callback
 from vpbench.reporting.page import site
@@ -81,6 +84,15 @@ def test_texts_where_lists_are_meant(finished: Path) -> None:
     assert Request.from_keywords(datasets="digits", methods="linear, vpt").datasets == ("digits",)
     options = RunOptions.from_keywords(save="weights", noise="0,0.1")
     assert (options.save, options.noise) == (("weights",), (0.0, 0.1))
+    given = {
+        "methods": "linear, vpt", "backbone": "a,b", "data": "my images", "columns": "image=img", "settings": "vpt.dropout=0.1",
+        "timeout_s": "2h", "checkpoint_s": "never", "gpus": "0,2", "executor_options": ["partition=gpu"], "save": "none",
+    }  # fmt: skip
+    request, options = _models("run", given, Request, RunOptions)
+    assert (request.methods, request.backbone, request.data) == (("linear", "vpt"), ("a", "b"), ("my images",))
+    assert (request.columns, request.settings) == ({"image": "img"}, {"vpt.dropout": 0.1})
+    assert (options.timeout_s, options.checkpoint_s, options.gpus, options.save) == (7200, None, (0, 2), ())
+    assert options.executor_options == {"partition": "gpu"}
     table = vpbench.report(compare=("vpt", "linear"), results=finished)
     assert vpbench.report(compare="vpt,linear", results=finished) == table
     assert vpbench.report(compare=[["vpt", "linear"]], results=finished) == table
@@ -172,15 +184,36 @@ def test_progress(images: Path, tmp_path: Path, unmeasured: None, capsys: pytest
         vpbench.run("vpt", progress=True, callback=Callback(), **given)
 
 
+def test_bars_in_a_notebook(images: Path, tmp_path: Path, unmeasured: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without ipywidgets, of which rich's own bars are made there."""
+    from rich import console
+
+    shown: list[str] = []
+    handle = SimpleNamespace(update=shown.append)
+    display = ModuleType("IPython.display")
+    vars(display).update(HTML=str, display=lambda first, display_id=False: handle if display_id else None)
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr(console, "_is_jupyter", lambda: True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vpbench.run("linear", data=images, image_size=40, epochs=1, device="cpu", results=tmp_path, save=())
+        assert '<progress value="1" max="1"></progress> 1 of 1 runs' in shown
+        assert len(vpbench.measure("linear", timing=False)) == 2
+
+
 def test_tune(images: Path, tmp_path: Path, unmeasured: None) -> None:
     space = tmp_path / "space.toml"
     space.write_text(
         'title = "two"\ndescription = "two rates"\nsource = "assumption: none"\n[parameters]\n"recipe.lr" = [0.1, 0.01]\n'
     )
-    (outcome,) = vpbench.tune(
+    outcomes = vpbench.tune(
         "linear", data=images, image_size=40, epochs=1, device="cpu", results=tmp_path / "runs", space=str(space), seeds=1
     )
+    (outcome,) = outcomes
     assert len(outcome.trials) == 2 and len(outcome.finals) == 1
+    assert str(outcomes).split()[:6] == ["method", "dataset", "trials", "winner", "validation", "test"]
+    assert "2 complete" in str(outcomes) and "<td>2 complete</td>" in outcomes._repr_html_()
 
 
 def test_what_the_caller_has_set_in_torch_stays(images: Path, tmp_path: Path, unmeasured: None) -> None:

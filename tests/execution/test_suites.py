@@ -217,7 +217,7 @@ def test_runs_of_a_suite_with_a_base_are_its_own(own_cards: Path, tmp_path: Path
         ('base = "mini"\npreprocess = 3', "odd.toml: line 2: preprocess"),
         ('base = "mini"\ntraining = 3', "odd.toml: line 2: training"),
         ('base = "mini"\nmeans = ["median"]', "odd.toml: line 2: means"),
-        ('base = "mini"\n[preprocess]\norientation = "exif"', "odd.toml: preprocess.orientation belongs on the cards"),
+        ('base = "mini"\n[preprocess]\norientation = "exif"', "odd.toml: line 3: preprocess.orientation belongs on the cards"),
     ],
 )
 def test_cards_that_cannot_work(own_cards: Path, text: str, message: str) -> None:

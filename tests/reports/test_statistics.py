@@ -16,7 +16,16 @@ from vpbench.reporting.comparisons import compare, statistics_table
 from vpbench.reporting.definition import load_definition
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.make_report import make_report
-from vpbench.reporting.statistics import TooFewError, compare_hits, friedman, holm, mcnemar_p, wilcoxon_p, wins
+from vpbench.reporting.statistics import (
+    TooFewError,
+    compare_hits,
+    compare_regions,
+    friedman,
+    holm,
+    mcnemar_p,
+    wilcoxon_p,
+    wins,
+)
 from vpbench.reporting.table import Cell, Section
 from vpbench.store.store import Store
 
@@ -33,6 +42,51 @@ def test_mcnemar_by_hand() -> None:
     first, second = hits("1" + "0" * 8 + "11111"), hits("0" + "1" * 8 + "11111")
     assert mcnemar_p(first, second) == pytest.approx(2 * (comb(9, 0) + comb(9, 1)) / 2**9)
     assert mcnemar_p(first, first) == 1
+
+
+def pixels(seed: int, right: float, seeds: int = 1, images: int = 60, classes: int = 3) -> Any:
+    """Intersection and union of every class in every image; ``right`` is the share of right pixels."""
+    generator = np.random.default_rng(seed)
+    labelled = generator.integers(20, 200, (1, images, classes)).astype(float)
+    labelled[:, :, -1] = 0  # the last class is in no image
+    intersection = np.floor(labelled * np.clip(right + 0.1 * generator.standard_normal((seeds, images, classes)), 0, 1))
+    return np.stack([intersection, 2 * labelled - intersection], axis=2)
+
+
+def mean_iou(regions: Any) -> float:
+    intersection, union = regions.sum(axis=0)
+    return float(100 * (intersection[union > 0] / union[union > 0]).mean())
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_regions_of_equal_and_of_unequal_methods(seeds: int) -> None:
+    first, second = pixels(0, 0.8, seeds), pixels(1, 0.5, seeds)
+    second[:, :, 1] += first[:, :, 0] + first[:, :, 1] - second[:, :, 0] - second[:, :, 1]  # the same labels
+    found = compare_regions(first, second, draws=2000)
+    assert found.difference == pytest.approx(np.mean([mean_iou(a) - mean_iou(b) for a, b in zip(first, second)]))
+    assert found.low < found.difference < found.high and found.low > 0 and found.p < 0.01 and found.test == "bootstrap"
+    assert compare_regions(first, second, draws=2000) == found
+    same = compare_regions(first, first, draws=200)
+    assert (same.difference, same.low, same.high, same.p) == (0, 0, 0, 1)
+
+
+def test_regions_are_drawn_by_images() -> None:
+    first, second = pixels(0, 0.7), pixels(2, 0.7)
+    found = compare_regions(first, second, draws=4000)
+    generator = np.random.default_rng(5)
+    drawn = [
+        mean_iou(first[0, chosen]) - mean_iou(second[0, chosen])
+        for chosen in (generator.integers(0, 60, 60) for _ in range(1000))
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert found.high - found.low == pytest.approx(high - low, rel=0.15)
+    assert found.low == pytest.approx(low, abs=0.15 * (high - low))
+
+
+def test_regions_of_too_few_images() -> None:
+    few = pixels(0, 0.8, images=29)
+    with pytest.raises(TooFewError, match="needs 30, and there are 29"):
+        compare_regions(few, few)
 
 
 def test_wilcoxon_by_hand() -> None:

@@ -40,7 +40,7 @@ def swin() -> Backbone:
 
 def eva() -> Backbone:
     torch.manual_seed(7)
-    return adapter_for(Eva(**VIT, use_rot_pos_emb=True, use_abs_pos_emb=True).double())
+    return adapter_for(Eva(**VIT, use_rot_pos_emb=True, use_abs_pos_emb=True, global_pool="token").double())
 
 
 def prompted(adapter: Backbone, method: type[Method[Any]] = Linear, **options: Any) -> Any:

@@ -40,7 +40,9 @@ def data() -> CachedData:
 def make_trainer(data: CachedData) -> MakeTrainer:
     """A trainer for a method's label; keywords are options of the method, fields of the recipe or of the run."""
 
-    def make(label: str, data: CachedData = data, options: dict[str, Any] | None = None, **settings: Any) -> Trainer:
+    def make(
+        label: str, data: CachedData = data, options: dict[str, Any] | None = None, val_curve: bool = False, **settings: Any
+    ) -> Trainer:  # fmt: skip
         run = {name: settings.pop(name) for name in ("seed", "selection", "preprocess", "precision") if name in settings}
         recipe = Recipe(**{"optimizer": "adamw", "lr": 0.01, "epochs": 1, "batch_size": 4, **settings})
         spec = RunSpec(
@@ -52,6 +54,6 @@ def make_trainer(data: CachedData) -> MakeTrainer:
         )
         torch.manual_seed(spec.seed)
         model = build_model(spec.method, spec.backbone, len(data.class_names))
-        return Trainer(model, data, spec, Normaliser(HALF, HALF), torch.device("cpu"))
+        return Trainer(model, data, spec, Normaliser(HALF, HALF), torch.device("cpu"), val_curve=val_curve)
 
     return make

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vpbench.analysis.noise import NoisySplit
 from vpbench.core.errors import UsageError
 from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.data.caches import activation_limit, activation_store
@@ -185,6 +186,16 @@ def test_the_limit(known: CachedData, make_trainer: MakeTrainer, monkeypatch: py
     monkeypatch.setenv("VPBENCH_ACTIVATIONS", "plenty")
     with pytest.raises(UsageError, match="VPBENCH_ACTIVATIONS=plenty: a size such as"):
         activation_limit()
+
+
+def test_noisy_images_leave_nothing(known: CachedData, make_trainer: MakeTrainer) -> None:
+    """A split that changes its images is not taken for the clean one, whatever identities it has."""
+    trainer, test = make_trainer("linear", data=known), known.test
+    noisy = NoisySplit(test.images, test.labels, test.image_size, test.prepared, test.identities, sigma=0.1)
+    cache = ActivationCache(trainer.model, trainer.spec, trainer.normalise)
+    assert not cache.keeps(noisy, 1) and cache.keeps(test, 1)
+    cache.of(noisy, 4, "pixels", lambda images: images.flatten(1)[:, :3])
+    assert activation_store().files() == []
 
 
 def test_images_of_unknown_identity_leave_nothing(

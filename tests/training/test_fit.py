@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vpbench.core.errors import DivergedError
+from vpbench.data.batches import evaluation_batches
 from vpbench.data.cache import CachedData, CachedSplit
 from vpbench.interface import Tokens
 from vpbench.planning.suites import suite_card
@@ -182,6 +184,27 @@ def test_last_epoch_asks_for_no_validation(make_trainer: MakeTrainer, monkeypatc
     fitted(trainer)
     assert trainer.selected_epoch == 3
     assert [epoch.val_acc1 for epoch in trainer.curve] == [None] * 3
+
+
+def test_a_validation_curve_changes_no_result(make_trainer: MakeTrainer, data: CachedData) -> None:
+    """With a method that draws in every forward pass of training."""
+    plain, watched = (
+        fitted(make_trainer("vpt", epochs=3, ema=0.5, options={"dropout": 0.5}, val_curve=val_curve))
+        for val_curve in (False, True)
+    )
+    assert [epoch.train_loss for epoch in watched.curve] == [epoch.train_loss for epoch in plain.curve]
+    assert all(torch.equal(tensor, watched.snapshot()[name]) for name, tensor in plain.snapshot().items())
+    assert [epoch.val_acc1 for epoch in plain.curve] == [None] * 3
+    scores = watched.evaluate(data.val)
+    assert (watched.curve[-1].val_acc1, watched.curve[-1].val_loss) == (scores.acc1, scores.loss)
+    with torch.no_grad():
+        logits = torch.cat([watched.logits(images) for images, _ in evaluation_batches(data.val, 4, watched.normalise)])
+        wanted = torch.nn.functional.cross_entropy(logits, torch.from_numpy(data.val.labels))
+    assert scores.loss == pytest.approx(wanted.item(), rel=1e-4)
+    none = CachedSplit(data.val.images[:0], data.val.labels[:0], 64)
+    without = make_trainer("linear", data=dataclasses.replace(data, val=none), epochs=1, val_curve=True)
+    fitted(without)
+    assert without.curve[0].val_acc1 is None
 
 
 def test_rates_in_the_curve(make_trainer: MakeTrainer) -> None:

@@ -9,8 +9,9 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from golden_fill import load_golden
 from vpbench.spec.recipe import Recipe
-from vpbench.training.optim import lr_factor, make_optimizer, parameter_groups
+from vpbench.training.optim import learning_rate, lr_factor, make_optimizer, parameter_groups
 
 VPT = Recipe(epochs=100, schedule_step="epoch", warmup_epochs=10, warmup_from_zero=True)
 INSVP = Recipe(epochs=100, warmup_fraction=0.2)
@@ -54,6 +55,20 @@ def test_always_between_zero_and_one(fraction: float | None, from_zero: bool, st
 def test_constant() -> None:
     recipe = Recipe(epochs=4, schedule="constant", warmup_epochs=1)
     assert [lr_factor(recipe, iteration, 2) for iteration in range(8)] == [0.5, 1, 1, 1, 1, 1, 1, 1]
+
+
+def test_poly_with_a_floor_that_all_groups_share() -> None:
+    """SETR's rates by iteration, as mmcv 1.x computes them."""
+    expected = load_golden("setr")["data"]["poly"]
+    recipe = Recipe(
+        schedule="poly", poly_power=expected["power"], min_lr=expected["floor"], lr=0.001, iterations=expected["iterations"],
+        batch_size=16,
+    ).for_images(20_210)  # fmt: skip
+    assert recipe.epochs == 127
+    for rate, steps in expected["learning_rate"].items():
+        for iteration, wanted in steps.items():
+            factor = lr_factor(recipe, int(iteration), 1264)
+            assert learning_rate(recipe, factor, float(rate) / 0.001) == pytest.approx(wanted, rel=1e-7)
 
 
 def test_peak() -> None:

@@ -24,10 +24,12 @@ from vpbench.core.errors import StoreError, UsageError
 from vpbench.data.cache import CachedSplit
 from vpbench.data.raw import RawData
 from vpbench.store.store import Store
+from vpbench.tasks import task_class
 
 if TYPE_CHECKING:
     import torch
 
+    from vpbench.planning.plan import Plan
     from vpbench.spec.run_spec import BackboneSpec
 
 NOISE_FILE = "noise.csv"
@@ -109,7 +111,7 @@ def evaluate_noise(
     with float32_products(stored.spec.precision):
         found = [(split.sigma, trainer.evaluate(split)) for split in splits]
     rows = [] if known is None else list(known[list(COLUMNS)].itertuples(index=False, name=None))
-    rows += [(sigma, scores.acc1, scores.correct, scores.total) for sigma, scores in found]
+    rows += [(sigma, *(scores.columns()[name] for name in COLUMNS[1:])) for sigma, scores in found]
 
     def write(path: Path) -> None:
         with path.open("w", newline="", encoding="utf-8") as stream:
@@ -119,6 +121,16 @@ def evaluate_noise(
 
     store.write_artefact(row["run_id"], NOISE_FILE, write)
     return read_noise(store, row["run_id"])
+
+
+def check_plan(plan: Plan) -> None:
+    """
+    Raises:
+        UsageError: for a run that is no image classification.
+    """
+    for run in plan.runs:
+        if (task := task_class(run.spec.task.name)).target != "class":
+            raise UsageError(f"--noise is for image classification, and {run.spec.data.dataset} is for {task.title}.")
 
 
 def _known(store: Store, run_id: str, weights: Path) -> pd.DataFrame | None:

@@ -72,7 +72,11 @@ def evaluate_scales(
         columns = trainer.evaluate(stored.data.test, test=True).columns()
     names = ("miou", "macc", "aacc", "miou_ms", "macc_ms", "aacc_ms")
     found = {"scales": wanted, **{name: columns[name] for name in names}}
-    store.write_artefact(run_id, SCALES_FILE, lambda path: path.write_text(json.dumps(found, indent=1), encoding="utf-8"))
+
+    def write(path: Path) -> None:
+        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+    store.write_artefact(run_id, SCALES_FILE, write)
     return found
 
 

@@ -19,6 +19,7 @@ from vpbench.backbones.base import Backbone
 from vpbench.backbones.eva import EvaAdapter
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UnsupportedError, UsageError
+from vpbench.spec.run_spec import PosResample
 
 SUPPORTED = "a ViT (vit_*, deit*, eva*) or a Swin Transformer (swin_*)"
 _RELATIVE = "its attention adds a learned bias for every pair of positions in the image, and a prompt has no position"
@@ -71,14 +72,20 @@ def adapter_for(model: nn.Module, weights_sha256: str | None = None, **readout: 
     raise UnsupportedError(f"{name} cannot carry prompts{reason}: choose {SUPPORTED}.")
 
 
-def timm_filter(model: nn.Module) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]:
-    """timm's function that renames a checkpoint's tensors and resamples them to a model's sizes."""
+def timm_filter(
+    model: nn.Module, pos_resample: PosResample = "bicubic"
+) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]:
+    """timm's function that renames a checkpoint's tensors and resamples them to a model's sizes.
+
+    Args:
+        pos_resample: how position embeddings, and a patch embedding of another size, are resampled; a Swin has no such positions.
+    """
     if isinstance(model, SwinTransformer):
         return _swin_filter
+    how: dict[str, Any] = {} if pos_resample == "bicubic" else {"interpolation": pos_resample, "antialias": False}
     if isinstance(model, Eva):
-        found: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] = timm_eva.checkpoint_filter_fn
-        return found
-    return partial(timm_vit.checkpoint_filter_fn, adapt_layer_scale=True)  # gamma_1 and gamma_2 of DeiT III's files
+        return partial(timm_eva.checkpoint_filter_fn, **how)
+    return partial(timm_vit.checkpoint_filter_fn, adapt_layer_scale=True, **how)  # gamma_1 and gamma_2 of DeiT III's files
 
 
 def _swin_filter(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

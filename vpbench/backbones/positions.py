@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any
 
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import BackboneShape
-
-PosResample = Literal["bilinear", "bicubic"]
-"""How position embeddings are resampled: bilinear without smoothing, as mmsegmentation and SETR have it, or bicubic with
-smoothing, timm's default."""
-POS_RESAMPLES: tuple[str, ...] = get_args(PosResample)
+from vpbench.spec.run_spec import PosResample
 
 
 def resampled(positions: Tensor, size: tuple[int, int], prefix: int, how: PosResample, old: tuple[int, int]) -> Tensor:
@@ -25,7 +21,7 @@ def resampled(positions: Tensor, size: tuple[int, int], prefix: int, how: PosRes
         positions: (1, prefix + old h * old w, D).
         size: rows and columns of the new grid.
         prefix: rows in front that belong to class and register tokens.
-        how: see :data:`PosResample`.
+        how: see :data:`vpbench.spec.run_spec.PosResample`.
         old: rows and columns of the present grid.
 
     Returns:

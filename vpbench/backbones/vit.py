@@ -19,10 +19,11 @@ from vpbench.backbones.base import LAST_OF_BRANCH, Backbone, Needed, linear_widt
 from vpbench.backbones.edits import hook_edit
 from vpbench.backbones.frozen_linear import freeze_linears
 from vpbench.backbones.needed import can_skip_tokens, run_needed_tokens
-from vpbench.backbones.positions import PosResample, resized_input
+from vpbench.backbones.positions import resized_input
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import BackboneShape, ClassAttention, Scope, Stage, Tokens
 from vpbench.interface.scope import Affine, Edit, Site
+from vpbench.spec.run_spec import PosResample
 
 
 class ViTAdapter(Backbone):

@@ -23,9 +23,10 @@ from vpbench.backbones.family import adapter_for, create, timm_filter
 from vpbench.backbones.fetch import fetched
 from vpbench.backbones.named import BackboneCard, backbone_card, backbone_names, weights_sha256
 from vpbench.backbones.remap import WRAPPERS, Shapes, differences, google_names, renamed, some, unwrapped
+from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UsageError, WeightsError
 from vpbench.core.tensor_files import load_pickled, refused_object, unfit_values
-from vpbench.spec.run_spec import BackboneSpec
+from vpbench.spec.run_spec import BackboneSpec, PosResample
 
 UNFILLED = -(2.0**100)  # no weight has this value
 PLAIN_VIT = "vit_base_patch16_224"  # has the default values of timm's VisionTransformer, and takes others
@@ -54,8 +55,10 @@ def load_backbone(spec: BackboneSpec, source_classifier: bool = False) -> Backbo
         sha256 = weights_sha256(path)
         if spec.sha256 and sha256 != spec.sha256:
             raise WeightsError(f"{path} is not the file that the run was planned with (its SHA-256 differs); plan the run again.")
-        fill(model, path, card.unused if card else (), card.fresh if card else ())
+        fill(model, path, card.unused if card else (), card.fresh if card else (), spec.pos_resample)
     backbone = adapter_for(model, sha256, **({"pool_prompts": True} if card and card.pool_prompts else {}))
+    if isinstance(backbone, ViTAdapter):
+        backbone.pos_resample = spec.pos_resample
     backbone.shape = replace(backbone.shape, mean=spec.mean, std=spec.std)
     if source_classifier:
         add_classifier(backbone, spec, path, RANDOM_SEED)
@@ -96,7 +99,9 @@ def timm_architecture(spec: BackboneSpec) -> tuple[str, dict[str, Any]]:
     return PLAIN_VIT, {**(card.vit or {}), **pooled}
 
 
-def fill(model: Any, path: Path, unused: Collection[str] = (), fresh: Collection[str] = ()) -> None:
+def fill(
+    model: Any, path: Path, unused: Collection[str] = (), fresh: Collection[str] = (), pos_resample: PosResample = "bicubic"
+) -> None:  # fmt: skip
     """Load a weight file into a model of timm, resampling position and patch embeddings to its sizes.
 
     Args:
@@ -104,6 +109,7 @@ def fill(model: Any, path: Path, unused: Collection[str] = (), fresh: Collection
         path: ``.safetensors``, Google's ``.npz``, or a PyTorch file, which may hold tensors only.
         unused: tensors that may be in the file and are left out.
         fresh: tensors that may be missing in the file and keep the values they have.
+        pos_resample: how position embeddings of another grid are resampled.
 
     Raises:
         WeightsError: when the file cannot be read, a key is missing, surplus or of another shape, or a value is no weight: of an
@@ -114,7 +120,7 @@ def fill(model: Any, path: Path, unused: Collection[str] = (), fresh: Collection
         return
     state = _state(path)
     try:
-        found, foreign = renamed(state, model, timm_filter(model))
+        found, foreign = renamed(state, model, timm_filter(model, pos_resample))
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     except Exception as error:  # timm recognises foreign layouts by their keys and trusts their shapes

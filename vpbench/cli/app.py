@@ -53,6 +53,11 @@ COMMANDS = {
         "import_rows:import_rows",
         "Take in the rows of another machine, with what lies beside them in its results folder.",
     ),
+    "push": (
+        "push:push",
+        "Share trained models, or the rows of a results folder, on the Hugging Face hub. HF_TOKEN must be set.",
+    ),
+    "pull": ("pull:pull", "Take in what others have shared on the Hugging Face hub: rows, or models with their rows."),
     "rm": (
         "rm:rm",
         "Remove runs from a results folder: their rows, also compacted ones, and their artefacts, checkpoints and logs.",

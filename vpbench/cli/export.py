@@ -16,7 +16,7 @@ def export(
     to: Annotated[str, typer.Option("--to", metavar="FORM", help="A model: folder, onnx, torch. Rows: FILE.parquet, FILE.csv.")],
     run: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN]", help="the model of a run: its id, a weight file, a folder, owner/name (hub)"),
+        typer.Argument(metavar="RUN", help="the model of a run: its id, a weight file, a folder, owner/name (hub)"),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where a model is written. Default: named after it.")] = None,
     weights: Annotated[str | None, typer.Option(metavar="FILE", help="A model's backbone, if its weights have moved.")] = None,
@@ -31,8 +31,8 @@ def export(
     """Write a run's trained model for other programs, or the rows of all runs to one file.
 
     A model is written only if it computes the same as the trained one, else the reason is said:
-    'torch' loads with torch and timm alone, 'onnx' runs in ONNX Runtime (pip install 'vpbench[onnx]'), 'folder' is what was
-    trained, as safetensors with config and model card, for vpbench.load_run and the Hugging Face hub.
+    'torch' loads with torch and timm alone, 'onnx' runs in ONNX Runtime (the extra onnx), 'folder' is what was trained, as
+    safetensors with config and model card, for vpbench.load_run and the Hugging Face hub.
 
     Examples:
 

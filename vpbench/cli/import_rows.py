@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from vpbench.store.importing import Merge
+    from vpbench.store.importing import Merge, Source
 
 UNDECIDED = 1
 CHOICES = ("keep", "replace")
@@ -38,27 +39,51 @@ def import_rows(
       vpbench import a.parquet b.parquet --results results/all
       vpbench import a.parquet --on-conflict keep
     """
-    import json
+    from vpbench.store.importing import open_source
 
-    from vpbench.core.names import counted, unknown
-    from vpbench.store.importing import open_source, plan_merge, write_merge
-    from vpbench.store.store import Store
+    check_choice(on_conflict)
+    take_in([open_source(path) for path in sources], results, on_conflict, as_json)
+
+
+def check_choice(on_conflict: str | None) -> None:
+    """
+    Raises:
+        UsageError: for a value that --on-conflict does not have.
+    """
+    from vpbench.core.names import unknown
 
     if on_conflict is not None and on_conflict not in CHOICES:
         raise unknown("value of --on-conflict", on_conflict, CHOICES)
-    opened = [open_source(path) for path in sources]
+
+
+def take_in(opened: Sequence[Source], results: Path, on_conflict: str | None, as_json: bool) -> None:
+    """Import from sources, and say what became of it.
+
+    Raises:
+        Exit: when runs have other numbers there, and nothing says what to do.
+    """
+    import json
+
+    from vpbench.core.names import counted
+    from vpbench.store.importing import add_missing_files, plan_merge, write_merge
+    from vpbench.store.store import Store
+
     for line in (line for source in opened for line in source.found.left_out):
         typer.echo(f"warning: {line}", err=True)
     store = Store(results)
     merge = plan_merge(store, opened, replace=on_conflict == "replace")
     undecided = bool(merge.conflicts) and on_conflict is None
     busy = [] if undecided or not (merge.new or merge.better or merge.replaced) else write_merge(store, merge)
+    added = [] if undecided else add_missing_files(store, opened)
     if as_json:
         facts = {"written": not undecided, "new": sorted(merge.new), "better": sorted(merge.better),
-                 "replaced": sorted(merge.replaced), "same": merge.same, "conflicts": merge.conflicts, "busy": busy}  # fmt: skip
+                 "replaced": sorted(merge.replaced), "same": merge.same, "conflicts": merge.conflicts, "busy": busy,
+                 "files": added}  # fmt: skip
         typer.echo(json.dumps(facts, indent=2))
     else:
-        _tell(merge, results, undecided)
+        tell(merge, str(results), undecided)
+        if added:
+            typer.echo(f"{counted(len(added), 'file')} that runs lacked here: {', '.join(added[:SHOWN])}")
     for run_id in busy:
         typer.echo(f"run {run_id} is left as it is: another command works on it.", err=True)
     if undecided:
@@ -70,7 +95,8 @@ def import_rows(
         raise typer.Exit(UNDECIDED)
 
 
-def _tell(merge: Merge, results: Path, undecided: bool) -> None:
+def tell(merge: Merge, place: str, undecided: bool, ours: str = "here") -> None:
+    """Show the conflicts of a merge, and what it has written to ``place``, ``ours``."""
     from rich.table import Table
 
     from vpbench.core.names import counted
@@ -98,10 +124,10 @@ def _tell(merge: Merge, results: Path, undecided: bool) -> None:
             "in place of runs that went wrong": len(merge.better),
             "replaced": len(merge.replaced),
             "the same here and there": merge.same,
-            "that differ kept as here": kept,
+            f"that differ kept as {ours}": kept,
         }
         parts = [counted(len(merge.new), "new row"), *(f"{count} {what}" for what, count in others.items() if count)]
-        typer.echo(f"{results}: {', '.join(parts)}.")
+        typer.echo(f"{place}: {', '.join(parts)}.")
 
 
 def _short(value: Any) -> str:

@@ -19,6 +19,9 @@ def measure(
     backbone: Annotated[str, typer.Option(help="A name of 'vpbench list backbones', or any ViT of timm.")] = "vit-nano",
     image_size: Annotated[int | None, typer.Option(min=1, metavar="N", help="Pixels. Default: the size of pretraining.")] = None,
     classes: Annotated[int, typer.Option(metavar="N", help="Classes of the head.")] = 100,
+    task: Annotated[str, typer.Option(help="Whose head: classification, or segmentation (--set task.head=setr-pup).")] = (
+        "classification"
+    ),
     batch: Annotated[int, typer.Option(metavar="N", help="Images of a training step, and of inference for throughput.")] = 8,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="METHOD.OPTION=VALUE", help="An option of a method. Repeatable.")
@@ -43,6 +46,7 @@ def measure(
       vpbench measure --backbone vit-b16-in21k --threads 2
       vpbench measure --methods vpt,ivpt --set vpt.prompt_length=50 --backbone vit-b16-in21k --no-timing
       vpbench measure --backbone vit-b16-in21k --device cuda --batch 64 --output costs.parquet
+      vpbench measure --task segmentation --backbone vit-l16-in21k --image-size 512 --classes 150 --no-timing
     """
     import json
 
@@ -53,7 +57,7 @@ def measure(
 
     request = CostRequest(
         methods=words(methods) or [], backbone=backbone, image_size=image_size, classes=classes, batch=batch, repeat=repeat,
-        threads=threads, device=device, precision=precision, settings=settings_of(setting or []), timing=not no_timing,
+        threads=threads, device=device, precision=precision, settings=settings_of(setting or []), timing=not no_timing, task=task,
     )  # fmt: skip
     if output is not None:
         check_writable(output)

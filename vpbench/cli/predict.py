@@ -11,7 +11,7 @@ import typer
 from vpbench.cli import options
 
 if TYPE_CHECKING:
-    from vpbench.deploy.prediction import Prediction, Predictor
+    from vpbench.deploy.prediction import Predictor
 
 FAILED = 1
 TABLE = "table"
@@ -26,6 +26,7 @@ def predict(
     ] = None,
     format: Annotated[str | None, typer.Option(help="On stdout: table, csv or json. Default: table.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write FILE.csv, FILE.json or FILE.parquet instead.")] = None,
+    masks: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Of a segmentation: write each mask there as PNG.")] = None,
     column: Annotated[str | None, typer.Option(metavar="NAME", help="The column of images in parquet files.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Images of a forward pass.")] = 64,
@@ -34,6 +35,7 @@ def predict(
 ) -> None:
     """Say what is on new images, with a trained model of 'vpbench run'.
 
+    Of each image the most probable classes are shown; of a segmentation, the classes of most pixels.
     An image that cannot be read is named on stderr and left out; the exit code is 1 then.
 
     Examples:
@@ -43,11 +45,13 @@ def predict(
       vpbench predict 3fa9 holiday/ more.parquet --top 1 --out found.csv
       vpbench predict 3fa9 holiday/ --ensemble 77ab,c01d    the mean of three seeds
       vpbench predict weights.safetensors photo.jpg --format json
+      vpbench predict 51ab street/ --masks masks/    a segmentation: the value of a pixel is its class
     """
     from vpbench.cli.data_progress import counting
     from vpbench.core.errors import DataError, UsageError
     from vpbench.core.names import counted, unknown
     from vpbench.deploy.image_list import find_images
+    from vpbench.deploy.mask_images import MaskFolder
     from vpbench.deploy.prediction import Unreadable
     from vpbench.deploy.prediction_formats import TEXTS, check_out, ranked_rows, write_predictions
 
@@ -60,25 +64,32 @@ def predict(
     images = find_images(paths, column)
     total = sum(map(len, images))
     predictor = _predictor([run, *(ensemble or "").replace(" ", "").strip(",").split(",")], weights, results, device, batch)
-    found: list[Prediction] = []
+    if masks is not None and not predictor.makes_masks:
+        raise UsageError("--masks is for models of a segmentation, and this one gives one label to an image.")
+    folder = MaskFolder(masks) if masks is not None else None
+    count, rows = min(top, len(predictor.class_names)), []
     with counting("predict") as on_progress:
         for number, each in enumerate(predictor(image for some in images for image in some), start=1):
             if isinstance(each, Unreadable):
                 typer.echo(f"skipped: {each.reason}", err=True)
             else:
-                found.append(each)
+                if folder is not None:
+                    folder.write(each)
+                rows += ranked_rows([each], predictor.class_names, count)
             on_progress(number, total)
-    if not found:
+    if not rows:
         raise DataError(f"none of {counted(total, 'image')} can be read.")
-    rows = ranked_rows(found, predictor.class_names, min(top, len(predictor.class_names)))
+    done = len(rows) // count
+    if masks is not None:
+        typer.echo(f"{counted(done, 'mask')} in {masks}.", err=True)
     if out is not None:
         write_predictions(rows, out)
-        typer.echo(f"predictions of {counted(len(found), 'image')} in {out}.", err=True)
+        typer.echo(f"predictions of {counted(done, 'image')} in {out}.", err=True)
     elif format in TEXTS:
         typer.echo(TEXTS[format](rows), nl=False)
     else:
         _print(rows)
-    if skipped := total - len(found):
+    if skipped := total - done:
         typer.echo(f"vpbench: {counted(skipped, 'image')} of {total} skipped.", err=True)
         raise typer.Exit(FAILED)
 
@@ -113,4 +124,5 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
 def _lines(rows: Sequence[dict[str, Any]], most: int) -> Iterator[list[str]]:
     for start in range(0, len(rows), most):
         ranked = rows[start : start + most]
-        yield [ranked[0]["image"], *(f"{row['class']} {100 * row['probability']:.1f} %" for row in ranked)]
+        value = "share" if "share" in ranked[0] else "probability"
+        yield [ranked[0]["image"], *(f"{row['class']} {100 * row[value]:.1f} %" for row in ranked)]

@@ -10,8 +10,7 @@ import typer
 from vpbench.cli import options as flags
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from vpbench.search.outcomes import Outcomes
     from vpbench.search.search_plan import Outcome, SearchPlan
     from vpbench.search.study import Study
     from vpbench.spec.budget import Budget
@@ -152,46 +151,22 @@ def _show_plan(plan: SearchPlan, rows: list[dict[str, Any]]) -> None:
     typer.echo(f"{plan.summary()} {cost}Nothing was run.")
 
 
-def _show(outcomes: list[Outcome]) -> None:
-    from collections import Counter
-    from statistics import mean
-
+def _show(outcomes: Outcomes) -> None:
     from rich.table import Table
 
     from vpbench.core.terminal import Terminal
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    several = _if_several([outcome.study for outcome in outcomes])
-    for column in ("method", "dataset", *several, "trials", "winner", "validation", "test"):
+    table, lines = Table(box=None, header_style="bold", pad_edge=False), outcomes.table()
+    for column in lines[0]:
         table.add_column(column, overflow="fold")
-    for outcome in outcomes:
-        states = Counter(trial.state for trial in outcome.trials)
-        trials = ", ".join(f"{count} {state}" for state, count in states.items())
-        best, scores = outcome.best, [row["score"] for row in outcome.finals if row["status"] == "ok"]
-        if best is None:
-            cells = ("none: no trial has a number", "", "")
-        else:
-            values = ", ".join(f"{name.removeprefix('recipe.')}={_number(value)}" for name, value in best.values.items())
-            tested = f"{mean(scores):.1f} % (n = {len(scores)})" if scores else "failed"
-            cells = (values, _validated(best.row), tested)
-        table.add_row(
-            outcome.study.method, outcome.study.dataset, *(outcome.study.backbone.name for _ in several), trials, *cells
-        )
+    for line in lines:
+        table.add_row(*line.values())
     Terminal().print(table)
-
-
-def _validated(row: Mapping[str, Any]) -> str:
-    """Right images of all of them; in other tasks the score."""
-    return f"{row['val_score']:.1f} %" if row["val_correct"] is None else f"{row['val_correct']} of {row['n_val']}"
 
 
 def _if_several(studies: list[Study]) -> tuple[str, ...]:
     """The column of the backbone, where there is more than one."""
     return ("backbone",) if len({study.backbone.name for study in studies}) > 1 else ()
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _as_data(outcome: Outcome) -> dict[str, Any]:

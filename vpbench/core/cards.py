@@ -96,27 +96,34 @@ def read_toml(file: Path) -> dict[str, Any]:
         raise UsageError(f"{shown(file)} is nested too deeply.") from error
 
 
-def validated(kind: type[Card], values: Mapping[str, Any], file: Path) -> Card:
+def validated(
+    kind: type[Card], values: Mapping[str, Any], file: Path, also: Sequence[tuple[tuple[str, ...], str]] = ()
+) -> Card:  # fmt: skip
     """A card from its values.
 
     Args:
         values: of the file, and of other cards that it starts from.
         file: the card's, for messages.
+        also: fields and what is wrong with them, which the model cannot know.
 
     Raises:
         UsageError: with the line and the field of everything that is wrong, in one line.
     """
+    found: list[Any] = []
     try:
-        return kind.model_validate(values)
+        card = kind.model_validate(values)
     except ValidationError as error:
-        text = file.read_text(encoding="utf-8")
-        lacking = [_place(details) for details in error.errors() if details["type"] == "missing"]
-        problems = [f"it lacks {', '.join(lacking)}"] if lacking else []
-        for details in error.errors():
-            line = line_of(text, details["loc"])
-            if details["type"] != "missing":
-                problems.append((f"line {line}: " if line else "") + _in_words(details) + _guess(details, kind))
-        raise UsageError(f"{shown(file)}: {'; '.join(dict.fromkeys(problems))}") from error
+        found = list(error.errors())
+    if not found and not also:
+        return card
+    lacking = [_place(details) for details in found if details["type"] == "missing"]
+    told = [(details["loc"], _in_words(details) + _guess(details, kind)) for details in found if details["type"] != "missing"]
+    text = file.read_text(encoding="utf-8")
+    problems = [f"it lacks {', '.join(lacking)}"] if lacking else []
+    for place, what in (*told, *also):
+        line = line_of(text, place)
+        problems.append((f"line {line}: " if line else "") + what)
+    raise UsageError(f"{shown(file)}: {'; '.join(dict.fromkeys(problems))}")
 
 
 def line_of(text: str, field: Sequence[str | int]) -> int | None:

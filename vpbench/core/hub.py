@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,12 +26,14 @@ TOKEN, ENDPOINT = "HF_TOKEN", "HF_ENDPOINT"
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _REPOSITORY = re.compile(f"(?:{_PART}/)?{_PART}")
 _DATA = re.compile(f"{PREFIX}(?P<repository>{_REPOSITORY.pattern})(?::(?P<config>[\\w.+ -]+))?(?:@(?P<revision>[\\w./-]+))?")
+# What huggingface_hub speaks HTTP through, whose errors are no OSError.
+_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_on_hub(path: object) -> bool:
     """Whether a data set's path means one of the hub."""
-    return isinstance(path, str) and path.startswith(PREFIX)
+    return str(path).startswith(PREFIX)
 
 
 def is_repository(name: str) -> bool:
@@ -38,10 +41,10 @@ def is_repository(name: str) -> bool:
     return "/" in name and bool(_REPOSITORY.fullmatch(name)) and ".." not in name and "--" not in name
 
 
-def located(path: str, folder: Path | None = None) -> str:
+def located(path: str | Path, folder: Path | None = None) -> str:
     """An absolute path, from ``folder`` on or else from the working folder; a data set of the hub as it is."""
     if is_on_hub(path):
-        return path
+        return str(path)
     from vpbench.core.user_folders import user_path
 
     return str((folder.absolute() / user_path(path)) if folder else user_path(path).absolute())
@@ -96,56 +99,65 @@ def endpoint() -> str:
 def hub_api() -> HfApi:
     """The hub's client, with the address and the token of the environment."""
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()  # in a log they are lines
     return HfApi(endpoint=endpoint(), token=hub_token(), library_name="vpbench")
 
 
 @contextmanager
-def hub_errors(name: str, kind: type[VpbenchError], otherwise: str = "") -> Iterator[None]:
+def hub_errors(name: str, kind: type[VpbenchError], otherwise: str = "", file: str = "") -> Iterator[None]:
     """Whatever the hub's client raises in the block is one line.
 
     Args:
         name: of the repository, for messages.
         kind: of error to raise.
         otherwise: the way out where the hub cannot be reached.
+        file: that is asked for.
 
     Raises:
-        VpbenchError: of ``kind``.
+        VpbenchError: of ``kind``; its cause is the client's.
     """
-    from huggingface_hub import errors
-
-    hidden = f"or set {TOKEN} to a token that may read it" if hub_token() else f"or set {TOKEN} if it is private"
     try:
         yield
     except VpbenchError:
         raise
-    except errors.GatedRepoError as error:
-        page = f"{endpoint()}/{name}"
-        raise kind(f"{name} is gated on the hub: ask for access on {page}, and set {TOKEN}.") from error
-    except errors.RevisionNotFoundError as error:
-        raise kind(f"{name} has no such revision on {endpoint()}; correct it.") from error
-    except errors.RepositoryNotFoundError as error:
-        raise kind(f"there is no '{name}' on {endpoint()}: correct the name, {hidden}.") from error
-    except errors.LocalEntryNotFoundError as error:
-        raise kind(
-            f"{name}: {endpoint()} cannot be reached, and it is not in the cache of this machine. {otherwise}".rstrip()
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise kind(f"{name} on {endpoint()} lacks a file that belongs there: {_first_line(error)}") from error
-    except errors.HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        if status in (401, 403):
-            raise kind(f"{endpoint()} refuses this for {name}: set {TOKEN} to a token that may do it.") from error
-        raise kind(f"{name}: {endpoint()} answers {_first_line(error)}") from error
-    except OSError as error:  # offline on purpose or not; of requests, too
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            place = error.filename or "the cache of the hub"
-            raise kind(f"{name}: {place} cannot be written ({error.strerror}); set HF_HOME to another folder.") from error
-        raise kind(f"{name}: {endpoint()} cannot be reached ({_first_line(error)}). {otherwise}".rstrip()) from error
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub"):
+        said = _answer(error, name, file) or _failure(error, name, otherwise)
+        if said is None:
             raise
-        raise kind(f"{name}: {endpoint()} cannot be reached ({_first_line(error)}). {otherwise}".rstrip()) from error
+        raise kind(said) from error
+
+
+def _answer(error: Exception, name: str, file: str) -> str | None:
+    """What the hub has answered; None where it has not."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return f"{name} is gated on the hub: ask for access on {endpoint()}/{name}, and set {TOKEN}."
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{name} has no such revision on {endpoint()}; correct it."
+    if isinstance(error, errors.RepositoryNotFoundError):
+        hidden = "to a token that may read it" if hub_token() else "if it is private"
+        return f"there is no '{name}' on {endpoint()}: correct the name, or set {TOKEN} {hidden}."
+    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+        return f"{name} on {endpoint()} has no {file or 'such file'}."
+    if not isinstance(error, errors.HfHubHTTPError):
+        return None
+    if error.response is not None and error.response.status_code in (401, 403):
+        return f"{endpoint()} refuses this for {name}: set {TOKEN} to a token that may do it."
+    return f"{name}: {endpoint()} answers {_first_line(error)}"
+
+
+def _failure(error: Exception, name: str, otherwise: str) -> str | None:
+    """Why there is no answer; None for an error that has nothing to do with the hub."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        place = error.filename or "the cache of the hub"
+        return f"{name}: {place} cannot be written ({error.strerror}); set HF_HOME to another folder."
+    if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENTS:
+        return f"{name}: {endpoint()} cannot be reached ({_first_line(error)}). {otherwise}".rstrip()
+    return None
 
 
 def _first_line(error: BaseException) -> str:

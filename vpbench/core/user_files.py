@@ -26,7 +26,7 @@ DEFAULT_FOLDER = "vpbench_user"  # that `vpbench new` makes where there is none
 # Sub-folders, and the ending of what lies there.
 KINDS = {
     **dict.fromkeys(("datasets", "suites", "recipes", "searches", "tables", "backbones"), ".toml"),
-    **dict.fromkeys(("methods", "sources", "plots", "executors", "trackers"), ".py"),
+    **dict.fromkeys(("methods", "sources", "plots", "executors", "tasks", "trackers"), ".py"),
 }
 _SINGLE = {"methods": ".py", "suites": ".toml"}  # kinds that a place can be a single file of
 

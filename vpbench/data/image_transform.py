@@ -11,9 +11,10 @@ from torch import Tensor
 
 from vpbench.core.errors import DataError, UsageError
 from vpbench.data.batches import Normaliser
-from vpbench.data.cache import Pixels, resized
+from vpbench.data.cache import resized
 from vpbench.data.decoding import EACH_ALONE, WhiteLevels, as_rgb, decode
 from vpbench.data.image_errors import named_image
+from vpbench.data.ragged_images import Pixels
 from vpbench.spec.run_spec import BackboneSpec, Preprocess
 
 
@@ -50,9 +51,14 @@ class ImageTransform:
             image: as in :meth:`__call__`.
             name: of an image without a path, for messages.
         """
-        return resized(self._rgb(image, name), self.preprocess, self.image_size)
+        return self.resized(self.decoded(image, name))
 
-    def _rgb(self, image: Any, name: str) -> Image.Image:
+    def resized(self, image: Image.Image) -> Pixels:
+        """What :meth:`decoded` returns, in the size of the network's input, or as the task wants it."""
+        return resized(image, self.preprocess, self.image_size)
+
+    def decoded(self, image: str | Path | bytes | Image.Image | Any, name: str = "the image") -> Image.Image:
+        """An image in RGB and in its own size; arguments and errors as for :meth:`pixels`."""
         if isinstance(image, str | Path):
             return decode(_content(Path(image)), str(image), self.preprocess, self.levels)
         if isinstance(image, bytes):

@@ -48,7 +48,6 @@ def export_run(
     if out is not None:
         _check_free(user_path(out))
     trained = load_run(run, results=results, weights=weights)
-    trained.check_classifies(f"--to {to}")
     place = user_path(out) if out is not None else Path(_usual_name(trained.description, to))
     _check_free(place)
     row = _row_of(trained.description, Store(user_path(results)))

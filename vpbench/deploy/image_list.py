@@ -24,10 +24,12 @@ class NamedImage:
 
     Attributes:
         content: a path, the bytes of an encoded image, or None where a parquet file has a null.
+        place: for a file that is written for it: its path below the folder that was named, without ending.
     """
 
     name: str
     content: Path | bytes | None
+    place: Path
 
 
 class Images(Protocol):
@@ -39,16 +41,16 @@ class Images(Protocol):
 
 
 class ImageFiles:
-    """Images in files, named after their paths."""
+    """Images in files below a folder, named after their paths."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._files = files
+    def __init__(self, files: Sequence[Path], folder: Path) -> None:
+        self._files, self._folder = files, folder
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __iter__(self) -> Iterator[NamedImage]:
-        return (NamedImage(str(file), file) for file in self._files)
+        return (NamedImage(str(file), file, file.relative_to(self._folder).with_suffix("")) for file in self._files)
 
 
 class ParquetImages:
@@ -91,7 +93,7 @@ class ParquetImages:
             for batch in opened.iter_batches(_ROWS, columns=[self._column]):
                 for value in batch.column(0).to_pylist():
                     content = value.get("bytes") if isinstance(value, dict) else value
-                    yield NamedImage(f"row {row} of {self._file}", content)
+                    yield NamedImage(f"row {row} of {self._file}", content, Path(f"{self._file.stem}-{row:06}"))
                     row += 1
 
 
@@ -111,7 +113,7 @@ def _images_at(path: Path, column: str | None) -> Images:
     if path.is_dir():
         if not (files := images_below(path, set(), Ignored())):
             raise DataError(f"{path} holds no images.")
-        return ImageFiles(files)
+        return ImageFiles(files, path)
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder.")
-    return ParquetImages(path, column) if path.suffix == ".parquet" else ImageFiles([path])
+    return ParquetImages(path, column) if path.suffix == ".parquet" else ImageFiles([path], path.parent)

@@ -11,6 +11,7 @@ import torch
 
 from vpbench.analysis.load import read_saved, stored_spec
 from vpbench.core.errors import StoreError, UsageError
+from vpbench.core.hub import hub_api, hub_errors
 from vpbench.core.names import shortened
 from vpbench.core.torch_state import own_torch_state
 from vpbench.core.user_folders import user_path
@@ -23,7 +24,7 @@ from vpbench.store.store import DEFAULT_FOLDER, Store
 MODEL_FILE = "model.safetensors"
 """In folders and repositories, where a results folder has ``weights.safetensors``."""
 
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+_REPOSITORY = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(/(?P<folder>[\w.+-]+))?(@(?P<revision>[\w./-]+))?")
 
 
 @own_torch_state()
@@ -43,7 +44,8 @@ def load_run(
 
     Args:
         run: a run's id (its first digits are enough), a file of trained weights, a folder that ``vpbench export --to folder`` or
-            a run has left, or a repository of the Hugging Face hub, ``owner/name`` or ``owner/name@revision``.
+            a run has left, or a repository of the Hugging Face hub, ``owner/name`` or ``owner/name/folder`` where it has several,
+            with ``@revision`` behind it for a certain version.
         results: folder of the rows, for a run's id.
         weights: file or folder of the backbone's weights, where they are not in their usual place.
         device: where the model ends up.
@@ -82,8 +84,8 @@ def _found(run: str, store: Store, weights: str | Path | None, device: torch.dev
         return load_saved(_file_in(place), weights, device)
     if is_run_id(run):
         return _stored(find_run_id(store, run), store, weights, device)
-    if _REPOSITORY.fullmatch(run) and not place.parent.is_dir():
-        return load_saved(_from_hub(*run.partition("@")[::2]), weights, device)
+    if (found := _REPOSITORY.fullmatch(run)) and not place.parent.is_dir():
+        return load_saved(_from_hub(**found.groupdict()), weights, device)
     raise UsageError(
         f"'{shortened(run)}' is no run: give a run's id in {store.folder}, a file of trained weights, a folder with "
         f"{MODEL_FILE}, or owner/name on the Hugging Face hub."
@@ -134,13 +136,8 @@ def _check_row(description: Description, row: dict[str, Any], path: Path) -> Non
             raise StoreError(f"{path} does not fit its row: the {what}, {of_file} in the file and {of_row} in the row. {AGAIN}")
 
 
-def _from_hub(repository: str, revision: str) -> Path:
+def _from_hub(name: str, folder: str | None, revision: str | None) -> Path:
     """The file of a repository, from the hub's cache on this machine or from the hub."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(repository, MODEL_FILE, revision=revision or None))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise StoreError(f"{repository} cannot be loaded from the Hugging Face hub: {reason}") from error
+    file = "/".join(filter(None, [folder, MODEL_FILE]))
+    with hub_errors(name, StoreError, file=file):
+        return Path(hub_api().hf_hub_download(name, file, revision=revision))

@@ -81,7 +81,9 @@ def in_words(preprocess: Preprocess, size: int) -> str:
     """The steps from an image to the network's input, before mean and std."""
     smooth = "antialiased" if preprocess.antialias else "not antialiased"
     how = f"{preprocess.interpolation}, {smooth}"
-    if preprocess.resize == "stretch":
+    if preprocess.resize == "original":
+        steps = [f"in its own size, predicted in windows of {size} x {size} (the short side at least {size})"]
+    elif preprocess.resize == "stretch":
         steps = [f"resized to {size} x {size} whatever the aspect ({how})"]
     else:
         steps = [f"short side resized to {round(size / preprocess.crop_ratio)} ({how})", f"centre {size} x {size} cropped"]
@@ -97,7 +99,7 @@ def _front_matter(description: Description, licence: str) -> list[str]:
     return [
         "---",
         "library_name: vpbench",
-        "pipeline_tag: image-classification",
+        f"pipeline_tag: image-{'classification' if description.task.name == 'classification' else 'segmentation'}",
         *([f"license: {known}"] if known else []),
         "tags:",
         *(f"- {tag}" for tag in ("vpbench", "parameter-efficient-fine-tuning", description.method.name)),
@@ -112,6 +114,7 @@ def _measured(row: Mapping[str, Any] | None) -> list[str]:
         return []
     found = {
         "test accuracy, top-1": None if row.get("acc1") is None else f"{row['acc1']:.2f} % of {row['total']} images",
+        "test mIoU": None if row.get("miou") is None else f"{row['miou']:.2f} % on {row['total']} images",
         "trained parameters": None if row.get("params_trainable") is None else f"{row['params_trainable']:,}",
         "seed": row.get("seed"),
         "recipe": f"{row['optimizer']}, lr {row['lr']:g}, {row['epochs']} epochs, batch {row['batch_size']}"

@@ -16,25 +16,29 @@ from vpbench.core.escaping import as_json, for_spreadsheet
 from vpbench.core.files import write_atomically
 from vpbench.deploy.prediction import Prediction
 
-COLUMNS = pa.schema(
-    [("image", pa.string()), ("rank", pa.int64()), ("label", pa.int64()), ("class", pa.string()), ("probability", pa.float32())]
-)
+TYPES = {
+    "image": pa.string(), "rank": pa.int64(), "label": pa.int64(), "class": pa.string(), "probability": pa.float32(),
+    "share": pa.float32(),
+}  # fmt: skip
 
 
 def ranked_rows(predictions: Sequence[Prediction], class_names: Sequence[str], top: int) -> list[dict[str, Any]]:
-    """The ``top`` most probable classes of every image: ``image``, ``rank`` from 1, ``label`` (the class id), ``class``,
-    ``probability`` in 0 ... 1."""
+    """The ``top`` most probable classes of every image: ``image``, ``rank`` from 1, ``label`` (the class id), ``class``, and
+    ``probability`` in 0 ... 1; of masks the classes of most pixels, with ``share`` in its place."""
     return [
-        {"image": each.image, "rank": rank, "label": label, "class": class_names[label], "probability": round(probability, 6)}
+        {
+            "image": each.image.name, "rank": rank, "label": label, "class": class_names[label],
+            "probability" if each.mask is None else "share": round(value, 6),
+        }
         for each in predictions
-        for rank, (label, probability) in enumerate(each.top(top), start=1)
-    ]
+        for rank, (label, value) in enumerate(each.top(top), start=1)
+    ]  # fmt: skip
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     """One line per image and rank, behind the names of the columns."""
     text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS.names, lineterminator="\n")
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows({**row, "image": for_spreadsheet(row["image"]), "class": for_spreadsheet(row["class"])} for row in rows)
     return text.getvalue()
@@ -47,12 +51,13 @@ def as_objects(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         number += row["rank"] == 1
         image = images.setdefault(number, {"image": row["image"], "predictions": []})
-        image["predictions"].append({name: row[name] for name in ("label", "class", "probability")})
+        image["predictions"].append({name: value for name, value in row.items() if name not in ("image", "rank")})
     return as_json(list(images.values())) + "\n"
 
 
 def _parquet(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=COLUMNS), path)
+    schema = pa.schema([(name, TYPES[name]) for name in rows[0]])
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
 
 
 def _text(make: Callable[[Sequence[dict[str, Any]]], str]) -> Callable[[Sequence[dict[str, Any]], Path], Any]:

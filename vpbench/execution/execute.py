@@ -202,6 +202,7 @@ def known_columns(job: Job) -> dict[str, Any]:
         "selection": spec.selection,
         "data_path": _absolute(spec.data.path),
         "weights_path": _absolute(spec.backbone.path if spec.backbone.weights == "file" else None),
+        "experiment": job.experiment,
     }
 
 
@@ -220,7 +221,7 @@ def _run(
     model.backbone.use_fastest_kernels(device.type, spec.precision)
     model.backbone.checkpoint_blocks(job.checkpoint_blocks)
     normalise = Normaliser(spec.backbone.mean, spec.backbone.std, device)
-    trainer = Trainer(model, data, spec, normalise, device, on_epoch, checkpoints)
+    trainer = Trainer(model, data, spec, normalise, device, on_epoch, checkpoints, job.val_curve)
     sizes = {**parameter_counts(model), "params_by_part": json.dumps(parameters_by_part(model))}
     check_batch(model, min(spec.recipe.batch_size, len(data.train)), device)
     trainer.fit()

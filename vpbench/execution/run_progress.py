@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from vpbench.core.notebook_bar import NotebookBar
 from vpbench.core.terminal import Terminal
 from vpbench.execution.callbacks import Callback
 from vpbench.tasks import task_class
@@ -54,12 +55,15 @@ class RunProgress(Callback):
         self.limit: int | None = None
         self.fresh: set[str] = set()
         self._names_backbone = False
+        self._in_notebook: NotebookBar | None = None
         self._all = self._progress.add_task("all runs", total=None, visible=False)
         self._decoding = self._progress.add_task("", total=None, visible=False)
         self._runs: dict[str, TaskID] = {}
 
     def __enter__(self) -> RunProgress:
         self._progress.start()
+        if self._console.is_jupyter:
+            self._in_notebook = NotebookBar()
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -88,6 +92,7 @@ class RunProgress(Callback):
         if epoch.epoch == 1:
             self._progress.reset(bar, description=f"{self._label(run)}, {epoch.phase}", total=epoch.epochs)
         self._progress.update(bar, completed=epoch.epoch)
+        self._show_in_notebook(f"runs; {self._label(run)}, epoch {epoch.epoch} of {epoch.epochs}")
 
     def finished(self, run: PlannedRun, row: dict[str, Any]) -> None:
         self._ended(run, row, f"{row['wall_s']:.0f} s")
@@ -100,6 +105,7 @@ class RunProgress(Callback):
         self.done += 1
         self.fresh.add(run.spec.run_id)
         self._progress.update(self._all, completed=self.done)
+        self._show_in_notebook("runs")
         if (bar := self._runs.pop(run.spec.run_id, None)) is not None:
             self._progress.remove_task(bar)
         if row["status"] != "ok":
@@ -113,6 +119,10 @@ class RunProgress(Callback):
     def _label(self, run: PlannedRun) -> str:
         """What a run is called, with its backbone where there are several."""
         return f"{run.spec.label} ({run.spec.backbone.name})" if self._names_backbone else run.spec.label
+
+    def _show_in_notebook(self, text: str) -> None:
+        if self._in_notebook is not None:
+            self._in_notebook.show(self.done, self._total, text)
 
     def note(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)

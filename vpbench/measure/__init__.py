@@ -14,7 +14,7 @@ from typing import Any
 
 class _CallablePackage(ModuleType):
     def __call__(self, *values: Any, **named: Any) -> Any:
-        return import_module("vpbench.api").measure(*values, **named)
+        return import_module("vpbench.model_api").measure(*values, **named)
 
 
 sys.modules[__name__].__class__ = _CallablePackage

@@ -35,10 +35,12 @@ from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import check_preset, expand_labels, method_class, options_by_method, resolve_method
 from vpbench.spec.device import describe, resolve_device
 from vpbench.spec.precision import float32_products, resolve_precision
-from vpbench.spec.run_spec import BackboneSpec, MethodSpec
+from vpbench.spec.run_spec import DEFAULT_TASK, BackboneSpec, MethodSpec
+from vpbench.tasks import resolve_task
 
 PLAIN = "(plain backbone)"
 SECONDS = 0.2  # of each figure in each round, at least
+TASK_PREFIX = "task."  # of its options among the settings
 SINGLE_CALLS = 3  # of the latency in each round, at least
 LATENCIES = ("latency_ms_p10", "latency_ms_p50", "latency_ms_p90")
 
@@ -59,8 +61,9 @@ class CostRequest:
         threads: of torch on a CPU; None: torch's choice.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``fp32``, ``tf32``, ``bf16`` or ``auto``.
-        settings: options of methods, ``{"vpt.prompt_length": 50}``.
+        settings: options of methods, ``{"vpt.prompt_length": 50}``, and of the task, ``{"task.head": "linear"}``.
         timing: False for parameters and operations alone.
+        task: whose head it is: classification, or segmentation.
     """
 
     methods: Sequence[str]
@@ -74,6 +77,7 @@ class CostRequest:
     precision: str = "fp32"
     settings: Mapping[str, Any] = field(default_factory=dict)
     timing: bool = True
+    task: str = DEFAULT_TASK
 
 
 @dataclass
@@ -107,9 +111,12 @@ class Costs:
         self.request, self.device = request, resolve_device(request.device)
         self.precision = resolve_precision(request.precision, self.device)
         labels = expand_labels(request.methods)
-        options = options_by_method(request.settings, labels)
+        of_task = {name: value for name, value in request.settings.items() if name.startswith(TASK_PREFIX)}
+        self.task = resolve_task(request.task, {name.removeprefix(TASK_PREFIX): value for name, value in of_task.items()})
+        settings = {name: value for name, value in request.settings.items() if name not in of_task}
+        options = options_by_method(settings, labels)
         for label in labels:
-            check_preset(label, request.settings)
+            check_preset(label, settings)
         specs = [resolve_method(label, options.get(label.partition(":")[0], {})) for label in labels]
         self.backbone: BackboneSpec = resolve_backbone(request.backbone, "random", request.image_size)
         self.entries = [Entry(PLAIN, None, self._plain_columns())]
@@ -125,8 +132,8 @@ class Costs:
 
     def _counted(self, entry: Entry) -> dict[str, Any]:
         assert entry.spec is not None
-        counted = count_by_dispatch(build_empty(entry.spec, self.backbone, self.request.classes, "meta"))
-        model = build_empty(entry.spec, self.backbone, self.request.classes, "cpu")
+        counted = count_by_dispatch(build_empty(entry.spec, self.backbone, self.request.classes, "meta", self.task))
+        model = build_empty(entry.spec, self.backbone, self.request.classes, "cpu", self.task)
         return {
             **parameter_counts(model),
             "params_by_part": json.dumps(parameters_by_part(model)),
@@ -178,7 +185,7 @@ class Costs:
             own = twin(plain)
             if needs_classifier(spec):
                 add_classifier(own, self.backbone, None)
-            return add_method(spec, own, self.request.classes).to(self.device)
+            return add_method(spec, own, self.request.classes, self.task).to(self.device)
 
         for entry in self.entries[1:]:
             if not entry.is_ok or entry.spec is None:
@@ -225,7 +232,7 @@ class Costs:
     def _memory(self, entry: Entry, training: bool) -> None:
         load = Load(
             backbone=self.backbone, method=entry.spec, classes=self.request.classes, batch=self.request.batch, training=training,
-            device=self.device.type, precision=self.precision, threads=torch.get_num_threads(),
+            device=self.device.type, precision=self.precision, threads=torch.get_num_threads(), task=self.task,
         )  # fmt: skip
         entry.columns["mem_kind"], entry.columns[f"mem_{'train' if training else 'infer'}_peak"] = peak_of(load)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
 from vpbench.spec.recipe import Recipe
-from vpbench.spec.run_spec import BackboneSpec, MethodSpec
+from vpbench.spec.run_spec import BackboneSpec, MethodSpec, TaskSpec
 
 RECIPE = Recipe.model_validate(
     {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4}
@@ -28,6 +28,7 @@ class Load:
     device: str
     precision: str
     threads: int
+    task: TaskSpec = field(default_factory=TaskSpec)
 
 
 def peak_of(load: Load) -> tuple[str, int]:
@@ -77,7 +78,7 @@ def _peak(load: Load) -> tuple[str, int | None]:
         plain.use_fastest_kernels(load.device, load.precision)
         call = inference(plain, example_images(plain.shape, load.batch, device), load.precision)
     else:
-        model = build_model(load.method, load.backbone, load.classes, device)
+        model = build_model(load.method, load.backbone, load.classes, device, load.task)
         model.backbone.use_fastest_kernels(load.device, load.precision)
         if load.training:
             call = training_step(model, RECIPE.model_copy(update={"batch_size": load.batch}), device, load.precision)

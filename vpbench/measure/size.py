@@ -13,6 +13,8 @@ from torch import nn
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.saved import packed_tensors
 
+AUXILIARY = "auxiliary_head."  # of a head's parameters, those that a prediction does not need
+
 
 def parameter_counts(model: PromptedModel) -> dict[str, int]:
     """The ``params_*`` columns of a model that is not merged, but for :func:`parameters_by_part`.
@@ -30,9 +32,9 @@ def parameter_counts(model: PromptedModel) -> dict[str, int]:
 
 
 def parameters_by_part(model: PromptedModel) -> dict[str, int]:
-    """Parameters by the names that the method gave its modules (``prompts``, ``specific``), then those of its head, of the
-    backbone's source classifier, where the method uses that, and of the backbone; what a method trains inside the backbone is
-    ``trained in the backbone``. The sum is ``params_total``.
+    """Parameters by the names that the method gave its modules (``prompts``, ``specific``), then those of its head, of heads that
+    training alone needs, of the backbone's source classifier, where the method uses that, and of the backbone; what a method
+    trains inside the backbone is ``trained in the backbone``. The sum is ``params_total``.
     """
     parts: dict[str, int] = {}
     for name, parameter in model.own.named_parameters():
@@ -40,7 +42,10 @@ def parameters_by_part(model: PromptedModel) -> dict[str, int]:
         parts[part] = parts.get(part, 0) + parameter.numel()
     if trained := _count(model.scope.trained.values()):
         parts["trained in the backbone"] = trained
-    parts["head"] = _count(model.head.parameters())
+    auxiliary = _count(each for name, each in model.head.named_parameters() if name.startswith(AUXILIARY))
+    parts["head"] = _count(model.head.parameters()) - auxiliary
+    if auxiliary:
+        parts["auxiliary heads, in training alone"] = auxiliary
     if (classifier := model.backbone.source_classifier) is not None:
         parts["source classifier"] = _count(classifier.parameters())
     return {**parts, "backbone": _count(model.parameters()) - sum(parts.values())}

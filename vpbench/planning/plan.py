@@ -12,6 +12,7 @@ from vpbench.core.errors import UnsupportedError, UsageError, VpbenchError
 from vpbench.core.hub import PREFIX, is_on_hub
 from vpbench.core.names import unknown
 from vpbench.core.user_folders import user_path
+from vpbench.data.caches import activation_limit
 from vpbench.data.catalog import dataset_card
 from vpbench.data.counted import CountedData
 from vpbench.data.raw import RawData
@@ -244,6 +245,7 @@ def resolve(request: Request, *, without_data: bool = False) -> ResolvedRequest:
     """
     if request.seeds < 1:
         raise UsageError(f"--seeds {request.seeds}: ask for at least one.")
+    activation_limit()  # what it raises is said before anything is run
     asked, suite = suite_of(request)
     request, suite = pinned_data(request.model_copy(update={"methods": tuple(methods_of(request, suite))}), suite)
     name = suite.part_of or asked  # a part's runs are runs of the whole suite
@@ -312,14 +314,14 @@ def _backbones(request: Request, suite: SuiteCard) -> list[BackboneSpec]:
 
 
 def _normalised(backbone: BackboneSpec, suite: SuiteCard) -> BackboneSpec:
-    """The backbone with the mean and standard deviation that the suite asks for."""
+    """The backbone with the mean, the standard deviation and the resampling of positions that the suite asks for."""
     given = {
         "weights": (backbone.mean, backbone.std),
         "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     }
     mean, std = given[suite.preprocess.normalisation]
-    return backbone.model_copy(update={"mean": mean, "std": std})
+    return backbone.model_copy(update={"mean": mean, "std": std, "pos_resample": suite.pos_resample})
 
 
 def seeds_of(suite: SuiteCard, count: int) -> list[int]:

@@ -125,7 +125,7 @@ def own_paths(request: Request) -> dict[str, str]:
 def own_name(path: Path) -> str:
     """What a user's own data is called: a folder by its name, a file by its name without the ending, a data set of the hub by
     its own and its configuration's."""
-    if is_on_hub(str(path)):
+    if is_on_hub(path):
         return HubData.parse(str(path)).name
     place = path if path.name not in ("", "..") else path.resolve()
     return normalised(place.stem if place.is_file() else place.name, "--data")

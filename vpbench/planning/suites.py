@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,7 +21,7 @@ from vpbench.data.raw import RawData
 from vpbench.spec.decoding_rule import OWN_DECODING
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.request import DEFAULT_SUITE
-from vpbench.spec.run_spec import DEFAULT_TASK, Precision, Preprocess
+from vpbench.spec.run_spec import DEFAULT_TASK, PosResample, Precision, Preprocess
 
 OWN_GROUP = "custom"  # of the user's data without a card
 DEFAULT_PRESET = "default"  # what a recipe calls a method without a preset
@@ -60,6 +61,7 @@ class SuiteCard(FrozenModel):
     )
     backbone: str
     image_size: int | None = Field(None, ge=1, description="pixels, whatever the backbone's own size is; None: the backbone's")
+    pos_resample: PosResample = Field("bicubic", description="how position embeddings are resampled to the image size")
     seeds: tuple[int, ...] = Field(min_length=1)
     preprocess: Preprocess
     fit: Literal["train", "train+val"] = Field("train", description="what the tested model is trained on; VTAB-1k: train+val")
@@ -137,12 +139,21 @@ def suite_card(name: str) -> SuiteCard:
     """
     name = suite_name(name)
     file = card_file("suites", name, "suite")
-    card = validated(SuiteCard, _suite_values(name), file)
-    if twice := [data for data in card.data if data in card.datasets or data in dataset_names()]:
-        raise UsageError(f"{shown(file)}: data.{twice[0]} has the name of a data set; rename it.")
-    if decoding := card.preprocess.identity().keys() & {"orientation", "background"}:
-        raise UsageError(f"{shown(file)}: preprocess.{min(decoding)} belongs on the cards of its data sets.")
+    values = _suite_values(name)
+    card = validated(SuiteCard, values, file, _misplaced(values))
     return card.model_copy(update={"datasets": (*card.datasets, *card.data)})
+
+
+def _misplaced(values: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
+    """Fields of a suite's card that say what other cards do, and why they cannot stay."""
+    data, preprocess = (value if isinstance(value := values.get(name), dict) else {} for name in ("data", "preprocess"))
+    found = [
+        (("data", name), f"data.{name} has the name of a data set; rename it")
+        for name in data
+        if name in values.get("datasets", ()) or name in dataset_names()
+    ]
+    decoding = [name for name in ("background", "orientation") if name in preprocess]
+    return found + [(("preprocess", name), f"preprocess.{name} belongs on the cards of its data sets") for name in decoding]
 
 
 def _from(card: Path, path: Any) -> Any:

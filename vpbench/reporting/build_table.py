@@ -15,6 +15,7 @@ from vpbench.reporting.frame import Filters, arrange, known_methods, known_suite
 from vpbench.reporting.keys import ColumnKey, RowKey, SectionKey, split_name
 from vpbench.reporting.notes import footer_lines, protocol
 from vpbench.reporting.row_labels import differences
+from vpbench.reporting.scores import score_titles
 from vpbench.reporting.table import Cell, Column, Row, Section, Table
 
 _MIXED = SectionKey()
@@ -29,8 +30,8 @@ def build_table(runs: pd.DataFrame, definition: TableDefinition, filters: Filter
     Raises:
         UsageError: when the filters leave nothing.
     """
-    if definition.unavailable or runs.empty:
-        footer = (definition.unavailable or "No runs.", *definition.notes)
+    if runs.empty:
+        footer = ("No runs.", *definition.notes)
         return Table(definition.number, definition.title, (), footer, names=definition.names)
     filters = filters or Filters()
     runs, remarks = _select(arrange(runs, filters, definition.lines), definition, filters)
@@ -58,7 +59,7 @@ def build_table(runs: pd.DataFrame, definition: TableDefinition, filters: Filter
     cells = len(runs[["section", "row"]].drop_duplicates().merge(runs[["section", "dataset"]].drop_duplicates(), on="section"))
     filled = len(scored[["section", "row", "dataset"]].drop_duplicates())
     footer = footer_lines(runs, definition, same_n, filled, cells, remarks)
-    title = definition.title_for(_are_papers(runs, definition))
+    title = definition.title_for(_are_papers(runs, definition), score_titles(runs))
     return Table(definition.number, title, tuple(sections), footer, names=_names(runs, definition))
 
 
@@ -108,6 +109,11 @@ def _select(runs: pd.DataFrame, definition: TableDefinition, filters: Filters) -
     """
     fill = f" To fill this table: {' && '.join(definition.run)}" if definition.run else ""
     remarks = _deleted(runs)
+    if definition.task:
+        kept = runs[runs["task"] == definition.task]
+        if kept.empty:
+            return kept, (f"No run here is of {definition.task}.{fill}",)
+        runs, remarks = kept, (*remarks, *_left_out(len(runs) - len(kept), "of another task"))
     if definition.listed_only:
         kept = runs[[definition.lists(row) for row in runs["row"]]]
         if kept.empty:
@@ -174,7 +180,7 @@ def _missing_rows(runs: pd.DataFrame, definition: TableDefinition, filters: Filt
 
 def _scored(runs: pd.DataFrame, definition: TableDefinition) -> pd.DataFrame:
     """Runs that ended well and have a number of their own; only these enter cells."""
-    return runs[(runs["status"] == "ok") & runs[definition.metric].notna() & ~runs["repeat"]]
+    return runs[(runs["status"] == "ok") & runs[definition.score].notna() & ~runs["repeat"]]
 
 
 def _section(runs: pd.DataFrame, definition: TableDefinition, key: SectionKey, show_n: bool, empty: bool) -> Section:
@@ -183,7 +189,7 @@ def _section(runs: pd.DataFrame, definition: TableDefinition, key: SectionKey, s
     shown = data_sets if "datasets" in definition.columns else []
     columns = [*shown, *(Column("", mean.title, "mean", mean.key) for mean in means)]
     scored = _scored(runs, definition)
-    scores = scores_of(scored, definition.metric)
+    scores = scores_of(scored, definition.score)
 
     def numbers(row: RowKey) -> list[Cell]:
         own = scores.get(row, {})
@@ -208,7 +214,7 @@ def _suite_section(runs: pd.DataFrame, definition: TableDefinition, key: Section
         versions = differences(others)[of] if len(others) > 1 else ""
         own = runs[[name == suite and each == of for name, each in zip(runs["suite"], runs["protocol"], strict=True)]]
         means, absent = _suite_means(suite, own, versions)
-        scores = scores_of(scored.loc[scored.index.intersection(own.index)], definition.metric)
+        scores = scores_of(scored.loc[scored.index.intersection(own.index)], definition.score)
         parts += [(mean, scores) for mean in means]
         where = f"{suite} ({versions})" if versions else suite
         notes += [f"{where}: {protocol(of, own)[0]}"]

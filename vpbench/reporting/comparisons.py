@@ -19,14 +19,17 @@ from vpbench.reporting.frame import Filters, arrange, known_methods, of_section,
 from vpbench.reporting.keys import ColumnKey, RowKey, SectionKey
 from vpbench.reporting.notes import protocol
 from vpbench.reporting.row_labels import differences, row_label, section_titles
+from vpbench.reporting.scores import ACCURACY, score_title
 from vpbench.reporting.statistics import (
     DRAWS,
     LEAST_IMAGES,
     LEAST_WILCOXON,
     Hits,
     Paired,
+    Regions,
     TooFewError,
     compare_hits,
+    compare_regions,
     friedman,
     holm,
     wilcoxon_p,
@@ -36,12 +39,15 @@ from vpbench.reporting.table import Cell, Column, Row, Section, Table
 from vpbench.store.store import Store
 
 _HOW = (
-    "Difference: first minus second, in points of top-1 accuracy, over the same seeds.",
+    f"Difference: first minus second, in points of {ACCURACY}, over the same seeds.",
     f"95 % interval: images drawn with replacement, each with all its seeds, {DRAWS:,} draws; with several seeds the spread"
     " between them that the images do not explain is added (Student's t, seeds - 1 degrees of freedom). Seeds are repeated"
     f" measures, not further images. Below {LEAST_IMAGES} images there is neither an interval nor a test of several seeds.",
     "p: two-sided; McNemar's exact test with one seed (which says nothing of other seeds), the bootstrap above with several."
     " p (Holm) is adjusted for the number of data sets.",
+)
+_REGIONS = (
+    "mIoU is no mean over images: the pixels of the drawn images are added up, and p is of the bootstrap with one seed, too."
 )
 
 
@@ -93,7 +99,10 @@ def compare(store: Store, runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], 
             if p is not None:
                 p_values.append((len(sections), p))
             sections.append(built)
-    return Table("", "Paired comparison", tuple(_with_holm(sections, p_values)), _HOW, tuple(compared))
+    tasks = {key.task for key in compared}
+    how = [line.replace(ACCURACY, " or ".join(sorted(map(score_title, tasks)))) for line in _HOW]
+    how += [_REGIONS] if any(tasks) else []
+    return Table("", "Paired comparison", tuple(_with_holm(sections, p_values)), tuple(how), tuple(compared))
 
 
 def _by_title(rows: Iterable[RowKey]) -> dict[str, RowKey]:
@@ -104,7 +113,7 @@ def _by_title(rows: Iterable[RowKey]) -> dict[str, RowKey]:
 
 def _scored(runs: pd.DataFrame) -> pd.DataFrame:
     """Arranged runs that ended well, with a number of their own."""
-    return runs[(runs["status"] == "ok") & runs["acc1"].notna() & ~runs["repeat"]]
+    return runs[(runs["status"] == "ok") & runs["score"].notna() & ~runs["repeat"]]
 
 
 def _comparable(runs: pd.DataFrame, first: RowKey, second: RowKey, mix: bool) -> list[tuple[SectionKey | None, pd.DataFrame]]:
@@ -194,7 +203,7 @@ def _with_holm(sections: list[Section], p_values: list[tuple[int, float]]) -> li
 
 def _pair(store: Store, group: str, dataset: str, first: pd.DataFrame, second: pd.DataFrame) -> _Pair:
     """The two methods on one data set, frames with one run per seed, in the same order of seeds."""
-    scores = first["acc1"].astype(float), second["acc1"].astype(float)
+    scores = first["score"].astype(float), second["score"].astype(float)
     loaded = [[_predictions(store, run_id) for run_id in side["run_id"]] for side in (first, second)]
     missing = sum(each is None for side in loaded for each in side)
     if missing:
@@ -203,17 +212,24 @@ def _pair(store: Store, group: str, dataset: str, first: pd.DataFrame, second: p
     labels = sides[0][0][0]
     if any(not np.array_equal(labels, own) for side in sides for own, _ in side):
         return _Pair(group, dataset, *scores, None, None, "as the runs were tested on other images")
-    one, other = (np.stack([right for _, right in side]) for side in sides)
+    one, other = (np.stack([found for _, found in side]) for side in sides)
     try:
-        return _Pair(group, dataset, *scores, len(labels), compare_hits(one, other), "")
+        paired = compare_hits(one, other) if one.ndim == 2 else compare_regions(one, other)
+        return _Pair(group, dataset, *scores, len(labels), paired, "")
     except TooFewError as error:
         return _Pair(group, dataset, *scores, len(labels), None, f"as {error}")
 
 
-def _predictions(store: Store, run_id: str) -> tuple[Any, Hits] | None:
-    """Labels (images,) and whether each first guess is right; None without a readable file."""
+def _predictions(store: Store, run_id: str) -> tuple[Any, Hits | Regions] | None:
+    """Labels (images,) and whether each first guess is right; None without a readable file.
+
+    Of a segmentation the labelled pixels of every class, (images, classes), and what :func:`compare_regions` takes of a seed.
+    """
     try:
         with np.load(io.BytesIO(store.read_artefact(run_id, "predictions.npz"))) as arrays:
+            if "intersection" in arrays:
+                shared, labelled, predicted = (arrays[name] for name in ("intersection", "labelled", "predicted"))
+                return labelled, np.stack([shared, labelled + predicted - shared], axis=1).astype(float)
             labels, ranked = arrays["labels"], arrays["ranked"]
             return labels, ranked[:, 0] == labels
     except Exception:  # of zipfile and numpy, whatever is wrong with the file; the table says how many are missing
@@ -282,7 +298,7 @@ def statistics_table(runs: pd.DataFrame, definition: TableDefinition, filters: F
 
 def _complete(runs: pd.DataFrame, definition: TableDefinition) -> pd.DataFrame:
     """Data sets x rows, without data sets that a row lacks."""
-    means = runs.groupby(["section", "dataset", "row"])["acc1"].mean().unstack("row")
+    means = runs.groupby(["section", "dataset", "row"])["score"].mean().unstack("row")
     rows: list[Any] = sorted(means.columns, key=definition.order)  # type: ignore[arg-type]
     return means[rows].dropna().astype(float)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +16,7 @@ from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.names import unknown
 from vpbench.core.user_files import user_files
 from vpbench.reporting.keys import RowKey, split_name
+from vpbench.reporting.scores import ACCURACY, SCORE
 from vpbench.store.schema import COLUMNS
 
 MEANS = {"datasets": "Mean", "groups": "Mean of groups"}  # how means are called
@@ -87,7 +89,8 @@ class TableDefinition(FrozenModel):
     subject: str = Field("", description="the part of the title that names the paper's data, or its backbone")
     paper: str
     number: str
-    metric: str = Field("acc1", description="column of the store, higher is better")
+    task: str = Field("", description="of its runs; runs of others are left out")
+    metric: str = Field("score", description="column of the store, higher is better; score is the metric of a run's task")
     decimals: int = Field(1, ge=0)
     columns: tuple[Literal["datasets", "groups", "means", "suites"], ...] = Field(
         ("datasets", "means"), description="kinds of columns, costs after them; 'suites' stands alone: a mean per suite"
@@ -111,21 +114,34 @@ class TableDefinition(FrozenModel):
     without_row: dict[str, str] = Field(
         default_factory=dict, description="what the paper's figures call a row that no run of ours can be: why"
     )
+    published_metric: str = Field("top-1", description="part of what the paper's figures call the metric")
     run: tuple[str, ...] = Field((), description="commands that fill the table")
-    unavailable: str = Field("", description="why no run can fill it, where that is so")
     notes: tuple[str, ...] = ()
 
     _metric_exists = field_validator("metric")(_known_column)
 
-    def title_for(self, papers: bool) -> str:
-        """The title; without the paper's data and backbone where the runs are not all (``papers``) of these."""
+    def title_for(self, papers: bool, scores: str = ACCURACY) -> str:
+        """The title; without the paper's data and backbone where the runs are not all (``papers``) of these.
+
+        Args:
+            scores: what the scores of the runs are called, see :func:`vpbench.reporting.scores.score_titles`.
+        """
         plain = self.title if papers or not self.subject else self.title.replace(self.subject, "")
+        if self.score == SCORE and scores != ACCURACY:
+            plain = re.sub(ACCURACY, scores, plain, flags=re.IGNORECASE)
+            if plain.startswith(scores):  # mIoU is written with a small letter
+                return plain
         return plain[0].upper() + plain[1:]
+
+    @property
+    def score(self) -> str:
+        """The column of its scores: top-1 accuracy is the score of classification, and other tasks have theirs in its place."""
+        return SCORE if self.metric == "acc1" else self.metric
 
     @property
     def numbers(self) -> tuple[str, ...]:
         """The store's columns that it shows."""
-        return (self.metric, *(cost.column for cost in self.costs))
+        return (self.score, *(cost.column for cost in self.costs))
 
     @property
     def lines(self) -> tuple[Line, ...]:

@@ -23,6 +23,7 @@ from vpbench.reporting.frame import Filters, arrange, of_section, sections_in
 from vpbench.reporting.keys import RowKey, SectionKey
 from vpbench.reporting.plot_registry import plot_names, plot_registry
 from vpbench.reporting.row_labels import section_titles
+from vpbench.reporting.scores import score_title
 from vpbench.store.store import Store
 
 # Text stays text in PDFs (type 42), and files of the same figure are equal: no date, no version in them.
@@ -34,7 +35,6 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 _GAP = 3  # between tick labels, in hundredths of an inch
-ACCURACY = "top-1 accuracy (%)"
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,18 @@ class SectionRuns:
 
     @property
     def scored(self) -> pd.DataFrame:
-        """One run per row, data set and seed, with an accuracy."""
-        return self.runs[usable(self.runs) & self.runs["acc1"].notna()]
+        """One run per row, data set and seed, with a score."""
+        return self.runs[usable(self.runs) & self.runs["score"].notna()]
+
+    @property
+    def score(self) -> str:
+        """The score as the label of an axis."""
+        return f"{score_title(self.key.task)} (%)"
+
+    @property
+    def score_word(self) -> str:
+        """The score in one word, at the beginning of a title."""
+        return score_title(self.key.task) if self.key.task else "Accuracy"
 
     @property
     def rows(self) -> list[RowKey]:

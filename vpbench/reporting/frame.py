@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
@@ -20,8 +20,10 @@ from vpbench.models.registry import method_registry, resolve_method
 from vpbench.planning.suites import SuiteCard, method_options, recipe_card, resolve_recipe, suite_card, suite_names
 from vpbench.reporting.definition import Line
 from vpbench.reporting.keys import RowKey, SectionKey, split_name
+from vpbench.reporting.scores import SCORE, with_scores
 from vpbench.reporting.settings import decoding_in, options_of, search_in, settings_in
 from vpbench.spec.decoding_rule import OWN_DECODING
+from vpbench.spec.run_spec import DEFAULT_TASK
 from vpbench.store.store import Store, as_frame
 
 # By which runs are filtered, grouped into rows and sections, and described below a table.
@@ -29,14 +31,14 @@ _ABOUT = (
     *("run_id", "status", "error", "stage", "trained_on", "interpolation", "started_at"),
     *("method", "method_version", "method_config", "recipe", "recipe_source"),
     *("search", "backbone", "weights", "weights_sha256", "image_size", "preprocess", "selection", "epochs", "precision"),
-    *("suite", "dataset", "dataset_group", "data_digest", "n_train", "n_val", "n_test", "seed"),
+    *("task", "suite", "dataset", "dataset_group", "data_digest", "n_train", "n_val", "n_test", "seed"),
     *("vpbench_version", "git_commit", "git_dirty"),
 )
 
 Names = str | Iterable[str] | None
 
 
-def load_rows(store: Store, numbers: Iterable[str] | None = None, shifts: bool = False) -> pd.DataFrame:
+def load_rows(store: Store, numbers: Collection[str] | None = None, shifts: bool = False) -> pd.DataFrame:
     """What :meth:`Store.load` returns, without the trials of searches, which are not tested.
 
     Warns, in a line each, of files that cannot be read and of mixed schema versions.
@@ -46,13 +48,14 @@ def load_rows(store: Store, numbers: Iterable[str] | None = None, shifts: bool =
             for all columns.
         shifts: whether stored models on other data sets are reported, with the runs that they come from; else these alone.
     """
-    rows = store.read(None if numbers is None else [*_ABOUT, *numbers])
+    columns = None if numbers is None else [*_ABOUT, *numbers, *(["acc1"] if SCORE in numbers else [])]
+    rows = store.read(columns)
     for line in rows.left_out:
         warnings.warn(line, stacklevel=2)
     if len(rows.versions) > 1:
         counts = ", ".join(f"{count} of version {version}" for version, count in sorted(rows.versions.items()))
         warnings.warn(f"the results follow several schema versions ({counts}); what a version lacks stays empty.", stacklevel=2)
-    frame = as_frame(rows.table)
+    frame = with_scores(as_frame(rows.table))
     is_shift, wanted = frame["stage"] == "shift", frame["stage"] != "search"
     if shifts:
         sources = set(zip(frame["suite"][is_shift], frame["trained_on"][is_shift], strict=True))
@@ -121,6 +124,7 @@ def arrange(runs: pd.DataFrame, filters: Filters = Filters(), lines: Sequence[Li
     that a line selects is of the line's row. ``section`` is the :class:`SectionKey` that comparable runs share. ``repeat``
     marks a run with the row, data set and seed of another (the same data set in two suites), which is no further seed.
     """
+    runs = with_scores(runs)
     runs = filters.apply(runs.assign(row=_objects(row_keys(runs, lines), runs)))
     runs = runs.assign(section=_objects(section_keys(runs), runs))
     identity = runs[["section", "row", "dataset", "seed", "run_id"]].assign(bad=runs["status"] != "ok")
@@ -181,11 +185,13 @@ def section_keys(runs: pd.DataFrame) -> list[SectionKey]:
     images = {suite: _training_images(known_suite(suite)) for suite in runs["suite"].unique()}
     plain["preprocess"] = [canonical[text] for text in plain["preprocess"]]
     plain["images"] = pd.Series([images[suite] for suite in runs["suite"]], index=runs.index, dtype=object)
+    tasks = runs["task"] if "task" in runs else [DEFAULT_TASK] * len(runs)
+    plain["task"] = pd.Series([None if task == DEFAULT_TASK else task for task in tasks], index=runs.index, dtype=object)
     found: dict[tuple[Any, ...], SectionKey] = {}  # one object per section, as there are many runs
     keys = []
     for values in plain.itertuples(index=False, name=None):
         if values not in found:
-            found[values] = SectionKey(**dict(zip((*fields, "images"), values, strict=True)))
+            found[values] = SectionKey(**dict(zip((*fields, "images", "task"), values, strict=True)))
         keys.append(found[values])
     versions = list(zip(keys, runs["dataset"], data, strict=True))
     usual: dict[tuple[SectionKey, str], tuple[str, str]] = {}

@@ -16,6 +16,7 @@ class SectionKey:
     Attributes:
         weights: ``random``, ``embedded``, ``file`` or a tag.
         preprocess: options as canonical JSON, without those of decoding.
+        task: other than classification, whose scores are of another metric.
         images: what the suite trains on: ``train``, ``train+val``, or a number of images per class.
         data: a data set and a rarer version of it, its digest and decoding. The most common version of every data set is in the
             main section, as digests belong to a data set and not to a section.
@@ -30,6 +31,7 @@ class SectionKey:
     selection: str | None = None
     epochs: int | None = None
     precision: str | None = None
+    task: str | None = None
     data: tuple[str, str, str] | None = None
 
     @property
@@ -39,8 +41,9 @@ class SectionKey:
 
     @property
     def values(self) -> tuple[Any, ...]:
-        """All fields in their order."""
-        return astuple(self)
+        """All fields in their order; the task only where there is one."""
+        *others, task, data = astuple(self)
+        return (*others, *([task] if task else []), data)
 
     def __lt__(self, other: SectionKey) -> bool:
         """By backbone first; missing values come before others, numbers before words."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -136,12 +136,9 @@ def _written_to(place: Path) -> Iterator[None]:
 def _table(store: Store, definition: TableDefinition, paper: str, keep: Filters, reported: bool, mix: bool) -> Table:
     """A table of a paper. Without runs there is still what the paper reports."""
     if not reported:
-        return build_table(
-            _runs(store, definition.numbers, definition.shifts) if not definition.unavailable else pd.DataFrame(), definition,
-            keep, mix,
-        )  # fmt: skip
+        return build_table(_runs(store, definition.numbers, definition.shifts), definition, keep, mix)
     runs = load_rows(store, definition.numbers, definition.shifts)
-    if runs.empty and not definition.unavailable:
+    if runs.empty:
         warnings.warn(f"no runs in {store.folder}: only what the paper reports is shown.", stacklevel=2)
     return with_reported(build_table(runs, definition, keep, mix), definition, paper)
 
@@ -150,7 +147,7 @@ def _tests(store: Store, keep: Filters, pairs: Sequence[tuple[str, str]], mix: b
     # Imported here: the libraries for tests take a second that a table need not wait for.
     from vpbench.reporting.comparisons import compare, statistics_table
 
-    runs = _runs(store, ("acc1",))
+    runs = _runs(store, ("score",))
     if pairs:
         return compare(store, runs, pairs, keep, mix)
     return statistics_table(runs, leaderboard(), keep, mix)
@@ -165,7 +162,7 @@ def _figures(name: str, store: Store, keep: Filters, folder: Path) -> list[Path]
         return draw_figures(name, store, runs, keep, folder)
 
 
-def _runs(store: Store, numbers: Iterable[str] | None = None, shifts: bool = False) -> pd.DataFrame:
+def _runs(store: Store, numbers: Collection[str] | None = None, shifts: bool = False) -> pd.DataFrame:
     runs = load_rows(store, numbers, shifts)
     if runs.empty:
         raise StoreError(

@@ -10,6 +10,7 @@ import pandas as pd
 from vpbench.reporting.definition import TableDefinition
 from vpbench.reporting.keys import SectionKey
 from vpbench.reporting.row_labels import epochs_text, selection_text, trained_on
+from vpbench.reporting.scores import score_title
 from vpbench.reporting.settings import decoding_in, search_in, settings_in
 
 _NORMALISATION = {"weights": "mean and std of the weights", "imagenet": "mean and std of ImageNet", "none": "no mean and std"}
@@ -19,7 +20,8 @@ def protocol(key: SectionKey, runs: pd.DataFrame) -> tuple[str, ...]:
     """Two lines: what was the same for every method, and how many images each data set has."""
     pixels = [*_preprocessing(settings_in(key.preprocess), key.image_size), *_decodings(runs)]
     seeds = sorted(set(runs["seed"].dropna().astype(int)))
-    how = [trained_on(key.images), selection_text(key.selection), epochs_text(key.epochs), _seed_list(seeds), str(key.precision)]
+    how = [f"score: {score_title(key.task)}"] if key.task else []
+    how += [trained_on(key.images), selection_text(key.selection), epochs_text(key.epochs), _seed_list(seeds), str(key.precision)]
     counts = runs.groupby("dataset")[["n_train", "n_val", "n_test"]].first()  # a failed run may lack them
     splits = [f"{dataset} {'/'.join(map(_count, numbers))}" for dataset, numbers in zip(counts.index, counts.to_numpy())]
     return f"Protocol: {'; '.join([*pixels, *how])}.", f"Images (train/val/test): {', '.join(splits)}."
@@ -29,6 +31,8 @@ def _preprocessing(options: dict[str, Any], size: int | None) -> list[str]:
     parts = []
     if options.get("resize") == "stretch":
         parts.append(f"images stretched to {size} x {size}")
+    elif options.get("resize") == "original":
+        parts.append(f"images in their own size, crops of {size} x {size} in training, windows of that size in testing")
     elif options.get("resize") == "crop" and size is not None:
         crop = "random crop in training, centre crop in testing" if options.get("random_crop") else "centre crop"
         parts.append(f"short side resized to {round(size / options.get('crop_ratio', 1))}, {crop}, {size} x {size}")
@@ -75,7 +79,7 @@ def footer_lines(
         *remarks,
         _seeds(n, filled),
         _grid(filled, cells),
-        _without_number(runs, definition.metric),
+        _without_number(runs, definition.score, definition.metric),
         *_unsupported(runs),
         *(cost.note for cost in definition.costs),
         _repeats(runs),
@@ -101,10 +105,10 @@ def _grid(filled: int, cells: int) -> str:
     return f"Half-filled grid: {filled} of {cells} cells have a number; a row with an empty cell has no mean."
 
 
-def _without_number(runs: pd.DataFrame, metric: str) -> str:
+def _without_number(runs: pd.DataFrame, column: str, metric: str) -> str:
     failed = runs.loc[runs["status"] != "ok", "status"].value_counts().sort_index()
     parts = [f"{count} {status}" for status, count in failed.items()]
-    if empty := int((runs["status"].eq("ok") & runs[metric].isna()).sum()):
+    if empty := int((runs["status"].eq("ok") & runs[column].isna()).sum()):
         parts.append(f"{empty} ok but without {metric}")
     return f"Runs without a number: {', '.join(parts)}." if parts else ""
 

@@ -108,7 +108,7 @@ def _key(dataset: str, metric: str, definition: TableDefinition) -> ColumnKey:
     for cost in definition.costs:
         if cost.published and metric == cost.published:
             return ColumnKey("cost", cost.column)
-    if "top-1" not in metric:
+    if definition.published_metric not in metric:
         return ColumnKey("other", f"{dataset} {metric}".strip())
     if dataset in names["groups"]:
         return ColumnKey("group", names["groups"][dataset])

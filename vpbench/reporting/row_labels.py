@@ -71,6 +71,7 @@ def _short_title(key: SectionKey) -> list[str]:
     parts += [epochs_text(key.epochs)] if key.epochs is not None else []
     parts += [selection_text(key.selection)] if key.selection is not None else []
     parts += [] if key.images in ("train", None) else [trained_on(key.images)]
+    parts += [str(key.task)] if key.task else []
     return parts + ([_data_version(*key.data)] if key.data else [])
 
 

@@ -8,6 +8,7 @@ from vpbench.execution.callbacks import Callback
 from vpbench.execution.execute_plan import execute_plan
 from vpbench.execution.executor import Executor, make_executor
 from vpbench.planning.plan import PlannedRun, ResolvedRequest
+from vpbench.search.outcomes import Outcomes
 from vpbench.search.search_plan import Outcome, SearchPlan, play, round_plan, rows_of
 from vpbench.search.study import winner
 from vpbench.spec.run_options import RunOptions
@@ -17,7 +18,7 @@ from vpbench.store.store import Store
 
 def execute_search(
     plan: SearchPlan, store: Store, options: RunOptions, callback: Callback | None = None, executor: Executor | None = None
-) -> list[Outcome]:
+) -> Outcomes:
     """Run what is missing of all trials, and then of the final runs of their winners.
 
     Args:
@@ -56,7 +57,7 @@ def execute_search(
         [] if trial is None else plan.runs_with(study, trial.values) for study, trial in zip(plan.studies, best, strict=True)
     ]
     rows = run_round([run for runs in final for run in runs], plan.finals, options)
-    return [
+    return Outcomes(
         Outcome(study, found, trial, [rows[run.spec.run_id] for run in runs])
         for study, found, trial, runs in zip(plan.studies, trials, best, final, strict=True)
-    ]
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -47,6 +47,21 @@ def flags_of(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, Flag]]:
         for flag in field.metadata:
             if isinstance(flag, Flag):
                 yield name, field, flag
+
+
+def read_texts(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, with texts read as on the command line: ``timeout_s="2h"``, ``gpus="0,2"``, ``methods="linear,vpt"``.
+
+    Raises:
+        UsageError: for a text that the command line refuses.
+    """
+    read = dict(values)
+    for name, _, flag in flags_of(model):
+        value = values.get(name)
+        texts = [value] if flag.repeatable and isinstance(value, str) else value
+        if flag.parse is not None and texts and (isinstance(value, str) or (flag.repeatable and isinstance(texts, list))):
+            read[name] = flag.parse(texts)
+    return read
 
 
 def keywords_of(*models: type[BaseModel]) -> Callable[[Function], Function]:

@@ -37,6 +37,9 @@ class JobOptions(FrozenModel):
     threads: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
         default=None, description="Threads of each process on a CPU."
     )
+    val_curve: Annotated[bool, Flag(kind=bool)] = Field(
+        default=False, description="Score the validation images after every epoch, for learning curves; the same results."
+    )
     checkpoint_blocks: Annotated[bool, Flag(kind=bool)] = Field(
         default=False, description="Less memory in training, longer steps, the same numbers."
     )

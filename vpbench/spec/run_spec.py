@@ -30,6 +30,11 @@ class MethodSpec(FrozenModel):
         return f"{self.name}:{self.preset}" if self.preset else self.name
 
 
+PosResample = Literal["bilinear", "bicubic"]
+"""How position embeddings of another grid are resampled: bilinear without smoothing, as mmsegmentation and SETR have it, or
+bicubic with smoothing, timm's default. Google's .npz files timm always resamples bilinearly."""
+
+
 class BackboneSpec(FrozenModel):
     """A backbone, the identity of its weights, and how its input is normalised.
 
@@ -44,6 +49,7 @@ class BackboneSpec(FrozenModel):
     patch_size: int = Field(ge=1)
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    pos_resample: PosResample = "bicubic"
     path: str | None = Field(None, repr=False)
 
 
@@ -85,7 +91,9 @@ class DataSpec(FrozenModel):
     path: str | None = Field(None, repr=False)
     columns: dict[str, str] = Field(default_factory=dict, description="of 'image', 'label' and 'split', those given")
     hub: str | None = None
-    drawn_from: str | None = Field(None, description="digest of what each seed draws from; None: all seeds have the same images")
+    drawn_from: str | None = Field(
+        default=None, description="digest of what each seed draws from; None: all seeds have the same images"
+    )
 
     @property
     def common_digest(self) -> str:
@@ -149,6 +157,8 @@ class RunSpec(FrozenModel):
         search it is the outcome.
         """
         identity = self.model_dump(mode="json", exclude={"backbone": {"path"}, "data": {"path"}, "method": {"hashed_names"}})
+        if self.backbone.pos_resample == "bicubic":  # came later
+            del identity["backbone"]["pos_resample"]
         former = self.method.hashed_names
         identity["method"]["config"] = {former.get(name, name): value for name, value in self.method.config.items()}
         identity["recipe"], identity["preprocess"] = self.recipe.identity(), self.preprocess.identity()

@@ -15,11 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vpbench.core.checksums import DamagedError
 from vpbench.core.errors import StoreError
 from vpbench.core.escaping import one_line
 from vpbench.core.file_names import is_file_name
 from vpbench.core.files import write_atomically
-from vpbench.store.artefacts import CHECKSUMS
+from vpbench.store.artefacts import ARTEFACTS, CHECKSUMS
 from vpbench.store.compacting import only_one
 from vpbench.store.reading import COMPACTED, Rows, read_file, read_rows
 from vpbench.store.schema import QUALITY, SCHEMA, SETTLED
@@ -41,11 +42,13 @@ class Source:
         path: of the folder or file.
         rows: migrated to this version of the schema.
         found: the same as they were read, and which files of the folder are left out.
+        called: what messages call it; None: its path.
     """
 
     path: Path
     rows: pa.Table
     found: Rows
+    called: str | None = None
 
     @property
     def store(self) -> Store | None:
@@ -128,7 +131,9 @@ def plan_merge(store: Store, sources: Iterable[Source], *, replace: bool = False
                 merge.same += 1
                 continue
             else:
-                merge.conflicts.append({**{name: row[name] for name in _ABOUT}, "source": str(source.path), "differ": differ})
+                merge.conflicts.append(
+                    {**{name: row[name] for name in _ABOUT}, "source": source.called or str(source.path), "differ": differ}
+                )
                 if not replace:
                     continue
                 (merge.new if run_id in merge.new else merge.replaced)[run_id] = source
@@ -177,6 +182,47 @@ def write_merge(store: Store, merge: Merge) -> list[str]:
                 else:
                     busy.append(row["run_id"])
     return busy
+
+
+def add_missing_files(store: Store, sources: Iterable[Source]) -> list[str]:
+    """Copies artefacts that runs of ours lack, from sources that have the very same rows.
+
+    Returns:
+        ``RUN/NAME`` of each.
+
+    Raises:
+        StoreError: for a file that is not what its checksum says, a link, or a folder that cannot be written.
+    """
+    added = []
+    for source in sources:
+        if source.store is not None:
+            ours, theirs = _attempts(store), _attempts(source.store)
+            for run_id in sorted(ours.items() & theirs.items()):
+                added += _add_files(store, run_id[0], source, source.store)
+    return added
+
+
+def _attempts(store: Store) -> dict[str, Any]:
+    """When each run began: another attempt has other files."""
+    return {row["run_id"]: row["started_at"] for row in store.read_columns(["run_id", "started_at"])}
+
+
+def _add_files(store: Store, run_id: str, source: Source, theirs: Store) -> list[str]:
+    names = [path.name for path in _files_in(theirs.artefacts_folder / run_id) if path.name in ARTEFACTS.values()]
+    lacking = [name for name in names if not store.artefact_path(run_id, name).exists()]
+    if lacking:
+        _check_files(store, run_id, source)
+    for name in lacking:
+        try:
+            content = theirs.read_artefact(run_id, name)
+        except (DamagedError, OSError) as error:
+            raise StoreError(f"{theirs.artefact_path(run_id, name)} is damaged, and was not taken.") from error
+        store.write_artefact(run_id, name, partial(_write, content))
+    return [f"{run_id[:8]}/{name}" for name in lacking]
+
+
+def _write(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
 
 
 def _rows_of(wanted: dict[str, Source]) -> Sequence[pa.Table]:

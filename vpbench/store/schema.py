@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 STATUSES = ("ok", "diverged", "oom", "failed", "timeout", "unsupported")
 # Statuses that a repetition would not change; such runs are not repeated.
@@ -141,6 +141,7 @@ _ENVIRONMENT = {
     "batch_parts": (pa.int64(), "micro-batches per training batch (gradient accumulation); more than 1 where memory was short"),
     "linear_kernel": (pa.string(), "matrix product of the frozen layers in fp32 on a CPU: torch's default, or onednn"),
     "checkpoint_blocks": (pa.bool_(), "gradient checkpointing: whether blocks were recomputed in the backward pass"),
+    "experiment": (pa.string(), "text of the experiment file that asked for the run; null without one"),
 }
 
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {

@@ -7,7 +7,7 @@ Training, evaluation, store and executors know this interface alone. Importing i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -47,9 +47,11 @@ class Scores(ABC):
     Attributes:
         features: that the head reads, (m, D); None unless asked for.
         feature_labels: their class ids, (m,).
+        loss: mean cross-entropy, without label smoothing; None where the task does not compute it.
     """
 
     features: NDArray[np.float16] | None = None
+    loss: float | None = None
 
     @property
     @abstractmethod
@@ -185,6 +187,19 @@ class Task(ABC, Generic[C]):
     @abstractmethod
     def example_targets(self, images: int, image_size: int, device: torch.device | str) -> Tensor:
         """Targets of made-up images, to measure a training step."""
+
+    def probabilities(
+        self, forward: Callable[[Tensor], Tensor], images: Tensor, image_size: int, sizes: Sequence[tuple[int, int]]
+    ) -> list[Tensor]:  # fmt: skip
+        """Of the classes for new images, (classes,) of each, or (classes, H, W) where every pixel has a class.
+
+        Args:
+            forward: logits of normalised images (B, 3, image_size, image_size).
+            images: normalised, (B, 3, H, W).
+            image_size: side of the model's input.
+            sizes: height and width of each original image.
+        """
+        return list(forward(images).float().softmax(1))
 
     # Batches
 

@@ -35,6 +35,7 @@ class Accuracies(Scores):
         confidence: probability of the first, (n,).
         classes: number of classes.
         features: that the head reads, of the first images, (m, D); None unless asked for.
+        loss: mean cross-entropy.
     """
 
     labels: npt.NDArray[np.int64]
@@ -42,6 +43,7 @@ class Accuracies(Scores):
     confidence: npt.NDArray[np.float32]
     classes: int
     features: npt.NDArray[np.float16] | None = None
+    loss: float | None = None
 
     @property
     def total(self) -> int:
@@ -99,6 +101,7 @@ class AccuracyScorer(Scorer):
         self._ranked: list[npt.NDArray[np.int64]] = []
         self._confidence: list[npt.NDArray[np.float32]] = []
         self._features: list[Tensor] = []
+        self._losses: list[float] = []
 
     def add(self, forward: Forward, inputs: Any, targets: Any) -> None:
         logits, features = forward(inputs, with_features=self._kept < self._wanted)
@@ -110,6 +113,7 @@ class AccuracyScorer(Scorer):
             raise DivergedError("the logits are not finite.")
         top = probabilities.topk(min(TOP, logits.shape[-1]))
         self._labels.append(targets.cpu().numpy())
+        self._losses.append(F.cross_entropy(logits.float(), targets.to(logits.device), reduction="sum").item())
         self._ranked.append(top.indices.cpu().numpy())
         self._confidence.append(top.values[:, 0].cpu().numpy())
 
@@ -117,6 +121,7 @@ class AccuracyScorer(Scorer):
         return Accuracies(
             np.concatenate(self._labels), np.concatenate(self._ranked), np.concatenate(self._confidence), self._classes,
             torch.cat(self._features)[: self._wanted].numpy().astype(np.float16) if self._features else None,
+            sum(self._losses) / sum(map(len, self._labels)),
         )  # fmt: skip
 
 

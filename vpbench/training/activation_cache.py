@@ -50,7 +50,7 @@ class ActivationCache:
 
     def keeps(self, split: CachedSplit, size: int) -> bool:
         """Whether ``size`` bytes of a split are worth their place on the disk."""
-        return bool(split.identities) and size <= self._store.limit // 4
+        return _is_known(split) and size <= self._store.limit // 4
 
     def of(self, split: CachedSplit, batch_size: int, kind: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """What ``compute`` makes of the images of a split without augmentation, in their order: (n, ...), on the CPU.
@@ -62,7 +62,7 @@ class ActivationCache:
             kind: names what is computed, with everything it depends on besides backbone, precision and images.
         """
         batches = [np.arange(start, min(start + batch_size, len(split))) for start in range(0, len(split), batch_size)]
-        if not split.identities or not self._store.limit:
+        if not _is_known(split) or not self._store.limit:
             return torch.cat([piece for batch in batches for piece in self._computed(split, batch, compute)])
         what = [VERSION, kind, self._conditions(), split.prepared]
         keys = [digest([what, list(split.identities[batch[0] : batch[-1] + 1])]) for batch in batches]
@@ -99,9 +99,14 @@ class ActivationCache:
             "precision": self._spec.precision,
             "kernel": [backbone.linear_kernel, backbone.skip_unused],
             "code": _code(),
-            "cuda": torch.version.cuda if self._normalise.device.type == "cuda" else None,
+            "cuda": [torch.version.cuda, torch.backends.cudnn.version()] if machine["device"] == "cuda" else None,
             **{each: machine[each] for each in names},
         }
+
+
+def _is_known(split: CachedSplit) -> bool:
+    """Whether a split's identities say what its images are: not where it changes them when they are taken, as noise does."""
+    return bool(split.identities) and type(split).take is CachedSplit.take
 
 
 @cache

@@ -47,6 +47,7 @@ class Epoch:
     lr: float
     train_loss: float
     val_acc1: float | None
+    val_loss: float | None = None
 
 
 @dataclass
@@ -79,6 +80,7 @@ class Trainer:
         device: where to compute.
         on_epoch: called after every epoch.
         checkpoints: to resume from, and to write; by default none.
+        val_curve: score the validation images after every epoch also where nothing is chosen on them, for the curve alone.
 
     Attributes:
         curve: every epoch of every phase so far.
@@ -91,10 +93,13 @@ class Trainer:
     def __init__(
         self, model: PromptedModel, data: CachedData, spec: RunSpec, normalise: Normaliser, device: torch.device,
         on_epoch: Callable[[Epoch], None] = lambda epoch: None, checkpoints: Checkpoints | None = None,
+        val_curve: bool = False,
     ) -> None:  # fmt: skip
         self.task = model.task
         self.model, self.data, self.spec, self.normalise, self.device = model, data, spec, normalise, device
         self.on_epoch = on_epoch
+        self._val_curve = val_curve and len(data.val) > 0
+        self._val_loss: float | None = None  # of the last validation
         self.curve: list[Epoch] = []
         self.first_losses: list[float] = []
         self.selected_epoch = 0
@@ -186,7 +191,7 @@ class Trainer:
                 return
 
     def _end_epoch(self, name: str, at: Training, rate: float, average: MovingAverage | None) -> None:
-        """Checks the loss, validates where the best epoch counts, and records the epoch.
+        """Checks the loss, validates where the best epoch counts or the curve has it, and records the epoch.
 
         Raises:
             DivergedError: when the mean loss is not finite.
@@ -195,19 +200,25 @@ class Trainer:
         mean_loss = torch.stack(at.losses).mean().item()
         if not math.isfinite(mean_loss):
             raise DivergedError(f"the loss became {mean_loss} in epoch {at.epoch + 1} ({name}); the learning rate was {rate:g}.")
-        accuracy = None
+        accuracy, self._val_loss = None, None
         if self.spec.selection == "best_val":
             with nullcontext() if average is None else average.applied():
                 accuracy = self.validate()
                 if at.best is None or accuracy > at.best[0]:
                     at.best, self.selected_epoch = (accuracy, self.snapshot()), at.epoch + 1
-        self.curve.append(Epoch(name, at.epoch + 1, self.spec.recipe.epochs, rate, mean_loss, accuracy))
+        elif self._val_curve:
+            streams = torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+            with streams, nullcontext() if average is None else average.applied():  # training goes on as without it
+                accuracy = self.validate()
+        self.curve.append(Epoch(name, at.epoch + 1, self.spec.recipe.epochs, rate, mean_loss, accuracy, self._val_loss))
         self.on_epoch(self.curve[-1])
         at.next_epoch()
 
     def validate(self) -> float:
         """See :meth:`vpbench.interface.Session.validate`."""
-        return self.evaluate(self.data.val).score
+        scores = self.evaluate(self.data.val)
+        self._val_loss = scores.loss
+        return scores.score
 
     def training_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """See :meth:`vpbench.interface.Session.training_batches`."""

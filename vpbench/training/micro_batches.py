@@ -43,7 +43,7 @@ def whole_head_backward(
             again = model.features(piece)
         pairs = [(each, own[place]) for each, own in zip(again, gradients) if each.requires_grad]
         if pairs:
-            torch.autograd.backward(*map(list, zip(*pairs)))
+            torch.autograd.backward([each for each, _ in pairs], [own for _, own in pairs])
     _set_streams(behind)
     return loss.detach()
 

@@ -143,7 +143,7 @@ def open_path(path: str | Path, columns: Mapping[str, str] | None = None, target
     """
     if is_on_hub(path):
         with _readable(Path(path)):
-            return _readers().get("hf")(path=path, columns=columns, target=target)
+            return _readers().get("hf")(path=str(path), columns=columns, target=target)
     place = user_path(path)
     with _readable(place):
         if not place.exists():

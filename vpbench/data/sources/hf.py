@@ -7,6 +7,7 @@ then on the data set is opened from there, without network and whatever has chan
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -115,6 +116,8 @@ def _downloaded(data: HubData) -> dict[str, list[str]]:
     """
     if int(datasets.__version__.partition(".")[0]) < 4:
         raise UsageError(f"datasets {datasets.__version__} can run code of a repository: pip install 'datasets>=4'.")
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     with hub_errors(data.repository, DataError, OFFLINE):
         try:
             loaded: Any = datasets.load_dataset(

@@ -12,6 +12,7 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from vpbench.core.escaping import visible
+from vpbench.reporting.scores import ACCURACY
 
 WIDTH, HEIGHT = 340, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 12, 34
@@ -21,11 +22,12 @@ _WIDE_RANGE = 20  # from here on a logarithmic axis
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of ``curve.csv``; ``val_acc1`` is None where it was not measured."""
+    """One line of ``curve.csv``; None where something was not measured."""
 
     phase: str
     train_loss: float | None
     val_acc1: float | None
+    val_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,9 @@ def read_epochs(path: Path) -> list[Epoch]:
         raise ValueError(f"{path.name} is no learning curve")
     if any(len(line) != len(head) for line in lines):
         raise ValueError(f"{path.name} has lines of another length than its first")
-    phase, loss, accuracy = map(head.index, ("phase", "train_loss", "val_acc1"))
-    return [Epoch(line[phase], _number(line[loss]), _number(line[accuracy])) for line in lines]
+    epochs = [dict(zip(head, line)) for line in lines]
+    measured = ("train_loss", "val_acc1", "val_loss")  # the last one is not in files of earlier versions
+    return [Epoch(epoch["phase"], *(_number(epoch.get(name, "")) for name in measured)) for epoch in epochs]
 
 
 def _number(text: str) -> float | None:
@@ -66,14 +69,16 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def curves(epochs: Sequence[Epoch], name: str) -> list[Markup]:
-    """The training loss and, where it was measured, the validation accuracy.
+def curves(epochs: Sequence[Epoch], name: str, score: str = ACCURACY) -> list[Markup]:
+    """The training loss and, where they were measured, loss and score on validation images.
 
     Args:
         name: of the run, for the text alternative.
+        score: what its score is called.
     """
     panels = [("Training loss", [epoch.train_loss for epoch in epochs], True)]
-    panels += [("Validation top-1 accuracy (%)", [epoch.val_acc1 for epoch in epochs], False)]
+    panels += [("Validation loss", [epoch.val_loss for epoch in epochs], True)]
+    panels += [(f"Validation {score} (%)", [epoch.val_acc1 for epoch in epochs], False)]
     phases = [epoch.phase for epoch in epochs]
     return [
         _panel(title, values, phases, may_log, name) for title, values, may_log in panels if any(v is not None for v in values)

@@ -216,10 +216,10 @@ def _board_line(line: _Line, title: str, anchors: dict[tuple[RowKey, str], str])
 
 
 def _tallies(line: _Line, anchor: str, places: dict[Any, Place]) -> list[Tally]:
-    columns = ["dataset", "seed", "run_id", "status", "acc1", "repeat"]
+    columns = ["dataset", "seed", "run_id", "status", "score", "repeat"]
     by_dataset: dict[str, list[SeedRun]] = {}
-    for index, dataset, seed, _, status, acc1, repeat in line.runs[columns].sort_values(columns[:3]).itertuples(name=None):
-        run = SeedRun(quantity("seed", seed), _outcome(status, acc1, bool(repeat)), str(status), f"../{places[index].href}")
+    for index, dataset, seed, _, status, score, repeat in line.runs[columns].sort_values(columns[:3]).itertuples(name=None):
+        run = SeedRun(quantity("seed", seed), _outcome(status, score, bool(repeat)), str(status), f"../{places[index].href}")
         by_dataset.setdefault(str(dataset), []).append(run)
     return [
         Tally(f"{anchor}-{place + 1}", row_label(line.key), dataset, line.number(place), tuple(by_dataset[dataset]))
@@ -228,10 +228,10 @@ def _tallies(line: _Line, anchor: str, places: dict[Any, Place]) -> list[Tally]:
     ]
 
 
-def _outcome(status: Any, acc1: Any, repeat: bool) -> str:
+def _outcome(status: Any, score: Any, repeat: bool) -> str:
     if status != "ok":
         return str(status)
-    text = "no accuracy" if is_missing(acc1) else f"{acc1:.1f}"
+    text = "no accuracy" if is_missing(score) else f"{score:.1f}"
     return f"{text}, a repetition" if repeat else text
 
 

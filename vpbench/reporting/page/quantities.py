@@ -23,15 +23,16 @@ _BLOCKS: Mapping[str, str] = MappingProxyType(
         "backbone": "Backbone",
         "suite": "Data",
         "seed": "Training",
-        "acc1": "Accuracy",
+        "metric": "Accuracy",
         "params_trainable": "Size",
         "flops_forward": "Cost",
         "vpbench_version": "Environment",
     }
 )
+REGION_SCORES = tuple(f"{name}{suffix}" for name in ("miou", "macc", "aacc") for suffix in ("", "_ms"))
 _UNITS: Mapping[str, str] = MappingProxyType(
     {
-        **dict.fromkeys(("acc1", "acc5", "mean_per_class", "val_acc1"), "%"),
+        **dict.fromkeys(("score", "val_score", "acc1", "acc5", "mean_per_class", "val_acc1", *REGION_SCORES), "%"),
         **dict.fromkeys(("latency_ms_p10", "latency_ms_p50", "latency_ms_p90", "latency_unmerged_ms_p50", "train_step_ms"), "ms"),
         **dict.fromkeys(("flops_forward", "flops_inference", "flops_train_step"), "FLOPs per image"),
         **dict.fromkeys(

@@ -18,6 +18,7 @@ from vpbench.reporting.page.curve import curves, read_epochs
 from vpbench.reporting.page.links import method_file
 from vpbench.reporting.page.quantities import MISSING, blocks, meaning, quantity
 from vpbench.reporting.repeat_command import Command, Plans, repeat_command
+from vpbench.reporting.scores import score_title
 from vpbench.reporting.settings import options_of, settings_in
 from vpbench.store.store import Store
 
@@ -132,13 +133,13 @@ def _fact(name: str, runs: Sequence[Run]) -> Fact:
 
 def _one(run: Run, anchor: str, shared: Shared) -> OneRun:
     title = f"{run['method']} on {run['dataset']}, seed {_seed(run)}"
-    drawn, problem = _curve(str(run["run_id"]), title, shared.store)
+    drawn, problem = _curve(str(run["run_id"]), title, score_title(run["task"]), shared.store)
     return OneRun(
         str(run["run_id"]),
         anchor,
         _seed(run),
         quantity("status", run["status"]),
-        MISSING if is_missing(run["acc1"]) else f"{run['acc1']:.2f}",
+        MISSING if is_missing(run["score"]) else f"{run['score']:.2f}",
         "" if is_missing(run["error"]) else str(run["error"]).strip(),
         repeat_command(run, shared.plans),
         drawn,
@@ -150,7 +151,7 @@ def _seed(run: Run) -> str:
     return quantity("seed", run["seed"])
 
 
-def _curve(run_id: str, title: str, store: Store) -> tuple[tuple[Markup, ...], str]:
+def _curve(run_id: str, title: str, score: str, store: Store) -> tuple[tuple[Markup, ...], str]:
     """The pictures, or why there is none."""
     path = store.artefact_path(run_id, "curve.csv")
     # A run id is read from a file, so it must not lead out of the store.
@@ -158,7 +159,7 @@ def _curve(run_id: str, title: str, store: Store) -> tuple[tuple[Markup, ...], s
         return (), "No learning curve was stored; --save curve keeps one."
     try:
         store.read_artefact(run_id, "curve.csv")  # raises for one that is damaged
-        drawn = curves(read_epochs(path), title)
+        drawn = curves(read_epochs(path), title, score)
     except (OSError, ValueError) as error:
         return (), f"curve.csv cannot be read: {str(error).splitlines()[0]}."
     return tuple(drawn), "" if drawn else "The learning curve has no finite number."

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vpbench.interface import BackboneShape
     from vpbench.spec.run_spec import RunSpec
     from vpbench.tasks.segmentation.dense_head import DenseHead, HeadOptions
-    from vpbench.tasks.segmentation.region_scores import RegionScorer
+    from vpbench.tasks.segmentation.region_scores import RegionScorer, Windows
     from vpbench.tasks.segmentation.setr_augmentation import SETRAugmentation
 
 EVALUATION_BATCH = 256
@@ -60,7 +60,7 @@ class Segmentation(Task[SegmentationConfig]):
     metric = "miou"
     metric_title = "mIoU"
     own_suite = "custom-segmentation"
-    target: Target = "mask"
+    target: ClassVar[Target] = "mask"
     Config = SegmentationConfig
 
     @classmethod
@@ -142,6 +142,18 @@ class Segmentation(Task[SegmentationConfig]):
     def example_targets(self, images: int, image_size: int, device: torch.device | str) -> Tensor:
         rows = torch.arange(images * image_size, device=device) % self.classes
         return rows.view(images, image_size, 1).expand(-1, -1, image_size)
+
+    def probabilities(
+        self, forward: Callable[[Tensor], Tensor], images: Tensor, image_size: int, sizes: Sequence[tuple[int, int]]
+    ) -> list[Tensor]:  # fmt: skip
+        """As the test split is predicted at one scale: images that keep their size in windows, logits resized to the original."""
+        from vpbench.tasks.segmentation.dense_loss import resized_logits
+
+        windows = self._windows(image_size)
+        if images.shape[-2:] != (image_size, image_size):
+            images = windows.at(images)
+        logits = windows.logits(forward, images)
+        return [resized_logits(each[None].float(), size).softmax(1)[0] for each, size in zip(logits, sizes)]
 
     # Batches
 
@@ -228,11 +240,16 @@ class Segmentation(Task[SegmentationConfig]):
     # Metric
 
     def scorer(self, split: CachedSplit, features: int = 0, test: bool = False) -> RegionScorer:
-        from vpbench.tasks.segmentation.region_scores import RegionScorer, Windows
+        from vpbench.tasks.segmentation.region_scores import RegionScorer
 
-        config, size = self.config, split.image_size
-        windows = Windows(size, self._stride(size), config.longest, config.scale_rule)
-        return RegionScorer(self.classes, windows, config.scales if test else (), features)
+        scales = self.config.scales if test else ()
+        return RegionScorer(self.classes, self._windows(split.image_size), scales, features)
+
+    def _windows(self, size: int) -> Windows:
+        """For a model's input of ``size`` pixels."""
+        from vpbench.tasks.segmentation.region_scores import Windows
+
+        return Windows(size, self._stride(size), self.config.longest, self.config.scale_rule)
 
     def _stride(self, size: int) -> int:
         return self.config.stride or max(1, int(size * 2 / 3))

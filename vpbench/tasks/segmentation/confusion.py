@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vpbench.tasks.segmentation.dense_loss import IGNORED
+from vpbench.data.masks import IGNORED
 
 Scores = NDArray[np.float64]
 Counts = NDArray[np.int64]

@@ -122,7 +122,7 @@ class DenseHead(nn.Module):
         return sum(each.numel() for name, each in self.named_parameters() if not name.startswith("auxiliary_head."))
 
 
-_HEADS: Registry[type[DenseHead]] = Registry("head", "vpbench.tasks.segmentation.heads", subclass_in(DenseHead))
+_HEADS: Registry[type[DenseHead]] = Registry("head", "vpbench.tasks.segmentation.heads", subclass_in(DenseHead))  # type: ignore[type-abstract]
 
 
 def head_names() -> list[str]:
@@ -137,9 +137,10 @@ def head_class(name: str) -> type[DenseHead]:
     Raises:
         UsageError: for an unknown name, with a suggestion.
     """
-    if name.replace("_", "-") not in (known := head_names()):
-        raise unknown("head", name, known)
-    return _HEADS.get(name.replace("-", "_"))
+    file = name.replace("-", "_")
+    if not _HEADS.has(file):
+        raise unknown("head", name, head_names())
+    return _HEADS.get(file)
 
 
 def make_dense_head(name: str, shape: BackboneShape, classes: int, options: HeadOptions | None = None) -> DenseHead:
@@ -149,7 +150,7 @@ def make_dense_head(name: str, shape: BackboneShape, classes: int, options: Head
         UsageError: for an unknown name, or options that do not fit the backbone.
         UnsupportedError: when the head cannot read the backbone's maps.
     """
-    kind, options = head_class(name), options or HeadOptions()
+    kind, options = head_class(name), options or HeadOptions.model_validate({})
     return kind(kind.levels_of(shape, options), classes, options)
 
 

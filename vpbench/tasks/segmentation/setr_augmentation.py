@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from vpbench.tasks.segmentation.dense_loss import IGNORED
+from vpbench.data.masks import IGNORED
 from vpbench.tasks.segmentation.multi_scale import rescaled_within, resized_image, resized_labels
 
 Pair = tuple[Tensor, Tensor]  # image and label map

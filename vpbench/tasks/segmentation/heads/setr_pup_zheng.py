@@ -68,7 +68,7 @@ class SETRPupZheng(DenseHead):
         """Creates ``decode_head`` on the last map and ``auxiliary_head`` on all."""
         last = levels[-1]
         self.decode_head = _ZhengHead(last.width, options.width, (2,) * doublings(last.stride), self.classes)
-        heads = [_ZhengHead(level.width, options.width, (4, 1), self.classes) for level in levels if options.auxiliary]
+        heads = [_ZhengHead(level.width, options.width, (4,), self.classes) for level in levels if options.auxiliary]
         self.auxiliary_head = nn.ModuleList(heads)
 
     def decode(self, maps: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,1 @@
+"""Sharing models and rows on the Hugging Face hub."""
