@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vpbench.reporting.definition import leaderboard, load_definition
 from vpbench.reporting.figures import sections
 from vpbench.reporting.formats import RENDERERS
 from vpbench.reporting.frame import Filters, arrange, load_rows, sections_in
+from vpbench.reporting.make_report import make_report
 from vpbench.reporting.published import with_reported
 from vpbench.reports.plots import segmentation
 from vpbench.store.store import Store
@@ -67,6 +69,17 @@ def test_table_7_from_the_store() -> None:
     assert shown["iVPT, N = 100"][0] == "44.90" and shown["iVPT, N = 100"][3:6] == ["44.77", "45.84", "15.87"]
     assert shown["Bias"][0] == "-" and shown["Bias"][3] == "43.40"
     assert any("13.14 M" in line for line in table.footer)
+
+
+def test_scales_that_were_tested_later(tmp_path: Path) -> None:
+    on = {"dataset": "ade20k", "suite": "ade20k", "backbone": "vit-l16-in21k", "weights": "hub", "image_size": 512}
+    runs = [row("linear", 35.5, **on), row("bias", 43.0, miou_ms=45.0, **on), row("ivpt", 44.0, **on)]
+    store = fill(tmp_path, *runs)
+    for run, scales in zip(runs, ([0.5, 0.75, 1.0, 1.25, 1.5, 1.75], [0.5, 1.0], [0.5, 1.0])):
+        found = {"scales": scales, "miou_ms": 37.5, "macc_ms": 50.0, "aacc_ms": 60.0}
+        store.write_artefact(run["run_id"], "scales.json", lambda path, found=found: path.write_text(json.dumps(found)))
+    text = str(make_report(7, paper="ivpt", results=store.folder))
+    assert "37.50" in text and "45.00" in text and text.count("37.50") == 1
 
 
 def test_general_tables_show_both_tasks_apart(tmp_path: Path) -> None:

@@ -91,8 +91,8 @@ class SuiteCard(FrozenModel):
 
 
 class RecipeEntry(FrozenModel):
-    """Values for the runs that ``suite``, ``dataset``, ``preset`` and ``task`` select (each one or several; None: all; ``task``:
-    classification), and their source.
+    """Values for the runs that ``suite``, ``dataset``, ``preset`` and ``task`` select (each one or several; None: all), and their
+    source. An entry that names neither suite nor task is for classification.
 
     The preset ``default`` is the method without a preset. A part of a suite goes by the name of the whole suite.
     ``note`` says what a reader should know of the values, e.g. other ones that a source also gives; nothing is read from it.
@@ -101,7 +101,7 @@ class RecipeEntry(FrozenModel):
     suite: str | tuple[str, ...] | None = None
     dataset: str | tuple[str, ...] | None = None
     preset: str | tuple[str, ...] | None = None
-    task: str | tuple[str, ...] = DEFAULT_TASK
+    task: str | tuple[str, ...] | None = None
     training: dict[str, JsonValue] = Field(default_factory=dict)
     options: dict[str, JsonValue] = Field(default_factory=dict)
     source: str = Field(pattern=r"\S", description="paper and table, repository and file, or 'assumption: ...'")
@@ -109,7 +109,8 @@ class RecipeEntry(FrozenModel):
 
     def applies(self, suite: str, dataset: str, preset: str | None, task: str = DEFAULT_TASK) -> bool:
         wanted = (
-            (self.suite, suite), (self.dataset, dataset), (self.preset, preset or DEFAULT_PRESET), (self.task, task)
+            (self.suite, suite), (self.dataset, dataset), (self.preset, preset or DEFAULT_PRESET),
+            (self.task or (DEFAULT_TASK if self.suite is None else None), task),
         )  # fmt: skip
         return all(
             condition is None or value == condition or (isinstance(condition, tuple) and value in condition)

@@ -114,6 +114,9 @@ class TableDefinition(FrozenModel):
     without_row: dict[str, str] = Field(
         default_factory=dict, description="what the paper's figures call a row that no run of ours can be: why"
     )
+    scales: tuple[float, ...] = Field(
+        (), description="ratios of the multi-scale evaluation; of runs without one, that of --scales with these ratios is shown"
+    )
     published_metric: str = Field("top-1", description="part of what the paper's figures call the metric")
     run: tuple[str, ...] = Field((), description="commands that fill the table")
     notes: tuple[str, ...] = ()

@@ -185,8 +185,8 @@ def section_keys(runs: pd.DataFrame) -> list[SectionKey]:
     images = {suite: _training_images(known_suite(suite)) for suite in runs["suite"].unique()}
     plain["preprocess"] = [canonical[text] for text in plain["preprocess"]]
     plain["images"] = pd.Series([images[suite] for suite in runs["suite"]], index=runs.index, dtype=object)
-    tasks = runs["task"] if "task" in runs else [DEFAULT_TASK] * len(runs)
-    plain["task"] = pd.Series([None if task == DEFAULT_TASK else task for task in tasks], index=runs.index, dtype=object)
+    tasks = [None if task == DEFAULT_TASK else task for task in runs["task"]]
+    plain["task"] = pd.Series(tasks, index=runs.index, dtype=object)
     found: dict[tuple[Any, ...], SectionKey] = {}  # one object per section, as there are many runs
     keys = []
     for values in plain.itertuples(index=False, name=None):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 
 import pandas as pd
 
+from vpbench.analysis.scales import SCALES_FILE
 from vpbench.core.errors import VpbenchError
 from vpbench.spec.run_spec import DEFAULT_TASK
+from vpbench.store.store import Store
 from vpbench.tasks import task_class
 
 SCORE = "score"
+MULTI_SCALE = ("miou_ms", "macc_ms", "aacc_ms")
 ACCURACY = "top-1 accuracy"  # what titles of tables say for classification
 
 
@@ -25,6 +31,29 @@ def _filled(runs: pd.DataFrame, column: str, older: str) -> pd.Series[float]:
     empty = pd.Series(float("nan"), index=runs.index)
     found, former = (runs[name].astype(float) if name in runs else empty for name in (column, older))
     return found.fillna(former)
+
+
+def with_later_scales(runs: pd.DataFrame, store: Store, scales: Sequence[float]) -> pd.DataFrame:
+    """Rows with the scores of several scales that ``--scales`` found after the run, where the row has none.
+
+    Args:
+        scales: ratios; what was found with others is left out.
+    """
+    columns = [name for name in MULTI_SCALE if name in runs]
+    if not scales or not columns:
+        return runs
+    later: dict[str, dict[str, float]] = {}
+    for run_id in map(str, runs.loc[runs[columns].isna().all(axis=1), "run_id"]):
+        if not store.artefact_path(run_id, SCALES_FILE).exists():
+            continue
+        with suppress(OSError, ValueError, TypeError, KeyError):  # a damaged file, whose run stays without
+            found = json.loads(store.read_artefact(run_id, SCALES_FILE))
+            if found["scales"] == list(scales):
+                later[run_id] = {name: float(found[name]) for name in columns}
+    empty: dict[str, float] = {}
+    added = {name: [later.get(str(run_id), empty).get(name) for run_id in runs["run_id"]] for name in columns}
+    filled = {name: runs[name].astype(float).fillna(pd.Series(added[name], index=runs.index, dtype=float)) for name in columns}
+    return runs.assign(**filled)
 
 
 @cache

@@ -96,10 +96,11 @@ def compare_regions(first: Regions, second: Regions, seed: int = 0, draws: int =
     if images < LEAST_IMAGES:
         raise TooFewError(f"the bootstrap over images needs {LEAST_IMAGES}, and there are {images}")
     generator = np.random.default_rng(seed)
-    parts = []
+    parts: list[npt.NDArray[np.float64]] = []
     for start in range(0, draws, CHUNK):
         times = generator.multinomial(images, np.full(images, 1 / images), size=min(CHUNK, draws - start)).astype(float)
-        parts.append(sum(_mean_iou_of(times, one) - _mean_iou_of(times, other) for one, other in zip(first, second)) / seeds)
+        gaps = [_mean_iou_of(times, one) - _mean_iou_of(times, other) for one, other in zip(first, second)]
+        parts.append(np.mean(gaps, axis=0))
     drawn = np.concatenate(parts)
     influence = np.stack([_influence(one) - _influence(other) for one, other in zip(first, second)])
     if seeds > 1:

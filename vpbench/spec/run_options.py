@@ -29,7 +29,7 @@ class JobOptions(FrozenModel):
 
     save: Annotated[tuple[str, ...], Flag(parse=_kinds, shown=",".join(DEFAULT_SAVE))] = Field(
         default=DEFAULT_SAVE,
-        description="What to keep beside each tested row: features, predictions, curve, weights, or none.",
+        description="What to keep beside each tested row: features, predictions, probabilities, curve, weights, or none.",
     )
     track: Annotated[tuple[str, ...], Flag(metavar="NAME,...", parse=words)] = Field(
         default=(), description="Report runs to tensorboard, wandb, mlflow or trackio, with commas; each is an extra."
@@ -89,6 +89,9 @@ class RunOptions(JobOptions):
     wise_ft: Annotated[tuple[float, ...] | None, Flag(metavar="0,0.5,...", parse=alphas_of)] = Field(
         default=None, description="Test with such shares of the trained weights too, the rest a linear probe's; keeps weights."
     )
+    corruptions: Annotated[tuple[str, ...] | None, Flag(metavar="all,blur,fog,...", parse=words)] = Field(
+        default=None, description="Test the models on images corrupted as in ImageNet-C too: all, groups or names; keeps weights."
+    )
     scales: Annotated[tuple[float, ...] | None, Flag(metavar="0.5,1,...", parse=scales_of)] = Field(
         default=None, description="Test segmentations on these scales too, and mirrored, trained before or now; keeps weights."
     )
@@ -127,6 +130,11 @@ class RunOptions(JobOptions):
             raise UsageError("--noise names no standard deviation; for example --noise 0,0.1,0.2.")
         return sigmas
 
+    @field_validator("corruptions", mode="before")
+    @classmethod
+    def _has_corruptions(cls, given: Any) -> Any:
+        return words(given) if isinstance(given, str) else given
+
     @field_validator("scales", mode="before")
     @classmethod
     def _has_scales(cls, given: Any) -> Any:
@@ -152,7 +160,7 @@ class RunOptions(JobOptions):
     @property
     def tests_weights(self) -> bool:
         """Whether stored models are tested further, for which their weights are kept."""
-        return bool(self.noise or self.test_on or self.wise_ft or self.scales)
+        return bool(self.noise or self.corruptions or self.test_on or self.wise_ft or self.scales)
 
     @property
     def artefacts(self) -> tuple[str, ...]:

@@ -188,7 +188,7 @@ class ChannelNorm(nn.LayerNorm):
     def forward(self, maps: Tensor) -> Tensor:
         with full_precision(maps):
             x = maps.to(self.weight.dtype).movedim(1, -1)
-            return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps).movedim(-1, 1).contiguous()
+            return F.layer_norm(x, list(self.normalized_shape), self.weight, self.bias, self.eps).movedim(-1, 1).contiguous()
 
 
 class MapBatchNorm(nn.BatchNorm2d):

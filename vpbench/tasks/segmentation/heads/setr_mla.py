@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,4 +103,5 @@ class SETRMla(DenseHead):
         return [(1.0, self.decode_head(outputs)), *others]
 
     def _auxiliary(self, outputs: Sequence[Tensor]) -> list[Tensor]:
-        return [head["conv_seg"](each) for head, each in zip(self.auxiliary_head, outputs)]  # type: ignore[index,operator]
+        heads: Any = self.auxiliary_head
+        return [head["conv_seg"](each) for head, each in zip(heads, outputs)]
