@@ -133,6 +133,7 @@ def _check_row(description: Description, row: dict[str, Any], path: Path) -> Non
         "hash of the backbone's weights": (description.backbone.sha256, row["weights_sha256"]),
         "number of classes": (len(description.class_names), row["classes"]),
         "preprocessing": (description.preprocess, spec.preprocess),
+        "task": (description.task, spec.task),
     }
     for what, (of_file, of_row) in pairs.items():
         if of_file != of_row:
