@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
     NO_PARTS,
+    PEFT_PREFIX,
     F,
     Method,
     MethodConfig,
     Part,
+    PeftAdapter,
     Preset,
     Scope,
     Site,
@@ -25,6 +28,17 @@ from vpbench.interface import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+PEFT_TARGETS = {"qkv": ["qkv"], "qv": ["qkv"], "all-linears": ["attn.proj", "fc1", "fc2", "qkv"]}
+PEFT_ALIKE = ("peft_type", "r", "lora_alpha", "bias")  # of a configuration, what has to be the same
+PEFT_UNLIKE = (
+    "use_rslora",
+    "use_dora",
+    "alpha_pattern",
+    "rank_pattern",
+    "lora_bias",
+    "fan_in_fan_out",
+    "alora_invocation_tokens",
+)
 SITES: dict[str, tuple[Site, ...]] = {"qkv": ("qkv",), "qv": ("qkv",), "all-linears": ("qkv", "proj", "fc1", "fc2")}
 
 
@@ -130,3 +144,79 @@ class LoRA(Method[LoRAConfig]):
             else:
                 weight = self._scale * factors.B @ factors.A
             scope.fold(site, block, weight=weight)
+
+    def to_peft(self, scope: Scope) -> PeftAdapter:
+        """A ``LoraConfig``; with ``qv`` one of rank 2 r on the joint projection, whose factors have the blocks of q and of v.
+
+        Raises:
+            UnsupportedError: when queries, keys and values have layers of their own.
+        """
+        rank = self.config.rank * (2 if self.config.targets == "qv" else 1)
+        config = {
+            "peft_type": "LORA", "r": rank, "lora_alpha": self._scale * rank, "lora_dropout": self.config.dropout, "bias": "none",
+            "target_modules": PEFT_TARGETS[self.config.targets], "inference_mode": True,
+        }  # fmt: skip
+        tensors: dict[str, Tensor] = {}
+        for block, site in self._places():
+            factors: nn.Module = self.own.updates[f"{block}_{site}"]
+            down, up = (factors.A, factors.B) if self.config.targets != "qv" else _joint(factors)
+            name = PEFT_PREFIX + self._layer(scope, site, block)
+            tensors |= {f"{name}.lora_A.weight": down.detach(), f"{name}.lora_B.weight": up.detach()}
+        return PeftAdapter(config, tensors)
+
+    def load_peft(self, adapter: PeftAdapter, scope: Scope) -> None:
+        """From the factors of :meth:`to_peft`.
+
+        Raises:
+            UsageError: when the adapter is another one than these options make.
+        """
+        own = self.to_peft(scope)
+        for name, value in {**dict.fromkeys(PEFT_UNLIKE, False), **{name: own.config[name] for name in PEFT_ALIKE}}.items():
+            if (given := adapter.config.get(name) or False) != value:
+                raise UsageError(
+                    f"the adapter has {name}={given}, and lora with these options has {value}; the method peft has it."
+                )
+        wanted, found = ({name: tuple(each.shape) for name, each in one.tensors.items()} for one in (own, adapter))
+        if different := sorted(dict(set(wanted.items()) ^ set(found.items()))):
+            raise UsageError(
+                f"the adapter does not fit lora on this backbone: '{different[0]}' is missing, surplus or of another shape."
+            )
+        names = {place: PEFT_PREFIX + self._layer(scope, place[1], place[0]) for place in self._places()}
+        factors = {place: [adapter.tensors[f"{name}.lora_{letter}.weight"] for letter in "AB"] for place, name in names.items()}
+        if self.config.targets == "qv" and any(_mixes(up) for _, up in factors.values()):
+            raise UsageError("the adapter updates keys, or mixes the updates of queries and values; the method peft has it.")
+        with torch.no_grad():
+            for (block, site), (down, up) in factors.items():
+                self._copy(self.own.updates[f"{block}_{site}"], down, up)
+
+    def _copy(self, factors: nn.Module, down: Tensor, up: Tensor) -> None:
+        if self.config.targets != "qv":
+            factors.A.copy_(down)
+            factors.B.copy_(up)
+            return
+        query, _, value = up.chunk(3)
+        for part, rows, columns in zip((factors.q, factors.v), down.chunk(2), (query.chunk(2, 1)[0], value.chunk(2, 1)[1])):
+            part.A.copy_(rows)
+            part.B.copy_(columns)
+
+    def _layer(self, scope: Scope, site: Site, block: int) -> str:
+        """timm's name of a linear layer."""
+        names = [name.removesuffix(".weight") for name in scope.parameters(site, block) if name.endswith(".weight")]
+        if len(names) != 1:
+            raise UnsupportedError(
+                f"this backbone has {len(names)} layers at the site {site}, and this method's adapter is for one."
+            )
+        return names[0]
+
+
+def _joint(factors: nn.Module) -> tuple[Tensor, Tensor]:
+    """Both updates of ``qv`` as one of the joint projection: A (2 r, D), B (3 D, 2 r)."""
+    query, value = factors.q, factors.v
+    up = torch.block_diag(query.B, torch.zeros(len(query.B), 0, device=query.B.device), value.B)
+    return torch.cat([query.A, value.A]), up
+
+
+def _mixes(up: Tensor) -> bool:
+    """Whether B (3 D, 2 r) is another one than :func:`_joint` makes."""
+    query, key, value = up.chunk(3)
+    return bool(key.any() or query.chunk(2, 1)[1].any() or value.chunk(2, 1)[0].any())

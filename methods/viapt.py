@@ -41,10 +41,10 @@ class ViaPTConfig(MethodConfig):
 
     n_dataset: int = option(5, "prompts n_D that all images share", f"assumption; {SCAFFOLD}: 4", ge=0)
     n_instance: int = option(5, "prompts lambda that are sampled for each image", f"assumption; {SCAFFOLD}: 4", ge=0)
-    pca_dim: int = option(
-        128,
-        "retained coordinates m of a prompt's output: 0 keeps nothing, the width everything",
-        "ViaPT paper: 128 is best",
+    pca_dim: int | None = option(
+        None,
+        "retained coordinates m of a prompt's output: 0 keeps nothing, the width everything; null: a sixth of the width",
+        "ViaPT paper: 128 is best at width 768; the same share of other widths: assumption",
         ge=0,
     )
     pca_mode: BasisMode = option(
@@ -144,14 +144,14 @@ class ViaPT(Method[ViaPTConfig]):
     sensitive_to_rounding = True
     requires = ("pass over training images before training (pca_mode = fixed)",)
     notes = (
-        "Only parts of the paper were at hand, and no final code is released: what is open is an option marked as assumption.",
+        "Only parts of the paper were at hand, and no final code is released: what is open is an option marked as assumption."
+        " On two sets of photos no reading of its PCA has an inner m that beats both ends: docs/viapt-basis.md.",
         "m=0 is VPT-deep and m=D is VPT-shallow exactly only without instance prompts. With them block 0 differs; m=0 with"
         " first_fusion=pca ignores the generator and is VPT-deep.",
-        "Until the first training batch the basis is the first m coordinates, with mean 0. Training from a loaded state"
-        " resets it.",
+        "Until the first training batch, and in training from a loaded state, the basis is the first m coordinates, with mean 0.",
         "Where the token width changes on the way (assumption: the paper has no such backbone), prompt outputs are carried on as"
-        " the merging of patches leaves them, partials=shared means by the blocks of a stage, m is at most the smallest width,"
-        " and fresh_instance_per_layer is not offered: samples have the first width.",
+        " the merging of patches leaves them, partials=shared means by the blocks of a stage, m is a sixth of the smallest width,"
+        " or at most that, and fresh_instance_per_layer is not offered: samples have the first width.",
         "A PCA along the tokens, and a generator input without position embedding, are not offered.",
     )
     Config = ViaPTConfig
@@ -165,7 +165,7 @@ class ViaPT(Method[ViaPTConfig]):
             },
             (
                 ("prompts", "5 + 5", "4 + 4"),
-                ("retained coordinates", "128", "384 (needs a width of at least 384)"),
+                ("retained coordinates", "a sixth of the width: 128 of 768", "384 (needs a width of at least 384)"),
                 ("rows of the PCA", "training so far", "the batch; in evaluation training so far, since with the batch there"
                  " (eval_basis=batch, as the scaffold) a prediction depends on its neighbours"),
                 ("gradient of the basis", "none", "through a singular value decomposition in float64"),
@@ -192,9 +192,10 @@ class ViaPT(Method[ViaPTConfig]):
             raise UnsupportedError(
                 "viapt.fresh_instance_per_layer samples prompts of one width for all blocks, and this backbone has several."
             )
-        if config.pca_dim > width:
+        self.retained = round(width / 6) if config.pca_dim is None else config.pca_dim
+        if self.retained > width:
             raise UsageError(
-                f"viapt.pca_dim={config.pca_dim} is more than the backbone's width {width}; lower it to at most {width}."
+                f"viapt.pca_dim={self.retained} is more than the backbone's width {width}; lower it to at most {width}."
             )
         if config.n_dataset:
             self.own.dataset = self._initial(config.n_dataset, self.shape.width)
@@ -252,16 +253,16 @@ class ViaPT(Method[ViaPTConfig]):
         self.carried = config.n_dataset + (0 if config.fresh_instance_per_layer else config.n_instance)
         self.connections = by_stage(self.own, self.shape.stages, self.first_connection, self._basis_options)
         for each in self.connections:
-            if config.pca_dim < each.width and (each.indices or len(self.connections) == 1):
+            if self.retained < each.width and (each.indices or len(self.connections) == 1):
                 sets = 1 if config.partials == "shared" else len(each.indices)
-                each.module.partials = self._initial(sets, self.carried, each.width - config.pca_dim)
+                each.module.partials = self._initial(sets, self.carried, each.width - self.retained)
             each.build_bases()
         self.projecting = [index for each in self.connections if each.projects for index in each.indices]
 
     @property
     def _basis_options(self) -> BasisOptions:
         return BasisOptions(
-            m=self.config.pca_dim,
+            m=self.retained,
             mode=self.config.pca_mode,
             batch_in_evaluation=self.config.eval_basis == "batch",
             detached=self.config.detach_basis,
@@ -302,14 +303,14 @@ class ViaPT(Method[ViaPTConfig]):
         if block == 0:
             tokens = tokens.with_prompts(self._dropped(self._first_prompts(tokens, context), context))
         fresh = self.config.fresh_instance_per_layer and self.config.n_instance > 0
-        if block < self.first_connection or (self.config.pca_dim == self.shape.width_of(block) and not fresh):
+        if block < self.first_connection or (self.retained == self.shape.width_of(block) and not fresh):
             return tokens
         prompts = self._carried_on(block - self.first_connection, tokens.prompt_tokens[:, : self.carried], context)
         return tokens.with_prompts(torch.cat([prompts, self._sampled(block, context)], dim=1) if fresh else prompts)
 
     def outputs_used(self, block: int) -> frozenset[Part]:
         """Prompts, where some of them is carried on to the next block."""
-        return frozenset({"prompts"}) if self.config.pca_dim > 0 and block < self.shape.depth - 1 else NO_PARTS
+        return frozenset({"prompts"}) if self.retained > 0 and block < self.shape.depth - 1 else NO_PARTS
 
     def predict(self, once: Callable[..., Tensor], images: Tensor) -> Tensor:
         """One forward pass; in evaluation with ``eval_mode=multi`` the average over rounds, as logarithms of probabilities."""
@@ -367,10 +368,10 @@ class ViaPT(Method[ViaPTConfig]):
     def _carried_on(self, index: int, outputs: Tensor, context: Context) -> Tensor:
         """What the next block gets of prompt outputs (B, n, D): their m coordinates and the learned values, (B, n, D)."""
         config, connections = self.config, self._connections_of(index)
-        if config.pca_dim == connections.width:
+        if self.retained == connections.width:
             return outputs
         learned = self._dropped(connections.learned(index).expand(outputs.shape[0], -1, -1), context)
-        if config.pca_dim == 0:
+        if self.retained == 0:
             return learned
         with full_precision(outputs):
             outputs = _at_least_float32(outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,8 @@ def run(
             ``vpbench.execution.executor.get_executor``, such as ``get_executor("local", workers=2)``.
         fields: of :class:`~vpbench.spec.request.Request` and :class:`~vpbench.spec.run_options.RunOptions`, listed below: what
             to run, and how. Options are written ``settings={"vpt.prompt_length": 50, "recipe.lr": 0.01}``, times are seconds,
-            and ``noise=(0, 0.1)`` are standard deviations with pixels in 0 ... 1.
+            ``noise=(0, 0.1)`` are standard deviations with pixels in 0 ... 1, and ``wise_ft=(0, 0.5, 1)`` are shares. What is
+            tested further (``test_on``, ``wise_ft``) becomes rows of the stage ``shift`` in the store, which are not returned.
 
     Returns:
         one row per run of the request, old and new, see ``vpbench.store.schema``.
@@ -143,25 +144,28 @@ def run_request(
     executor: Executor | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """:func:`run` with its arguments as models, for ``vpbench run``."""
+    from vpbench.analysis.retest import check_options, check_plan, retest
+    from vpbench.analysis.shift import Shifts
     from vpbench.execution.callbacks import Callback
     from vpbench.execution.execute_plan import execute_plan
     from vpbench.execution.executor import make_executor
 
     store, callback, executor = Store(results), callback or Callback(), executor or make_executor(options)
-    if options.noise:
-        from vpbench.analysis import noise
-
-        noise.check_sigmas(options.noise)  # a mistake in them is an error before anything is trained
+    check_options(options)  # a mistake in them is an error before anything is trained
+    elsewhere = Shifts.asked(request, options)
+    options = elsewhere.options
     plan = plan_request(request, options, results, callback, executor)
-    if options.noise:
-        noise.check_plan(plan)
+    check_plan(plan, options)
+    elsewhere.check(plan, store)
     if options.scales:
-        from vpbench.analysis.scales import check_plan, multi_scale_notes
+        from vpbench.analysis.scales import check_plan as check_scales_of
+        from vpbench.analysis.scales import multi_scale_notes
 
-        check_plan(plan, options.scales)
+        check_scales_of(plan, options.scales)
     frame = execute_plan(plan, store, options, callback, executor)
-    for row, accuracies in noisy_accuracies(plan, store, frame, options.noise) if options.noise else ():
-        callback.tested_on_noise(row, accuracies)
+    retest(plan, store, frame, options, callback)
+    for line in elsewhere.tested(plan, store, frame):
+        callback.note(line)
     if options.scales:
         for note in multi_scale_notes(plan, store, frame, options.scales):
             callback.note(note)
@@ -268,24 +272,3 @@ def _note_seeds(request: Request, seeds: Sequence[int], callback: Callback | Non
     if callback is not None and (more := [str(seed) for seed in seeds if seed not in own]):
         listed = ", ".join(map(str, own))
         callback.note(f"suite {name} has the seeds {listed}; beyond them these are taken: {', '.join(more)}.")
-
-
-def noisy_accuracies(
-    plan: Plan, store: Store, rows: pd.DataFrame, sigmas: Sequence[float]
-) -> Iterator[tuple[dict[Hashable, Any], pd.DataFrame]]:
-    """Test the stored models of a plan on noisy images, one after the other in this process, and train nothing.
-
-    Args:
-        rows: of the plan; those that are not ok are skipped.
-        sigmas: standard deviations, with pixels in 0 ... 1.
-
-    Yields:
-        a row, and what :func:`vpbench.analysis.noise.evaluate_noise` returns for it.
-    """
-    from vpbench.analysis.noise import evaluate_noise
-
-    specs = {run.spec.run_id: run.spec for run in plan.runs}
-    for row in rows[rows["status"] == "ok"].to_dict("records"):
-        spec = specs[row["run_id"]]
-        data = plan.data[spec.data.dataset]
-        yield row, evaluate_noise(row, store, sigmas, plan.request.device, data, spec.backbone)

@@ -18,7 +18,7 @@ from vpbench.data.catalog import dataset_card
 from vpbench.data.masks import IGNORED, MaskValues, nearest
 from vpbench.data.protocols import with_all_for_training, with_few_shots
 from vpbench.data.raw import RawData
-from vpbench.data.sources import open_dataset, open_path
+from vpbench.data.sources import open_dataset, open_path, sprites
 from vpbench.spec.run_spec import Preprocess
 
 WIDTH, HEIGHT = 12, 8
@@ -93,9 +93,9 @@ def test_digest_depends_on_masks(tmp_path: Path) -> None:
 
 
 def test_palette_images_count_by_their_indices(tmp_path: Path) -> None:
-    mask = mask_of(0).convert("P")
-    mask.putdata(list(mask_of(0).getdata()))
-    mask.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    mask = mask_of(0)
+    mask.putpalette([(7 * place) % 256 for place in range(3 * 256)])
+    assert mask.mode == "P"
     mask.save(write(tmp_path) / "masks" / "train" / "train_0.png")
     assert np.array_equal(own(tmp_path).splits["train"].mask(0, (WIDTH, HEIGHT)), np.asarray(mask_of(0)))
 
@@ -215,12 +215,22 @@ def test_values_of_published_masks() -> None:
     assert nearest(np.arange(6, dtype=np.uint8).reshape(2, 3), (4, 2)).tolist() == [[0, 1], [0, 1], [3, 4], [3, 4]]
 
 
-def test_sprites_with_masks() -> None:
+def test_sprites_with_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, count in (("N_TRAIN", 8), ("N_VAL", 2), ("N_TEST", 10)):
+        monkeypatch.setattr(sprites, name, count)
+    raw = sprites.read("shapes")
+    assert (sizes(raw), raw.class_names) == ([8, 2, 10], ("background", "square", "ellipse", "heart"))
+    for split in raw.splits.values():
+        for place in range(len(split)):
+            mask, white = split.mask(place, (64, 64)), np.asarray(split.image(place))[..., 0] > 0
+            assert len(np.unique(mask)) == 2
+            assert np.array_equal(white, mask > 0)
+
+
+@pytest.mark.sweep
+def test_shares_of_the_sprites_classes() -> None:
     raw = open_dataset(dataset_card("sprites-shapes"))
     split = raw.splits["test"]
     masks = np.stack([split.mask(place, (64, 64)) for place in range(len(split))])
-    share = np.bincount(masks.ravel()) / masks.size
-    assert share == pytest.approx([0.829, 0.074, 0.051, 0.046], abs=1e-3)
-    assert raw.class_names == ("background", "square", "ellipse", "heart")
-    assert np.array_equal(np.asarray(split.image(3))[..., 0] > 0, masks[3] > 0)
+    assert np.bincount(masks.ravel()) / masks.size == pytest.approx([0.829, 0.074, 0.051, 0.046], abs=1e-3)
     assert raw.remarks == ""

@@ -21,7 +21,7 @@ def test_first_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VPBENCH_CACHE", str(tmp_path / "cache"))
     notebook = nbformat.read(ROOT / "docs" / "first-steps.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "clear the notebook's outputs"
-    nbclient.NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
     texts = [str(output["data"].get("text/plain", "")) for output in shown]
     assert any("VPT" in text or "VPT" in str(output["data"].get("text/html", "")) for text, output in zip(texts, shown))

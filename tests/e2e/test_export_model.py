@@ -64,6 +64,29 @@ def check_files(folder: Path, models: dict[str, Any]) -> None:
     assert "% of 12 images" in card and 'vpbench.load_run("THIS_FOLDER")' in card
 
 
+def test_an_adapter_that_peft_loads(images: Path, tmp_path: Path, unmeasured: None) -> None:
+    """Of the methods lora and peft; vpbench loads the folder, too, and says why other methods have none."""
+    pytest.importorskip("peft")
+    frame = package.run(
+        "lora,peft:dora,linear", data=images, backbone="vit-nano", epochs=1, results=tmp_path / "runs", device="cpu",
+        precision="fp32", executor="inline", save=("weights",),
+    )  # fmt: skip
+    assert set(frame["status"]) == {"ok"}, frame["error"].tolist()
+    ids = dict(zip(frame["method"], frame["run_id"]))
+    for method in ("lora", "peft:dora"):
+        folder, _ = export_run(ids[method], "peft", tmp_path / method.replace(":", "-"), results=tmp_path / "runs")
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "README.md", "adapter_config.json", "adapter_model.safetensors", "config.json"
+        ]  # fmt: skip
+        wanted, found = package.load_run(ids[method], results=tmp_path / "runs"), package.load_run(folder)
+        pixels = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            assert torch.equal(found(pixels), wanted(pixels))
+        assert found.class_names == wanted.class_names
+    with pytest.raises(UnsupportedError, match=r"Linear probing is no adapter of the library peft; lora and peft are."):
+        export_run(ids["linear"], "peft", tmp_path / "linear", results=tmp_path / "runs")
+
+
 def test_what_cannot_be_exported_says_why(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A method whose computation depends on the values of an image; nothing is left behind."""
     from vpbench.methods.vpt import VPT

@@ -343,7 +343,7 @@ def test_viapt() -> None:
         assert "AdamW is an assumption" in source
         config, recipe, source = resolved("viapt", suite, dataset)
         assert recipe == resolve_recipe(suite_card(suite), [], {})[0]
-        assert (config["pca_dim"], config["n_dataset"], config["n_instance"]) == (128, 5, 5)
+        assert (config["pca_dim"], config["n_dataset"], config["n_instance"]) == (None, 5, 5)
         assert "no training values are public" in source
 
 

@@ -40,7 +40,7 @@ FITTING: dict[str, dict[str, Any]] = {
     "viapt:scaffold": {"pca_dim": 96}, "dam_vp:released": {"pad": 4}, "sidetune": {"weights": "random"},
     "self_prompt:one-image": {"prompt_length": 8}, "self_prompt:shallow": {"prompt_length": 8},
 }  # fmt: skip
-FITTING_SWIN = FITTING | {"viapt": {"pca_dim": 24}, "viapt:scaffold": {"pca_dim": 32}}
+FITTING_SWIN = FITTING | {"viapt:scaffold": {"pca_dim": 32}}
 
 VIT = partial(VisionTransformer, img_size=SIZE, patch_size=8, embed_dim=WIDTH, depth=DEPTH, num_heads=3, num_classes=0)
 BACKBONES: dict[str, Callable[..., torch.nn.Module]] = {
@@ -124,6 +124,7 @@ class Fitted:
         self.losses = torch.stack([step(model, IMAGES) for _ in range(STEPS)])
         self.idle = [key for key, tensor in model.trainable() if tensor.grad is None or not tensor.grad.any()]
         own = {id(module) for module in model.own.modules()}
+        own |= {id(module) for module in model.backbone.modules() if type(module).__module__.startswith("peft.")}
         self.training = [key for key, module in model.backbone.named_modules() if module.training and id(module) not in own]
         self.logits = model.eval()(IMAGES).detach()
 

@@ -107,7 +107,8 @@ def test_viapt_on_swin_b(swin_b: SwinAdapter) -> None:
     generator = (128 * 32 + 32) + (9 * 32**2 + 32) + (2 * 128 * 32 + 2 * 128)
     # With m = 128, the width of the first stage, its prompts are carried on whole: no learned values there.
     learned = sum(10 * (width - 128) for width in WIDTHS[1:])
-    assert count(swin_b, ViaPT) == 5 * 128 + generator + learned
+    assert count(swin_b, ViaPT, pca_dim=128) == 5 * 128 + generator + learned
+    assert count(swin_b, ViaPT) == count(swin_b, ViaPT, pca_dim=21)  # a sixth of the first stage's width
     assert count(swin_b, ViaPT, pca_dim=64) == 5 * 128 + generator + sum(10 * (width - 64) for width in WIDTHS[1:])
     with pytest.raises(UsageError, match="width 128"):
         count(swin_b, ViaPT, pca_dim=129)

@@ -529,6 +529,15 @@ def test_one_block_has_no_connection() -> None:
     assert method.own.partials.numel() == 0
 
 
+@pytest.mark.parametrize(("width", "retained"), [(768, 128), (192, 32), (384, 64), (1024, 171), (48, 8)])
+def test_the_default_is_the_papers_share_of_the_width(width: int, retained: int) -> None:
+    shape = BackboneShape(family="vit", image_size=32, patch_size=8, width=width, depth=2, heads=4, prefix=1)
+    method = ViaPT(ViaPTConfig(), shape, CLASSES)
+    method.build()
+    assert method.own.basis.shape == (1, width, retained)
+    assert method.own.partials.shape == (1, 10, width - retained)
+
+
 def test_more_coordinates_than_the_width_are_refused() -> None:
     with pytest.raises(UsageError, match=r"pca_dim=128 .* width 48"):
         small(pca_dim=128)

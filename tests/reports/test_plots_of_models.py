@@ -18,6 +18,7 @@ import vpbench
 from vpbench.analysis.inside import attention_by_block, first_prompts, grad_cam, prompted_pixels
 from vpbench.analysis.load import StoredModel, find_weights, load_stored
 from vpbench.analysis.noise import NoisySplit, evaluate_noise, image_noise
+from vpbench.analysis.robustness import evaluate_corruptions
 from vpbench.cli.show import show
 from vpbench.core.cards import packaged_file
 from vpbench.core.errors import DataError, StoreError, UsageError, WeightsError
@@ -294,16 +295,35 @@ def test_a_known_sigma_is_not_evaluated_again(copy: Store) -> None:
     assert found["acc1"].tolist()[1] == 12.5
 
 
+def test_corruptions_are_tested_once_in_five_severities(copy: Store) -> None:
+    row = row_of(copy, "vpt")
+    found = evaluate_corruptions(row, copy, ["contrast", "pixelate"], "cpu")
+    assert list(found[["corruption", "severity"]].itertuples(index=False, name=None)) == [
+        (name, severity) for name in ("contrast", "pixelate") for severity in (1, 2, 3, 4, 5)
+    ]
+    assert set(found["total"]) == {12}
+    assert (found["acc1"] == 100 * found["correct"] / 12).all()
+    path = copy.artefact_path(str(row["run_id"]), "corruptions.csv")
+    marked = pd.read_csv(path).assign(acc1=12.5)
+    copy.write_artefact(str(row["run_id"]), "corruptions.csv", lambda new: marked.to_csv(new, index=False))
+    found = evaluate_corruptions(row, copy, ["pixelate", "brightness"], "cpu")
+    assert set(found[found["corruption"] != "brightness"]["acc1"]) == {12.5}
+    assert len(found) == 15
+    copy.write_artefact(str(row["run_id"]), "corruptions.csv", lambda new: new.write_text("nothing"))
+    with pytest.raises(StoreError, match=r"corruptions.csv is no table of accuracies under corruptions"):
+        evaluate_corruptions(row, copy, ["fog"], "cpu")
+
+
 def test_noise_belongs_to_the_image_and_grows_with_sigma() -> None:
     images = np.random.default_rng(0).integers(100, 150, (5, 8, 8, 3), dtype=np.uint8)
     labels = np.zeros(5, np.int64)
-    clean, little, much = (NoisySplit(images, labels, 8, sigma) for sigma in (0, 0.01, 0.02))
+    clean, little, much = (NoisySplit(images, labels, 8, sigma=sigma) for sigma in (0, 0.01, 0.02))
     everything = little.take(np.arange(5))
     assert np.array_equal(everything[[3, 1]], little.take(np.array([3, 1])))
     assert np.array_equal(clean.take(np.arange(5)), images)
     assert 2 * (everything - images) == pytest.approx(much.take(np.arange(5)) - images, abs=1e-4)
     assert (everything - images)[2] == pytest.approx(2.55 * image_noise(2, (8, 8, 3)), abs=1e-4)
-    loud = NoisySplit(images, labels, 8, 50).take(np.arange(5))
+    loud = NoisySplit(images, labels, 8, sigma=50).take(np.arange(5))
     assert (loud.min(), loud.max()) == (0, 255)
     sample = np.concatenate([image_noise(index, (100, 100)).ravel() for index in range(20)])
     assert (sample.mean(), sample.std()) == pytest.approx((0, 1), abs=0.01)

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from store_rows import accuracies, fill, make_row
@@ -100,6 +101,21 @@ def test_rows_in_files_of_others_stay(store: Store) -> None:
         store.row_path("c1").unlink(missing_ok=True)
     remove(store, "d1")
     assert "c1" in accuracies(store)
+
+
+def test_an_id_that_leads_out_of_the_folder(store: Store, tmp_path: Path) -> None:
+    """As a file of another program may have it."""
+    outside = tmp_path.parent / "outside"
+    outside.mkdir(exist_ok=True)
+    (outside / "mine.txt").write_text("mine")
+    table = pq.read_table(store.row_path("d1"))
+    run_ids = pa.array(["../../outside"])
+    pq.write_table(table.set_column(0, table.schema.field(0), run_ids), store.folder / "compacted-000009-00000000.parquet")
+    with pytest.raises(StoreError, match=r"no run '\.\./\.\./outside'"):  # such a row is left out
+        find_runs(store, ["../../outside"])
+    with pytest.raises(StoreError, match="is no name for a file"):
+        remove_runs(store, ["../../outside"])
+    assert (outside / "mine.txt").exists()
 
 
 def test_what_is_under_way_stays(store: Store) -> None:

@@ -8,32 +8,29 @@ paper, whose Figures 4 and 6 show such curves, does not say how its noise is sca
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vpbench.core.errors import StoreError, UsageError
+from vpbench.analysis.accuracy_file import AccuracyFile
+from vpbench.core.errors import UsageError
 from vpbench.data.cache import CachedSplit
 from vpbench.data.raw import RawData
 from vpbench.store.store import Store
-from vpbench.tasks import task_class
 
 if TYPE_CHECKING:
     import torch
 
-    from vpbench.planning.plan import Plan
     from vpbench.spec.run_spec import BackboneSpec
 
 NOISE_FILE = "noise.csv"
-COLUMNS = ("sigma", "acc1", "correct", "total")
+FILE = AccuracyFile(NOISE_FILE, {"sigma": float}, "under noise")
 _STREAM = 20240  # first word of every image's seed
 
 
@@ -89,56 +86,12 @@ def evaluate_noise(
         UsageError: for a sigma that is negative or not finite, or none at all.
         StoreError, WeightsError, DataError: see :func:`vpbench.analysis.load.load_stored`.
     """
-    wanted = check_sigmas(sigmas)
-    # Imported here: a figure that reads the file needs no torch.
-    from vpbench.analysis.load import load_stored
-    from vpbench.data.batches import Normaliser
-    from vpbench.spec.device import resolve_device
-    from vpbench.spec.precision import float32_products
-    from vpbench.store.artefacts import ARTEFACTS
-    from vpbench.training.fit import Trainer
 
-    known = _known(store, row["run_id"], store.artefact_path(row["run_id"], ARTEFACTS["weights"]))
-    done = set() if known is None else set(known["sigma"])
-    if known is not None and done >= set(wanted):
-        return known
-    place = resolve_device(device) if isinstance(device, str) else device
-    stored = load_stored(row, store, place, raw, backbone)
-    normalise = Normaliser(stored.spec.backbone.mean, stored.spec.backbone.std, place)
-    trainer = Trainer(stored.model, stored.data, stored.spec, normalise, place)
-    test = stored.data.test
-    splits = [NoisySplit(test.images, test.labels, test.image_size, sigma=sigma) for sigma in wanted if sigma not in done]
-    with float32_products(stored.spec.precision):
-        found = [(split.sigma, trainer.evaluate(split)) for split in splits]
-    rows = [] if known is None else list(known[list(COLUMNS)].itertuples(index=False, name=None))
-    rows += [(sigma, *(scores.columns()[name] for name in COLUMNS[1:])) for sigma, scores in found]
+    def noisy(sigma: float, test: CachedSplit) -> CachedSplit:
+        return NoisySplit(test.images, test.labels, test.image_size, sigma=sigma)
 
-    def write(path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8") as stream:
-            table = csv.writer(stream)
-            table.writerow(COLUMNS)
-            table.writerows(sorted(rows))
-
-    store.write_artefact(row["run_id"], NOISE_FILE, write)
-    return read_noise(store, row["run_id"])
-
-
-def check_plan(plan: Plan) -> None:
-    """
-    Raises:
-        UsageError: for a run that is no image classification.
-    """
-    for run in plan.runs:
-        if (task := task_class(run.spec.task.name)).target != "class":
-            raise UsageError(f"--noise is for image classification, and {run.spec.data.dataset} is for {task.title}.")
-
-
-def _known(store: Store, run_id: str, weights: Path) -> pd.DataFrame | None:
-    """What was found earlier; None when the model was trained again since."""
-    path = store.artefact_path(run_id, NOISE_FILE)
-    if not path.exists() or (weights.exists() and path.stat().st_mtime_ns < weights.stat().st_mtime_ns):
-        return None
-    return read_noise(store, run_id)
+    wanted = {(sigma,): partial(noisy, sigma) for sigma in check_sigmas(sigmas)}
+    return FILE.complete(row, store, wanted, device, raw, backbone)
 
 
 def check_sigmas(sigmas: Sequence[float]) -> list[float]:
@@ -161,9 +114,4 @@ def read_noise(store: Store, run_id: str) -> pd.DataFrame:
     Raises:
         StoreError: when the file is no such table.
     """
-    path = store.artefact_path(run_id, NOISE_FILE)
-    try:
-        content = io.BytesIO(store.read_artefact(run_id, NOISE_FILE))
-        return pd.read_csv(content)[list(COLUMNS)].astype({"sigma": float, "acc1": float, "correct": int, "total": int})
-    except (OSError, ValueError, KeyError) as error:
-        raise StoreError(f"{path} is no table of accuracies under noise: delete it, and evaluate the run again.") from error
+    return FILE.read(store, run_id)

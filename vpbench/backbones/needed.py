@@ -41,7 +41,9 @@ def can_skip_tokens(block: nn.Module) -> bool:
     if type(block) is not Block:
         return False
     attention = inner_attention(block)
-    plain = type(attention) is Attention and type(attention.qkv) in (nn.Linear, FrozenLinear)
+    projection: Any = attention.qkv
+    wrapped = getattr(projection, "base_layer", projection)  # a tuner of peft has the layer that it adapts inside
+    plain = type(attention) is Attention and type(wrapped) in (nn.Linear, FrozenLinear)
     return plain and not any(needs_all_tokens(module) for module in block.modules())
 
 
@@ -63,7 +65,7 @@ def run_needed_tokens(
     x, asking = (image_tokens[:, :1], sources[0][:, :1]) if only_class else (image_tokens, sources[0])
     opened = block.attn if isinstance(block.attn, OpenAttention) else None
     prompted = [opened.prompts()] if opened is not None and opened.key_value_prompts else []
-    attend_class = only_class and isinstance(attention.k_norm, nn.Identity) and not is_hooked(attention.qkv)
+    attend_class = only_class and isinstance(attention.k_norm, nn.Identity) and not _is_edited(attention.qkv)
     attend_sources = _attend_without_keys if attend_class else _attend_with_keys
     mixed, row = attend_sources(attention, asking, sources, prompted)
     for observe in observers:
@@ -74,7 +76,12 @@ def run_needed_tokens(
 
 
 def _width(attention: Any) -> int:
-    return int(attention.qkv.out_features) // 3
+    return int(attention.num_heads) * int(attention.head_dim)
+
+
+def _is_edited(projection: nn.Module) -> bool:
+    """Whether it has to be called as a whole: what a method adds to the joint projection is not known by its thirds."""
+    return is_hooked(projection) or type(projection) not in (nn.Linear, FrozenLinear)
 
 
 def _in_sequence(row: Row, prefix: int, prompts: int) -> Tensor:
@@ -86,7 +93,7 @@ def _in_sequence(row: Row, prefix: int, prompts: int) -> Tensor:
 
 def _query(attention: Any, asking: Tensor) -> Tensor:
     """Queries of some tokens (B, Q, D), behind their norm, (B, heads, Q, D / heads)."""
-    if is_hooked(attention.qkv):  # what a method adds to the joint projection is not known by its thirds
+    if _is_edited(attention.qkv):
         projected = attention.qkv(asking)[..., : _width(attention)]
     else:
         projected = part(attention.qkv, asking, 0, _width(attention))
@@ -96,7 +103,7 @@ def _query(attention: Any, asking: Tensor) -> Tensor:
 def _key_value(attention: Any, source: Tensor) -> tuple[Tensor, Tensor]:
     """Keys, behind their norm, and values of tokens, each (B, T, D)."""
     width = _width(attention)
-    if is_hooked(attention.qkv):
+    if _is_edited(attention.qkv):
         _, key, value = attention.qkv(source).chunk(3, dim=-1)
     else:
         key, value = part(attention.qkv, source, width, 2 * width), part(attention.qkv, source, 2 * width, 3 * width)

@@ -13,7 +13,9 @@ _Only = "Of the rows, take only this {}; several with commas."
 
 
 def export(
-    to: Annotated[str, typer.Option("--to", metavar="FORM", help="A model: folder, onnx, torch. Rows: FILE.parquet, FILE.csv.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORM", help="A model: folder, onnx, peft, torch. Rows: FILE.parquet, FILE.csv.")
+    ],
     run: Annotated[
         str | None,
         typer.Argument(metavar="RUN", help="the model of a run: its id, a weight file, a folder, owner/name (hub)"),
@@ -32,7 +34,8 @@ def export(
 
     A model is written only if it computes the same as the trained one, else the reason is said:
     'torch' loads with torch and timm alone, 'onnx' runs in ONNX Runtime (the extra onnx), 'folder' is what was trained, as
-    safetensors with config and model card, for vpbench.load_run and the Hugging Face hub.
+    safetensors with config and model card, for vpbench.load_run and the Hugging Face hub, and 'peft' an adapter of
+    the library peft (methods lora and peft).
 
     Examples:
 

@@ -20,7 +20,9 @@ _Only = "Keep only this {}; several with commas."
 
 
 def report(
-    table: Annotated[str | None, typer.Option(help="Number of a table; 1 when neither a table nor a plot is named.")] = None,
+    table: Annotated[
+        str | None, typer.Option(help="Number of a table, methods or scores; 1 when neither a table nor a plot is named.")
+    ] = None,
     paper: Annotated[str, typer.Option(help="Paper that the table's number belongs to.")] = "insvp",
     plot: Annotated[str | None, typer.Option(metavar="NAME", help=f"A figure instead: {', '.join(PLOTS)}.")] = None,
     format: Annotated[
@@ -37,6 +39,9 @@ def report(
         tuple[str, str] | None, typer.Option(metavar="METHOD METHOD", help="Paired tests of two methods instead.")
     ] = None,
     statistics: Annotated[bool, typer.Option("--statistics", help="Tests of all methods over all data sets instead.")] = False,
+    costs: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --table methods: times and memory, of vpbench measure --output.")
+    ] = None,
     mix: Annotated[bool, typer.Option("--mix", help="Put runs that are not alike side by side.")] = False,
     dataset: Annotated[str | None, typer.Option(help=_Only.format("data set"))] = None,
     suite: Annotated[str | None, typer.Option(help=_Only.format("suite"))] = None,
@@ -52,6 +57,8 @@ def report(
     - `vpbench report --table 1 --out table1.tex` - the same for LaTeX; also .md, .csv, .json
     - `vpbench report --suite mini --method vpt,insvp --format md`
     - `vpbench report --paper ivpt --table 2 --reported` - beside what the paper prints
+    - `vpbench report --table methods --out methods.md` - all methods, what they change and what they cost
+    - `vpbench report --table scores` - calibration and macro F1, of runs made with `--save predictions,probabilities`
     - `vpbench report --compare insvp vpt` - paired tests; `--statistics` for all methods
     - `vpbench report --plot tsne --dataset digits` - needs runs made with `--save features`
     - `vpbench report --html page` - leaderboard, figures, methods and runs: open page/index.html
@@ -74,6 +81,7 @@ def report(
             table, plot, paper=paper, format="json" if json else format, results=results, out=out,
             dataset=dataset, suite=suite, backbone=backbone, method=method, seed=seed, width=_width(), colour=_colour(),
             reported=reported, mix=mix, compare=[compare] if compare else [], statistics=statistics,
+            costs=costs,
         )  # fmt: skip
     if isinstance(made, str):
         write_styled(made)

@@ -15,6 +15,7 @@ from vpbench.core.hub import hub_api, hub_errors
 from vpbench.core.names import shortened
 from vpbench.core.torch_state import own_torch_state
 from vpbench.core.user_folders import user_path
+from vpbench.models.peft_folder import CONFIG_FILE, load_adapter
 from vpbench.models.registry import current_options
 from vpbench.models.saved import AGAIN, Description, TrainedModel, load_saved, model_of
 from vpbench.store.artefacts import ARTEFACTS
@@ -43,9 +44,9 @@ def load_run(
     it makes the predictions of its row.
 
     Args:
-        run: a run's id (its first digits are enough), a file of trained weights, a folder that ``vpbench export --to folder`` or
-            a run has left, or a repository of the Hugging Face hub, ``owner/name`` or ``owner/name/folder`` where it has several,
-            with ``@revision`` behind it for a certain version.
+        run: a run's id (its first digits are enough), a file of trained weights, a folder that ``vpbench export --to folder``,
+            ``--to peft`` or a run has left, or a repository of the Hugging Face hub, ``owner/name`` or ``owner/name/folder``
+            where it has several, with ``@revision`` behind it for a certain version.
         results: folder of the rows, for a run's id.
         weights: file or folder of the backbone's weights, where they are not in their usual place.
         device: where the model ends up.
@@ -81,6 +82,8 @@ def _found(run: str, store: Store, weights: str | Path | None, device: torch.dev
     if place.is_file():
         return load_saved(place, weights, device)
     if place.is_dir():
+        if (place / CONFIG_FILE).is_file():
+            return load_adapter(place, weights, device)
         return load_saved(_file_in(place), weights, device)
     if is_run_id(run):
         return _stored(find_run_id(store, run), store, weights, device)
@@ -106,6 +109,8 @@ def _stored(run_id: str, store: Store, weights: str | Path | None, device: torch
         raise StoreError(f"run {run_id} is gone from {store.folder}.")
     if row["stage"] == "search":
         raise StoreError(f"run {run_id} is a trial of a search, of which no weights are kept: take the search's final run.")
+    if row["stage"] == "shift":
+        raise StoreError(f"run {run_id} is a test of the model of run {row['trained_run']}: load that one.")
     if row["status"] != "ok":
         raise StoreError(f"run {run_id} ({row['method']}) has no model: its status is {row['status']}. Run it again.")
     saved, path = read_saved(row, store)
@@ -128,6 +133,7 @@ def _check_row(description: Description, row: dict[str, Any], path: Path) -> Non
         "hash of the backbone's weights": (description.backbone.sha256, row["weights_sha256"]),
         "number of classes": (len(description.class_names), row["classes"]),
         "preprocessing": (description.preprocess, spec.preprocess),
+        "task": (description.task, spec.task),
     }
     for what, (of_file, of_row) in pairs.items():
         if of_file != of_row:

@@ -40,3 +40,7 @@ class Callback:
 
     def tested_on_noise(self, row: dict[Hashable, Any], accuracies: pd.DataFrame) -> None:
         """Called once per stored model that was tested on noisy images; see ``vpbench.analysis.noise.evaluate_noise``."""
+
+    def tested_on_corruptions(self, row: dict[Hashable, Any], accuracies: pd.DataFrame) -> None:
+        """Called once per stored model that was tested on corrupted images; see
+        ``vpbench.analysis.robustness.evaluate_corruptions``."""

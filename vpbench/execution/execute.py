@@ -241,7 +241,8 @@ def _run(
     }
     if spec.stage == "search":
         return {**found, **_validated(trainer)}
-    scores = trainer.evaluate(data.test, FEATURE_IMAGES if "features" in job.save else 0, test=True)
+    keep = "probabilities" in job.save
+    scores = trainer.evaluate(data.test, FEATURE_IMAGES if "features" in job.save else 0, test=True, probabilities=keep)
     found.update({"metric": trainer.task.metric, "score": scores.score, **scores.columns(), **_validated(trainer)})
     _save(job, trainer, scores, store)
     costs, problems = _costs(model, spec, data, device, job.measured)
@@ -312,8 +313,26 @@ def _save(job: Job, trainer: Trainer, scores: Scores, store: Store) -> None:
         arrays = {"features": scores.features, "labels": scores.feature_labels, "indices": places, "class_names": names}
         store.write_artefact(run_id, ARTEFACTS["features"], write_npz(**arrays))
     if "predictions" in save:
-        store.write_artefact(run_id, ARTEFACTS["predictions"], write_npz(**scores.arrays(), class_names=names))
+        arrays = {**scores.arrays(), "class_names": names}
+        if trainer.task.target == "class":
+            arrays["train_counts"] = np.bincount(trainer.data.train.labels, minlength=len(names))
+        store.write_artefact(run_id, ARTEFACTS["predictions"], write_npz(**arrays))
+    if "probabilities" in save:
+        store.write_artefact(run_id, ARTEFACTS["probabilities"], write_npz(**_probabilities(trainer, scores), class_names=names))
     if "curve" in save:
         store.write_artefact(run_id, ARTEFACTS["curve"], write_curve)
     if "weights" in save:
         store.write_artefact(run_id, ARTEFACTS["weights"], write_weights)
+
+
+def _probabilities(trainer: Trainer, scores: Scores) -> dict[str, Any]:
+    """Of the test and the validation images, with their labels; of no image where the task has none."""
+    val = trainer.evaluate(trainer.data.val, probabilities=True) if len(trainer.data.val) else None
+    found: dict[str, Any] = {}
+    for prefix, each in (("", scores), ("val_", val)):
+        known = each is not None and each.probabilities is not None
+        found[f"{prefix}probabilities"] = (
+            each.probabilities if each and known else np.empty((0, trainer.task.classes), np.float16)
+        )
+        found[f"{prefix}labels"] = each.arrays()["labels"] if each and known else np.empty(0, np.int64)
+    return found

@@ -130,3 +130,11 @@ class RunProgress(Callback):
     def tested_on_noise(self, row: dict[Hashable, Any], accuracies: pd.DataFrame) -> None:
         found = ", ".join(f"{acc1:.1f} at {sigma:g}" for sigma, acc1 in zip(accuracies["sigma"], accuracies["acc1"]))
         self.note(f"noise: {row['method']} on {row['dataset']}, seed {row['seed']}: {found}")
+
+    def tested_on_corruptions(self, row: dict[Hashable, Any], accuracies: pd.DataFrame) -> None:
+        from vpbench.analysis.robustness import mean_accuracy
+
+        found = ", ".join(f"{acc1:.1f} {group}" for group, acc1 in mean_accuracy(accuracies).items())
+        self.note(
+            f"corruptions: {row['method']} on {row['dataset']}, seed {row['seed']}: {found or f'{len(accuracies)} accuracies'}"
+        )

@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
+from vpbench.core.errors import UnsupportedError
 from vpbench.interface.config import Fidelity, MethodConfig, Preset
 from vpbench.interface.context import Context
 from vpbench.interface.lazy import nn
+from vpbench.interface.peft_adapter import PeftAdapter
 from vpbench.interface.scope import Scope
 from vpbench.interface.session import Session
 from vpbench.interface.shape import BackboneShape
@@ -56,6 +58,8 @@ class Method(Generic[C]):
     requires: ClassVar[tuple[str, ...]] = ()
     """What the method needs beside images and labels, in words for lists: ``source classifier``, ``class token``, ``labelled pass
     before training``, ``second network``, ..."""
+    extra: ClassVar[str | None] = None
+    """The extra of vpbench that the method needs, and the library in it, which has the same name."""
     predicts_in_training: ClassVar[bool] = False
     """Whether :meth:`predict` makes the logits in training, too; else training takes one forward pass."""
     uses_plain_features: ClassVar[bool] = False
@@ -132,6 +136,9 @@ class Method(Generic[C]):
         """Fit the method; one plain training unless said otherwise."""
         session.train()
 
+    def step_ended(self, step: int, steps: int) -> None:
+        """Called in training after the optimizer's step ``step`` (from 0) of ``steps``; gradients are still in place."""
+
     def epoch_ended(self, epoch: int, epochs: int) -> None:
         """Called in training after epoch ``epoch`` (from 0) of ``epochs``."""
 
@@ -195,6 +202,12 @@ class Method(Generic[C]):
             scope: as in :meth:`attach`; its ``fold`` merges updates into frozen weights.
         """
 
+    def reinitialise(self, scope: Scope) -> None:
+        """Draw new initial values for everything in ``own`` from the global random stream."""
+        fresh = type(self)(self.config, self.shape, self.classes)
+        fresh.build()
+        self.own.load_state_dict(fresh.own.state_dict())
+
     def restored(self) -> None:
         """Called after saved or fresh values were copied into ``own``, for what a method derives from its buffers."""
 
@@ -209,6 +222,23 @@ class Method(Generic[C]):
     def unpack(self, packed: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors by the names of the model, from what :meth:`pack` returned; they make the same predictions."""
         return packed
+
+    def to_peft(self, scope: Scope) -> PeftAdapter:
+        """The method as an adapter of peft's on the plain timm model; the same function of images.
+
+        Raises:
+            UnsupportedError: when peft has no such adapter.
+        """
+        raise UnsupportedError(f"{self.title} is no adapter of the library peft; lora and peft are.")
+
+    def load_peft(self, adapter: PeftAdapter, scope: Scope) -> None:
+        """Take values from an adapter of peft's, as :meth:`to_peft` returns it.
+
+        Raises:
+            UnsupportedError: when peft has no such adapter.
+            UsageError: when it does not fit the method's options or the backbone.
+        """
+        raise UnsupportedError(f"{self.title} is no adapter of the library peft; lora and peft are.")
 
     def active_parameters(self) -> int:
         """Own parameters that act on the result: all, unless some were pruned."""

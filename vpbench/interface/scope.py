@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 from vpbench.core.errors import UnsupportedError
+from vpbench.interface.attention_rows import ClassAttention, ReceivedAttention
 from vpbench.interface.lazy import F, torch
+from vpbench.interface.rewriting import Rewriting
 from vpbench.interface.shape import BackboneShape
+from vpbench.interface.site_edits import Affine as Affine
+from vpbench.interface.site_edits import Edit as Edit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,37 +25,7 @@ SITES: tuple[str, ...] = get_args(Site)
 OUTSIDE_BLOCKS = frozenset({"patch_embed", "norm"})
 After = Callable[..., "Tensor"]  # (x, y) -> y
 Before = Callable[..., "Tensor"]  # x -> x
-
-
-class ClassAttention(Protocol):
-    """Attention that each block's class token pays, see :meth:`Scope.watch_class_attention`."""
-
-    def __call__(self, block: int) -> Tensor:
-        """Softmax weights of the class token in ``block`` of the last forward pass, over all keys, (B, heads, T)."""
-        ...
-
-
-class ReceivedAttention(Protocol):
-    """Attention that each patch token receives, see :meth:`Scope.watch_received_attention`."""
-
-    def __call__(self, block: int) -> Tensor:
-        """Mean weight over heads and queries, of each patch token in ``block`` of the last forward pass, (B, M)."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Edit:
-    """A function that a method put at a site.
-
-    Attributes:
-        fn: (x, y) -> y behind the site, x -> x before it.
-        before: whether it stands before the site.
-        tokenwise: whether it maps each token by itself.
-    """
-
-    fn: Callable[..., Any]
-    before: bool
-    tokenwise: bool
+T = TypeVar("T")
 
 
 class Removable(Protocol):
@@ -65,6 +38,9 @@ class BackboneHooks(Protocol):
     """What the adapter of a backbone family implements; a method reaches it through :class:`Scope`."""
 
     shape: BackboneShape
+
+    @property
+    def timm_model(self) -> nn.Module: ...
 
     def add_edit(self, scope: Scope, site: Site, block: int | None, edit: Edit) -> Removable: ...
 
@@ -85,26 +61,6 @@ class BackboneHooks(Protocol):
     def watch_received_attention(self, scope: Scope) -> ReceivedAttention: ...
 
     def prompts_at_next_stage(self, block: int, prompts: Tensor) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Affine:
-    """A frozen module that computes W x + b, or a norm's w * x + b.
-
-    Attributes:
-        module: has the parameter ``weight``.
-        rows: of the site's output channels, those that it gives.
-        biases: (owner, name, rows of the site's output channels) of each piece of b; a piece may be None.
-    """
-
-    module: Any
-    rows: slice
-    biases: tuple[tuple[Any, str, slice], ...]
-
-    @classmethod
-    def plain(cls, module: Any, rows: slice = slice(None)) -> Affine:
-        """A module with ``weight`` and ``bias``."""
-        return cls(module, rows, ((module, "bias", rows),))
 
 
 class Scope:
@@ -131,6 +87,8 @@ class Scope:
         self._trained: dict[str, nn.Parameter] = {}
         self._before_training: dict[str, Tensor] = {}
         self._folded: list[tuple[Any, str, Any]] = []
+        self._rewritings: list[Rewriting] = []
+        self._changed: dict[str, None] = {}
         self.enabled = True
 
     # Editing activations
@@ -157,6 +115,7 @@ class Scope:
 
     def _edit(self, site: Site, block: int | None, edit: Edit) -> None:
         handle = self._hooks.add_edit(self, site, block, edit)
+        self._changed[site] = None
         self._edits.setdefault((site, block), []).append(handle)
         self._handles.append(handle)
 
@@ -168,10 +127,22 @@ class Scope:
     def disabled(self) -> Iterator[None]:
         """In the block, edits of activations have no effect: the backbone is the plain one."""
         before, self.enabled = self.enabled, False
+        self._swap_rewritings()
         try:
             yield
         finally:
             self.enabled = before
+            self._swap_rewritings()
+
+    def _swap_rewritings(self) -> None:
+        for rewriting in self._rewritings[::-1]:
+            rewriting.swap()
+        self._rewritings.reverse()
+
+    @property
+    def changed(self) -> list[str]:
+        """Sites whose activations are edited, and parts of attention, in order; what is trained is not among them."""
+        return sorted(self._changed, key=lambda part: SITES.index(part) if part in SITES else len(SITES))
 
     # Frozen parts and parameters
 
@@ -210,6 +181,32 @@ class Scope:
         with torch.no_grad():
             for name, parameter in self._trained.items():
                 parameter.copy_(self._before_training[name])
+
+    def rewrite(self, change: Callable[[nn.Module], T]) -> T:
+        """Call a function of another library that replaces modules of timm's model, as peft's tuners do.
+
+        See :class:`vpbench.interface.rewriting.Rewriting` for what it may do. Parameters of the backbone that it leaves trainable
+        are trained, as by :meth:`train`.
+        """
+        model = self._hooks.timm_model
+        frozen = {name: parameter for name, parameter in self.parameters().items() if not parameter.requires_grad}
+        rewriting = Rewriting(model)
+        try:
+            found = change(model)
+        except Exception:
+            rewriting.finish()
+            rewriting.swap()
+            raise
+        rewriting.finish()
+        self._rewritings.append(rewriting)
+        self._changed.update(dict.fromkeys(rewriting.replaced))
+        self.train({name: parameter for name, parameter in frozen.items() if parameter.requires_grad})
+        return found
+
+    def take_back(self) -> None:
+        """Undo :meth:`rewrite`, so that it can be called again."""
+        self._swap_rewritings()
+        self._rewritings = []
 
     def fold(
         self, site: Site, block: int | None = None, *, scale: Tensor | None = None, weight: Tensor | None = None,
@@ -301,6 +298,7 @@ class Scope:
                 block's own heads and width. Where attention has windows, they join every window.
         """
         self._hooks.prompt_keys_values(self, block, provide)
+        self._changed["keys and values"] = None
 
     def edit_queries(self, block: int, fn: Before) -> None:
         """Replace the queries of a block's attention, behind the norm that some backbones take of them: q becomes ``fn(q)``.
@@ -316,6 +314,7 @@ class Scope:
             UnsupportedError: when the backbone's adapter does not offer it.
         """
         self._hooks.edit_queries(self, block, self._switched(fn, keep=0))
+        self._changed["queries"] = None
 
     def add_to_prompts(self, block: int, site: Literal["norm1", "qkv", "attention"], values: nn.Parameter) -> None:
         """Add ``values`` to the prompt rows of a site's output.
@@ -377,6 +376,7 @@ class Scope:
         """Take every change back, last one first."""
         for handle in self._handles:
             handle.remove()
+        self.take_back()
         for parent, child, original in reversed(self._replaced):
             setattr(parent, child, original)
         for module, name, value in reversed(self._folded):

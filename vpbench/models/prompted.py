@@ -94,6 +94,7 @@ class PromptedModel(nn.Module):
     def train(self, mode: bool = True) -> PromptedModel:
         super().train(mode)
         self.backbone.eval()
+        self.own.train(mode)  # parts of it can lie inside the backbone
         self.backbone.train_drop_path(mode)
         return self
 
@@ -330,11 +331,9 @@ class PromptedModel(nn.Module):
     def reinitialise(self) -> None:
         """Draw new initial values for the method's tensors and the head's from the global random stream; what is trained in the
         backbone gets the values of pretraining."""
-        fresh = type(self.method)(self.method.config, self.method.shape, self.method.classes)
-        fresh.build()
-        self.own.load_state_dict(fresh.own.state_dict())
+        self.method.reinitialise(self.scope)
         self.method.restored()
-        self.head.load_state_dict(self.task.make_head(fresh, self.backbone.feature_width).state_dict())
+        self.head.load_state_dict(self.task.make_head(self.method, self.backbone.feature_width).state_dict())
         self.scope.reset_trained()
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -53,12 +55,21 @@ def expand_labels(labels: Sequence[str]) -> list[str]:
     found: list[str] = []
     for label in labels:
         if label == "all":
-            found += [name for name, _ in working_methods()]
+            found += _installed()
         elif label.startswith("group:"):
-            found += [name for name, _ in working_methods(label.removeprefix("group:"))]
+            found += _installed(label.removeprefix("group:"))
         else:
             found.append(_by_name(label))
     return list(dict.fromkeys(found))
+
+
+def _installed(group: str | None = None) -> Iterator[str]:
+    """Names of all methods, or those of a group; a warning of one line names each whose library is not installed."""
+    for name, method in working_methods(group):
+        if method.extra is None or find_spec(method.extra) is not None:
+            yield name
+        else:
+            warnings.warn(f"method '{name}' is left out: it needs an extra, pip install 'vpbench[{method.extra}]'.", stacklevel=2)
 
 
 def working_methods(group: str | None = None) -> Iterator[tuple[str, type[Method[Any]]]]:

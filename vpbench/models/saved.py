@@ -9,7 +9,7 @@ each entry as JSON: ``method`` with all options, ``backbone`` with the SHA-256 o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -240,11 +240,25 @@ def model_of(
     """
     if (description := saved.description) is None:
         raise StoreError(f"{path} does not say which model it is of, like files of earlier versions. {AGAIN}")
+    return described_model(description, path, lambda model: restore(model, saved, path), weights, device, last_seen)
+
+
+def described_model(
+    description: Description, path: Path, fill: Callable[[PromptedModel], None], weights: str | Path | None = None,
+    device: torch.device | str = "cpu", last_seen: str | None = None,
+) -> TrainedModel:  # fmt: skip
+    """The model that a file describes, see :func:`load_saved`.
+
+    Args:
+        path: of the file, for messages.
+        fill: gives the freshly built model its trained values.
+        last_seen: where the backbone's weights were when the run was done, if a row says so.
+    """
     method = _present_method(description.method, path)
     backbone = find_weights(description.backbone.model_copy(update={"path": last_seen}), weights)
     with torch.random.fork_rng(devices=[]):  # first values are drawn, and then replaced
         model = build_model(method, backbone, len(description.class_names), device, description.task)
-    restore(model, saved, path)
+    fill(model)
     model.backbone.use_fastest_kernels(torch.device(device).type, description.precision)  # as in training
     return TrainedModel(model, description)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from rich.table import Table as Grid
@@ -136,7 +136,8 @@ def _grid(section: _Section, columns: Sequence[int], colour: bool) -> Grid:
     grid.add_column("", no_wrap=True)
     headed = bool(_column_groups(section.columns))
     for column in chosen:
-        grid.add_column(Text(f"{column.group}\n{column.name}" if headed else column.name), justify="right", no_wrap=True)
+        justify: Literal["left", "right"] = "left" if column.kind == "words" else "right"
+        grid.add_column(Text(f"{column.group}\n{column.name}" if headed else column.name), justify=justify, no_wrap=True)
     for group, rows in _grouped(section.rows):
         if group:
             grid.add_row(Text(group, style="italic"))
@@ -175,7 +176,7 @@ def _md_section(section: _Section) -> Iterator[str]:
     headed = bool(_column_groups(section.columns))
     names = [f"{_md(c.group)}<br>{_md(c.name)}" if headed and c.group else _md(c.name) for c in section.columns]
     yield _md_row([_md(section.head), *names])
-    yield _md_row(["---", *("---:" for _ in names)])
+    yield _md_row(["---", *("---" if column.kind == "words" else "---:" for column in section.columns)])
     for group, rows in _grouped(section.rows):
         if group:
             yield _md_row([f"*{_md(group)}*", *("" for _ in names)])
@@ -233,7 +234,7 @@ def _tex_tabulars(section: _Section) -> Iterator[list[str]]:
 
 def _tex_tabular(section: _Section) -> Iterator[str]:
     count = len(section.columns)
-    yield rf"\begin{{tabular}}{{l{'r' * count}}}"
+    yield rf"\begin{{tabular}}{{l{''.join('l' if column.kind == 'words' else 'r' for column in section.columns)}}}"
     yield r"\toprule"
     yield from _tex_column_groups(section.columns)
     yield _tex_row([_tex(section.head), *(_tex(column.name) for column in section.columns)])
@@ -321,14 +322,16 @@ def comma_separated(table: Table) -> str:
     """One line per cell, nine decimals, without title, marks and footer; missing numbers are empty, methods have our names.
 
     Columns: section, group, method, column_group, column, mean, std, n; with published figures also reported, gap and notes,
-    on the line of what was measured.
+    on the line of what was measured; where a table has words, also text.
     """
     sections = _printed(table, {})
     published = any(column.kind == "reported" for section in sections for column in section.columns)
     lines = [line for section in sections for row in section.rows for line in _lines(section, row)]
-    names = ["section", "group", "method", "column_group", "column", "mean", "std", "n", "reported", "gap", "notes"]
+    names = ["section", "group", "method", "column_group", "column", "mean", "std", "n", "reported", "gap", "notes", "text"]
+    worded = any(column.kind == "words" for section in sections for column in section.columns)
     frame = pd.DataFrame(lines, columns=names).astype({"n": "Int64"})
-    return str(frame[names if published else names[:8]].to_csv(index=False, lineterminator="\n"))
+    shown = [*(names[:11] if published else names[:8]), *(["text"] if worded else [])]
+    return str(frame[shown].to_csv(index=False, lineterminator="\n"))
 
 
 def _lines(section: _Section, row: _Row) -> Iterator[tuple[Any, ...]]:
@@ -343,7 +346,7 @@ def _lines(section: _Section, row: _Row) -> Iterator[tuple[Any, ...]]:
         group = "" if column.kind == "reported" else column.group
         yield (
             *map(for_spreadsheet, (section.title, row.group, row.label, group, column.name)), cell.mean, cell.std, cell.n,
-            other.mean, gaps.get(column.key), " ".join(other.notes),
+            other.mean, gaps.get(column.key), " ".join(other.notes), for_spreadsheet(cell.text) if column.kind == "words" else "",
         )  # fmt: skip
 
 

@@ -22,6 +22,8 @@ from vpbench.reporting.table import Table
 from vpbench.spec.parsing import words
 from vpbench.store.store import DEFAULT_FOLDER, Store
 
+METHODS = "methods"  # a table that is made without runs
+SCORES = "scores"  # a table from predictions and probabilities
 DEFAULT_FIGURES = Path("results/figures")
 
 
@@ -57,13 +59,15 @@ def make_report(
     mix: bool = False,
     compare: Sequence[str] | Sequence[Sequence[str]] | str = (),
     statistics: bool = False,
+    costs: Path | str | None = None,
     width: int | None = None,
     colour: bool = False,
 ) -> str | list[Path]:
     """A table as text, or the paths of the files written. Without ``table`` and ``plot``: table 1.
 
     Args:
-        table: number of a table of ``paper``.
+        table: number of a table of ``paper``; or ``methods``: all methods, what they change and what they cost;
+            or ``scores``: calibration and scores that weigh classes, from what runs left.
         plot: name of a figure instead.
         results: the results folder.
         format: terminal, md, tex, html, csv or json; by default the one that ``out`` ends with, else terminal.
@@ -74,6 +78,7 @@ def make_report(
         mix: put runs that are not alike into one section.
         compare: instead of a table of a paper, tests of two methods, or of several pairs of them.
         statistics: instead of a table of a paper, tests of all methods over all data sets.
+        costs: of the table ``methods``: a file of ``vpbench measure --output`` with times and memory.
         width: characters of a line in the terminal's format; None does not limit it.
         colour: let the terminal's format use escape codes.
 
@@ -86,6 +91,8 @@ def make_report(
     if sum((table is not None or plot is not None or reported, bool(compare), statistics)) > 1:
         raise UsageError("--compare, --statistics and a table or plot of a paper are three reports: ask for one at a time.")
     pairs = _pairs(compare)
+    if costs is not None and table != METHODS:
+        raise UsageError(f"--costs goes with --table {METHODS}.")
     keep = Filters.of(dataset, suite, backbone, method, seed)
     store = Store(results)
     if plot is not None:
@@ -97,6 +104,13 @@ def make_report(
     if pairs or statistics:
         name = "comparison" if pairs else "statistics"
         built = _tests(store, keep, pairs, mix)
+    elif table == METHODS:
+        name, built = METHODS, _methods(keep, costs)
+    elif table == SCORES:
+        # Imported here: SciPy's optimisers are not needed for other tables.
+        from vpbench.reporting.scores_table import scores_table
+
+        name, built = SCORES, scores_table(store, _runs(store), keep)
     else:
         definition = load_definition(paper, str(table if table is not None else 1))
         name = f"{paper}_table{definition.number}"
@@ -137,12 +151,22 @@ def _written_to(place: Path) -> Iterator[None]:
 def _table(store: Store, definition: TableDefinition, paper: str, keep: Filters, reported: bool, mix: bool) -> Table:
     """A table of a paper. Without runs there is still what the paper reports."""
     if not reported:
-        runs = with_later_scales(_runs(store, definition.numbers), store, definition.scales)
+        runs = with_later_scales(_runs(store, definition.numbers, definition.shifts), store, definition.scales)
         return build_table(runs, definition, keep, mix)
-    runs = with_later_scales(load_rows(store, definition.numbers), store, definition.scales)
+    runs = with_later_scales(load_rows(store, definition.numbers, definition.shifts), store, definition.scales)
     if runs.empty:
         warnings.warn(f"no runs in {store.folder}: only what the paper reports is shown.", stacklevel=2)
     return with_reported(build_table(runs, definition, keep, mix), definition, paper)
+
+
+def _methods(keep: Filters, costs: Path | str | None) -> Table:
+    """The table of all methods, or of some, on one backbone."""
+    if len(keep.backbone or ()) > 1 or keep.dataset or keep.suite or keep.seed is not None:
+        raise UsageError(f"--table {METHODS} reads no runs: of the filters it takes --method and one --backbone.")
+    # Imported here: methods are counted with torch.
+    from vpbench.reporting.methods_table import methods_table
+
+    return methods_table(keep.method or ("all",), next(iter(keep.backbone or ()), None), costs=Path(costs) if costs else None)
 
 
 def _tests(store: Store, keep: Filters, pairs: Sequence[tuple[str, str]], mix: bool) -> Table:
@@ -164,8 +188,8 @@ def _figures(name: str, store: Store, keep: Filters, folder: Path) -> list[Path]
         return draw_figures(name, store, runs, keep, folder)
 
 
-def _runs(store: Store, numbers: Collection[str] | None = None) -> pd.DataFrame:
-    runs = load_rows(store, numbers)
+def _runs(store: Store, numbers: Collection[str] | None = None, shifts: bool = False) -> pd.DataFrame:
+    runs = load_rows(store, numbers, shifts)
     if runs.empty:
         raise StoreError(
             f"no runs in {store.folder}. Fill it: vpbench run --methods linear,vpt --suite mini --results {store.folder}"

@@ -41,10 +41,12 @@ def row_labels(keys: Iterable[RowKey | str], names: Mapping[str, str] = MappingP
 
 
 def value_text(value: str | None) -> str:
-    """A value that a key has as JSON: words without quotation marks, ``-`` for none."""
+    """A value that a key has as JSON: words without quotation marks, ``name=value`` of a mapping, ``-`` for none."""
     if value is None:
         return "-"
     found = json.loads(value)
+    if isinstance(found, dict):
+        return " ".join(f"{name}={value_text(json.dumps(each))}" for name, each in found.items())
     return found if isinstance(found, str) else value
 
 

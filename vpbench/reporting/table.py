@@ -39,13 +39,13 @@ class Column:
     Attributes:
         group: the heading above: a data set's group, or "Reported" and "Gap".
         name: its own heading; empty for a column that is of the row ``key``.
-        kind: a data set's score, a mean of scores, a cost, a paper's figure, measured minus reported, or a test's result.
+        kind: a data set's score, a mean of scores, a cost, a paper's figure, measured minus reported, a test's result, or words.
         key: what the numbers are of; a paper's figure has the key of what was measured.
     """
 
     group: str
     name: str
-    kind: Literal["score", "mean", "cost", "reported", "gap", "test"]
+    kind: Literal["score", "mean", "cost", "reported", "gap", "test", "words"]
     key: ColumnKey | RowKey | None = None
 
 

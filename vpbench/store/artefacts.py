@@ -11,6 +11,7 @@ from vpbench.core.names import unknown
 ARTEFACTS = {
     "features": "features.npz",
     "predictions": "predictions.npz",
+    "probabilities": "probabilities.npz",
     "curve": "curve.csv",
     "weights": "weights.safetensors",
 }

@@ -23,7 +23,8 @@ def _parquet(rows: pa.Table, path: Path) -> None:
 
 def _csv(rows: pa.Table, path: Path) -> None:
     frame = as_frame(rows)
-    frame["first_losses"] = [None if losses is None else json.dumps(list(losses)) for losses in frame["first_losses"]]
+    for name in (field.name for field in SCHEMA if pa.types.is_list(field.type)):
+        frame[name] = [None if values is None else json.dumps(list(values)) for values in frame[name]]
     for name in frame.columns:
         if is_object_dtype(frame[name]) or is_string_dtype(frame[name]):
             frame[name] = [for_spreadsheet(value) if isinstance(value, str) else value for value in frame[name]]

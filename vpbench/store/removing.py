@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from vpbench.core.checksums import DamagedError
 from vpbench.core.errors import StoreError, UsageError
-from vpbench.core.file_names import is_file_name
+from vpbench.core.file_names import inside, is_file_name
 from vpbench.store.checked_parquet import checked
 from vpbench.store.compacting import only_one, sync
 from vpbench.store.find_run import find_run_id
@@ -115,7 +115,7 @@ def _rows_in(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def _beside(store: Store, run_id: str) -> tuple[Path, ...]:
-    paths = (store.artefacts_folder / run_id, store.checkpoint_path(run_id), store.log_path(run_id))
+    paths = (inside(store.artefacts_folder, run_id), store.checkpoint_path(run_id), store.log_path(run_id))
     return tuple(path for path in paths if path.exists())
 
 

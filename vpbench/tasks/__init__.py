@@ -47,11 +47,13 @@ class Scores(ABC):
     Attributes:
         features: that the head reads, (m, D); None unless asked for.
         feature_labels: their class ids, (m,).
+        probabilities: of all classes, (n, classes); None unless asked for, or where a task has none.
         loss: mean cross-entropy, without label smoothing; None where the task does not compute it.
     """
 
     features: NDArray[np.float16] | None = None
     loss: float | None = None
+    probabilities: NDArray[np.float16] | None = None
 
     @property
     @abstractmethod
@@ -92,7 +94,13 @@ class Forward(Protocol):
 
 
 class Scorer(ABC):
-    """Accumulates predictions, batch by batch."""
+    """Accumulates predictions, batch by batch.
+
+    Attributes:
+        keep_probabilities: whether :attr:`Scores.probabilities` are asked for.
+    """
+
+    keep_probabilities: bool = False
 
     @abstractmethod
     def add(self, forward: Forward, inputs: Any, targets: Any) -> None:

@@ -36,6 +36,7 @@ class Accuracies(Scores):
         classes: number of classes.
         features: that the head reads, of the first images, (m, D); None unless asked for.
         loss: mean cross-entropy.
+        probabilities: of all classes, (n, classes); None unless asked for.
     """
 
     labels: npt.NDArray[np.int64]
@@ -44,6 +45,7 @@ class Accuracies(Scores):
     classes: int
     features: npt.NDArray[np.float16] | None = None
     loss: float | None = None
+    probabilities: npt.NDArray[np.float16] | None = None
 
     @property
     def total(self) -> int:
@@ -102,6 +104,7 @@ class AccuracyScorer(Scorer):
         self._confidence: list[npt.NDArray[np.float32]] = []
         self._features: list[Tensor] = []
         self._losses: list[float] = []
+        self._probabilities: list[npt.NDArray[np.float16]] = []
 
     def add(self, forward: Forward, inputs: Any, targets: Any) -> None:
         logits, features = forward(inputs, with_features=self._kept < self._wanted)
@@ -116,12 +119,15 @@ class AccuracyScorer(Scorer):
         self._losses.append(F.cross_entropy(logits.float(), targets.to(logits.device), reduction="sum").item())
         self._ranked.append(top.indices.cpu().numpy())
         self._confidence.append(top.values[:, 0].cpu().numpy())
+        if self.keep_probabilities:
+            self._probabilities.append(probabilities.half().cpu().numpy())
 
     def scores(self) -> Accuracies:
         return Accuracies(
             np.concatenate(self._labels), np.concatenate(self._ranked), np.concatenate(self._confidence), self._classes,
             torch.cat(self._features)[: self._wanted].numpy().astype(np.float16) if self._features else None,
             sum(self._losses) / sum(map(len, self._labels)),
+            np.concatenate(self._probabilities) if self._probabilities else None,
         )  # fmt: skip
 
 

@@ -180,6 +180,7 @@ class Trainer:
                 inputs, labels = steps.mix(inputs[: len(inputs) // 2 * 2], labels[: len(labels) // 2 * 2])
             loss = self._backward(inputs, self._smoothed(labels), optimizer)
             optimizer.step()
+            self.model.method.step_ended(at.epoch * per_epoch + at.step, recipe.epochs * per_epoch)
             if steps.average is not None:
                 steps.average.update()
             at.losses.append(loss)
@@ -259,14 +260,18 @@ class Trainer:
 
     # What the engine calls
 
-    def evaluate(self, split: CachedSplit, features: int = 0, test: bool = False) -> Scores:
+    def evaluate(
+        self, split: CachedSplit, features: int = 0, test: bool = False, probabilities: bool = False
+    ) -> Scores:  # fmt: skip
         """Predictions of the model on a split, in evaluation mode.
 
         Args:
             features: of so many images, the first ones, keep the features that the head reads.
             test: on the test split, with all that a row says of it.
+            probabilities: keep those of all classes, where the task has them.
         """
         scorer = self.task.scorer(split, features, test)
+        scorer.keep_probabilities = probabilities
 
         def forward(inputs: ModelInputs, with_features: bool = False) -> tuple[Tensor, Any]:
             pieces = in_pieces(partial(self.model.prediction, with_features=with_features), inputs)

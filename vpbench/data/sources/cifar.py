@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpbench.core.errors import DataError
-from vpbench.data.raw import Labels, RawData
+from vpbench.data.raw import Labels, PartialSplit, RawData
 from vpbench.data.sources._listed import from_arrays, nested
 
 FILES = {
@@ -21,12 +21,13 @@ TRAIN = {10: [f"data_batch_{number}" for number in range(1, 6)], 100: ["train"]}
 TEST = {10: ["test_batch"], 100: ["test"]}
 
 
-def read(folder: Path, classes: int = 10) -> RawData:
+def read(folder: Path, classes: int = 10, imbalance: int | None = None) -> RawData:
     """The official train and test images. Kept in memory as uint8, 3 KB per image.
 
     Args:
         folder: the unpacked archive, or its parent.
         classes: 10, or 100 (fine labels).
+        imbalance: of the long-tailed version, see :func:`long_tailed`: training images of the first class by those of the last.
 
     Raises:
         DataError: for files that are missing, damaged, invalid or unsafe to unpickle.
@@ -37,7 +38,28 @@ def read(folder: Path, classes: int = 10) -> RawData:
     parts = {
         split: _joined(base, batches, files["labels"]) for split, batches in (("train", TRAIN[classes]), ("test", TEST[classes]))
     }
-    return from_arrays(base, parts, names)
+    raw = from_arrays(base, parts, names)
+    if imbalance is None:
+        return raw
+    train = raw.splits["train"]
+    return raw.with_splits(train=PartialSplit([train], long_tailed(train.labels, imbalance)))
+
+
+def long_tailed(labels: Labels, imbalance: int) -> NDArray[np.int64]:
+    """Places of the images of an imbalanced version: of class i of C, n / imbalance^(i / (C - 1)), n being those of one class.
+
+    The images of kaidic/LDAM-DRW, imbalance_cifar.py (exponential, seed 0), which the literature on CIFAR-100-LT uses: classes in
+    order, each shuffled, its first ones taken.
+    """
+    random = np.random.RandomState(0)
+    classes = np.unique(labels)
+    most = len(labels) / len(classes)
+    chosen = []
+    for place in range(len(classes)):
+        own = np.flatnonzero(labels == classes[place])
+        random.shuffle(own)
+        chosen.append(own[: max(1, int(most * (1 / imbalance) ** (place / (len(classes) - 1.0))))])
+    return np.concatenate(chosen)
 
 
 def safe_unpickle(file: Path) -> dict[str, Any]:
