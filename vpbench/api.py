@@ -52,7 +52,8 @@ def run(
             ``vpbench.execution.executor.get_executor``, such as ``get_executor("local", workers=2)``.
         fields: of :class:`~vpbench.spec.request.Request` and :class:`~vpbench.spec.run_options.RunOptions`, listed below: what
             to run, and how. Options are written ``settings={"vpt.prompt_length": 50, "recipe.lr": 0.01}``, times are seconds,
-            and ``noise=(0, 0.1)`` are standard deviations with pixels in 0 ... 1.
+            ``noise=(0, 0.1)`` are standard deviations with pixels in 0 ... 1, and ``wise_ft=(0, 0.5, 1)`` are shares. What is
+            tested further (``test_on``, ``wise_ft``) becomes rows of the stage ``shift`` in the store, which are not returned.
 
     Returns:
         one row per run of the request, old and new, see ``vpbench.store.schema``.
@@ -144,14 +145,18 @@ def run_request(
 ) -> pd.DataFrame:  # fmt: skip
     """:func:`run` with its arguments as models, for ``vpbench run``."""
     from vpbench.analysis.retest import check_options, check_plan, retest
+    from vpbench.analysis.shift import Shifts
     from vpbench.execution.callbacks import Callback
     from vpbench.execution.execute_plan import execute_plan
     from vpbench.execution.executor import make_executor
 
     store, callback, executor = Store(results), callback or Callback(), executor or make_executor(options)
     check_options(options)  # a mistake in them is an error before anything is trained
+    elsewhere = Shifts.asked(request, options)
+    options = elsewhere.options
     plan = plan_request(request, options, results, callback, executor)
     check_plan(plan, options)
+    elsewhere.check(plan, store)
     if options.scales:
         from vpbench.analysis.scales import check_plan as check_scales_of
         from vpbench.analysis.scales import multi_scale_notes
@@ -159,6 +164,8 @@ def run_request(
         check_scales_of(plan, options.scales)
     frame = execute_plan(plan, store, options, callback, executor)
     retest(plan, store, frame, options, callback)
+    for line in elsewhere.tested(plan, store, frame):
+        callback.note(line)
     if options.scales:
         for note in multi_scale_notes(plan, store, frame, options.scales):
             callback.note(note)

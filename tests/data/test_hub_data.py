@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hub_server import Hub, hub_serving, use_hub, use_hub_for_datasets
 from test_folder_layouts import encoded
 from test_hub_shards import write
 
+from vpbench.cli.streams import PACKAGE, plain_warnings
 from vpbench.core import plugins
 from vpbench.core.errors import DataError, UsageError
 from vpbench.core.hub import HubData, located
@@ -175,6 +177,12 @@ def test_the_identity_of_a_run(hub: Hub, tmp_path: Path) -> None:
     put_cifar(hub, tmp_path, **{"README.md": b"# Other words\n"})
     other = planned("hf:uni/cifar").runs[0].spec
     assert other.data.digest == spec.data.digest and other.run_id != spec.run_id
+
+
+def test_warnings_are_lines() -> None:
+    with plain_warnings():
+        assert warnings.formatwarning("a\nb", UserWarning, str(PACKAGE / "data" / "x.py"), 1) == "warning: a b\n"
+        assert "x.py:1: UserWarning" in warnings.formatwarning("a", UserWarning, "/other/x.py", 1)
 
 
 def test_names() -> None:

@@ -18,6 +18,7 @@ from hub_server import TOKEN, Hub, hub_serving, use_hub
 
 import vpbench as package
 from vpbench.core.errors import StoreError, VpbenchError
+from vpbench.deploy.model_card import model_card
 from vpbench.store.artefacts import CHECKSUMS
 from vpbench.store.store import Store
 
@@ -245,3 +246,16 @@ def test_mistakes_are_one_line(hub: Hub, finished: Path, tmp_path: Path, monkeyp
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert "http://127.0.0.1:9 cannot be reached" in one_line(vpbench("pull", "me/one"))
     assert isinstance(rows(finished), pd.DataFrame)
+
+
+def test_a_card_names_its_backbone_and_data_on_the_hub(finished: Path) -> None:
+    description = package.load_run(run_of(finished, "linear"), results=finished).description
+    hubs = {
+        "data": description.data.model_copy(update={"hub": "uni/cifar:small@" + "0" * 40}),
+        "backbone": description.backbone.model_copy(update={"weights": "hub:timm/vit_base.augreg/model.safetensors"}),
+    }
+    card = model_card(description.model_copy(update=hubs), "")
+    front, _, text = card.removeprefix("---\n").partition("---\n")
+    assert "base_model: timm/vit_base.augreg\ndatasets:\n- uni/cifar\n" in front
+    assert "| data set of the hub | uni/cifar:small@000" in text
+    assert "base_model" not in model_card(description, "") and "datasets:" not in model_card(description, "")

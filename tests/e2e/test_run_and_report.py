@@ -20,6 +20,8 @@ from vpbench.store.schema import COLUMNS
 # a processor does not tell its energy, and neither method has a pass before training.
 MAY_BE_EMPTY = {
     "acc5", "git_commit", "git_dirty", "stage", "search", "energy_train_j", "energy_infer_j", "weights_path", "prepare_s",
+    "trained_run", "trained_on", "interpolation", "experiment",
+    *("miou", "macc", "aacc", "iou_per_class", "miou_ms", "macc_ms", "aacc_ms"),  # of segmentation
 }  # fmt: skip
 
 

@@ -70,7 +70,7 @@ def test_a_row(images: Path, tmp_path: Path) -> None:
     assert (row["status"], row["error"]) == ("ok", "")
     assert (row["task"], row["metric"], row["suite"]) == ("segmentation", "miou", "custom-segmentation")
     assert row["score"] == row["miou"] == pytest.approx(np.mean(row["iou_per_class"]))
-    assert (row["acc1"], row["correct"], row["total"], row["classes"]) == (None, None, 3, 2)
+    assert (row.get("acc1"), row.get("correct"), row["total"], row["classes"]) == (None, None, 3, 2)
     assert 0 <= row["val_score"] <= 100
     assert store.load(["score"])["score"].tolist() == [row["score"]]
     again = Store(tmp_path / "again")  # as a worker gets it, and in another folder
@@ -131,7 +131,7 @@ def test_methods_that_do_not_fit_are_known_when_planning(images: Path, tmp_path:
 
 
 def test_suites_of_segmentation(tmp_path: Path) -> None:
-    assert {name for name in suite_names() if suite_card(name).task == "segmentation"} == {
+    assert {name for name in suite_names() if suite_card(name).task == "segmentation"} >= {
         "ade20k", "voc", "mini-seg", "custom-segmentation"
     }  # fmt: skip
     request = Request(suite="ade20k", weights="random", precision="fp32")

@@ -63,7 +63,7 @@ def read_results(folder: Path) -> pd.DataFrame:
         UsageError: when there are none.
     """
     frame = Store(folder).load()
-    frame = frame[frame["stage"] != "search"]
+    frame = frame[~frame["stage"].isin(("search", "shift"))]
     if frame.empty:
         state = "has no rows" if folder.is_dir() else "does not exist"
         raise UsageError(f"the results folder {folder} {state}; fill it with vpbench run, or leave --results out.")

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from vpbench.cli.completion import VARIABLE
-from vpbench.cli.streams import guarded_streams
+from vpbench.cli.streams import guarded_streams, plain_warnings
 from vpbench.cli.strict import StrictTyper
 from vpbench.core.version import __version__
 
@@ -161,7 +161,7 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command line; a user's mistake is one line on stderr and an exit code, never a traceback."""
-    with guarded_streams():
+    with guarded_streams(), plain_warnings():
         sys.exit(_run())
 
 

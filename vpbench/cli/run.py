@@ -41,6 +41,7 @@ def run(
       vpbench run --methods vpt --set vpt.prompt_length=50 --set recipe.lr=0.005 --epochs 20 --dry-run
       vpbench run --methods linear,vpt --backbone vit-nano,deit_tiny_patch16_224 --image-size 48
       vpbench run --methods vpt,insvp --noise 0,0.1,0.2    then: vpbench report --plot noise
+      vpbench run --methods linear,full --suite imagenet-16shot --wise-ft 0,0.5,1
       vpbench run --workers 2 --timeout 2h    two worker processes on the CPUs; a run that hangs is given up
       vpbench run experiment.toml    what the file says: methods with settings, suites, backbones, a search before
     """

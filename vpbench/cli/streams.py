@@ -7,11 +7,14 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from vpbench.core.escaping import visible
+
+PACKAGE = Path(__file__).parents[1]
 
 # How tqdm, with which libraries show downloads, returns to the lines of its bars; it ends no line in the same call.
 _REDRAWN = re.compile(r"(?:\r|\n|\x1b\[A)*")
@@ -55,6 +58,23 @@ def guarded_streams() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings of vpbench are written as one line, at once; those of other libraries with the place that they are from."""
+    usual = warnings.formatwarning
+
+    def written(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+        if Path(filename).is_relative_to(PACKAGE):
+            return f"warning: {' '.join(str(message).split())}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = written
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 @contextmanager

@@ -25,7 +25,15 @@ FAILED = 1
     budget="vpbench.spec.budget.Budget",
     request="vpbench.spec.request.Request",
     options="vpbench.spec.run_options.RunOptions",
-    without=("request.seeds", "options.noise", "options.corruptions", "options.scales", "options.rerun"),
+    without=(
+        "request.seeds",
+        "options.noise",
+        "options.corruptions",
+        "options.test_on",
+        "options.wise_ft",
+        "options.scales",
+        "options.rerun",
+    ),
 )
 def tune(
     budget: Budget,

@@ -109,6 +109,8 @@ def _stored(run_id: str, store: Store, weights: str | Path | None, device: torch
         raise StoreError(f"run {run_id} is gone from {store.folder}.")
     if row["stage"] == "search":
         raise StoreError(f"run {run_id} is a trial of a search, of which no weights are kept: take the search's final run.")
+    if row["stage"] == "shift":
+        raise StoreError(f"run {run_id} is a test of the model of run {row['trained_run']}: load that one.")
     if row["status"] != "ok":
         raise StoreError(f"run {run_id} ({row['method']}) has no model: its status is {row['status']}. Run it again.")
     saved, path = read_saved(row, store)

@@ -9,6 +9,7 @@ from typing import Any
 
 from vpbench.backbones.named import backbone_card, backbone_names
 from vpbench.core.escaping import for_markdown
+from vpbench.core.hub import PREFIX, HubData
 from vpbench.models.registry import method_class
 from vpbench.models.saved import Description
 from vpbench.spec.run_spec import Preprocess
@@ -57,6 +58,7 @@ def model_card(description: Description, usage: str, row: Mapping[str, Any] | No
         f"| SHA-256 of its weights | {backbone.sha256 or 'none'} |",
         f"| licence of the backbone | {for_markdown(licence or 'see its source')} |",
         f"| data | {for_markdown(data.dataset)}, {len(names)} classes, digest {data.digest} |",
+        *([f"| data set of the hub | {for_markdown(data.hub)} |"] if data.hub else []),
         f"| protocol | suite {for_markdown(data.suite)}, run {description.run_id} |",
         *_measured(row),
         f"| preprocessing | {for_markdown(in_words(description.preprocess, backbone.image_size))} |",
@@ -96,11 +98,15 @@ def in_words(preprocess: Preprocess, size: int) -> str:
 def _front_matter(description: Description, licence: str) -> list[str]:
     """The metadata that the hub reads."""
     known = _LICENCES.get(licence)
+    kind, _, place = description.backbone.weights.partition(":")
+    base = place.rpartition("/")[0] if kind == "hub" else ""
     return [
         "---",
         "library_name: vpbench",
         f"pipeline_tag: image-{'classification' if description.task.name == 'classification' else 'segmentation'}",
         *([f"license: {known}"] if known else []),
+        *([f"base_model: {base}"] if base else []),
+        *([f"datasets:\n- {HubData.parse(PREFIX + description.data.hub).repository}"] if description.data.hub else []),
         "tags:",
         *(f"- {tag}" for tag in ("vpbench", "parameter-efficient-fine-tuning", description.method.name)),
         "---",

@@ -92,7 +92,8 @@ def _keys(work: Work) -> list[tuple[str, ...]]:
 
 def past_runs(store: Store) -> PastRuns:
     """Of everything in a results folder."""
-    return PastRuns(store.read(COLUMNS).table.to_pandas())
+    rows = store.read([*COLUMNS, "stage"]).table.to_pandas()
+    return PastRuns(rows[rows["stage"] != "shift"])  # nothing was trained there
 
 
 def longest_first(jobs: Sequence[Job], past: PastRuns) -> list[Job]:

@@ -102,6 +102,7 @@ class TableDefinition(FrozenModel):
     backbones: tuple[str, ...] = Field((), description="the paper's backbones, likewise")
     rows: tuple[RowGroup, ...] = ()
     reference: str = Field("", description="the method that others are compared with")
+    shifts: bool = Field(False, description="stored models on other data sets, with the runs that they come from")
     listed_only: bool = Field(False, description="leave out runs that no row names")
     costs: tuple[CostColumn, ...] = ()
     published: dict[str, str] = Field(

@@ -28,7 +28,8 @@ from vpbench.store.store import Store, as_frame
 
 # By which runs are filtered, grouped into rows and sections, and described below a table.
 _ABOUT = (
-    *("run_id", "status", "error", "stage", "started_at", "method", "method_version", "method_config", "recipe", "recipe_source"),
+    *("run_id", "status", "error", "stage", "trained_on", "interpolation", "started_at"),
+    *("method", "method_version", "method_config", "recipe", "recipe_source"),
     *("search", "backbone", "weights", "weights_sha256", "image_size", "preprocess", "selection", "epochs", "precision"),
     *("task", "suite", "dataset", "dataset_group", "data_digest", "n_train", "n_val", "n_test", "seed"),
     *("vpbench_version", "git_commit", "git_dirty"),
@@ -37,7 +38,7 @@ _ABOUT = (
 Names = str | Iterable[str] | None
 
 
-def load_rows(store: Store, numbers: Collection[str] | None = None) -> pd.DataFrame:
+def load_rows(store: Store, numbers: Collection[str] | None = None, shifts: bool = False) -> pd.DataFrame:
     """What :meth:`Store.load` returns, without the trials of searches, which are not tested.
 
     Warns, in a line each, of files that cannot be read and of mixed schema versions.
@@ -45,6 +46,7 @@ def load_rows(store: Store, numbers: Collection[str] | None = None) -> pd.DataFr
     Args:
         numbers: the columns that are reported, where these and the ones that describe a run are all that is needed; None
             for all columns.
+        shifts: whether stored models on other data sets are reported, with the runs that they come from; else these alone.
     """
     columns = None if numbers is None else [*_ABOUT, *numbers, *(["acc1"] if SCORE in numbers else [])]
     rows = store.read(columns)
@@ -54,7 +56,14 @@ def load_rows(store: Store, numbers: Collection[str] | None = None) -> pd.DataFr
         counts = ", ".join(f"{count} of version {version}" for version, count in sorted(rows.versions.items()))
         warnings.warn(f"the results follow several schema versions ({counts}); what a version lacks stays empty.", stacklevel=2)
     frame = with_scores(as_frame(rows.table))
-    return frame[frame["stage"] != "search"].reset_index(drop=True)
+    is_shift, wanted = frame["stage"] == "shift", frame["stage"] != "search"
+    if shifts:
+        sources = set(zip(frame["suite"][is_shift], frame["trained_on"][is_shift], strict=True))
+        of_source = pd.Series(list(zip(frame["suite"], frame["dataset"], strict=True)), frame.index, dtype=object).isin(sources)
+        wanted &= is_shift | of_source
+    else:
+        wanted &= ~is_shift
+    return frame[wanted].reset_index(drop=True)
 
 
 @dataclass(frozen=True)
@@ -213,6 +222,8 @@ def row_keys(runs: pd.DataFrame, lines: Sequence[Line] = ()) -> list[RowKey]:
     so values that are the recipe's count as equal. A run that a line selects is of the line's row.
     """
     columns = ["method", "suite", "dataset", "method_version", "method_config", "recipe", "search"]
+    if "trained_on" in runs:
+        runs = runs.assign(dataset=runs["trained_on"].fillna(runs["dataset"]))  # a recipe is that of the training
     kind = runs.groupby(columns, dropna=False, sort=False).ngroup().to_numpy()  # many runs differ in nothing but the seed
     records = runs.iloc[np.unique(kind, return_index=True)[1]][columns].astype(object).to_dict("records")
     kinds = {tuple(map(str, run.values())): run for run in records}
@@ -232,7 +243,13 @@ def row_keys(runs: pd.DataFrame, lines: Sequence[Line] = ()) -> list[RowKey]:
         usual = base[key[0], key[1]]
         different = _different(own[key], json.loads(texts[key]), own[usual], json.loads(texts[usual]))
         rows[key] = _row_key(str(run["method"]), options_of(run), different, lines)
-    return [rows[key] for key in of_run]
+    found = [rows[key] for key in of_run]
+    return found if "interpolation" not in runs else [_mixed(*pair) for pair in zip(found, runs["interpolation"], strict=True)]
+
+
+def _mixed(row: RowKey, share: float | None) -> RowKey:
+    """The row of weights that are mixed with a linear probe's."""
+    return row if share is None or pd.isna(share) else replace(row, options=(*row.options, ("wise_ft", json.dumps(float(share)))))
 
 
 def _row_key(name: str, config: Mapping[str, Any], different: Mapping[str, str | None], lines: Sequence[Line]) -> RowKey:

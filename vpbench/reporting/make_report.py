@@ -151,9 +151,9 @@ def _written_to(place: Path) -> Iterator[None]:
 def _table(store: Store, definition: TableDefinition, paper: str, keep: Filters, reported: bool, mix: bool) -> Table:
     """A table of a paper. Without runs there is still what the paper reports."""
     if not reported:
-        runs = with_later_scales(_runs(store, definition.numbers), store, definition.scales)
+        runs = with_later_scales(_runs(store, definition.numbers, definition.shifts), store, definition.scales)
         return build_table(runs, definition, keep, mix)
-    runs = with_later_scales(load_rows(store, definition.numbers), store, definition.scales)
+    runs = with_later_scales(load_rows(store, definition.numbers, definition.shifts), store, definition.scales)
     if runs.empty:
         warnings.warn(f"no runs in {store.folder}: only what the paper reports is shown.", stacklevel=2)
     return with_reported(build_table(runs, definition, keep, mix), definition, paper)
@@ -188,8 +188,8 @@ def _figures(name: str, store: Store, keep: Filters, folder: Path) -> list[Path]
         return draw_figures(name, store, runs, keep, folder)
 
 
-def _runs(store: Store, numbers: Collection[str] | None = None) -> pd.DataFrame:
-    runs = load_rows(store, numbers)
+def _runs(store: Store, numbers: Collection[str] | None = None, shifts: bool = False) -> pd.DataFrame:
+    runs = load_rows(store, numbers, shifts)
     if runs.empty:
         raise StoreError(
             f"no runs in {store.folder}. Fill it: vpbench run --methods linear,vpt --suite mini --results {store.folder}"

@@ -96,6 +96,7 @@ def repeat_command(run: Mapping[Hashable, Any], plans: Plans) -> Command:
         run: a row of the store; values that it lacks are left to this version's.
         plans: of this version.
     """
+    run, further = _training(run)
     label, suite_name, dataset = (str(run[name]) for name in ("method", "suite", "dataset"))
     suite = plans.suite(suite_name)
     words, notes = ["vpbench", "run", "--methods", label], []
@@ -120,12 +121,23 @@ def repeat_command(run: Mapping[Hashable, Any], plans: Plans) -> Command:
     if suite is not None:
         words += _seeds(run, suite, notes)
         words += _preprocessing(run, suite, notes)
+    words += further
     parts: list[list[str]] = []
     for word in words:
         if not parts or word.startswith("--"):
             parts.append([])
         parts[-1].append(shlex.quote(word))
     return Command(tuple(map(" ".join, parts)), tuple(notes))
+
+
+def _training(run: Mapping[Hashable, Any]) -> tuple[Mapping[Hashable, Any], list[str]]:
+    """The run whose model a row is of, and the options that test it further where the row does so."""
+    if run.get("stage") != "shift":
+        return run, []
+    own = run["dataset"] == run["trained_on"]
+    words = [] if own else ["--test-on", str(run["dataset"])]
+    words += [] if is_missing(run["interpolation"]) else ["--wise-ft", f"{run['interpolation']:g}"]
+    return {**run, "dataset": run["trained_on"], "preprocess": None if not own else run["preprocess"]}, words
 
 
 def _preprocessing(run: Mapping[Hashable, Any], suite: SuiteCard, notes: list[str]) -> list[str]:

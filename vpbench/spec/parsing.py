@@ -55,6 +55,18 @@ def _floats(option: str, text: str, example: str) -> list[float]:
         raise UsageError(f"{option} {text}: write numbers with commas, e.g. {option} {example}.") from None
 
 
+def alphas_of(text: str) -> list[float]:
+    """The shares of ``--wise-ft``.
+
+    Raises:
+        UsageError: for anything but numbers.
+    """
+    try:
+        return [float(word) for word in words(text) or []]
+    except ValueError:
+        raise UsageError(f"--wise-ft {text}: write shares with commas, e.g. --wise-ft 0,0.25,0.5,0.75,1.") from None
+
+
 def settings_of(given: list[str]) -> dict[str, Any]:
     """``["vpt.prompt_length=50"]`` to a mapping; values are read as JSON where they are JSON, else as text.
 

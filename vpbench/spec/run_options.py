@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from vpbench.core.errors import UsageError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.spec.flag import Flag
-from vpbench.spec.parsing import LONGEST_S, executor_options_of, numbers, scales_of, seconds, sigmas_of, words
+from vpbench.spec.parsing import LONGEST_S, alphas_of, executor_options_of, numbers, scales_of, seconds, sigmas_of, words
 from vpbench.store.artefacts import artefact_files
 
 DEFAULT_SAVE = ("features", "predictions", "curve", "weights")
@@ -82,6 +82,13 @@ class RunOptions(JobOptions):
     noise: Annotated[tuple[float, ...] | None, Flag(metavar="0,0.1,...", parse=sigmas_of)] = Field(
         default=None, description="Test the models on images with such noise too, trained before or now; keeps weights."
     )
+    test_on: Annotated[tuple[str, ...] | None, Flag(metavar="NAMES", parse=_kinds)] = Field(
+        default=None,
+        description="Test the models on these data sets too, or none; keeps weights. Default: the suite's.",
+    )
+    wise_ft: Annotated[tuple[float, ...] | None, Flag(metavar="0,0.5,...", parse=alphas_of)] = Field(
+        default=None, description="Test with such shares of the trained weights too, the rest a linear probe's; keeps weights."
+    )
     corruptions: Annotated[tuple[str, ...] | None, Flag(metavar="all,blur,fog,...", parse=words)] = Field(
         default=None, description="Test the models on images corrupted as in ImageNet-C too: all, groups or names; keeps weights."
     )
@@ -133,21 +140,38 @@ class RunOptions(JobOptions):
     def _has_scales(cls, given: Any) -> Any:
         return tuple(scales_of(given)) if isinstance(given, str) else given
 
-    @property
-    def artefacts(self) -> tuple[str, ...]:
-        """What each run leaves beside its row: what is asked for, and the weights if models are to be tested again."""
-        return tuple(dict.fromkeys([*self.save, "weights"])) if self._tested_again else self.save
+    @field_validator("test_on", mode="before")
+    @classmethod
+    def _separated(cls, given: Any) -> Any:
+        return _kinds(given) if isinstance(given, str) else given
+
+    @field_validator("wise_ft", mode="before")
+    @classmethod
+    def _shares(cls, given: Any) -> Any:
+        if given is None:
+            return None
+        alphas = tuple(alphas_of(given) if isinstance(given, str) else given)
+        if wrong := [alpha for alpha in alphas if not 0 <= alpha <= 1]:
+            raise UsageError(f"--wise-ft {wrong[0]:g}: a share of the trained weights is a number from 0 to 1.")
+        if not alphas:
+            raise UsageError("--wise-ft names no share; for example --wise-ft 0,0.25,0.5,0.75,1.")
+        return tuple(sorted({float(alpha) for alpha in alphas}))
 
     @property
-    def _tested_again(self) -> bool:
-        """Whether trained models are tested on other images, too."""
-        return bool(self.noise or self.corruptions or self.scales)
+    def tests_weights(self) -> bool:
+        """Whether stored models are tested further, for which their weights are kept."""
+        return bool(self.noise or self.corruptions or self.test_on or self.wise_ft or self.scales)
+
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """What each run leaves beside its row: what is asked for, and the weights if they are to be tested further."""
+        return tuple(dict.fromkeys([*self.save, "weights"])) if self.tests_weights else self.save
 
     @property
     def required(self) -> tuple[str, ...]:
         """What a stored run must have left, else it is done again: whatever is asked for. Weights that are kept by default alone
         are no reason, since runs of earlier versions did not keep them."""
-        by_default = self.save == DEFAULT_SAVE and not self._tested_again
+        by_default = self.save == DEFAULT_SAVE and not self.tests_weights
         return tuple(kind for kind in self.artefacts if kind != "weights" or not by_default)
 
     @property

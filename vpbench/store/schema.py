@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 STATUSES = ("ok", "diverged", "oom", "failed", "timeout", "unsupported")
 # Statuses that a repetition would not change; such runs are not repeated.
@@ -21,7 +21,14 @@ _IDENTITY = {
     "error": (pa.string(), "what went wrong; when ok a warning about the training, or empty"),
     "started_at": (pa.timestamp("ms", tz="UTC"), "when the run began"),
     "wall_s": (pa.float64(), "seconds from start to row, measuring included"),
-    "stage": (pa.string(), "search: a trial, never tested; final: with the settings selected by a search; null: an ordinary run"),
+    "stage": (
+        pa.string(),
+        "search: a trial, never tested; final: with the settings selected by a search; shift: nothing was trained, another run's "
+        "model was tested on other images or with mixed weights; null: an ordinary run",
+    ),
+    "trained_run": (pa.string(), "id of the run whose model was tested; null where it is this one"),
+    "trained_on": (pa.string(), "data set of that run; null where it is this one"),
+    "interpolation": (pa.float64(), "share of that run's weights, the rest a linear probe's (WiSE-FT); null: its weights alone"),
     "search": (pa.string(), "the search's space, sampler and budget of trials per method and data set, JSON; null without"),
     "spec": (pa.string(), "the whole specification, JSON"),
 }
@@ -142,6 +149,12 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 }  # fmt: skip
 
 QUALITY = tuple(_QUALITY)
+
+# What a row says of its model and how it was trained.
+OF_MODEL = (
+    *_METHOD, *_BACKBONE, *_TRAINING, *_SIZE, "task", "suite", "n_train", "n_val", "preprocess", "spec", "search", "data_path",
+    "weights_path",
+)  # fmt: skip
 
 # Columns that are equal in repetitions on the same kind of device with the same number of threads: all but those of time, memory
 # and machine.
