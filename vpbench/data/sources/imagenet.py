@@ -32,7 +32,7 @@ def read(folder: Path) -> RawData:
     is_flat = solution.is_file() and not (val / classes[0]).is_dir()
     test = _solved(base, solution, classes) if is_flat else split_of(base, class_folders(val), classes)
     splits = {"train": split_of(base, training, classes), "val": no_images(base), "test": test}
-    return RawData.of(classes, splits)
+    return RawData.of(classes, dict(splits))
 
 
 def _solved(base: Path, file: Path, classes: list[str]) -> FileSplit:
