@@ -87,8 +87,8 @@ def test_a_row(images: Path, tmp_path: Path) -> None:
     assert store.artefact_path(job.run_id, SCALES_FILE).exists()
     assert evaluate_scales(row, store, [1, 1.5], "cpu") == scores
     trained = load_saved(store.artefact_path(job.run_id, ARTEFACTS["weights"]))
-    with pytest.raises(VpbenchError, match=r"--to onnx is for models of whole images, and this one is for semantic segmentation"):
-        trained.check_classifies("--to onnx")
+    with pytest.raises(VpbenchError, match=r"--test-on is for models of whole images, and this one is for semantic"):
+        trained.check_classifies("--test-on")
 
 
 def refusals(images: Path) -> Iterator[tuple[dict[str, Any], str]]:
