@@ -46,7 +46,7 @@ def imported() -> set[str]:
                     names |= {alias.name.partition(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.module:
                     names.add(node.module.partition(".")[0])
-    return names - set(sys.stdlib_module_names) - {"vpbench", "__future__"}
+    return names - set(sys.stdlib_module_names) - {"vpbench", "__future__", "IPython"}  # IPython is there in every notebook
 
 
 REQUIRED = bounds(PROJECT["dependencies"])

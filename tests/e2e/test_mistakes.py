@@ -107,7 +107,7 @@ def test_other_commands_refuse(words: str, code: int, parts: list[str], results:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ("run --data a --data b", ["--data is given 2 times: give it once."]),
+        ("run --suite mini --suite fgvc", ["--suite is given 2 times: give it once."]),
         ("run --methods linear --methods vpt", ["--methods is given 2 times: give it once; several values go with commas."]),
         ("run --threads 1 --threads=2 --threads 3", ["--threads is given 3 times"]),
         ("report --suite a --suite b", ["--suite is given 2 times"]),

@@ -10,6 +10,7 @@ from command import vpbench
 STUDIES = sorted((Path(__file__).parents[2] / "benchmarks" / "studies").glob("*.toml"))
 
 
+@pytest.mark.sweep  # every method on every data set is built once
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.stem)
 def test_a_study_is_planned(study: Path) -> None:
     done = vpbench("run", study, "--dry-run")

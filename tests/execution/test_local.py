@@ -21,7 +21,7 @@ from PIL import Image
 
 from vpbench.backbones.base import Needed
 from vpbench.backbones.vit import ViTAdapter
-from vpbench.cli.run import _summary
+from vpbench.cli.show_runs import _summary
 from vpbench.core.checksums import sealed
 from vpbench.core.errors import DataError, StoreError, UsageError
 from vpbench.execution import execute as worker
@@ -530,7 +530,7 @@ def test_rows_of_another_command_are_not_new(images: Path, store: Store, capsys:
     for run in plan.runs[1:]:
         progress.found(run, row)
     assert (progress.done, progress.by_others) == (3, 2)
-    frame = pd.DataFrame([{**row, "run_id": run.spec.run_id} for run in plan.runs])
+    frame = pd.DataFrame([{**row, "backbone": "vit-nano", "run_id": run.spec.run_id} for run in plan.runs])
     _summary(progress, frame, Path("runs"))
     done = capsys.readouterr()
     assert done.out.startswith("3 rows in runs, 1 of them new, 2 by another command.")

@@ -112,7 +112,7 @@ def test_every_field_is_in_the_run_id() -> None:
     }  # plain runs have no stage or search; classification came first
     for part in ("method", "backbone", "data", "preprocess", "recipe"):
         assert set(type(getattr(SPEC, part)).model_fields) - set(identity[part]) <= {
-            *("path", "columns", "hashed_names"),
+            *("path", "hub", "columns", "hashed_names", "pos_resample"),
             *("drop_path", "ema", "groups", "layer_decay", "betas", "auto_augment", "random_erasing", "repeats"),
             *("iterations", "poly_power", "min_lr", "drawn_from"),
             *("orientation", "background", "pos_resample", "hub"),

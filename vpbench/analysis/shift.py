@@ -285,7 +285,8 @@ def _known(run_id: str, store: Store, *models: Row) -> dict[str, Any] | None:
 
 def _load(row: Row, store: Store, device: str) -> TrainedModel:
     model = load_run(row["run_id"], results=store.folder, device=resolve_device(device))
-    model.check_classifies("--test-on")
+    if model.model.task.target != "class":
+        raise UnsupportedError(f"--test-on is for models of whole images, and this one is for {model.model.task.title}.")
     return model
 
 

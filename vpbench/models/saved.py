@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vpbench.backbones.find_weights import find_weights
 from vpbench.core.cards import first_error
-from vpbench.core.errors import StoreError, UnsupportedError
+from vpbench.core.errors import StoreError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.tensor_files import unfit_values
 from vpbench.core.version import __version__
@@ -126,14 +126,6 @@ class TrainedModel(nn.Module):
     def class_names(self) -> tuple[str, ...]:
         """Of class id 0, 1, ..."""
         return self.description.class_names
-
-    def check_classifies(self, what: str) -> None:
-        """
-        Raises:
-            UnsupportedError: when the model does not give one label to a whole image, which ``what`` is for.
-        """
-        if self.model.task.target != "class":
-            raise UnsupportedError(f"{what} is for models of whole images, and this one is for {self.model.task.title}.")
 
     def forward(self, images: Tensor) -> Tensor:
         precision = self.description.precision
