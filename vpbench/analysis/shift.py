@@ -317,8 +317,8 @@ def predicted(model: TrainedModel, split: CachedSplit, chosen: Sequence[int]) ->
     device, backbone = next(model.parameters()).device, model.description.backbone
     columns, scorer = torch.tensor(chosen, device=device), AccuracyScorer(len(chosen), 0)
 
-    def forward(images: Any, with_features: bool = False) -> tuple[torch.Tensor, None]:
-        return torch.cat(in_pieces(model, images))[:, columns], None
+    def forward(inputs: Any, with_features: bool = False) -> tuple[torch.Tensor, None]:
+        return torch.cat(in_pieces(model, inputs))[:, columns], None
 
     with torch.no_grad():
         for images, labels in evaluation_batches(split, EVALUATION_BATCH, Normaliser(backbone.mean, backbone.std, device)):

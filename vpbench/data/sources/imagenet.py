@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vpbench.core.errors import DataError
-from vpbench.data.raw import RawData
+from vpbench.data.raw import RawData, RawSplit
 from vpbench.data.sources._listed import FileSplit, nested, read_lines
 from vpbench.data.sources._wordnet import WORDNET_ID, class_folders, no_images, split_of
 
@@ -31,7 +31,7 @@ def read(folder: Path) -> RawData:
     solution, val = Path(folder) / SOLUTION, base / "val"
     is_flat = solution.is_file() and not (val / classes[0]).is_dir()
     test = _solved(base, solution, classes) if is_flat else split_of(base, class_folders(val), classes)
-    splits = {"train": split_of(base, training, classes), "val": no_images(base), "test": test}
+    splits: dict[str, RawSplit] = {"train": split_of(base, training, classes), "val": no_images(base), "test": test}
     return RawData.of(classes, splits)
 
 
