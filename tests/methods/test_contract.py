@@ -297,7 +297,9 @@ def check_operations(label: str, name: str) -> None:
 
 @pytest.mark.parametrize("label", [case(label) for label in labels()])
 def test_counts(label: str) -> None:
-    if ":" in label:  # tests/measure/test_operations.py has the methods themselves
+    if (
+        ":" in label and label != "peft:loha"
+    ):  # whose Hadamard products fvcore does not count; tests/measure/test_operations.py has the methods themselves
         check_operations(label, "vit")
     model = build(label)
     counts = parameter_counts(model)

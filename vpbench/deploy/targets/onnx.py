@@ -47,10 +47,9 @@ class Onnx(ExportTarget):
                 graph = torch.onnx.export(program, input_names=["images"], output_names=["logits"], dynamo=True)
                 assert graph is not None
                 graph.save(str(path), external_data=size > LARGEST)
-        except Exception as error:  # of torch's exporter, of many kinds
-            reason = (str(error).strip().splitlines() or [""])[0][:200].rstrip(" .")
-            raise UnsupportedError(f"{label} cannot be exported to ONNX ({type(error).__name__}: {reason}).") from error
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        except Exception as error:  # of torch's exporter or ONNX Runtime, of many kinds
+            raise UnsupportedError(f"{label} cannot be exported to ONNX ({_reason(error)}).") from error
         for count in (1, 3):
             images = example_inputs(trained, count)
             (found,) = session.run(None, {"images": images.numpy()})
@@ -58,6 +57,14 @@ class Onnx(ExportTarget):
         write_config(trained.description, folder)
         write_card(trained.description, folder, USAGE.format(size=trained.transform.image_size), row)
         return f"a graph: onnxruntime.InferenceSession('{{folder}}/{GRAPH}')"
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error at the bottom, which names the operation."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {line[:300].rstrip(' .')}"
 
 
 @contextlib.contextmanager
