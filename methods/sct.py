@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -103,6 +103,11 @@ class SCT(Method[SCTConfig]):
         ),
     }
     _observed: dict[str, Tensor] | None = None  # while channels are selected: sums over patch tokens of squares, (B, D)
+
+    @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """See :meth:`vpbench.interface.Method.needs_classification`."""
+        return "selects its channels by the classes of whole images"
 
     def build(self) -> None:
         """Creates a layer (K, K) with bias and ``selected`` (K,) for every place; the first K channels, until they are selected.

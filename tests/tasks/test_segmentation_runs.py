@@ -246,7 +246,7 @@ def test_a_row_of_features_for_every_class_of_an_image() -> None:
 
 
 UNFIT = {
-    "autovp", "da_vpt", "dam_vp", "expres", "gps", "ilm_vp", "lion", "mlp", "sa2vp", "sidetune", "transhp", "vqt"
+    "autovp", "da_vpt", "dam_vp", "expres", "gps", "ilm_vp", "lion", "mlp", "sa2vp", "sct", "sidetune", "transhp", "vqt"
 }  # fmt: skip
 
 
