@@ -148,7 +148,7 @@ def suite_card(name: str) -> SuiteCard:
 def _misplaced(values: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
     """Fields of a suite's card that say what other cards do, and why they cannot stay."""
     data, preprocess = (value if isinstance(value := values.get(name), dict) else {} for name in ("data", "preprocess"))
-    found = [
+    found: list[tuple[tuple[str, ...], str]] = [
         (("data", name), f"data.{name} has the name of a data set; rename it")
         for name in data
         if name in values.get("datasets", ()) or name in dataset_names()
