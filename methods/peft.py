@@ -97,6 +97,7 @@ class Peft(Method[PeftOptions]):
         "Initial values that need training images (EVA, CorDA, LoRA-GA) are refused.",
     )
     Config = PeftOptions
+    fits_every_task = True
     presets = {
         "dora": _preset("DoRA (2024)", "LORA", "and a trained magnitude per output", r=8, lora_alpha=8, use_dora=True),
         "adalora": _preset(

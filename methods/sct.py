@@ -107,7 +107,7 @@ class SCT(Method[SCTConfig]):
     @classmethod
     def needs_classification(cls, config: Mapping[str, Any]) -> str:
         """See :meth:`vpbench.interface.Method.needs_classification`."""
-        return "selects channels by the classes of whole images"
+        return "selects its channels by the classes of whole images"
 
     def build(self) -> None:
         """Creates a layer (K, K) with bias and ``selected`` (K,) for every place; the first K channels, until they are selected.

@@ -261,7 +261,7 @@ def test_methods_that_do_not_fit_say_why() -> None:
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("label", sorted({name for name, _ in working_methods()} - UNFIT - {"peft"}))
+@pytest.mark.parametrize("label", sorted({name for name, _ in working_methods()} - UNFIT))
 def test_every_other_method_trains(label: str) -> None:
     trainer = fitted(label, epochs=1)
     assert np.isfinite(losses(trainer)).all()
