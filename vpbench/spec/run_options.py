@@ -60,7 +60,7 @@ class JobOptions(FrozenModel):
 
     @field_validator("track", mode="before")
     @classmethod
-    def _separated(cls, given: Any) -> Any:
+    def _tracker_names(cls, given: Any) -> Any:
         """A text with commas is a list of names, and no name is one tracker less."""
         names = words(given) if isinstance(given, str) else given
         return tuple(dict.fromkeys(names or ()))
