@@ -52,7 +52,8 @@ def run(
     if file is not None:
         from vpbench.cli.run_experiment import run_experiment
 
-        given = {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}
+        sources = {name: context.get_parameter_source(name) for name in context.params}
+        given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
         run_experiment(file, given, request, options, results, dry_run, as_json)
         return
     if dry_run:

@@ -43,5 +43,5 @@ def _trained(model: PromptedModel) -> Iterator[str]:
         "class token": {name for name in left if name.endswith("cls_token")},
     }
     yield from (kind for kind, names in kinds.items() if names)
-    if left - set.union(*kinds.values()):
+    if left.difference(*kinds.values()):
         yield "weights"

@@ -212,7 +212,8 @@ def _pair(store: Store, group: str, dataset: str, first: pd.DataFrame, second: p
     labels = sides[0][0][0]
     if any(not np.array_equal(labels, own) for side in sides for own, _ in side):
         return _Pair(group, dataset, *scores, None, None, "as the runs were tested on other images")
-    one, other = (np.stack([found for _, found in side]) for side in sides)
+    stacked: list[Any] = [np.stack([found for _, found in side]) for side in sides]
+    one, other = stacked
     try:
         paired = compare_hits(one, other) if one.ndim == 2 else compare_regions(one, other)
         return _Pair(group, dataset, *scores, len(labels), paired, "")
