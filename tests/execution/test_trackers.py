@@ -23,7 +23,7 @@ from vpbench.execution.opened_data import OpenedData
 from vpbench.execution.tracker import TrackedRun, check_trackers, numbers_of, texts_of, tracker_registry
 from vpbench.models.registry import resolve_method
 from vpbench.spec.recipe import Recipe
-from vpbench.spec.run_options import RunOptions
+from vpbench.spec.run_options import JobOptions, RunOptions
 from vpbench.spec.run_spec import BackboneSpec, DataSpec, Preprocess, RunSpec
 from vpbench.store.schema import REPRODUCIBLE
 from vpbench.store.store import Store
@@ -288,3 +288,10 @@ def test_what_the_tools_have_of_a_run(name: str, tmp_path: Path, monkeypatch: py
     assert found["loss"][1] == pytest.approx(row["train_loss"], rel=1e-6)
     assert found["acc1"] == pytest.approx(row["acc1"])
     assert found["prompt_length"] == str(resolve_method("vpt").config["prompt_length"])
+
+
+def test_no_validator_of_the_options_hides_one_of_its_base() -> None:
+    """Pydantic keeps one validator per name, so that a second of the same name silently replaces the first."""
+    found = RunOptions.__pydantic_decorators__.field_validators
+    for name, validator in JobOptions.__pydantic_decorators__.field_validators.items():
+        assert found[name].info.fields == validator.info.fields
