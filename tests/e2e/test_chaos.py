@@ -105,12 +105,18 @@ def at_work(results: Path) -> set[int]:
 
 
 def kill_a_worker(results: Path, parent: int) -> bool:
-    """Of those that are doing a run, if any."""
-    hit = sorted(at_work(results) - {parent})
-    for pid in hit[:1]:
+    """One in the middle of a run, if any: it is stopped for the look at its row, or the run could end before the kill."""
+    store = Store(results)
+    for run_id, about in store.claims.held().items():
+        if (pid := about.get("pid", parent)) == parent:
+            continue
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return bool(hit)
+            os.kill(pid, signal.SIGSTOP)
+            unfinished = store.read_row(run_id) is None
+            os.kill(pid, signal.SIGKILL if unfinished else signal.SIGCONT)
+            if unfinished:
+                return True
+    return False
 
 
 def kill_the_parent(process: subprocess.Popen[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from vpbench.core.errors import UsageError
 from vpbench.planning.plan import PlannedRun, Request, resolve
 from vpbench.search.search_plan import Budget, UnfinishedError, plan_search, play
 from vpbench.search.study import Row, Trial, winner
@@ -111,6 +112,31 @@ def test_ties() -> None:
     assert winner([made(0, 90, 1.0), made(1, 90, 1.0)]) == made(0, 90, 1.0)
     assert winner([made(0, None, 0.1, state="diverged"), made(1, 3, 9.0)]) == made(1, 3, 9.0)
     assert winner([made(0, None, 0.1, state="diverged")]) is None
+
+
+def test_a_score_decides_where_answers_are_not_counted() -> None:
+    low, high = (replace(made(number, None, 1.0), row={**made(number, None, 1.0).row, "val_score": number}) for number in (0, 1))
+    assert winner([low, high]) == high
+
+
+@pytest.mark.parametrize("sampler", ["grid", "tpe"])
+def test_short_trials(sampler: str) -> None:
+    """The winner is trained as long as the recipe says, and is another run than that of whole trials."""
+    more = {"sampler": "tpe", "trials": 4, "prune": 1} if sampler == "tpe" else {}
+    plan, whole = (planned(space="learning-rate", trial_epochs=epochs, **more) for epochs in (2, None))
+    (trials,) = play(plan.studies, Done())
+    assert {trial.row["epochs"] for trial in trials if trial.state == "complete"} == {2}
+    assert plan.budget.trial_epochs == 2 and "2 epochs each" in plan.summary()
+    best = winner(trials)
+    assert best is not None
+    short, long = (each.runs_with(each.studies[0], best.values)[0].spec for each in (plan, whole))
+    assert short.recipe.epochs == long.recipe.epochs == 8
+    assert short.run_id != long.run_id
+
+
+def test_trials_are_shorter_than_final_runs() -> None:
+    with pytest.raises(UsageError, match="--trial-epochs 8 must be less than the epochs of a final run, 8"):
+        planned(space="learning-rate", trial_epochs=8)
 
 
 def test_the_grid_is_run_whole() -> None:

@@ -67,6 +67,8 @@ class SearchPlan:
         if len(backbones) > 1:
             places += f" and each backbone ({', '.join(backbones)})"
         how = "its whole grid" if budget.sampler == "grid" else f"TPE, seed {budget.seed}, {budget.batch} at a time"
+        if budget.trial_epochs:
+            how += f", {counted(budget.trial_epochs, 'epoch')} each"
         if budget.prune:
             how += f", those below the median stopped after epoch {budget.prune}"
         return (
@@ -204,10 +206,16 @@ def _search(space: Space, label: str, budget: Budget) -> Search:
         raise unknown("value of --sampler", sampler, SAMPLERS)
     if not space.parameters(method):
         raise UsageError(f"search space {space.name} has nothing to search for {method}: leave it out of --methods.")
-    about: dict[str, Any] = {"space": space.name, "digest": space.digest(method), "searched": tuple(space.parameters(method))}
-    for name, value in (("trials", budget.trials), ("batch", budget.batch), ("prune", budget.prune), ("seeds", budget.seeds)):
+    about: dict[str, Any] = {
+        "space": space.name,
+        "digest": space.digest(method),
+        "searched": tuple(space.parameters(method)),
+        "trial_epochs": budget.trial_epochs or space.card.trial_epochs,
+    }
+    for name in ("trials", "batch", "prune", "seeds", "trial_epochs"):
+        value = getattr(budget, name)
         if value is not None and value < 1:
-            raise UsageError(f"--{name} {value}: take 1 or more.")
+            raise UsageError(f"--{name.replace('_', '-')} {value}: take 1 or more.")
     if sampler == "grid":
         for name, value in (("batch", budget.batch), ("sampler-seed", budget.sampler_seed), ("prune", budget.prune)):
             if value is not None:
@@ -257,20 +265,22 @@ def _study(space: Space, search: Search, label: str, dataset: str, resolved: Res
     def trial(values: Point, epochs: int | None) -> PlannedRun:
         options, recipe = split({**fixed, **values})
         (run,) = resolved.runs(label, dataset, [seed], options, recipe, search)
-        return run if epochs is None else _shortened(run, epochs)
+        if search.trial_epochs is not None:
+            run = _shortened(run, search.trial_epochs, "--trial-epochs", "a final run")
+        return run if epochs is None else _shortened(run, epochs, "--prune", "a trial")
 
     points = space.grid(method) if search.sampler == "grid" else []
     return Study(label, dataset, resolved.backbone, search, space.parameters(method), points, trial)
 
 
-def _shortened(run: PlannedRun, epochs: int) -> PlannedRun:
+def _shortened(run: PlannedRun, epochs: int, flag: str, whole: str) -> PlannedRun:
     """The same run in fewer epochs, with a schedule of its own that ends there."""
     if epochs >= run.spec.recipe.epochs:
-        raise UsageError(f"--prune {epochs} must be less than a trial's epochs, {run.spec.recipe.epochs}.")
+        raise UsageError(f"{flag} {epochs} must be less than the epochs of {whole}, {run.spec.recipe.epochs}.")
     try:
         recipe = Recipe.model_validate({**run.spec.recipe.model_dump(), "epochs": epochs, "iterations": None})
     except ValidationError as error:
-        raise UsageError(f"--prune {epochs}: recipe.{first_error(error)}") from error
+        raise UsageError(f"{flag} {epochs}: recipe.{first_error(error)}") from error
     return replace(run, spec=run.spec.model_copy(update={"recipe": recipe}))
 
 

@@ -63,6 +63,9 @@ class SpaceCard(FrozenModel):
     source: str = Field(pattern=r"\S", description="paper, repository and file, or 'assumption: ...'")
     sampler: Literal["grid", "tpe"] = Field("grid", description="unless --sampler says otherwise")
     trials: int | None = Field(None, ge=1, description="budget of tpe, unless --trials says otherwise")
+    trial_epochs: int | None = Field(
+        None, ge=1, description="of each trial, unless --trial-epochs says otherwise; else the recipe's"
+    )
     settings: dict[str, JsonValue] = Field(default_factory=dict, description="the same in every trial")
     parameters: dict[str, Parameter] = Field(min_length=1)
 

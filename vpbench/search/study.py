@@ -29,7 +29,7 @@ class Study:
         search: the space's name and the budget, as they stand in the rows.
         parameters: what is searched.
         points: all of a grid; empty for TPE.
-        trial: the run with the values of a point; in as many epochs as its second argument says, or the recipe's.
+        trial: the run with the values of a point; in as many epochs as its second argument says, or a trial's.
     """
 
     method: str
@@ -65,14 +65,21 @@ class Trial:
 
 
 def winner(trials: list[Trial]) -> Trial | None:
-    """The trial with the most right answers on validation; ties go to the smaller learning rate, then to less weight decay,
-    then to the earlier trial. None when no trial has a number."""
+    """The trial with the most right answers on validation, or the best score where answers are not counted.
+
+    Ties go to the smaller learning rate, then to less weight decay, then to the earlier trial. None when no trial has a number.
+    """
     complete = [trial for trial in trials if trial.state == "complete"]
     return min(
         complete,
-        key=lambda trial: (-trial.row["val_correct"], trial.row["lr"], trial.row["weight_decay"], trial.number),
+        key=lambda trial: (-_answers(trial.row), trial.row["lr"], trial.row["weight_decay"], trial.number),
         default=None,
     )
+
+
+def _answers(row: Row) -> float:
+    """Right answers on validation; the score of a task that does not count them."""
+    return float(row["val_score"] if row.get("val_correct") is None else row["val_correct"])
 
 
 def _grid(study: Study) -> Rounds:

@@ -27,6 +27,10 @@ class Budget(FrozenModel):
     batch: Annotated[int | None, Flag(kind=int, metavar="N")] = Field(
         default=None, description="Trials that tpe chooses at a time, whatever the workers. Default: 8."
     )
+    trial_epochs: Annotated[int | None, Flag(kind=int, metavar="EPOCHS")] = Field(
+        default=None,
+        description="Epochs of a trial, with a schedule that ends there. Default: the space's, else a final run's.",
+    )
     prune: Annotated[int | None, Flag(kind=int, metavar="EPOCHS")] = Field(
         default=None, description="With tpe: begin each trial with so few epochs, and drop those below the median."
     )

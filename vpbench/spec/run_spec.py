@@ -125,6 +125,7 @@ class Search(FrozenModel):
     seed: int | None = None
     batch: int | None = Field(None, description="trials that are chosen at a time")
     prune: int | None = Field(None, description="epochs of the short runs that decide which trials are run in full")
+    trial_epochs: int | None = Field(None, description="epochs of a trial; None: those of a final run")
 
 
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -167,6 +168,8 @@ class RunSpec(FrozenModel):
                 del identity["data"][name]
         if self.search is not None:
             identity["search"]["searched"] = [former.get(name, name) for name in self.search.searched]
+            if self.search.trial_epochs is None:  # came later
+                del identity["search"]["trial_epochs"]
         if self.task == TaskSpec():  # came later
             del identity["task"]
         if self.stage is None:
