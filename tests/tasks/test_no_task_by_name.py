@@ -1,4 +1,4 @@
-"""Nothing outside ``tasks/`` asks which task it is: what differs between tasks is said by the task itself."""
+"""Nothing outside ``tasks/`` asks which task it is: what differs between tasks is said by the task itself, in one file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vpbench.tasks import task_class, task_registry
+from vpbench.tasks import resolve_task, task_class, task_registry
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = set(task_registry().names())
@@ -52,3 +52,12 @@ def test_what_would_be_found(text: str, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
     (tmp_path / "some.py").write_text(text)
     assert list(decisions(tmp_path / "some.py")) == ["some.py:1"]
+
+
+def test_a_task_of_the_users_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "from vpbench.tasks.classification import Classification\nclass Ages(Classification):\n    title = 'ages of people'\n"
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "ages.py").write_text(text)
+    monkeypatch.setenv("VPBENCH_PATH", str(tmp_path))
+    assert task_registry().names() == sorted({*NAMES, "ages"})
+    assert resolve_task("ages").name == "ages" and task_class("ages").title == "ages of people"

@@ -255,9 +255,10 @@ class Segmentation(Task[SegmentationConfig]):
 
     def _stride(self, size: int) -> int | None:
         """Pixels between windows; None without windows."""
-        if self.config.stride == "whole":
+        stride = self.config.stride
+        if isinstance(stride, str):
             return None
-        return max(1, int(size * 2 / 3)) if self.config.stride is None else self.config.stride
+        return max(1, int(size * 2 / 3)) if stride is None else stride
 
 
 def is_ragged(split: CachedSplit) -> bool:
