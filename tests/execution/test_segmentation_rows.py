@@ -47,12 +47,13 @@ def images(tmp_path: Path) -> Path:
 
 
 def write_halves(root: Path, **counts: int) -> Path:
-    """Halves of two shades, the right one on images of odd numbers; 24 x 16 pixels."""
+    """Noise that is brighter in one half, the right one on images of odd numbers; 24 x 16 pixels."""
+    rng = np.random.default_rng(0)
     for split, count in counts.items():
         for number in range(count):
             mask = np.zeros((16, 24), np.uint8)
             mask[:, 12 * (number % 2) : 12 * (number % 2) + 12] = 1
-            for kind, values in (("images", 50 + 100 * mask), ("masks", mask)):
+            for kind, values in (("images", 100 * mask + rng.integers(0, 80, mask.shape)), ("masks", mask)):
                 folder = root / kind / split
                 folder.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(values.astype(np.uint8)).save(folder / f"{number}.png")

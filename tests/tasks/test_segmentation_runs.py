@@ -239,6 +239,9 @@ def test_windows_and_scales() -> None:
     first = CachedSplit(image, np.zeros(1, np.int64), SIZE, masks=mask)
     whole, windowed = (trainer.evaluate(each).arrays() for each in (first, ragged))
     assert np.array_equal(whole["image_0"], windowed["image_0"])
+    for place, (image, (mask,)) in enumerate(trainer.task.evaluation_batches(ragged, trainer.normalise)):  # as new images are
+        (found,) = trainer.task.probabilities(trainer.model.eval(), image, SIZE, [(mask.shape[0], mask.shape[1])])
+        assert np.array_equal(found.argmax(0).numpy(), windowed[f"image_{place}"])
 
 
 @pytest.mark.parametrize("stride", [None, "whole"])
