@@ -17,6 +17,7 @@ from vpbench.deploy.export_run import export_run
 from vpbench.deploy.export_target import target_registry
 
 
+@pytest.mark.sweep  # each target by itself is in tests/deploy/test_targets.py
 def test_train_predict_and_export(
     images: Path, command: list[str], tmp_path: Path, unmeasured: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip

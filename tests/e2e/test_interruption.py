@@ -51,6 +51,7 @@ def test_kill(tmp_path: Path, command: list[str], unmeasured: None) -> None:
     check_continues(tmp_path, command)
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process")
 def test_interrupt(tmp_path: Path, command: list[str], unmeasured: None) -> None:
     process = started_grid(tmp_path, command)

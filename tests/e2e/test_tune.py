@@ -93,6 +93,7 @@ def test_a_grid_is_stopped_and_continued(tuning: list[str], space: Path, tmp_pat
     assert "from 4 trials (small, grid)" in " ".join(report.out.split())
 
 
+@pytest.mark.sweep  # which trials there are is in tests/search/test_study.py
 @pytest.mark.usefixtures("unmeasured")
 def test_tpe_is_stopped_and_continued(tuning: list[str], tmp_path: Path) -> None:
     words = ["--space", "adamw", "--trials", 5, "--batch", 2, "--prune", 1, "--epochs", 2, "--seeds", 1]

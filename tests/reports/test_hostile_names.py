@@ -123,6 +123,7 @@ def test_html_table(texts: dict[str, str]) -> None:
     assert Tags(texts["html"]).found <= tags
 
 
+@pytest.mark.sweep
 def test_page_and_figures(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of a data set and of a backbone are in a page, and in the names of its files; three kinds of figures, for speed."""
     chosen = [(name, plot_registry().get(name)) for name in ("pareto", "seeds", "curves")]

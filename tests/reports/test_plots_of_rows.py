@@ -96,9 +96,10 @@ def trials() -> list[dict[str, Any]]:
 
 
 NAMES = ("pareto", "curves", "hyperparameters", "seeds", "heatmap", "critical-difference", "noise", "confusion", "trials")
+SOME = ("pareto", "curves", "critical-difference", "trials")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [case(name, always=SOME) for name in NAMES])
 def test_png_and_pdf(full: Store, tmp_path: Path, name: str) -> None:
     only = {"dataset": "digits"} if name in ("curves", "noise", "confusion") else {}
     paths = make_report(plot=name, results=full.folder, out=tmp_path, **only)
@@ -119,6 +120,7 @@ def test_the_same_bytes_every_time(full: Store, tmp_path: Path, name: str) -> No
     assert first == again
 
 
+@pytest.mark.sweep
 def test_rows_and_a_page_need_no_torch(full: Store, tmp_path: Path) -> None:
     code = f"""
 import sys
