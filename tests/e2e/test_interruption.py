@@ -80,6 +80,7 @@ def test_what_a_killed_writer_leaves(results: Path, command: list[str], unmeasur
     assert rows(results)["status"].tolist() == ["ok", "ok"]
 
 
+@pytest.mark.sweep
 def test_broken_image_cache(
     results: Path, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unmeasured: None
 ) -> None:

@@ -162,6 +162,7 @@ def test_figures_draw_text_as_it_is() -> None:
     assert not any(text.get_parse_math() for text in figure.findobj(Text) if isinstance(text, Text))
 
 
+@pytest.mark.sweep
 def test_figures_start_from_matplotlibs_defaults(tmp_path: Path) -> None:
     """A user's matplotlibrc asks for LaTeX, which would be an error where there is none, and for other sizes everywhere."""
     folder = fill(tmp_path / "runs", *(make_row(method, name) for method in ("linear", "vpt") for name in ("a", "b"))).folder

@@ -52,7 +52,7 @@ def numbers(trainer: Trainer) -> tuple[list[float], list[int], dict[str, torch.T
     [
         *(pytest.param(*late, "fp32", marks=() if late in (LATE[0], LATE[4]) else pytest.mark.sweep) for late in LATE),
         pytest.param(*LATE[0], "bf16", marks=pytest.mark.sweep),
-        (*LATE[4], "bf16"),
+        pytest.param(*LATE[4], "bf16", marks=pytest.mark.sweep),
     ],
 )
 def test_a_shortcut_only(
