@@ -73,6 +73,8 @@ def test_of_segmentation() -> None:
     assert values(found["protocol"])["task_options"]["head"] == "setr-pup"
     assert sources(found["recipe"])["groups"] == "suite ade20k"
     assert values(found["recipe"])["warm-up in use"] == "0 epochs"
+    options = {line["name"]: (line["value"], line["source"]) for line in describe_recipe("ivpt", "ade20k")["options"]}
+    assert (options["ar"], options["dropout"]) == (("none", "recipe 1"), (0.1, "recipe 2"))
 
 
 def test_values_for_single_data_sets() -> None:

@@ -74,7 +74,9 @@ def describe_recipe(
         ],
         "protocol": _protocol(card, protocol, dataset),
         "sources": _legend(card, protocol, named, bool(given or options)),
-        "notes": [*(entry.note for entry in entries if entry.note), *_elsewhere(name, card, card.part_of or asked, preset, dataset)],
+        "notes": [
+            *(entry.note for entry in entries if entry.note), *_elsewhere(name, card, card.part_of or asked, preset, dataset)
+        ],
     }  # fmt: skip
 
 
