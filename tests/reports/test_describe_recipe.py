@@ -51,9 +51,17 @@ def test_where_a_value_comes_from() -> None:
 
 
 def test_what_counts_where_two_fields_say_it() -> None:
-    lines = {line["name"]: line for line in describe_recipe("adapter", "mini", settings={"recipe.warmup_epochs": 3})["recipe"]}
-    assert lines["warmup_epochs"]["value"] == 3
-    assert lines["warm-up in use"] == {"name": "warm-up in use", "value": "1.2 epochs", "source": "warmup_fraction and epochs"}
+    """A share of all epochs before a number of them, unless the user gives the number."""
+
+    def warmup(**settings: Any) -> tuple[Any, ...]:
+        given = {f"recipe.{name}": value for name, value in settings.items()}
+        lines = {line["name"]: line for line in describe_recipe("full", "fgvc", settings=given)["recipe"]}
+        return lines["warmup_epochs"]["value"], lines["warm-up in use"]["value"], lines["warm-up in use"]["source"]
+
+    assert warmup() == (5, "10 epochs", "warmup_fraction and epochs")
+    assert warmup(warmup_epochs=3) == (3, "3 epochs", "warmup_epochs")
+    assert sources(describe_recipe("full", "fgvc", settings={"recipe.warmup_epochs": 3})["recipe"])["warmup_fraction"] == "default"
+    assert warmup(warmup_epochs=3, warmup_fraction=0.5) == (3, "50 epochs", "warmup_fraction and epochs")
 
 
 def test_the_protocol_is_whole_and_says_what_the_card_leaves_open() -> None:

@@ -62,7 +62,10 @@ def describe_recipe(
     training = _sources(protocol, card.training, {key: entry.training for key, entry in named.items()}, given)
     set_by_recipe = {key: entry.options for key, entry in named.items()}
     of_options = _sources("preset", _preset(label), set_by_recipe, options.get(name, {}))
-    lines = [_line(field, value, training.get(field, DEFAULT)) for field, value in recipe.model_dump(mode="json").items()]
+    fields = recipe.model_dump(mode="json")
+    for other in (field for field, value in fields.items() if value is None and field not in given):
+        training.pop(other, None)  # a suite's value that gave way to one of the user's
+    lines = [_line(field, value, training.get(field, DEFAULT)) for field, value in fields.items()]
     lines.append(_line("learning rate in use", recipe.peak_lr, "lr, batch_size and lr_reference_batch"))
     lines.append(_warmup(recipe))
     return {
