@@ -38,7 +38,8 @@ def test_values_are_those_of_a_plan(label: str, tmp_path: Path) -> None:
     assert sources(found["recipe"])["epochs"] == "--set"
     legend = {line["source"]: line["stands_for"] for line in found["sources"]}
     named = {source for part in ("recipe", "protocol") for source in sources(found[part]).values()}
-    assert named - legend.keys() <= {"data set digits", "lr, batch_size and lr_reference_batch"}
+    in_use = {"lr, batch_size and lr_reference_batch", "warmup_fraction and epochs"}
+    assert named - legend.keys() <= {"data set digits", *in_use}
 
 
 def test_where_a_value_comes_from() -> None:
