@@ -14,7 +14,7 @@ from vpbench.core.errors import DataError
 from vpbench.data.raw import SPLITS, RawData
 from vpbench.data.sources._listed import Key, Members, from_lists, nested
 
-WHERE = "get it where CoOp's DATASETS.md says"
+WHERE = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md links it"
 
 
 def read(folder: Path, split: str, images: str = "", inside: tuple[str, ...] | list[str] = ()) -> RawData:
