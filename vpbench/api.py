@@ -12,7 +12,7 @@ from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
 from vpbench.core.torch_state import own_torch_state
 from vpbench.spec.budget import Budget
-from vpbench.spec.flag import keywords_of, read_texts
+from vpbench.spec.flag import keywords_of
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.request import Request
 from vpbench.spec.run_options import RunOptions
@@ -39,7 +39,7 @@ def names_first(function: Function) -> Function:
 
     @functools.wraps(function)
     def checked(request: Request, *others: Any, **named: Any) -> Any:
-        from vpbench.planning.names import check_names
+        from vpbench.planning.check_names import check_names
 
         for budget in (each for each in (*others, *named.values()) if isinstance(each, Budget)):
             from vpbench.search.space import read_space
@@ -140,7 +140,7 @@ def _models(function: str, given: dict[str, Any], *kinds: type[Any]) -> list[Any
             hint = f"For the recipe write settings={{'recipe.{name}': ...}}." if name in Recipe.model_fields else ""
             raise unknown(f"argument of vpbench.{function}", name, known, hint)
     fields = [{name: value for name, value in given.items() if name in kind.model_fields} for kind in kinds]
-    return [kind.from_keywords(**read_texts(kind, own)) for kind, own in zip(kinds, fields)]
+    return [kind.from_keywords(**own) for kind, own in zip(kinds, fields)]
 
 
 @contextmanager
@@ -293,7 +293,7 @@ def _note_data(planned: Plan | ResolvedRequest, callback: Callback | None) -> No
 
 def _note_seeds(request: Request, seeds: Sequence[int], callback: Callback | None) -> None:
     """Which seeds several are, and which of them are none of the suite's."""
-    from vpbench.planning.names import suite_of
+    from vpbench.planning.check_names import suite_of
 
     name, suite = suite_of(request)
     own = suite.seeds

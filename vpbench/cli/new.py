@@ -113,7 +113,7 @@ def suite(
     """
     from vpbench.core.user_folders import user_path
     from vpbench.data.catalog import dataset_card
-    from vpbench.planning.names import own_name
+    from vpbench.planning.check_names import own_name
     from vpbench.planning.suites import suite_names
     from vpbench.spec.parsing import words as separated
 
@@ -277,7 +277,7 @@ def _check_data(paths: list[Path]) -> None:
     from vpbench.core.errors import UsageError
     from vpbench.data.catalog import dataset_names
     from vpbench.data.sources import open_path
-    from vpbench.planning.names import own_name
+    from vpbench.planning.check_names import own_name
 
     for path in paths:
         open_path(path)

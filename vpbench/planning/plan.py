@@ -18,7 +18,7 @@ from vpbench.data.catalog import dataset_card
 from vpbench.data.counted import CountedData
 from vpbench.data.raw import RawData
 from vpbench.models.registry import method_class, resolve_method
-from vpbench.planning.names import methods_of, own_paths, suite_of
+from vpbench.planning.check_names import methods_of, own_paths, suite_of
 from vpbench.planning.requested_data import open_requested, pinned_data
 from vpbench.planning.rerun import to_repeat
 from vpbench.planning.suites import (

@@ -12,7 +12,7 @@ from vpbench.data.image_errors import offers_to_skip
 from vpbench.data.places import data_root
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path, pinned
-from vpbench.planning.names import check_datasets, own_paths
+from vpbench.planning.check_names import check_datasets, own_paths
 from vpbench.planning.suites import SuiteCard
 from vpbench.spec.request import Request
 from vpbench.tasks import task_class

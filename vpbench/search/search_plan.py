@@ -13,7 +13,7 @@ from vpbench.core.cards import first_error
 from vpbench.core.errors import UnsupportedError, UsageError, VpbenchError
 from vpbench.core.names import counted, unknown
 from vpbench.models.registry import resolve_method
-from vpbench.planning.names import methods_of, suite_of
+from vpbench.planning.check_names import methods_of, suite_of
 from vpbench.planning.plan import (
     Plan,
     PlannedRun,

@@ -77,18 +77,6 @@ class Request(FrozenModel):
     selection: Annotated[str | None, Flag()] = Field(default=None, description="Epoch that counts: last or best_val.")
     device: Annotated[str, Flag(shown="auto")] = Field(default="auto", description="auto, cpu or cuda.")
 
-    @field_validator("methods", "datasets", "backbone", mode="before")
-    @classmethod
-    def _separated(cls, given: Any) -> Any:
-        """A text with commas is a list of names."""
-        return words(given) if isinstance(given, str) else given
-
-    @field_validator("columns", mode="before")
-    @classmethod
-    def _named(cls, given: Any) -> Any:
-        """A text with commas is a mapping."""
-        return columns_of(given) if isinstance(given, str) else given
-
     @field_validator("data", mode="before")
     @classmethod
     def _paths(cls, given: Any) -> Any:
