@@ -135,6 +135,6 @@ def _ids(frame: Any) -> str:
     several = {name: frame[name].nunique() > 1 for name in ("method", "dataset", "backbone", "seed")}
     named = [
         " ".join([row.run_id[:SHORT], *(str(getattr(row, name)) for name, differs in several.items() if differs)])
-        for row in frame.itertuples()
+        for row in frame.sort_values("started_at").itertuples()
     ]
     return f"{'Runs' if len(named) > 1 else 'Run'}: {', '.join(named)}. More of them:"
