@@ -168,7 +168,7 @@ def test_broken_image(results: Path, images: Path, tmp_path: Path, unmeasured: N
     assert (row["n_train"], row["n_test"], json.loads(row["spec"])["data"]["unreadable"]) == (17, 10, 3)
     line = vpbench("show", "run", row["run_id"], "--as-command", "--results", tmp_path / "new").out
     assert "--skip-unreadable" in line
-    again = vpbench(*line.split()[1:], "--results", tmp_path / "new", "--dry-run")
+    again = vpbench(*line.split()[1:], "--results", tmp_path / "new", "--save", "none", "--dry-run")
     assert "1 run, 1 stored" in again.out, again.err
 
 
