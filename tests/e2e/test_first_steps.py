@@ -76,7 +76,7 @@ def test_what_a_run_shows_is_in_the_order_of_questions(results: Path) -> None:
     assert heads[:5] == ["run", "result", "cost", "data", "options"]
     assert "environment" in heads[:10] and any(head.startswith("repeat_with: vpbench run --methods vpt") for head in heads)
     assert f"  acc1: {run['acc1']:.6g} %" in shown
-    for absent in ("None", "error", "trained_run", "spec:", "nan"):
+    for absent in ("None", "error", "trained_run", "spec:", ": nan"):
         assert absent not in shown
     assert shown.count("lr:") == shown.count("prompt_length:") == 1
 

@@ -93,7 +93,7 @@ def test_run_refuses(
         ("show thing vpt", 2, ["'thing'", "method"]),
         ("show method vptt", 2, ["'vptt'", "Did you mean 'vpt'?"]),
         ("show run ffffffff --results {results}", 5, ["ffffffff", "--results"]),
-        ("show run --results {results} --", 2, []),
+        ("show method", 2, ["show method", "say its name"]),
     ],
 )
 def test_other_commands_refuse(words: str, code: int, parts: list[str], results: Path) -> None:
