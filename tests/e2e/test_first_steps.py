@@ -78,7 +78,7 @@ def test_what_a_run_shows_is_in_the_order_of_questions(results: Path) -> None:
     assert f"  acc1: {run['acc1']:.6g} %" in shown
     for absent in ("None", "error", "trained_run", "spec:", ": nan"):
         assert absent not in shown
-    assert shown.count("lr:") == shown.count("prompt_length:") == 1
+    assert shown.count("  lr:") == shown.count("prompt_length:") == 1
 
 
 def test_the_command_of_another_seed(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unmeasured: None) -> None:
