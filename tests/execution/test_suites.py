@@ -30,7 +30,7 @@ STRUCTURED = tuple(
 VTAB = NATURAL + SPECIALIZED + STRUCTURED
 PARTS = {"vtab1k-natural": NATURAL, "vtab1k-specialized": SPECIALIZED, "vtab1k-structured": STRUCTURED}
 NOAH = tuple(f"noah-fewshot-{shots}" for shots in (1, 2, 4, 8, 16))
-OWN = ("mini", "open-mini", "custom", "ci", "imagenet-16shot", *NOAH)
+OWN = ("mini", "open-mini", "photos-mini", "custom", "ci", "imagenet-16shot", *NOAH)
 PUBLISHED = [name for name in suite_names() if name not in OWN and suite_card(name).task == "classification"]
 
 
