@@ -47,8 +47,9 @@ def budget_faults(runs: Iterable[SearchedRun]) -> Iterator[str]:
         if len(found) > 1:
             told = "; ".join(f"{method}: {_said(budget)}" for budget, method in found.items())
             yield f"the methods on {suite} with {backbone} were searched with different budgets ({told})"
-    for (*_, dataset, method, _), members in studies.items():
-        yield from (f"{method} on {dataset}: {fault}" for fault in _study_faults(members))
+    for members in studies.values():
+        spec = members[0].spec
+        yield from (f"{spec.method.label} on {spec.data.dataset}: {fault}" for fault in _study_faults(members))
 
 
 def _said(budget: tuple[Any, ...]) -> str:
