@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Call
 
 from vpbench.checking.contribution import check_contributions
 from vpbench.checking.personal_data import found_in
@@ -27,6 +26,7 @@ PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
 SPACE = "rate-and-decay"
 UNTESTED = dict.fromkeys(("score", "acc1", "acc5", "mean_per_class", "correct", "correct5", "total", "flops_forward"))
 Row = dict[str, Any]
+Call = Callable[..., tuple[int, str, str]]
 
 
 def written(rows: list[Row], path: Path) -> Path:

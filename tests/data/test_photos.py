@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vpbench.core.errors import DataError, MissingDataError
+from vpbench.core.errors import MissingDataError
 from vpbench.data.catalog import dataset_card
 from vpbench.data.sources import open_dataset, photos
 from vpbench.planning.suites import suite_card
@@ -70,7 +70,7 @@ def test_the_card_divides_training_images(folder: Path, tmp_path: Path) -> None:
     card = dataset_card("photos.pets37").model_copy(update=changes)
     raw = open_dataset(card, tmp_path / "root")
     assert [len(split) for split in raw.splits.values()] == [9, 3, 6]
-    with pytest.raises(DataError, match=r"photos-mini/none\.parquet is missing"):
+    with pytest.raises(MissingDataError, match=r"photos-mini/none\.parquet is missing"):
         open_dataset(card.model_copy(update={"options": {**options, "file": "none.parquet"}}), tmp_path / "root")
     with pytest.raises(MissingDataError, match=r"Write pets37\.parquet from the images"):
         open_dataset(card, tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vpbench.core.errors import MissingDataError
 from vpbench.data.protocols import SEED, with_all_for_training
 from vpbench.data.raw import PartialSplit, RawData, RawSplit
 from vpbench.data.sources import parquet
@@ -23,8 +24,11 @@ def read(folder: Path, file: str, training: int, testing: int) -> RawData:
             fewer. Validation images are taken from those of training later.
 
     Raises:
-        DataError: for a file that is missing or unreadable.
+        MissingDataError: when there is no such file.
+        DataError: for a file that cannot be read.
     """
+    if not (folder / file).is_file():
+        raise MissingDataError(f"{folder / file} is missing: docs/data/photos-mini.md says how to write it.")
     raw = parquet.read(folder / file)
     whole = with_all_for_training(raw)
     drawn = {"train": _drawn(whole.splits["train"], training), "test": _drawn(whole.splits["test"], testing)}
