@@ -1,11 +1,13 @@
 """A search of 40 trials and five final runs in forward passes of its data: what the cache of activations leaves.
 
-    python benchmarks/speed/search.py [--method linear] [--set partial.blocks=1] [--backbone vit_base_patch16_224] [--images 1000]
+    python benchmarks/speed/search.py [--methods linear,partial,vpt] [--set vpt.start=11] [--backbone vit_base_patch16_224]
 
-The whole of ``vpbench tune`` with VPT's grid runs in this process, on made-up images with the protocol of VTAB-1k (or, with
-``--fit train``, with final runs that train without the validation images), an empty cache and a file of random weights. Its
-processor time is compared with that of one forward pass of the plain timm model over all images, half of it before and half after
-the search. ``--without-cache`` runs it once more without activations on the disk, and compares the rows.
+The whole of ``vpbench tune`` with VPT's grid runs in this process for one method after the other, on made-up images with the
+protocol of VTAB-1k (or, with ``--fit train``, with final runs that train without the validation images), an empty cache and a
+file of random weights. Its processor time is compared with that of one forward pass of the plain timm model over all images, half
+of it before and half after the search. Training and evaluation are what a method does behind its frozen prefix; the ratio of
+everything beyond them says whether a search costs more than one pass through that prefix. ``--without-cache`` runs it once more
+without activations on the disk, and compares the rows.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from vpbench.training.fit import Trainer
 
 CLASSES, BATCH = 10, 64
 SHARES = {"train": 0.64, "val": 0.16, "test": 0.2}
+SUITE_FILE = "noise-suite.toml"
 SUITE = """
 base = "vtab1k"
 title = "made up"
@@ -81,7 +84,7 @@ class Clock:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--method", default="linear")
+    parser.add_argument("--methods", default="linear", metavar="NAME,...", help="each is searched by itself")
     parser.add_argument("--set", action="append", default=[], metavar="METHOD.OPTION=N", help="an option, a number")
     parser.add_argument("--backbone", default="vit_base_patch16_224")
     parser.add_argument("--size", type=int, default=224, help="side of the images, pixels")
@@ -94,22 +97,23 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["VPBENCH_CACHE"] = str(Path(folder, "cache"))
         pixels = make_images(Path(folder, "images"), asked.images, asked.size)
-        suite = Path(folder, "noise-suite.toml")
-        suite.write_text(SUITE.format(fit=asked.fit, backbone=asked.backbone, epochs=asked.epochs))
+        Path(folder, SUITE_FILE).write_text(SUITE.format(fit=asked.fit, backbone=asked.backbone, epochs=asked.epochs))
         plain = timm.create_model(asked.backbone, num_classes=0, img_size=asked.size).eval()
         save_file(plain.state_dict(), Path(folder, "weights.safetensors"))
         forward(plain, pixels[:BATCH])  # warm-up
-        before = forward(plain, pixels[::2])
-        spent = search(asked, suite, Path(folder, "runs"))
-        after = forward(plain, pixels[1::2])
-        report(asked, spent, before + after)
-        if asked.without_cache:
-            os.environ["VPBENCH_ACTIVATIONS"] = "0"
-            spent = search(asked, suite, Path(folder, "without"))
-            report(asked, spent, before + after)
-            sys.stdout.write(f"rows are equal: {rows(Path(folder, 'runs')).equals(rows(Path(folder, 'without')))}\n")
+        for method in asked.methods.split(","):
+            os.environ["VPBENCH_CACHE"] = str(Path(folder, method, "cache"))
+            os.environ.pop("VPBENCH_ACTIVATIONS", None)
+            before = forward(plain, pixels[::2])
+            spent = search(method, asked, Path(folder), Path(folder, method, "runs"))
+            once = before + forward(plain, pixels[1::2])
+            report(method, asked, spent, once)
+            if asked.without_cache:
+                os.environ["VPBENCH_ACTIVATIONS"] = "0"
+                without = Path(folder, method, "without")
+                report(method, asked, search(method, asked, Path(folder), without), once)
+                sys.stdout.write(f"rows are equal: {rows(Path(folder, method, 'runs')).equals(rows(without))}\n")
 
 
 def make_images(folder: Path, count: int, size: int) -> np.ndarray[Any, Any]:
@@ -133,16 +137,17 @@ def forward(model: torch.nn.Module, pixels: np.ndarray[Any, Any]) -> float:
     return time.process_time() - begin
 
 
-def search(asked: argparse.Namespace, suite: Path, results: Path) -> dict[str, float]:
+def search(method: str, asked: argparse.Namespace, folder: Path, results: Path) -> dict[str, float]:
     """Processor seconds of a whole search, by what they went to."""
     clock = Clock()
     saved = {(owner, name): getattr(owner, name) for owner, name in WHERE}
     for (owner, name), kind in WHERE.items():
         clock.timed(owner, name, kind)
     begin = time.process_time()
-    settings = {key: float(value) for key, _, value in (word.partition("=") for word in asked.set)}
+    own = [word.partition("=") for word in asked.set if word.startswith(f"{method}.")]
+    settings = {key: float(value) for key, _, value in own}
     vpbench.tune(
-        asked.method, str(suite), weights=results.parent / "weights.safetensors", image_size=asked.size, seeds=asked.seeds,
+        method, str(folder / SUITE_FILE), weights=folder / "weights.safetensors", image_size=asked.size, seeds=asked.seeds,
         threads=asked.threads, save="none", results=results, executor="inline", device="cpu", settings=settings, progress=False,
     )  # fmt: skip
     whole = time.process_time() - begin
@@ -162,17 +167,15 @@ WHERE: dict[tuple[Any, str], str] = {
 }
 
 
-def report(asked: argparse.Namespace, spent: dict[str, float], once: float) -> None:
-    sys.stdout.write(
-        f"{asked.method}, 40 trials and {asked.seeds} seeds on {asked.images} images; one forward pass: {once:.1f} s\n"
-    )
+def report(method: str, asked: argparse.Namespace, spent: dict[str, float], once: float) -> None:
+    sys.stdout.write(f"{method}, 40 trials and {asked.seeds} seeds on {asked.images} images; one forward pass: {once:.1f} s\n")
     for kind, seconds in sorted(spent.items(), key=lambda item: -item[1]):
         sys.stdout.write(f"  {kind:20} {seconds:8.1f} s  {seconds / once:6.2f} forward passes\n")
-    beyond = spent["whole"] - spent["training"]
+    beyond = spent["whole"] - spent["training"] - spent["evaluation"]
     fixed = sum(spent[kind] for kind in ("loading the model", "measuring the cost", "everything else"))
-    sys.stdout.write(f"  of that {fixed:.1f} s do not depend on the number of images\n")
-    sys.stdout.write(f"  beyond training      {beyond:8.1f} s  {beyond / once:6.2f} forward passes")
+    sys.stdout.write(f"  beyond training and evaluation {beyond:8.1f} s  {beyond / once:6.2f} forward passes")
     sys.stdout.write(f", {(beyond - spent['measuring the cost']) / once:.2f} without measuring the cost\n")
+    sys.stdout.write(f"  of that {fixed:.1f} s do not depend on the number of images\n")
 
 
 def rows(folder: Path) -> Any:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from vpbench.core.sealed_cache import SealedCache
+from vpbench.core.sealed_cache import ROOM, SealedCache
 
 
 @pytest.fixture
@@ -61,3 +65,37 @@ def test_a_mapped_file_survives_its_eviction(cache: SealedCache) -> None:
     found = cache.read("a")
     cache.evict(0)
     assert found is not None and bytes(found) == b"content"
+
+
+def test_a_full_disk_costs_time_only(cache: SealedCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of what did not fit, and what lay there stays."""
+    cache.write("a", b"content")
+
+    def full(path: Path, content: bytes) -> int:
+        with path.open("wb") as stream:
+            stream.write(content[:3])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    cache.write("b", b"content")
+    cache.write("a", b"content")
+    assert [path.name for path in cache.folder.iterdir()] == ["a.sealed"] and cache.read("b") is None
+    assert bytes(cache.read("a") or b"") == b"content"
+
+
+def test_room_is_left_on_the_disk(cache: SealedCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    for free, is_kept in ((ROOM + 6, False), (ROOM + 7, True)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
+        cache.write("a", b"content")
+        assert cache.holds("a") is is_kept
+
+
+def test_files_of_another_user_are_read(cache: SealedCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only their owner may set their times."""
+
+    def refused(*arguments: Any, **keywords: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    cache.write("a", b"content")
+    monkeypatch.setattr(os, "utime", refused)
+    assert bytes(cache.read("a") or b"") == b"content"

@@ -30,7 +30,8 @@ STRUCTURED = tuple(
 VTAB = NATURAL + SPECIALIZED + STRUCTURED
 PARTS = {"vtab1k-natural": NATURAL, "vtab1k-specialized": SPECIALIZED, "vtab1k-structured": STRUCTURED}
 NOAH = tuple(f"noah-fewshot-{shots}" for shots in (1, 2, 4, 8, 16))
-OWN = ("mini", "open-mini", "photos-mini", "custom", "ci", "imagenet-16shot", *NOAH)
+COOP = tuple(name.replace("fewshot", "fewshot-coop") for name in NOAH)
+OWN = ("mini", "open-mini", "photos-mini", "custom", "ci", "imagenet-16shot", *NOAH, *COOP)
 PUBLISHED = [name for name in suite_names() if name not in OWN and suite_card(name).task == "classification"]
 
 
@@ -137,6 +138,16 @@ def test_noah_few_shot(name: str) -> None:
     assert (recipe.optimizer, recipe.peak_lr, recipe.weight_decay, recipe.batch_size) == ("adamw", 5e-3, 1e-4, 64)
     assert (recipe.epochs, recipe.warmup_fraction, recipe.label_smoothing) == (100, 0.1, 0.1)
     assert (recipe.mixup, recipe.cutmix, recipe.decay, recipe.warmup_from_zero) == (0.8, 1.0, "all", False)
+
+
+@pytest.mark.parametrize("name", COOP)
+def test_noah_few_shot_on_coops_splits(name: str) -> None:
+    """Differs from NOAH's few-shot suites in its data sets alone."""
+    suite, own = suite_card(name), suite_card(name.replace("-coop", ""))
+    assert suite.datasets == ("aircraft", *(f"{each}-coop" for each in own.datasets[1:]))
+    told = {"title", "description", "datasets", "base"}
+    assert suite.model_dump(exclude=told) == own.model_dump(exclude=told)
+    assert suite.title == own.title.replace(", ", ", CoOp's splits, ")
 
 
 DRAWS = 'base = "mini"\ntitle = "few"\ndescription = "Few."\ndatasets = ["digits"]\nseeds = [0, 1, 2]\nshots = 3\n'

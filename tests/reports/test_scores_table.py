@@ -70,8 +70,19 @@ def test_scores_beside_accuracy(tmp_path: Path) -> None:
 
 
 def test_many_medium_and_few_shots_of_a_long_tail(tmp_path: Path) -> None:
-    names, _ = columns_of(filled(tmp_path, tail=True, val=False))
+    store = filled(tmp_path, tail=True, val=False)
+    names, _ = columns_of(store)
     assert names == ["top-1 (%)", "macro F1 (%)", "many (%)", "medium (%)", "few (%)", "ECE (%)", "NLL", "Brier"]
+    line = "No temperature: the runs on digits have no validation images to fit it on."
+    assert str(make_report("scores", results=store.folder)).count(line) == 1
+
+
+def test_temperature_of_a_long_tail(tmp_path: Path) -> None:
+    store = filled(tmp_path, tail=True)
+    names, rows = columns_of(store)
+    assert names[-4:] == ["T", "ECE at T (%)", "NLL at T", "Brier at T"] and "few (%)" in names
+    assert rows["vpt"]["T"]["mean"] == pytest.approx(2, abs=0.3)
+    assert "No temperature" not in str(make_report("scores", results=store.folder))
 
 
 def test_accuracies_on_corrupted_images(tmp_path: Path) -> None:
@@ -84,6 +95,7 @@ def test_accuracies_on_corrupted_images(tmp_path: Path) -> None:
     assert rows["vpt"]["blur (%)"]["mean"] == 53
 
 
+@pytest.mark.sweep
 def test_reliability_diagram(tmp_path: Path) -> None:
     store = filled(tmp_path)
     paths = make_report(plot="reliability", results=store.folder, out=tmp_path / "figures")

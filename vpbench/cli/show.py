@@ -76,7 +76,8 @@ def show(
 
     terminal = Terminal()
     for key, value in in_words(facts).items():
-        _print(terminal, key, value)
+        if kind != "recipe" or value:
+            _print(terminal, key, value)
 
 
 def _print(terminal: Terminal, key: str, value: Any) -> None:

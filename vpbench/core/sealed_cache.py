@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,6 +16,7 @@ from vpbench.core.checksums import SEAL_LENGTH, DamagedError, sealed, unsealed
 from vpbench.core.files import remove_partials, write_atomically
 
 ENDING = ".sealed"
+ROOM = 1 << 30  # bytes of a disk that a cache leaves to what cannot be computed again
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,18 @@ class SealedCache:
             if not _is_whole(path, state.st_size, state.st_mtime_ns, state.st_ino):
                 path.unlink(missing_ok=True)
                 return None
-            os.utime(path, ns=(time.time_ns(), state.st_mtime_ns))
+            with suppress(OSError):  # of another user, in a folder that several share
+                os.utime(path, ns=(time.time_ns(), state.st_mtime_ns))
         except (OSError, ValueError):  # an empty file cannot be mapped
             return None
         return memoryview(content)[SEAL_LENGTH:]
 
     def write(self, key: str, content: bytes) -> None:
-        """Keep ``content``; not where the folder cannot be written or the disk is full."""
+        """Keep ``content``; not where the folder cannot be written, or less than :data:`ROOM` of the disk would stay free."""
         with suppress(OSError):
-            write_atomically(self._path(key), lambda partial: partial.write_bytes(sealed(content)))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(self.folder).free >= ROOM + len(content):
+                write_atomically(self._path(key), lambda partial: partial.write_bytes(sealed(content)))
 
     def holds(self, key: str) -> bool:
         """Whether there is a file, whole or not."""

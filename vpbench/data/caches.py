@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,4 +85,10 @@ def _image_folders() -> Iterator[Path]:
 
 
 def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    """Bytes of its files; what another process removes meanwhile counts as nothing."""
+    found = 0
+    with suppress(OSError):
+        for file in folder.iterdir():
+            with suppress(OSError):
+                found += file.stat().st_size
+    return found

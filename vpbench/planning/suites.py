@@ -268,8 +268,9 @@ def resolve_recipe(suite: SuiteCard, entries: list[RecipeEntry], overrides: dict
     values: dict[str, Any] = dict(suite.training)
     for entry in entries:
         values.update(entry.training)
-    if "epochs" in overrides:
-        values.pop("iterations", None)
+    for given, other in (("epochs", "iterations"), ("warmup_epochs", "warmup_fraction")):  # the other would count before it
+        if given in overrides:
+            values.pop(other, None)
     try:
         recipe = Recipe.model_validate({**values, **overrides})
     except ValidationError as error:

@@ -27,6 +27,7 @@ COLUMNS = (
     *((f"corrupted_{group}", f"{group} (%)", 1) for group in ("noise", "blur", "weather", "digital")),
     ("corrupted_all", "all corruptions (%)", 1),
 )  # fmt: skip
+NO_TEMPERATURE = "No temperature: the runs on {} have no validation images to fit it on."
 Scores = Mapping[RowKey, Mapping[str, Mapping[int, float]]]  # by row, score and seed
 
 
@@ -67,7 +68,9 @@ def _sections(store: Store, section: SectionRuns) -> Iterator[Section]:
             for row in rows_in_order(scores)
         )
         columns = tuple(Column("", heading, "score", ColumnKey("other", name)) for name, heading, _ in known)
-        yield Section(section.key, columns, rows, (), str(section.key.backbone), head="Method", caption=dataset)
+        names = {name for name, _, _ in known}
+        notes = (NO_TEMPERATURE.format(dataset),) if "ece" in names and "temperature" not in names else ()
+        yield Section(section.key, columns, rows, notes, str(section.key.backbone), head="Method", caption=dataset)
 
 
 def _scores(store: Store, runs: pd.DataFrame) -> Scores:

@@ -31,7 +31,9 @@ from vpbench.store.claims import Claims
 from vpbench.training.memory import in_pieces
 
 VERSION = 1  # of the files
-SOURCES = ("backbones/*.py", "interface/*.py", "models/*.py", "data/batches.py")  # the code that computes activations
+SOURCES = (  # the code that computes activations
+    "backbones/*.py", "interface/*.py", "models/*.py", "data/batches.py", "spec/precision.py"
+)  # fmt: skip
 ALIGNMENT = 64  # bytes, as torch's own tensors
 
 
