@@ -90,7 +90,7 @@ def test_readouts_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("name", [case(name, always=SMALL) for name in NAMES])
-@pytest.mark.parametrize("steps", [-4, 3])
+@pytest.mark.parametrize("steps", [-4, pytest.param(3, marks=pytest.mark.sweep)])
 def test_other_image_sizes(name: str, steps: int) -> None:
     spec = resolve_backbone(name)
     size = spec.image_size + steps * spec.patch_size * (8 if name.startswith("swin") else 1)

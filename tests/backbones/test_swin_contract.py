@@ -222,7 +222,9 @@ def test_a_timm_that_halves_odd_maps_wrongly() -> None:
         SwinAdapter(swin)
 
 
-@pytest.mark.parametrize(("size", "window"), [(224, 7), (384, 12), (448, 7)])
+@pytest.mark.parametrize(
+    ("size", "window"), [(224, 7), *(pytest.param(*sizes, marks=pytest.mark.sweep) for sizes in ((384, 12), (448, 7)))]
+)
 def test_named_swins_on_meta(size: int, window: int) -> None:
     name = "swin_base_patch4_window12_384" if size == 384 else "swin_base_patch4_window7_224"
     with torch.device("meta"):

@@ -64,6 +64,7 @@ def test_json(call: Call, baseline: Path, results: Path) -> None:
     assert [finding["column"] for finding in found["findings"]] == ["params_trainable", "acc1"]
 
 
+@pytest.mark.sweep
 def test_costs_are_reported(call: Call, baseline: Path, results: Path) -> None:
     write_store([make_row(seed=3, train_step_ms=1000.0)], results)
     words = ("check", "--baseline", baseline, "--results", results)
@@ -118,6 +119,7 @@ def test_columns_that_an_older_baseline_lacks(call: Call, baseline: Path, result
     assert call(*words)[0] == 1  # the others are
 
 
+@pytest.mark.sweep
 def test_an_older_baseline_is_renewed_in_part(call: Call, baseline: Path, tmp_path: Path) -> None:
     write_older(baseline, ["macs_fvcore", "latency_ms_p50", "python"])
     folder = write_store(grid(range(8)), tmp_path / "new")
@@ -153,6 +155,7 @@ def test_update_of_one_method_keeps_the_others(call: Call, baseline: Path, tmp_p
     assert set(rows[rows["method"] == "vpt"]["bytes_saved"]) == {1}
 
 
+@pytest.mark.sweep
 def test_update_of_one_suite_keeps_the_others(call: Call, baseline: Path, tmp_path: Path) -> None:
     folder = write_store(grid(range(2), suite="mini"), tmp_path / "mini")
     words = ("check", "--baseline", baseline, "--results", folder, "--suite", "mini", "--update")
@@ -201,6 +204,7 @@ def write_strangers_table(path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), path)
 
 
+@pytest.mark.sweep
 def test_a_baseline_of_an_older_schema(call: Call, baseline: Path, results: Path) -> None:
     """What it does not know is not compared; everything else is."""
     table = pq.read_table(baseline).drop_columns(["flops_inference", "params_by_part", "energy_infer_j"])
@@ -269,6 +273,7 @@ def test_a_results_folder_without_the_suite(call: Call, baseline: Path, tmp_path
     assert "has no row of suite ci" in err
 
 
+@pytest.mark.sweep
 def test_stored_rows_are_compared_without_torch(baseline: Path, results: Path) -> None:
     """Checked in a process of its own, as this one has torch already."""
     program = (

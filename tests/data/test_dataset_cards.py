@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from sweeps import case
 
 from vpbench.core.errors import DataError, UsageError
 from vpbench.data.catalog import dataset_card
@@ -22,7 +23,7 @@ DIGESTS = {
 }
 
 
-@pytest.mark.parametrize("name", DIGESTS)
+@pytest.mark.parametrize("name", [case(name, always=("digits", "sprites-location", "textures")) for name in DIGESTS])
 def test_every_built_in_card_says_what_its_source_has(name: str) -> None:
     raw = open_dataset(dataset_card(name))
     assert raw.splits["train"].image(0).mode == "RGB"

@@ -8,6 +8,8 @@ import pytest
 from vpbench.data.raw import RawData
 from vpbench.data.sources import scenes, textures
 
+pytestmark = pytest.mark.sweep  # a changed image changes a digest in test_dataset_cards.py
+
 
 @pytest.fixture(scope="module", params=["textures", "count", "distance"])
 def raw(request: pytest.FixtureRequest) -> RawData:

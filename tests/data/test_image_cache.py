@@ -273,7 +273,7 @@ def write_later(path: Path, content: bytes, step: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "count"), [("pixels.bin", 20), ("sizes.npy", 20), ("complete.json", 30)])
-@pytest.mark.parametrize("preprocess", [Preprocess(), CROP], ids=["stretch", "crop"])
+@pytest.mark.parametrize("preprocess", [Preprocess(), pytest.param(CROP, marks=pytest.mark.sweep)], ids=["stretch", "crop"])
 def test_flipped_bits_are_never_images(tmp_path: Path, preprocess: Preprocess, name: str, count: int) -> None:
     rng = np.random.default_rng(0)
     wanted = prepare(make(WideSplit), preprocess, 16, tmp_path / "whole")

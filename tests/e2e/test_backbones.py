@@ -16,6 +16,7 @@ from vpbench.spec.request import Request
 BOTH = "vit-nano,vit_tiny_patch16_224"
 
 
+@pytest.mark.sweep
 @pytest.mark.usefixtures("unmeasured")
 def test_runs_on_each_backbone(command: list[str], tmp_path: Path) -> None:
     words = ("--methods", "linear", "--backbone", BOTH, "--weights", "random", "--image-size", 32, "--save", "none")

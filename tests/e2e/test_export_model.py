@@ -17,6 +17,7 @@ from vpbench.deploy.export_run import export_run
 from vpbench.deploy.export_target import target_registry
 
 
+@pytest.mark.sweep  # each target by itself is in tests/deploy/test_targets.py
 def test_train_predict_and_export(
     images: Path, command: list[str], tmp_path: Path, unmeasured: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
@@ -64,6 +65,7 @@ def check_files(folder: Path, models: dict[str, Any]) -> None:
     assert "% of 12 images" in card and 'vpbench.load_run("THIS_FOLDER")' in card
 
 
+@pytest.mark.sweep
 def test_an_adapter_that_peft_loads(images: Path, tmp_path: Path, unmeasured: None) -> None:
     """Of the methods lora and peft; vpbench loads the folder, too, and says why other methods have none."""
     pytest.importorskip("peft")
@@ -87,6 +89,7 @@ def test_an_adapter_that_peft_loads(images: Path, tmp_path: Path, unmeasured: No
         export_run(ids["linear"], "peft", tmp_path / "linear", results=tmp_path / "runs")
 
 
+@pytest.mark.sweep
 def test_what_cannot_be_exported_says_why(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A method whose computation depends on the values of an image; nothing is left behind."""
     from vpbench.methods.vpt import VPT

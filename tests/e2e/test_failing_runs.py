@@ -81,9 +81,14 @@ def test_a_batch_that_no_memory_holds(tmp_path: Path, command: list[str], monkey
 @pytest.mark.parametrize(
     ("place", "status", "reason"),
     [
-        ("in build", "failed", "KeyError: 192"),
+        pytest.param("in build", "failed", "KeyError: 192", marks=pytest.mark.sweep),
         ("in phases", "failed", "ValueError: the moon is full"),
-        ("in memory", "oom", "the machine has too little memory for this run: --checkpoint-blocks, or a smaller batch."),
+        pytest.param(
+            "in memory",
+            "oom",
+            "the machine has too little memory for this run: --checkpoint-blocks, or a smaller batch.",
+            marks=pytest.mark.sweep,
+        ),
     ],
 )
 def test_a_method_that_raises(

@@ -67,6 +67,7 @@ def test_a_model_goes_round(hub: Hub, finished: Path, tmp_path: Path) -> None:
     assert "0 new rows, 1 the same here and there" in again.out
 
 
+@pytest.mark.sweep
 def test_several_models_are_folders(hub: Hub, finished: Path, tmp_path: Path) -> None:
     runs = [run_of(finished, method) for method in ("linear", "vpt")]
     done = vpbench("push", *runs, "me/both", "--results", finished, "--public", "--json")
@@ -148,6 +149,7 @@ def test_other_numbers_there(hub: Hub, finished: Path, tmp_path: Path) -> None:
     assert rows(tmp_path / "mine").query("method == 'linear'")["correct"].tolist() == [correct]
 
 
+@pytest.mark.sweep
 def test_many_pushes_become_one_file(hub: Hub, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vpbench.sharing.shared_rows.FILES", 2)
     for number in range(3):

@@ -51,6 +51,7 @@ def test_kill(tmp_path: Path, command: list[str], unmeasured: None) -> None:
     check_continues(tmp_path, command)
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process")
 def test_interrupt(tmp_path: Path, command: list[str], unmeasured: None) -> None:
     process = started_grid(tmp_path, command)
@@ -79,6 +80,7 @@ def test_what_a_killed_writer_leaves(results: Path, command: list[str], unmeasur
     assert rows(results)["status"].tolist() == ["ok", "ok"]
 
 
+@pytest.mark.sweep
 def test_broken_image_cache(
     results: Path, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unmeasured: None
 ) -> None:

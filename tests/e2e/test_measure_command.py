@@ -74,6 +74,7 @@ def test_everything_is_measured(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.sweep
 def test_counting_takes_no_weights_and_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*_: object) -> None:
         raise AssertionError("a weight file was asked for")
@@ -92,6 +93,7 @@ def test_counting_takes_no_weights_and_no_network(monkeypatch: pytest.MonkeyPatc
             assert sum(json.loads(row["params_by_part"]).values()) == row["params_total"]
 
 
+@pytest.mark.sweep
 def test_heads_of_segmentation_are_counted() -> None:
     counting = ("measure", "--no-timing", "--json", "--image-size", 64, "--classes", 4, "--methods", "linear,vpt")
     rows = rows_of(vpbench(*counting, "--task", "segmentation", "--set", "task.head=setr-pup", "--set", "task.width=8"))
@@ -123,6 +125,7 @@ def test_the_tables(no_memory: None) -> None:
     assert "J/image" not in done.out  # a processor does not tell
 
 
+@pytest.mark.sweep
 def test_no_figure_is_cut_off_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     counting = ("measure", "--no-timing", "--backbone", "vit-nano", "--methods", "linear,vpt")
     rows = rows_of(vpbench(*counting, "--json"))
@@ -147,6 +150,7 @@ def test_one_method_that_fails_leaves_the_others(install: Callable[[str, str, st
     assert rows["sad"]["flops_forward"] > 0
 
 
+@pytest.mark.sweep
 def test_ctrl_c_prints_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls: list[str] = []
     measured = costs.Costs._round

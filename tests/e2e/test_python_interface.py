@@ -150,6 +150,7 @@ def test_compare(finished: Path) -> None:
     assert vpbench.compare(results=finished) == vpbench.report(statistics=True, results=finished)
 
 
+@pytest.mark.sweep
 def test_measure(capsys: pytest.CaptureFixture[str]) -> None:
     frame = vpbench.measure("linear, vpt", classes=7, timing=False, settings={"vpt.prompt_length": 3})
     assert importlib.import_module("vpbench.measure.costs")  # the package has the function's name from here on

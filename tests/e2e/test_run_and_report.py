@@ -180,10 +180,10 @@ def test_show_run(finished: Path) -> None:
     ("kind", "entries"),
     [
         ("methods", {"linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt"}),
-        ("datasets", {"digits", "sprites-location", "sprites-orientation"}),
-        ("suites", {"mini", "custom"}),
+        pytest.param("datasets", {"digits", "sprites-location", "sprites-orientation"}, marks=pytest.mark.sweep),
+        pytest.param("suites", {"mini", "custom"}, marks=pytest.mark.sweep),
         ("searches", {"vpt-grid", "prompt-length", "adamw"}),
-        ("backbones", {"vit-nano"}),
+        pytest.param("backbones", {"vit-nano"}, marks=pytest.mark.sweep),
     ],
 )
 def test_list_and_show_everything(kind: str, entries: set[str]) -> None:

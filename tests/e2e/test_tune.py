@@ -93,6 +93,7 @@ def test_a_grid_is_stopped_and_continued(tuning: list[str], space: Path, tmp_pat
     assert "from 4 trials (small, grid)" in " ".join(report.out.split())
 
 
+@pytest.mark.sweep  # which trials there are is in tests/search/test_study.py
 @pytest.mark.usefixtures("unmeasured")
 def test_tpe_is_stopped_and_continued(tuning: list[str], tmp_path: Path) -> None:
     words = ["--space", "adamw", "--trials", 5, "--batch", 2, "--prune", 1, "--epochs", 2, "--seeds", 1]
@@ -135,7 +136,7 @@ def test_worker_processes_give_the_same_rows(tuning: list[str], space: Path, tmp
         (
             '[parameters]\n"recipe.lr" = [1.0]',
             "--sampler tpe --trials 2 --prune 1",
-            ["--prune 1", "less than a trial's epochs, 1"],
+            ["--prune 1", "less than the epochs of a trial, 1"],
         ),
         ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--set recipe.lr=1", ["--set recipe.lr", "searches it"]),
         ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--seeds 0", ["--seeds 0"]),
@@ -165,6 +166,7 @@ def test_no_optuna(tuning: list[str], tmp_path: Path, monkeypatch: pytest.Monkey
     assert "pip install 'vpbench[search]'" in done.err
 
 
+@pytest.mark.sweep
 def test_a_method_that_the_backbone_cannot_have_is_named_and_the_others_are_searched(
     tuning: list[str], space: Path, tmp_path: Path
 ) -> None:

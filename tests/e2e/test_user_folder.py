@@ -88,6 +88,7 @@ def test_files_by_path(work: Path, unmeasured: None) -> None:
     assert json.loads(row["method_config"])["prompt_length"] == 2
 
 
+@pytest.mark.sweep
 def test_worker_processes_find_them(work: Path, workers: None) -> None:
     write_images(work / "owls", classes=2)
     vpbench("new", "method", "my_prompts")

@@ -58,6 +58,7 @@ def test_it_refuses_what_its_class_does_not_take() -> None:
         get_executor("wrong")
 
 
+@pytest.mark.sweep
 def test_it_does_the_runs(tmp_path: Path) -> None:
     from vpbench.execution.callbacks import Callback
 

@@ -209,6 +209,7 @@ with Store(sys.argv[1]).claims.claim("abc", label="held elsewhere", place="gpu 1
 """
 
 
+@pytest.mark.sweep
 def test_a_claim_dies_with_its_process(store: Store) -> None:
     root = Path(__file__).parents[2]
     holder = subprocess.Popen(

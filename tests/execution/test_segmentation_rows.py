@@ -126,6 +126,7 @@ def test_methods_that_do_not_fit_are_known_when_planning(images: Path, tmp_path:
     assert ivpt.config["ar"] == "none"
 
 
+@pytest.mark.sweep
 def test_suites_of_segmentation(tmp_path: Path) -> None:
     assert {name for name in suite_names() if suite_card(name).task == "segmentation"} >= {
         "ade20k", "voc", "mini-seg", "custom-segmentation"

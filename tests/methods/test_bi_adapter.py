@@ -129,6 +129,7 @@ def test_merging(form: str, bits: int) -> None:
         torch.testing.assert_close(model.head(features), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.sweep
 def test_saved_by_a_run_and_loaded_again(tmp_path: Path) -> None:
     """The row's ``bytes_saved`` is the size of the tensors' file, and the model that is loaded from it scores as the row says."""
     values = np.random.default_rng(0).integers(0, 200, (3, 2, 6, 40, 40), np.uint8)

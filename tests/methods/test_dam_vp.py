@@ -262,6 +262,7 @@ def test_one_step_of_reptile_moves_the_meta_prompt_towards_the_mean_of_the_clust
         torch.testing.assert_close(found[side], start[side] + 0.25 * (mean - start[side]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.sweep
 def test_meta_training_lowers_the_loss_and_is_kept_in_the_runs_weights() -> None:
     model = reptile_model(meta_epochs=8, meta_lr=2.0, meta_step_size=1.0)
     method: Any = model.method

@@ -39,7 +39,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store.folder
 
 
-@pytest.mark.parametrize("command", ["report", "status", "report --statistics", "report --json", "report --format csv"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "report",
+        "status",
+        *(pytest.param(f"report --{how}", marks=pytest.mark.sweep) for how in ("statistics", "json", "format csv")),
+    ],
+)
 def test_listings(command: str, folder: Path) -> None:
     code, out, err = call(*command.split(), "--results", folder)
     assert (OBEYED.findall(out), OBEYED.findall(err)) == ([], []), command

@@ -123,6 +123,7 @@ def test_html_table(texts: dict[str, str]) -> None:
     assert Tags(texts["html"]).found <= tags
 
 
+@pytest.mark.sweep
 def test_page_and_figures(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of a data set and of a backbone are in a page, and in the names of its files; three kinds of figures, for speed."""
     chosen = [(name, plot_registry().get(name)) for name in ("pareto", "seeds", "curves")]
@@ -161,6 +162,7 @@ def test_figures_draw_text_as_it_is() -> None:
     assert not any(text.get_parse_math() for text in figure.findobj(Text) if isinstance(text, Text))
 
 
+@pytest.mark.sweep
 def test_figures_start_from_matplotlibs_defaults(tmp_path: Path) -> None:
     """A user's matplotlibrc asks for LaTeX, which would be an error where there is none, and for other sizes everywhere."""
     folder = fill(tmp_path / "runs", *(make_row(method, name) for method in ("linear", "vpt") for name in ("a", "b"))).folder

@@ -37,6 +37,7 @@ def costs(path: Path, *labels: str, backbone: str = "vit-nano", **columns: Any) 
     return path
 
 
+@pytest.mark.sweep
 def test_what_methods_change_and_cost(tmp_path: Path) -> None:
     found = table(costs=costs(tmp_path / "costs.parquet", "vpt", "linear"))
     assert set(found) == set(LABELS)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from matplotlib.figure import Figure
 from report_rows import fill, make_row
+from sweeps import marks
 
 from vpbench.reporting.figures import draw_figures
 from vpbench.reporting.frame import Filters, load_rows
@@ -92,7 +93,9 @@ def vpbench(*words: str) -> tuple[int, str, str]:
     return int(stop.value.code or 0), out.getvalue(), err.getvalue()
 
 
-@pytest.mark.parametrize("make", ODD.values(), ids=ODD)
+@pytest.mark.parametrize(
+    "make", [pytest.param(make, id=name, marks=marks(name, always=list(ODD)[:5])) for name, make in ODD.items()]
+)
 def test_every_command_names_it_and_does_the_rest(
     make: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

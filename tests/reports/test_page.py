@@ -206,6 +206,7 @@ def test_run_page(site: Path, store: Store) -> None:
     assert "No learning curve was stored" in Page(site / "runs" / f"{other}.html").text
 
 
+@pytest.mark.sweep
 def test_figures_are_there_and_the_others_say_why_not(tmp_path: Path) -> None:
     rows = [make_row("linear", acc1=60.0), make_row("vpt", acc1=70.0)]
     store = fill(tmp_path / "runs", *rows)
@@ -220,6 +221,7 @@ def test_figures_are_there_and_the_others_say_why_not(tmp_path: Path) -> None:
     assert str(tmp_path).encode() not in b"".join(files(site).values())
 
 
+@pytest.mark.sweep
 def test_the_same_store_gives_the_same_bytes_wherever_it_lies(tmp_path: Path) -> None:
     """All but the figures, whose bytes have tests of their own."""
     sites = []
@@ -350,6 +352,7 @@ def test_large_stores_have_a_page_per_specification(tmp_path: Path) -> None:
     assert re.findall(r"<td>(.*?)</td>", row[0]) == ["80 %", "89 %", "90 %"]
 
 
+@pytest.mark.sweep
 def test_large_stores_have_overviews_only(tmp_path: Path) -> None:
     store = fill(tmp_path / "runs", make_row("vpt"), make_row("linear"))
     site = write_page(store.folder, tmp_path / "page", own_page=1).parent

@@ -103,10 +103,12 @@ def test_a_stored_model_predicts_what_the_run_predicted(trained: Store, method: 
 @pytest.mark.parametrize(
     ("name", "methods", "stem"),
     [
-        ("prompts", "linear,insvp", "prompts_vit-nano_places_insvp_seed42"),  # linear has none to show
+        # linear has none to show
+        pytest.param("prompts", "linear,insvp", "prompts_vit-nano_places_insvp_seed42", marks=pytest.mark.sweep),
         ("attention", "linear,vpt,e2vpt", "attention_vit-nano_places_seed42"),  # e2vpt's cannot be read
-        ("gradcam", "e2vpt,viapt", "gradcam_vit-nano_places_seed42"),
-        ("tsne-prompts", "vpt,viapt", "tsne_prompts_vit-nano_places_seed42"),  # vpt's are the same for every image
+        pytest.param("gradcam", "e2vpt,viapt", "gradcam_vit-nano_places_seed42", marks=pytest.mark.sweep),
+        # vpt's are the same for every image
+        pytest.param("tsne-prompts", "vpt,viapt", "tsne_prompts_vit-nano_places_seed42", marks=pytest.mark.sweep),
     ],
 )
 def test_figures(trained: Store, tmp_path: Path, name: str, methods: str, stem: str) -> None:

@@ -96,9 +96,10 @@ def trials() -> list[dict[str, Any]]:
 
 
 NAMES = ("pareto", "curves", "hyperparameters", "seeds", "heatmap", "critical-difference", "noise", "confusion", "trials")
+SOME = ("pareto", "curves", "critical-difference", "trials")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [case(name, always=SOME) for name in NAMES])
 def test_png_and_pdf(full: Store, tmp_path: Path, name: str) -> None:
     only = {"dataset": "digits"} if name in ("curves", "noise", "confusion") else {}
     paths = make_report(plot=name, results=full.folder, out=tmp_path, **only)
@@ -109,6 +110,7 @@ def test_png_and_pdf(full: Store, tmp_path: Path, name: str) -> None:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 10
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", [case(name, always={"pareto"}) for name in NAMES])
 def test_the_same_bytes_every_time(full: Store, tmp_path: Path, name: str) -> None:
     only = {"dataset": "digits"} if name in ("curves", "noise", "confusion") else {}
@@ -119,6 +121,7 @@ def test_the_same_bytes_every_time(full: Store, tmp_path: Path, name: str) -> No
     assert first == again
 
 
+@pytest.mark.sweep
 def test_rows_and_a_page_need_no_torch(full: Store, tmp_path: Path) -> None:
     code = f"""
 import sys
@@ -160,6 +163,7 @@ def test_what_is_missing_is_one_line_with_a_command(tmp_path: Path, name: str, c
     assert not (tmp_path / "figures").exists()
 
 
+@pytest.mark.sweep
 def test_only_failures(tmp_path: Path) -> None:
     """Every figure says what it misses; none stumbles."""
     store = fill(tmp_path, make_row("vpt", acc1=None))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import typer
 from report_rows import clusters, fill, grid, make_row, save_features
 from typer.testing import CliRunner
@@ -61,6 +62,7 @@ def test_mistakes_are_vpbench_errors(tmp_path: Path) -> None:
     assert isinstance(runner.invoke(app, ["--results", folder, "--json", "--format", "md"]).exception, UsageError)
 
 
+@pytest.mark.sweep
 def test_report_never_imports_torch(tmp_path: Path) -> None:
     row = make_row()
     store = fill(tmp_path / "runs", row)

@@ -95,6 +95,7 @@ def test_accuracies_on_corrupted_images(tmp_path: Path) -> None:
     assert rows["vpt"]["blur (%)"]["mean"] == 53
 
 
+@pytest.mark.sweep
 def test_reliability_diagram(tmp_path: Path) -> None:
     store = filled(tmp_path)
     paths = make_report(plot="reliability", results=store.folder, out=tmp_path / "figures")

@@ -123,6 +123,7 @@ def test_one_at_a_time(store: Store) -> None:
     assert COMPACTING not in store.claims.held()
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_killed_at_every_step(store: Store) -> None:
     """The process dies before it opens, renames or removes its first file, its second, ...; then the next one finishes."""
@@ -155,6 +156,7 @@ def test_killed_at_every_step(store: Store) -> None:
     assert accuracies(store) == EXPECTED
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_killed_at_random_while_others_read_and_write(store: Store) -> None:
     def write_forever() -> None:

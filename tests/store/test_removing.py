@@ -133,6 +133,7 @@ def test_many_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert accuracies(store) == {"d1": 4.0}
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_killed_at_every_step(store: Store) -> None:
     """A run is there as it was, or gone; the next command removes the rest."""

@@ -123,6 +123,7 @@ def test_without_prompts_it_is_linear_probing() -> None:
     assert torch.equal(models[0].task.loss(models[0](images), targets), models[2].task.loss(models[2](images), targets))
 
 
+@pytest.mark.sweep
 def test_cached_maps_are_what_the_images_give() -> None:
     """With random flips nothing is cached; with flips that never happen the numbers are the same as with cached maps."""
     spec = spec_of("linear", task={"head": "setr-pup", "width": 8})

@@ -59,7 +59,8 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("label", "options", "precision"), [("linear", {}, "fp32"), ("partial", {}, "bf16"), ("vpt", {"start": 9}, "fp32")]
+    ("label", "options", "precision"),
+    [("linear", {}, "fp32"), pytest.param("partial", {}, "bf16", marks=pytest.mark.sweep), ("vpt", {"start": 9}, "fp32")],
 )
 def test_numbers_are_those_without_it(
     label: str,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+from sweeps import case
 from torch import Tensor
 
 from vpbench.core.errors import DivergedError
@@ -48,7 +49,7 @@ def result(trainer: Trainer) -> tuple[list[float], list[int]]:
     return losses, trainer.evaluate(trainer.data.test).ranked.ravel().tolist()
 
 
-@pytest.mark.parametrize("label", ["linear", "vpt", "viapt"])
+@pytest.mark.parametrize("label", [case(label, always=["vpt"]) for label in ("linear", "vpt", "viapt")])
 def test_the_seed_decides(label: str, make_trainer: MakeTrainer) -> None:
     settings = {"epochs": 2, "preprocess": Preprocess(random_flip=True), "mixup": 0.8, "cutmix": 1.0}
     first = result(make_trainer(label, **settings))
@@ -68,7 +69,7 @@ def short_of_memory(trainer: Trainer, most: int, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(trainer.model.backbone, "block", limited)
 
 
-@pytest.mark.parametrize("label", ["vpt:shallow", "ivpt", "linear", "partial"])
+@pytest.mark.parametrize("label", [case(label, always=["vpt:shallow"]) for label in ("vpt:shallow", "ivpt", "linear", "partial")])
 @pytest.mark.parametrize(("most", "parts"), [(4, 1), (2, 2), (1, 4)])
 def test_short_memory(label: str, most: int, parts: int, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of a batch give the gradients of the whole; methods here draw nothing at random."""

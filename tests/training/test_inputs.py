@@ -48,7 +48,12 @@ def numbers(trainer: Trainer) -> tuple[list[float], list[int], dict[str, torch.T
 
 
 @pytest.mark.parametrize(
-    ("label", "options", "first", "precision"), [*((*case, "fp32") for case in LATE), (*LATE[0], "bf16"), (*LATE[4], "bf16")]
+    ("label", "options", "first", "precision"),
+    [
+        *(pytest.param(*late, "fp32", marks=() if late in (LATE[0], LATE[4]) else pytest.mark.sweep) for late in LATE),
+        pytest.param(*LATE[0], "bf16", marks=pytest.mark.sweep),
+        pytest.param(*LATE[4], "bf16", marks=pytest.mark.sweep),
+    ],
 )
 def test_a_shortcut_only(
     label: str, options: dict[str, Any], first: int, precision: str, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch

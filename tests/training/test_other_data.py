@@ -51,6 +51,7 @@ def test_the_runs_own_data_is_refused(make_trainer: MakeTrainer) -> None:
         make_trainer("linear").other_data("noise")
 
 
+@pytest.mark.sweep
 def test_dam_vp_trains_its_meta_prompt_before_the_run(make_trainer: MakeTrainer, folder: Path) -> None:
     options = {"meta_datasets": [str(folder)], "meta_epochs": 2, "meta_batch_size": 5, "meta_inner_steps": 1, "max_clusters": 3}
     trainer = make_trainer("dam_vp", options=options)
