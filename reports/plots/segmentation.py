@@ -19,6 +19,7 @@ from vpbench.reporting.figures import SectionRuns, in_table_order, sections, usa
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.looks import below, headline, short
 from vpbench.reporting.row_labels import row_label
+from vpbench.reporting.scores import has_masks
 from vpbench.reports.plots._models import show
 from vpbench.store.store import Store
 
@@ -55,11 +56,11 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     """
     drawn = False
     for section in sections(runs, filters):
-        if section.key.task != "segmentation":
+        if not has_masks(section.key.task):
             continue
         own = section.runs[usable(section.runs)]
-        has_masks = own["run_id"].map(lambda run_id: store.artefact_path(run_id, "predictions.npz").exists())
-        for dataset, group in own[has_masks.astype(bool)].groupby("dataset"):
+        stored = own["run_id"].map(lambda run_id: store.artefact_path(run_id, "predictions.npz").exists())
+        for dataset, group in own[stored.astype(bool)].groupby("dataset"):
             seed = int(group["seed"].mode().min())
             chosen = in_table_order(group[group["seed"] == seed])
             drawn = True

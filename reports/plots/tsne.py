@@ -212,8 +212,9 @@ def _score(panel: Panel) -> str:
 
 def _caption(panel: Panel, absent: Sequence[str], what: str) -> str:
     n, score = len(panel.labels), _score(panel)
+    score = score.capitalize() if score.islower() else score  # mIoU stays
     missing = f" No features stored: {', '.join(absent)}." if absent else ""
     return (
-        f"t-SNE of {what.format(n=n)}, perplexity {_perplexity(n):.0f}. {score[0].upper()}{score[1:]}: on the whole test split. "
+        f"t-SNE of {what.format(n=n)}, perplexity {_perplexity(n):.0f}. {score}: on the whole test split. "
         f"kNN: leave-one-out accuracy of {NEIGHBOURS} cosine neighbours.{missing}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vpbench as api
 from vpbench.analysis.load import load_stored
 from vpbench.analysis.scales import SCALES_FILE, check_plan, evaluate_scales
 from vpbench.core.errors import DataError, UsageError
@@ -27,6 +29,7 @@ from vpbench.spec.run_options import RunOptions
 from vpbench.store.artefacts import ARTEFACTS
 from vpbench.store.schema import REPRODUCIBLE
 from vpbench.store.store import Store
+from vpbench.training.fit import Trainer
 
 OPTIONS = RunOptions(save=("weights", "predictions", "features", "curve"))
 
@@ -40,13 +43,17 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Halves of two shades, the right one on images of odd numbers; 24 x 16 pixels."""
-    root = tmp_path / "halves"
-    for split, count in (("train", 6), ("val", 2), ("test", 3)):
+    return write_halves(tmp_path / "halves", train=6, val=2, test=3)
+
+
+def write_halves(root: Path, **counts: int) -> Path:
+    """Noise that is brighter in one half, the right one on images of odd numbers; 24 x 16 pixels."""
+    rng = np.random.default_rng(0)
+    for split, count in counts.items():
         for number in range(count):
             mask = np.zeros((16, 24), np.uint8)
             mask[:, 12 * (number % 2) : 12 * (number % 2) + 12] = 1
-            for kind, values in (("images", 50 + 100 * mask), ("masks", mask)):
+            for kind, values in (("images", 100 * mask + rng.integers(0, 80, mask.shape)), ("masks", mask)):
                 folder = root / kind / split
                 folder.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(values.astype(np.uint8)).save(folder / f"{number}.png")
@@ -85,6 +92,60 @@ def test_a_row(images: Path, tmp_path: Path) -> None:
     assert scores["scales"] == [1.0, 1.5] and scores["miou"] == row["miou"] and 0 <= scores["miou_ms"] <= 100
     assert store.artefact_path(job.run_id, SCALES_FILE).exists()
     assert evaluate_scales(row, store, [1, 1.5], "cpu") == scores
+
+
+class Notes(Callback):
+    """A callback that remembers."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_stored_models_on_several_scales(images: Path, tmp_path: Path) -> None:
+    """Asked for later, without another training; the row stays as it is."""
+    store, asked = Store(tmp_path / "runs"), {"data": images, "task": "segmentation", "image_size": 40, "epochs": 1}
+    more = {"device": "cpu", "precision": "fp32", "results": store.folder}
+    (run_id,) = api.run("linear", **asked, **more)["run_id"]
+    before, told = store.row_path(run_id).read_bytes(), Notes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "fit", lambda self: pytest.fail("trained again"))
+        api.run("linear", **asked, **more, scales="1,1.5", callback=told)
+    (note,) = (each for each in told.notes if each.startswith("scales: "))
+    assert note.startswith("scales: linear on halves, seed 42: mIoU ")
+    assert store.row_path(run_id).read_bytes() == before
+    assert json.loads(store.read_artefact(run_id, SCALES_FILE))["scales"] == [1.0, 1.5]
+
+
+@pytest.mark.parametrize("counts", [{"train": 1, "test": 1}, {"train": 5, "val": 1, "test": 2}])
+def test_sets_of_few_images(counts: dict[str, int], tmp_path: Path) -> None:
+    """One image is a whole batch for batch norm; the last batch of two may have one."""
+    data = write_halves(tmp_path / "few", **counts)
+    settings = {"task.head": "setr-pup", "task.width": 8, "recipe.batch_size": 4}
+    found = api.run(
+        "linear,vpt,bias", data=data, task="segmentation", image_size=40, epochs=2, device="cpu", precision="fp32",
+        settings=settings, results=tmp_path / "runs",
+    )  # fmt: skip
+    assert found["status"].tolist() == ["ok"] * 3, found["error"].tolist()
+    assert found[["n_train", "n_test"]].to_numpy().tolist() == [[counts["train"], counts["test"]]] * 3
+    assert found["score"].between(0, 100).all()
+
+
+def test_a_search_is_won_by_the_score(images: Path, tmp_path: Path) -> None:
+    """Trials see no test image, and pixels are not counted as answers: the best mIoU on the validation images wins."""
+    space = tmp_path / "rates.toml"
+    space.write_text('title = "t"\ndescription = "d"\nsource = "s"\n[parameters]\n"recipe.lr" = [1e-5, 1e-1]\n')
+    (outcome,) = api.tune(
+        "linear", data=images, task="segmentation", image_size=40, epochs=3, device="cpu", precision="fp32", seeds=1,
+        space=str(space), results=tmp_path / "runs",
+    )  # fmt: skip
+    scores = [trial.row["val_score"] for trial in outcome.trials]
+    assert [trial.row["score"] for trial in outcome.trials] == [None, None] and scores[0] != scores[1]
+    assert outcome.best is not None and outcome.best.row["val_score"] == max(scores)
+    (final,) = outcome.finals
+    assert (final["status"], final["lr"]) == ("ok", outcome.best.row["lr"]) and 0 <= final["score"] <= 100
 
 
 def refusals(images: Path) -> Iterator[tuple[dict[str, Any], str]]:

@@ -18,6 +18,7 @@ from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import resolve_method
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.run_spec import BackboneSpec
+from vpbench.tasks import resolve_task
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(batch_size=4, epochs=1, lr=1.0, weight_decay=0.1)
@@ -153,6 +154,24 @@ def test_both_latencies_are_kept(tiny: BackboneSpec, monkeypatch: pytest.MonkeyP
     model = make("linear", tiny)
     taken = measure_inference(model, CPU, "fp32")
     assert taken["latency_unmerged_ms_p50"] == taken["latency_ms_p50"]
+
+
+def test_a_head_of_maps_is_measured_with_its_model(tiny: BackboneSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Auxiliary heads in training alone; statistics of batch norm are put back."""
+    task = resolve_task("segmentation", {"head": "setr-pup", "width": 4})
+    model = build_model(resolve_method("vpt", {"prompt_length": 2}), tiny, 3, task=task)
+    head: Any = model.head
+    calls: list[str] = []
+    head.decode_head.register_forward_hook(lambda *_: calls.append("decode"))
+    head.auxiliary_head[0].register_forward_hook(lambda *_: calls.append("auxiliary"))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert measure_training(model, RECIPE, CPU, "fp32", 100)["train_step_ms"]
+    assert calls.count("decode") == calls.count("auxiliary") > 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    calls.clear()
+    taken = measure_inference(model, CPU, "fp32")
+    assert taken["latency_ms_p50"] and taken["mem_infer_peak"]
+    assert set(calls) == {"decode"}
 
 
 def test_energy_is_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from report_rows import fill, frame_of, make_row
+from report_rows import clusters, fill, frame_of, make_row, save_features
 
 from vpbench.core.errors import StoreError
 from vpbench.reporting.build_table import build_table
@@ -21,7 +21,7 @@ from vpbench.reporting.formats import RENDERERS
 from vpbench.reporting.frame import Filters, arrange, load_rows, sections_in
 from vpbench.reporting.make_report import make_report
 from vpbench.reporting.published import with_reported
-from vpbench.reports.plots import segmentation
+from vpbench.reports.plots import segmentation, tsne
 from vpbench.store.store import Store
 
 IMAGES, CLASSES = 40, 3
@@ -150,6 +150,21 @@ def test_classes_have_colours_of_their_own(count: int) -> None:
     colours = segmentation.class_colours(count)
     assert colours.shape == (count, 3) and len(np.unique(colours.round(4), axis=0)) == count
     assert (segmentation.coloured(np.array([[0, 255]], np.uint8), colours)[0, 1] == 1).all()
+
+
+def test_features_of_patches_by_class(tmp_path: Path) -> None:
+    runs = [row("linear", 60.0), row("vpt", 80.0), make_row("vpt")]
+    store = fill(tmp_path, *runs)
+    features, labels = clusters(CLASSES, 8, 6, 0.5)
+    images = np.arange(len(labels)) // CLASSES
+    for run in runs:
+        save_features(store, run["run_id"], features, labels, images)
+    drawn = dict(tsne.draw(store, load_rows(store), Filters(dataset=("sprites-shapes",))))
+    assert list(drawn) == ["tsne_vit-nano_sprites-shapes_seed0"]
+    (figure,) = drawn.values()
+    assert [ax.get_title().split(",")[0] for ax in figure.axes if ax.get_visible()] == ["linear\nmIoU 60.0 %", "vpt\nmIoU 80.0 %"]
+    caption = " ".join(figure.legends[0].get_title().get_text().split())
+    assert "t-SNE of 24 patches of 8 test images, one for each class in an image" in caption and "MIoU" not in caption
 
 
 def test_axes_name_the_score() -> None:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 
 from command import CHECKOUT, write_images
 from slurm_cluster import missing_programs, slurm
-from tiny_grid import jobs_of
+from tiny_grid import jobs_of, write_masks
 
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.executor import get_executor
@@ -104,6 +104,16 @@ def request_for_grid(images: Path) -> Request:
     return Request(data=str(images), image_size=40, epochs=1, device="cpu", precision="fp32")
 
 
+@pytest.fixture(scope="session")
+def request_for_masks(tmp_path_factory: pytest.TempPathFactory) -> Request:
+    """A segmentation by two methods, one epoch; SETR's head, with batch norm."""
+    data, settings = write_masks(tmp_path_factory.mktemp("masks") / "halves"), {"task.head": "setr-pup", "task.width": 8}
+    return Request(
+        methods=("linear", "vpt"), data=(str(data),), task="segmentation", settings=settings, image_size=40, epochs=1,
+        device="cpu", precision="fp32",
+    )  # fmt: skip
+
+
 @pytest.fixture
 def orders(quick: None) -> Iterator[Path]:
     """A file for lines such as ``kill RUN_ID``, which runs obey; see ``SITE``."""
@@ -117,6 +127,14 @@ def inline(quick: None, request_for_grid: Request, tmp_path_factory: pytest.Temp
     """The results of the grid, done in this process."""
     jobs, store = jobs_of(request_for_grid, tmp_path_factory.mktemp("inline") / "runs")
     assert [row["status"] for row in get_executor("inline")(jobs, store, Callback(), OpenedData())] == ["ok"] * 6
+    return store.folder
+
+
+@pytest.fixture(scope="session")
+def inline_masks(quick: None, request_for_masks: Request, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of the segmentation, done in this process."""
+    jobs, store = jobs_of(request_for_masks, tmp_path_factory.mktemp("inline") / "runs")
+    assert [row["status"] for row in get_executor("inline")(jobs, store, Callback(), OpenedData())] == ["ok"] * 2
     return store.folder
 
 

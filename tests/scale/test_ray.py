@@ -50,6 +50,14 @@ def test_same_rows_when_a_node_is_lost(
     assert store.load()["checkpoint_blocks"].all()
 
 
+@pytest.mark.sweep
+def test_same_rows_of_a_segmentation(ray_cluster: Any, request_for_masks: Request, inline_masks: Path, tmp_path: Path) -> None:
+    jobs, store = jobs_of(request_for_masks, tmp_path / "runs")
+    list(get_executor("ray", address=ray_cluster.address)(jobs, store, Heard(), OpenedData()))
+    check_same(store.folder, inline_masks, count=2)
+    assert store.load()["metric"].tolist() == ["miou"] * 2
+
+
 def test_a_run_that_kills_its_worker(ray_cluster: Any, request_for_grid: Request, orders: Path, tmp_path: Path) -> None:
     """It is retried as often as asked for, and then its row says so; the others are done."""
     jobs, store = jobs_of(request_for_grid, tmp_path / "runs", count=2)

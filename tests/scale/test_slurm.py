@@ -54,6 +54,13 @@ def test_same_rows(request_for_grid: Request, inline: Path, tmp_path: Path) -> N
     assert not store.claims.held()
 
 
+def test_same_rows_of_a_segmentation(request_for_masks: Request, inline_masks: Path, tmp_path: Path) -> None:
+    jobs, store = jobs_of(request_for_masks, tmp_path / "runs")
+    list(get_executor("slurm", cpus=1, per_task=2)(jobs, store, Heard(), OpenedData()))
+    check_same(store.folder, inline_masks, count=2)
+    assert store.load()["metric"].tolist() == ["miou"] * 2
+
+
 def test_requeue_preemption_and_cancel(request_for_grid: Request, inline: Path, orders: Path, tmp_path: Path) -> None:
     """A task that is requeued, by an administrator or on preemption, goes on with its run where it was, to the same numbers;
     one that is cancelled becomes a row that says so. Submitted, left, and collected later; meanwhile nobody submits it again.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from command import Outcome, vpbench
+from PIL import Image
 
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.execute_plan import make_jobs
@@ -16,6 +18,20 @@ from vpbench.spec.request import Request
 from vpbench.spec.run_options import RunOptions
 from vpbench.store.schema import REPRODUCIBLE
 from vpbench.store.store import Store
+
+
+def write_masks(root: Path) -> Path:
+    """Noise that is brighter in one half, with a mask of it, 24 x 24 pixels, as PATH/{images,masks}/SPLIT/*.png."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 2), ("test", 4)):
+        for number in range(count):
+            mask = np.zeros((24, 24), np.uint8)
+            mask[:, 12 * (number % 2) :][:, :12] = 1
+            for kind, values in (("images", rng.integers(0, 80, (24, 24, 3)) + 120 * mask[..., None]), ("masks", mask)):
+                path = root / kind / split / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values.astype(np.uint8)).save(path)
+    return root
 
 
 class Heard(Callback):

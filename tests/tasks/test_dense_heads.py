@@ -22,15 +22,14 @@ from vpbench.models.prompted import PromptedModel
 from vpbench.tasks.segmentation.confusion import ConfusionMatrix
 from vpbench.tasks.segmentation.dense_head import (
     HeadOptions,
-    UpHead,
     enlarged,
     head_class,
     head_names,
     make_dense_head,
-    setr_blocks,
 )
 from vpbench.tasks.segmentation.dense_loss import pixel_cross_entropy
 from vpbench.tasks.segmentation.multi_scale import multi_scale_probabilities, size_at
+from vpbench.tasks.segmentation.setr_head import UpHead, setr_blocks
 from vpbench.tasks.segmentation.sliding_window import sliding_logits, window_spans
 
 VIT_L16 = BackboneShape(family="vit", image_size=512, patch_size=16, width=1024, depth=24, heads=16, prefix=1)

@@ -145,8 +145,12 @@ def test_images_of_another_size() -> None:
     assert [tuple(each.shape) for each in found] == [(1, WIDTH, 3, 6)] * 3
     same(model.feature_maps(X, BLOCKS)[0], model.feature_maps(X, BLOCKS)[0])
     assert adapter.timm_model.patch_embed.img_size == (32, 32)
-    with pytest.raises(UnsupportedError, match="30 x 48 pixels do not divide into patches of 8"):
-        model.feature_maps(torch.randn(1, 3, 30, 48, dtype=torch.double), BLOCKS)
+    odd = torch.randn(1, 3, 30, 43, dtype=torch.double)
+    padded = torch.nn.functional.pad(odd, (0, 5, 0, 2))  # at the right and below, to a multiple of the patch
+    for one, other in zip(model.feature_maps(odd, BLOCKS), model.feature_maps(padded, BLOCKS), strict=True):
+        assert one.shape == (1, WIDTH, 4, 6) and torch.equal(one, other)
+    with pytest.raises(UnsupportedError, match="30 x 43 pixels do not divide into patches of 8"):
+        adapter.embed(odd)
 
 
 @pytest.mark.parametrize("build", [swin, eva])

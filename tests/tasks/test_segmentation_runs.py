@@ -21,6 +21,8 @@ from vpbench.spec.recipe import Recipe
 from vpbench.spec.run_spec import BackboneSpec, DataSpec, Preprocess, RunSpec
 from vpbench.store.store import Store
 from vpbench.tasks import make_task, resolve_task, task_class
+from vpbench.tasks.segmentation.dense_loss import resized_logits
+from vpbench.tasks.segmentation.multi_scale import resized_image
 from vpbench.training.checkpoint import Checkpoints, Paused
 from vpbench.training.fit import Trainer
 
@@ -213,19 +215,19 @@ def test_micro_batches_where_memory_is_short(head: str, label: str) -> None:
             torch.testing.assert_close(tensor, statistics[name], rtol=1e-2, atol=2e-3)  # Adam enlarges rounding
 
 
-def test_windows_and_scales() -> None:
-    """Images keep their size: crops in training, windows in evaluation; one of the input's size is one pass, and the same."""
-    sides = [(32, 32), (32, 48), (64, 32)]
+def ragged_split(*sides: tuple[int, int]) -> CachedSplit:
+    """Noise in images of these heights and widths."""
     rng = np.random.default_rng(5)
     images = [rng.integers(0, 256, (*side, 3), dtype=np.uint8) for side in sides]
     masks = [rng.integers(0, CLASSES, side).astype(np.uint8) for side in sides]
     flat = lambda parts: np.concatenate([part.ravel() for part in parts])  # noqa: E731
-    ragged = CachedSplit(
-        RaggedImages(flat(images), np.array(sides)),
-        np.zeros(3, np.int64),
-        SIZE,
-        masks=RaggedImages(flat(masks), np.array(sides), ()),
-    )
+    ragged = RaggedImages(flat(masks), np.array(sides), ())
+    return CachedSplit(RaggedImages(flat(images), np.array(sides)), np.zeros(len(sides), np.int64), SIZE, masks=ragged)
+
+
+def test_windows_and_scales() -> None:
+    """Images keep their size: crops in training, windows in evaluation; one of the input's size is one pass, and the same."""
+    ragged = ragged_split((32, 32), (32, 48), (64, 32))
     data = CachedData(ragged, ragged, ragged, NAMES)
     task = {"head": "linear", "scales": (1.0, 1.5), "photometric": False}
     spec = spec_of("vpt", {"prompt_length": 2}, task=task, preprocess=Preprocess(resize="original", random_flip=True), epochs=1)
@@ -234,9 +236,29 @@ def test_windows_and_scales() -> None:
     columns = trainer.evaluate(ragged, test=True).columns()
     assert columns["total"] == 3 and 0 < columns["miou_ms"] < 100
     assert "miou_ms" not in trainer.evaluate(ragged).columns()  # only of the test split
-    first = CachedSplit(images[0][None], np.zeros(1, np.int64), SIZE, masks=masks[0][None])
+    image, mask = (np.asarray(parts[0])[None] for parts in (ragged.images, ragged.masks or ()))
+    first = CachedSplit(image, np.zeros(1, np.int64), SIZE, masks=mask)
     whole, windowed = (trainer.evaluate(each).arrays() for each in (first, ragged))
     assert np.array_equal(whole["image_0"], windowed["image_0"])
+    for place, (image, (mask,)) in enumerate(trainer.task.evaluation_batches(ragged, trainer.normalise)):  # as new images are
+        (found,) = trainer.task.probabilities(trainer.model.eval(), image, SIZE, [(mask.shape[0], mask.shape[1])])
+        assert np.array_equal(found.argmax(0).numpy(), windowed[f"image_{place}"])
+
+
+@pytest.mark.parametrize("stride", [None, "whole"])
+def test_images_that_do_not_divide_into_patches(stride: str | None) -> None:
+    """Whole images, and windows that are smaller than the input, are padded to a multiple of the patch."""
+    ragged = ragged_split((40, 52))
+    task = {"head": "linear", "scales": (0.75,), "scale_rule": "mmseg", "stride": stride}
+    spec = spec_of("vpt", {"prompt_length": 2}, task=task, preprocess=Preprocess(resize="original"))
+    trainer = trainer_of(spec, CachedData(ragged, ragged, ragged, NAMES))
+    scores = trainer.evaluate(ragged, test=True)
+    assert 0 <= scores.columns()["miou_ms"] <= 100  # of 24 x 31 pixels
+    ((image, _),) = trainer.task.evaluation_batches(ragged, trainer.normalise)
+    logits = trainer.model(resized_image(image[0], (32, 42))[None])
+    assert logits.shape[-2:] == (4, 6)
+    whole = resized_logits(resized_logits(logits, (32, 42)), (40, 52)).argmax(1)[0].numpy()
+    assert np.array_equal(scores.arrays()["image_0"], whole) == (stride == "whole")
 
 
 def test_a_row_of_features_for_every_class_of_an_image() -> None:
@@ -277,6 +299,8 @@ def test_options_that_do_not_fit() -> None:
         task(haed="linear")
     with pytest.raises(UsageError, match=r"task.stride=40 leaves gaps between windows of 32 px; at most 32"):
         task(stride=40).check_run(spec_of("linear"))
+    with pytest.raises(UsageError, match=r"task.stride=0 leaves gaps between windows of 32 px; at most 32"):
+        task(stride=0).check_run(spec_of("linear"))
     with pytest.raises(UsageError, match=r"crops of 32 px are larger than images get \(task.longest=16\)"):
         task(longest=16).check_run(spec_of("linear"))
     with pytest.raises(UsageError, match=r"recipe.mixup is for one label of a"):

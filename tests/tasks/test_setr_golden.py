@@ -95,7 +95,7 @@ def test_whole_image() -> None:
     golden = load_golden("setr")
     config, expected = golden["config"], golden["inference"]["whole_padded"]
     image = filled(expected["image"], (1, 3, *expected["size"]), 1.0, 0.0, config)
-    check_tensor(whole_logits(predict_with("pup", config), image, config["patch"]), expected["logits"])
+    check_tensor(whole_logits(predict_with("pup", config), image), expected["logits"])
 
 
 @torch.no_grad()

@@ -32,9 +32,9 @@ from vpbench.models.saved import TrainedModel
 from vpbench.planning.check_names import suite_of
 from vpbench.spec.device import describe, resolve_device
 from vpbench.spec.run_options import RunOptions
-from vpbench.spec.run_spec import TaskSpec
 from vpbench.store.schema import OF_MODEL, SETTLED
 from vpbench.store.store import Store
+from vpbench.tasks import task_class
 from vpbench.tasks.classification import EVALUATION_BATCH, Accuracies, AccuracyScorer
 from vpbench.training.memory import in_pieces
 
@@ -126,8 +126,9 @@ class Shifts:
             UsageError: for data sets with other classes than the models', or without a linear probe to mix weights with.
         """
         if self.others or self.alphas:
-            for task in {run.spec.task.name for run in plan.runs} - {TaskSpec().name}:
-                raise UsageError(f"--test-on and --wise-ft are for classification, and this is {task}.")
+            for task in {task_class(run.spec.task.name) for run in plan.runs}:
+                if task.target != "class":
+                    raise UsageError(f"--test-on and --wise-ft are for image classification, and this is {task.title}.")
         for name, raw in plan.data.items():
             for other in self.others:
                 check_classes(other, raw.class_names, name)

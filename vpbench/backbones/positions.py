@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
@@ -31,6 +32,12 @@ def resampled(positions: Tensor, size: tuple[int, int], prefix: int, how: PosRes
         positions, list(size), list(old), prefix, interpolation=how, antialias=how == "bicubic"
     )
     return found
+
+
+def padded(images: Tensor, patch: int) -> Tensor:
+    """Images (B, C, H, W) with 0 at the right and below, up to a multiple of the patch, as mmsegmentation pads them."""
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % patch, 0, -height % patch)) if height % patch or width % patch else images
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def with_all_for_training(raw: RawData) -> RawData:
 
 
 def with_few_shots(raw: RawData, shots: int, draw: int = SEED) -> RawData:
-    """``shots`` training images of every class; validation and test splits are unchanged.
+    """``shots`` training images of every class, or in all where images have masks; validation and test splits are unchanged.
 
     Args:
         draw: seed of the draw; with the same one, the images of fewer shots are among those of more.

@@ -13,6 +13,7 @@ from vpbench.core.hub import PREFIX, HubData
 from vpbench.models.registry import method_class
 from vpbench.models.saved import Description
 from vpbench.spec.run_spec import Preprocess
+from vpbench.tasks import task_class
 
 _LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "CC-BY-NC-4.0": "cc-by-nc-4.0"}  # the hub's names
 
@@ -103,7 +104,7 @@ def _front_matter(description: Description, licence: str) -> list[str]:
     return [
         "---",
         "library_name: vpbench",
-        f"pipeline_tag: image-{'classification' if description.task.name == 'classification' else 'segmentation'}",
+        f"pipeline_tag: {task_class(description.task.name).pipeline_tag}",
         *([f"license: {known}"] if known else []),
         *([f"base_model: {base}"] if base else []),
         *([f"datasets:\n- {HubData.parse(PREFIX + description.data.hub).repository}"] if description.data.hub else []),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vpbench.backbones.base import Backbone, Needed
+from vpbench.backbones.positions import padded
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import Context, Method, Scope, Tokens
 from vpbench.spec.run_spec import TaskSpec
@@ -149,14 +150,15 @@ class PromptedModel(nn.Module):
         not run.
 
         Args:
-            images: normalised, (B, C, H, W), with the method's first block at 0 or behind.
+            images: normalised, (B, C, H, W), with the method's first block at 0 or behind; padded to a multiple of the patch.
             blocks: 0 to L-1, in the order of the maps.
             normed: put the last block's map through the backbone's final norm.
         """
         context = context or self.context(images)
         first, read = self.method.first_block, {block: torch.empty(0) for block in blocks}
         end = max(blocks) + 1
-        tokens = self.backbone.embed(self.method.pixels(images, context) if first == 0 else images)
+        images = padded(self.method.pixels(images, context) if first == 0 else images, self.backbone.shape.patch_size)
+        tokens = self.backbone.embed(images)
 
         def keep(block: int, tokens: Tokens) -> None:
             if block in read:

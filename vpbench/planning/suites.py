@@ -65,7 +65,7 @@ class SuiteCard(FrozenModel):
     seeds: tuple[int, ...] = Field(min_length=1)
     preprocess: Preprocess
     fit: Literal["train", "train+val"] = Field("train", description="what the tested model is trained on; VTAB-1k: train+val")
-    shots: int | None = Field(None, ge=1, description="training images per class; None: all")
+    shots: int | None = Field(None, ge=1, description="training images per class, or in all where images have masks; None: all")
     draws: Literal["one", "per_seed"] = Field(
         "one", description="whether every run has the same few images, or every seed draws its own"
     )

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
+from typing import Any
 
 import pandas as pd
 
@@ -13,7 +14,7 @@ from vpbench.analysis.scales import SCALES_FILE
 from vpbench.core.errors import VpbenchError
 from vpbench.spec.run_spec import DEFAULT_TASK
 from vpbench.store.store import Store
-from vpbench.tasks import task_class
+from vpbench.tasks import Task, task_class
 
 SCORE = "score"
 MULTI_SCALE = ("miou_ms", "macc_ms", "aacc_ms")
@@ -56,15 +57,26 @@ def with_later_scales(runs: pd.DataFrame, store: Store, scales: Sequence[float])
     return runs.assign(**filled)
 
 
-@cache
 def score_title(task: str | None) -> str:
     """What a task's score is called, e.g. ``mIoU``; ``score`` for a task that this version of vpbench does not have."""
     if task in (None, DEFAULT_TASK):
         return ACCURACY
+    known = _known(str(task))
+    return SCORE if known is None else known.metric_title
+
+
+def has_masks(task: str | None) -> bool:
+    """Whether what a task predicts are masks; never of a task that this version of vpbench does not have."""
+    known = _known(task or DEFAULT_TASK)
+    return known is not None and known.target == "mask"
+
+
+@cache
+def _known(task: str) -> type[Task[Any]] | None:
     try:
-        return task_class(str(task)).metric_title
+        return task_class(task)
     except VpbenchError:
-        return SCORE
+        return None
 
 
 def score_titles(runs: pd.DataFrame) -> str:

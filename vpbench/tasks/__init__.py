@@ -134,6 +134,8 @@ class Task(ABC, Generic[C]):
     """Name of the metric that a row's ``score`` is, as its column is called."""
     metric_title: ClassVar[str]
     """The same in words, for messages and tables."""
+    pipeline_tag: ClassVar[str]
+    """What the Hugging Face hub calls it."""
     own_suite: ClassVar[str]
     """The suite whose protocol is used for a user's own data."""
     target: ClassVar[Target] = "class"

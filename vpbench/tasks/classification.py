@@ -137,6 +137,7 @@ class Classification(Task[TaskConfig]):
     title = "image classification"
     metric = "acc1"
     metric_title = "top-1"
+    pipeline_tag = "image-classification"
     own_suite = "custom"
 
     def check_run(self, spec: RunSpec) -> None:

@@ -46,8 +46,8 @@ class SegmentationConfig(TaskConfig):
     longest: int = Field(2048, ge=1, description="largest long side of a resized image, pixels")
     most_of_one_class: float = Field(0.75, gt=0, le=1, description="share of a training crop that one class may have, below this")
     photometric: bool = Field(True, description="distort brightness, contrast, saturation and hue of training crops")
-    stride: int | None = Field(
-        None, ge=1, description="pixels between windows in evaluation; None: two thirds of the input's side"
+    stride: int | Literal["whole"] | None = Field(
+        None, description="pixels between windows in evaluation; None: two thirds of the input's side; whole: no windows"
     )
     scales: tuple[float, ...] = Field((), description="ratios of the second, multi-scale evaluation with flips; (): none")
     scale_rule: Literal["setr", "mmseg", "mmseg1"] = Field("setr", description="size of an image at a ratio, of its short side")
@@ -59,6 +59,7 @@ class Segmentation(Task[SegmentationConfig]):
     title = "semantic segmentation"
     metric = "miou"
     metric_title = "mIoU"
+    pipeline_tag = "image-segmentation"
     own_suite = "custom-segmentation"
     target: ClassVar[Target] = "mask"
     Config = SegmentationConfig
@@ -87,7 +88,8 @@ class Segmentation(Task[SegmentationConfig]):
                 'or "original" with crops in training and windows in evaluation.'
             )
         size = spec.backbone.image_size
-        if not 0 < self._stride(size) <= size:
+        stride = self._stride(size)
+        if stride is not None and not 0 < stride <= size:
             raise UsageError(f"task.stride={self.config.stride} leaves gaps between windows of {size} px; at most {size}.")
         low, high = self.config.random_scale
         if not 0 < low <= high:
@@ -251,8 +253,12 @@ class Segmentation(Task[SegmentationConfig]):
 
         return Windows(size, self._stride(size), self.config.longest, self.config.scale_rule)
 
-    def _stride(self, size: int) -> int:
-        return self.config.stride or max(1, int(size * 2 / 3))
+    def _stride(self, size: int) -> int | None:
+        """Pixels between windows; None without windows."""
+        stride = self.config.stride
+        if isinstance(stride, str):
+            return None
+        return max(1, int(size * 2 / 3)) if stride is None else stride
 
 
 def is_ragged(split: CachedSplit) -> bool:

@@ -19,7 +19,7 @@ from vpbench.tasks import Forward, Scorer, Scores
 from vpbench.tasks.segmentation.confusion import RegionCounts, pixel_counts, regions_of
 from vpbench.tasks.segmentation.dense_loss import resized_logits
 from vpbench.tasks.segmentation.multi_scale import SizeRule, multi_scale_probabilities, resized_image, size_at
-from vpbench.tasks.segmentation.sliding_window import sliding_logits
+from vpbench.tasks.segmentation.sliding_window import sliding_logits, whole_logits
 
 SHOWN = 8  # images whose predictions are kept
 PURE = 0.5  # share of a patch that its class has at least, for its features to be kept
@@ -33,20 +33,22 @@ class Windows:
 
     Attributes:
         size: side of the model's input, pixels.
-        stride: between windows.
+        stride: between windows; None: whole images, without windows.
         longest: largest long side of a resized image; of the rule ``mmseg`` alone.
         rule: for the size of an image at a ratio.
     """
 
     size: int
-    stride: int
+    stride: int | None
     longest: int
     rule: SizeRule
 
     def logits(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """Of images (B, 3, H, W) in any size from that of the input on."""
+        """Of images (B, 3, H, W) in any size; one that is smaller than the input is a window of its own."""
         if tuple(images.shape[-2:]) == (self.size, self.size):
             return forward(images)
+        if self.stride is None:
+            return whole_logits(forward, images)
         return sliding_logits(forward, images, self.size, self.stride)
 
     def at(self, image: Tensor, ratio: float = 1.0) -> Tensor:

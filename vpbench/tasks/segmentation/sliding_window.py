@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vpbench.core.errors import UsageError
@@ -69,14 +68,12 @@ def sliding_logits(predict: Predict, images: Tensor, crop: int, stride: int, bat
     return total / covered
 
 
-def whole_logits(predict: Predict, images: Tensor, patch: int) -> Tensor:
-    """Logits of whole images in one forward pass, (B, K, H, W), padded right and below with 0 to a multiple of the patch.
+def whole_logits(predict: Predict, images: Tensor) -> Tensor:
+    """Logits of whole images in one forward pass, resized to them, (B, K, H, W); float32 or wider.
 
-    The logits of the padded grid are resized to the image, a slight stretch, as mmsegmentation has it.
+    Of an image that was padded to a multiple of the patch, this stretches the padded grid a little, as mmsegmentation does.
     """
-    height, width = images.shape[-2:]
-    padded = F.pad(images, (0, -width % patch, 0, -height % patch))
-    return resized_logits(_wide(predict(padded)), (height, width))
+    return resized_logits(_wide(predict(images)), (images.shape[-2], images.shape[-1]))
 
 
 def _wide(logits: Tensor) -> Tensor:

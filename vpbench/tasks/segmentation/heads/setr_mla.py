@@ -20,8 +20,8 @@ from vpbench.tasks.segmentation.dense_head import (
     all_logits,
     enlarged,
     pixel_classifier,
-    setr_blocks,
 )
+from vpbench.tasks.segmentation.setr_head import setr_blocks
 
 
 class _Neck(nn.Module):

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from torch import Tensor
-
-from vpbench.interface import BackboneShape
-from vpbench.tasks.segmentation.dense_head import (
-    DenseHead,
-    HeadOptions,
-    Level,
-    UpHead,
-    all_logits,
-    auxiliary_up_heads,
-    doublings,
-    setr_blocks,
-)
+from vpbench.tasks.segmentation.dense_head import HeadOptions, Level
+from vpbench.tasks.segmentation.setr_head import SETRHead, UpHead, auxiliary_up_heads, doublings
 
 
-class SETRPup(DenseHead):
+class SETRPup(SETRHead):
     """SETR-PUP: four steps of a 3 x 3 convolution and an enlargement by 2, and three auxiliary heads on earlier blocks.
 
     On another stride than 16 there are log2(stride) steps. Parameters on ViT-L/16 with 150 classes: 4,171,414 + 3 * 2,990,742.
@@ -28,22 +15,8 @@ class SETRPup(DenseHead):
     title = "SETR-PUP"
     source = "mmsegmentation 1.2.2, configs/_base_/models/setr_pup.py, mmseg/models/decode_heads/setr_up_head.py (Apache-2.0)"
 
-    @classmethod
-    def default_blocks(cls, shape: BackboneShape) -> tuple[int, ...]:
-        """The 10th, 15th, 20th and 24th block of 24."""
-        return setr_blocks(shape, (10, 15, 20))
-
     def build(self, levels: list[Level], options: HeadOptions) -> None:
         """Creates ``decode_head`` on the last map and ``auxiliary_head`` on the others."""
         last = levels[-1]
         self.decode_head = UpHead(last.width, options.width, 3, (2,) * doublings(last.stride), self.classes)
         self.auxiliary_head = auxiliary_up_heads(levels[:-1] if options.auxiliary else (), options.width, 3, self.classes)
-
-    def decode(self, maps: Sequence[Tensor]) -> Tensor:
-        """Logits of about the image's size."""
-        logits: Tensor = self.decode_head(maps[-1])
-        return logits
-
-    def auxiliary_logits(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Of one head on each map but the last."""
-        return all_logits(self.auxiliary_head, maps[: len(self.auxiliary_head)])

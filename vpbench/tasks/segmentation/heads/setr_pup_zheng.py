@@ -7,20 +7,16 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vpbench.interface import BackboneShape
 from vpbench.tasks.segmentation.dense_head import (
     ChannelNorm,
-    DenseHead,
     HeadOptions,
     Level,
     MapBatchNorm,
-    all_logits,
     convolution,
-    doublings,
     enlarged,
     pixel_classifier,
-    setr_blocks,
 )
+from vpbench.tasks.segmentation.setr_head import SETRHead, doublings
 
 
 class _ZhengHead(nn.Module):
@@ -49,7 +45,7 @@ class _ZhengHead(nn.Module):
         return enlarged(self.get_submodule(f"conv_{len(self.scales)}")(maps), self.scales[-1])
 
 
-class SETRPupZheng(DenseHead):
+class SETRPupZheng(SETRHead):
     """SETR-PUP of the paper's authors: convolutions with bias, and a fourth auxiliary head, on the last block.
 
     Parameters on ViT-L/16 with 150 classes: 4,172,438 + 4 * 2,400,662; the classifiers that the released base class makes beside
@@ -59,23 +55,9 @@ class SETRPupZheng(DenseHead):
     title = "SETR-PUP (Zheng et al.)"
     source = "fudan-zvg/SETR 1361561, mmseg/models/decode_heads/vit_up_head.py (MIT); Zheng et al., SETR, CVPR 2021"
 
-    @classmethod
-    def default_blocks(cls, shape: BackboneShape) -> tuple[int, ...]:
-        """The 10th, 15th, 20th and 24th block of 24."""
-        return setr_blocks(shape, (10, 15, 20))
-
     def build(self, levels: list[Level], options: HeadOptions) -> None:
         """Creates ``decode_head`` on the last map and ``auxiliary_head`` on all."""
         last = levels[-1]
         self.decode_head = _ZhengHead(last.width, options.width, (2,) * doublings(last.stride), self.classes)
         heads = [_ZhengHead(level.width, options.width, (4,), self.classes) for level in levels if options.auxiliary]
         self.auxiliary_head = nn.ModuleList(heads)
-
-    def decode(self, maps: Sequence[Tensor]) -> Tensor:
-        """Logits of about the image's size."""
-        logits: Tensor = self.decode_head(maps[-1])
-        return logits
-
-    def auxiliary_logits(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Of one head on each map, at four times its size; the loss enlarges the rest."""
-        return all_logits(self.auxiliary_head, maps[: len(self.auxiliary_head)])
