@@ -1,5 +1,6 @@
 # Two commands, which both set up .venv on first use. `make demo` shows vpbench at work in a few minutes (four epochs
-# instead of the suite's twelve), `make test` proves it. `make check` compares a small grid with the numbers of a good version.
+# instead of the suite's twelve), `make test` proves it. `make check` checks the published
+# rows, and compares a small grid with the numbers of a good version.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,6 +24,7 @@ sweep: $(VENV)/.tested
 test-all: test sweep
 
 check: $(VENV)/.installed
+	$(BIN)/vpbench check --contribution results/published
 	$(BIN)/vpbench check --baseline results/baselines/ci.parquet
 
 lint: $(VENV)/.tested

@@ -7,19 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from alone import alone, write_card
+from perturbed import trained
 
-from vpbench.backbones.named import resolve_backbone
 from vpbench.core.errors import UnsupportedError
 from vpbench.deploy.export_target import target_registry
 from vpbench.deploy.inference_form import check_logits, exact_logits, example_inputs
-from vpbench.models.build import build_model
-from vpbench.models.registry import method_registry, resolve_method
-from vpbench.models.saved import Description, TrainedModel
-from vpbench.spec.recipe import Recipe
-from vpbench.spec.run_spec import DataSpec, Preprocess, RunSpec
+from vpbench.models.registry import method_registry
 
-CLASSES = ("Käfer", "dog", "newt")
-OPTIONS = {"sidetune": {"weights": "random"}}
 # Methods that leave a plain model of timm behind: what they trained is in its tensors after merging.
 MERGED = {
     "arc", "bias", "difffit", "fact", "full", "gps", "linear", "ln_tuning", "lora", "partial", "peft", "repadapter", "spt",
@@ -27,24 +21,6 @@ MERGED = {
 }  # fmt: skip
 # Operations that torch's exporter or ONNX Runtime does not have.
 NOT_IN_ONNX = {"dam_vp": "_cdist_forward", "ivpt": "sort", "lion": "_linalg_solve_ex", "sct": "tensor\\(int32\\)"}
-
-
-def trained(method: str) -> TrainedModel:
-    """A model on a ViT of two blocks whose values are none of a fresh one."""
-    spec = RunSpec(
-        method=resolve_method(method, OPTIONS.get(method)), backbone=resolve_backbone("two-blocks", "random"),
-        data=DataSpec(suite="custom", dataset="pets", digest="0"), preprocess=Preprocess(),
-        recipe=Recipe(optimizer="adamw", lr=0.01, epochs=1, batch_size=4), seed=42,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = build_model(spec.method, spec.backbone, len(CLASSES))
-        with torch.no_grad():
-            for _, tensor in model.own_tensors():
-                if tensor.is_floating_point():
-                    noise = torch.randn_like(tensor)
-                    tensor.copy_(torch.where(tensor.isfinite(), tensor + 0.05 * noise, noise))
-    return TrainedModel(model.eval(), Description.of(spec, model, CLASSES))
 
 
 @pytest.mark.sweep

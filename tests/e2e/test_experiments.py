@@ -81,6 +81,9 @@ def test_some_methods_are_tuned_first(write: Any) -> None:
     assert lines(read_experiment(write(text))) == [
         "vpbench tune --methods linear,vpt --suite mini --space adamw --trials 4 --seeds 3"
     ]
+    assert lines(read_experiment(write(text + "trial_epochs = 4\n"))) == [
+        "vpbench tune --methods linear,vpt --suite mini --space adamw --trials 4 --trial-epochs 4 --seeds 3"
+    ]
     assert lines(read_experiment(write(text + 'methods = ["vpt"]\n'))) == [
         "vpbench run --methods linear --suite mini --seeds 3" if run else
         "vpbench tune --methods vpt --suite mini --space adamw --trials 4 --seeds 3"
@@ -129,6 +132,8 @@ trails = 3
         "line 11: unknown key 'tune.trails'. Did you mean 'trials'?",
     ):
         assert part in told, told
+    known = told.partition("unknown key 'workrs'")[2].partition("Known: ")[2].partition(";")[0].split(", ")
+    assert len(known) == len(set(known)) and {"methods", "suite", "workers", "skip_unreadable"} <= set(known)
 
 
 @pytest.mark.parametrize(

@@ -137,3 +137,5 @@ def test_every_target_has_a_summary() -> None:
     registry = target_registry()
     assert {"folder", "torch"} <= set(registry.names())
     assert all(registry.get(name).summary for name in ("folder", "torch"))
+    shown = vpbench("export", "--help").out
+    assert all(name in shown for name in registry.names())

@@ -12,7 +12,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command import traces, vpbench
+from command import rows, traces, vpbench
+
+from vpbench.store.store import Store
 
 
 def test_compact(results: Path, command: list[str]) -> None:
@@ -76,6 +78,20 @@ def test_to_another_machine_and_back(results: Path, tmp_path: Path) -> None:
     assert traces(other) == before
     assert "1 replaced" in vpbench("import", file, "--results", other, "--on-conflict", "replace").out
     assert 12.5 in pd.read_csv(_exported(other, tmp_path))["acc1"].tolist()
+
+
+def test_rows_to_publish(results: Path, tmp_path: Path) -> None:
+    """Without the places of this machine and without runs that went wrong; what else is missing, the check of the file says."""
+    store = Store(results)
+    row = store.read_row(str(rows(results)["run_id"][0]))
+    assert row is not None and row["data_path"] is not None
+    store.write_row({**row, "run_id": "0" * 32, "status": "failed", "error": f"{tmp_path}/secret.py failed"})
+    file = tmp_path / "mine.parquet"
+    done = vpbench("export", "--publish", "--to", file, "--results", results)
+    assert done.code == 0 and "1 run that went wrong left out." in done.out
+    assert f"To check them: vpbench check --contribution {file}" in done.out
+    found = pd.read_parquet(file)
+    assert len(found) == len(rows(results)) - 1 and found["data_path"].isna().all()
 
 
 def _exported(results: Path, folder: Path) -> Path:

@@ -129,6 +129,14 @@ def test_published_values_stay_out_of_mini_and_custom() -> None:
     assert {key.split()[1] for key in before} == {label for method in SIX for label in labels(method)}
 
 
+def test_values_for_small_data_hold_in_all_suites_like_mini() -> None:
+    """These have mini's protocol; a method would otherwise get there what was meant for VTAB-1k."""
+    for method in card_names("recipes"):
+        wanted = recipe_entries(method, "mini", "digits", None)
+        assert recipe_entries(method, "open-mini", "textures", None) == wanted, method
+        assert recipe_entries(method, "photos-mini", "photos.pets37", None) == wanted, method
+
+
 def test_conditions() -> None:
     entry = RecipeEntry(suite=("fgvc", "hta"), dataset="cub", preset=("default", "released"), source="x")
     assert entry.applies("hta", "cub", None)

@@ -31,7 +31,7 @@ VTAB = NATURAL + SPECIALIZED + STRUCTURED
 PARTS = {"vtab1k-natural": NATURAL, "vtab1k-specialized": SPECIALIZED, "vtab1k-structured": STRUCTURED}
 NOAH = tuple(f"noah-fewshot-{shots}" for shots in (1, 2, 4, 8, 16))
 COOP = tuple(name.replace("fewshot", "fewshot-coop") for name in NOAH)
-OWN = ("mini", "open-mini", "custom", "ci", "imagenet-16shot", *NOAH, *COOP)
+OWN = ("mini", "open-mini", "photos-mini", "custom", "ci", "imagenet-16shot", *NOAH, *COOP)
 PUBLISHED = [name for name in suite_names() if name not in OWN and suite_card(name).task == "classification"]
 
 

@@ -279,7 +279,7 @@ def test_what_the_tools_have_of_a_run(name: str, tmp_path: Path, monkeypatch: py
         try:
             importlib.import_module(name)
         except ImportError as error:
-            pytest.skip(f"trackio is not installed ({error}): pip install trackio")
+            pytest.skip(f"trackio is not installed ({error}; pip install 'vpbench[trackio]'); THE TRACKER IS NOT TESTED")
     rows = tmp_path / "rows"
     torch.manual_seed(0)
     row, notes = do(rows, name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vpbench.cli.check_contribution import check_contribution
 from vpbench.cli.streams import warnings_as_lines
 from vpbench.spec.parsing import numbers, words
 
@@ -49,6 +50,10 @@ def check(
     update: Annotated[
         bool, typer.Option("--update", help="Write a new baseline and show what differs from the old one.")
     ] = False,
+    contribution: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE_OR_FOLDER", help="Check rows to be published, parquet, instead. Repeatable."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="What was found as JSON on stdout.")] = False,
 ) -> None:
     """Compare a small grid of runs with a baseline; exit 1 when a number is outside of what the baseline allows.
@@ -66,7 +71,12 @@ def check(
       vpbench check --results results/runs --suite mini --baseline mini.parquet
       vpbench check --update    after a change that is meant to change numbers: all seeds, about 8 minutes
       vpbench check --update --methods viapt    the same for the rows of one method
+      vpbench check --contribution mine.parquet    rows for results/published: clean commit, protocol, numbers
     """
+    if contribution:
+        of_a_grid = (suite, methods, datasets, seeds, results, keep, tolerance, fail_on_cost, markdown, junit, update)
+        check_contribution(contribution, any(of_a_grid), as_json)
+        return
     import json
 
     from vpbench.checking.baseline import merged, read_baseline, read_results, write_baseline

@@ -28,6 +28,9 @@ def export(
     backbone: Annotated[str | None, typer.Option(help=_Only.format("backbone"))] = None,
     method: Annotated[str | None, typer.Option(help=_Only.format("method"))] = None,
     seed: Annotated[int | None, typer.Option(help="Of the rows, take only this seed.")] = None,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Rows to publish: no paths of this machine, no runs that went wrong.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="What was written, as JSON, for programs.")] = False,
 ) -> None:
     """Write a run's trained model for other programs, or the rows of all runs to one file.
@@ -45,6 +48,7 @@ def export(
       vpbench export weights.safetensors --to folder
       vpbench export --to rows.parquet    all rows; 'vpbench import' reads them on another machine
       vpbench export --to vpt.csv --method vpt --suite mini
+      vpbench export --publish --to results/published/mine.parquet    then: vpbench check --contribution
     """
     from vpbench.core.errors import UsageError
 
@@ -52,13 +56,15 @@ def export(
     if run is not None:
         if given := [name for name, value in filters.items() if value is not None]:
             raise UsageError(f"--{given[0]} chooses rows: leave it out with RUN, or leave out RUN to write rows.")
+        if publish:
+            raise UsageError("--publish is for rows: leave out RUN, or share a model with vpbench push.")
         _export_model(run, to, out, weights, results, as_json)
         return
     if not Path(to).suffix:
         _refuse_target(to)
     if out is not None or weights is not None:
         raise UsageError("--out and --weights are for a model: vpbench export RUN --to torch --out FOLDER.")
-    _export_rows(Path(to), results, filters, as_json)
+    _export_rows(Path(to), results, filters, publish, as_json)
 
 
 def _refuse_target(to: str) -> None:
@@ -93,7 +99,7 @@ def _export_model(run: str, to: str, out: Path | None, weights: str | None, resu
         typer.echo(f"{place}: {said}." if said else f"{place}: {target.summary}.")
 
 
-def _export_rows(to: Path, results: Path, filters: dict[str, str | int | None], as_json: bool) -> None:
+def _export_rows(to: Path, results: Path, filters: dict[str, str | int | None], publish: bool, as_json: bool) -> None:
     import json
     from typing import Any
 
@@ -103,7 +109,7 @@ def _export_rows(to: Path, results: Path, filters: dict[str, str | int | None], 
     from vpbench.core.errors import StoreError
     from vpbench.core.names import counted
     from vpbench.reporting.frame import Filters
-    from vpbench.store.exporting import write_export, writer_for
+    from vpbench.store.exporting import to_publish, write_export, writer_for
     from vpbench.store.store import Store, as_frame
 
     writer_for(to)
@@ -115,10 +121,14 @@ def _export_rows(to: Path, results: Path, filters: dict[str, str | int | None], 
     wanted: dict[str, Any] = filters
     keep = Filters.of(**wanted)
     chosen = keep.apply(as_frame(rows.table.select(["run_id", "dataset", "suite", "backbone", "method", "seed"])))
-    table = rows.table.filter(pc.is_in(rows.table["run_id"], pa.array(chosen["run_id"])))
+    asked = rows.table.filter(pc.is_in(rows.table["run_id"], pa.array(chosen["run_id"])))
+    table = to_publish(asked) if publish else asked
     write_export(table, to)
     if as_json:
         typer.echo(json.dumps({"file": str(to), "rows": len(table)}))
+    elif publish:
+        left = f" {counted(len(asked) - len(table), 'run')} that went wrong left out." if len(asked) > len(table) else ""
+        typer.echo(f"{counted(len(table), 'row')} in {to}.{left} To check them: vpbench check --contribution {to}")
     else:
         hint = f" To read it into another folder: vpbench import {to.name}" if to.suffix == ".parquet" else ""
         typer.echo(f"{counted(len(table), 'row')} in {to}.{hint}")

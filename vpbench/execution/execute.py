@@ -25,6 +25,7 @@ from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.job import Job
+from vpbench.execution.spec_columns import spec_columns
 from vpbench.measure.operations import count_operations
 from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part
 from vpbench.measure.timing import measure_inference, measure_training
@@ -170,36 +171,16 @@ def known_columns(job: Job) -> dict[str, Any]:
     """The columns that are known of a run before it happens."""
     spec = job.spec
     return {
-        "run_id": spec.run_id,
-        "group_id": spec.group_id,
+        **spec_columns(spec),
         "spec": json.dumps(spec.identity(), sort_keys=True),
-        "stage": spec.stage,
         "search": spec.search.model_dump_json() if spec.search else None,
-        "method": spec.method.label,
-        "method_version": spec.method.version,
         "method_config": json.dumps(spec.method.config, sort_keys=True),
         "fidelity": method_class(spec.method.name).fidelity,
-        "backbone": spec.backbone.name,
-        "weights": spec.backbone.weights,
-        "weights_sha256": spec.backbone.sha256,
-        "image_size": spec.backbone.image_size,
-        "task": spec.task.name,
-        "suite": spec.data.suite,
-        "dataset": spec.data.dataset,
         "dataset_group": job.group,
-        "data_digest": spec.data.common_digest,
         "preprocess": json.dumps(spec.preprocess.identity()),
         **job.sizes,
-        "seed": spec.seed,
         "recipe": spec.recipe.model_dump_json(),
         "recipe_source": job.recipe_source,
-        "optimizer": spec.recipe.optimizer,
-        "lr": spec.recipe.peak_lr,
-        "weight_decay": spec.recipe.weight_decay,
-        "epochs": spec.recipe.epochs,
-        "batch_size": spec.recipe.batch_size,
-        "precision": spec.precision,
-        "selection": spec.selection,
         "data_path": _absolute(spec.data.path),
         "weights_path": _absolute(spec.backbone.path if spec.backbone.weights == "file" else None),
         "experiment": job.experiment,

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from vpbench.core.errors import StoreError, VpbenchError
 from vpbench.core.hashing import digest
-from vpbench.core.hub import PREFIX
 from vpbench.core.names import counted
 from vpbench.reporting.make_report import make_report
 from vpbench.sharing.repositories import (
@@ -26,10 +25,9 @@ from vpbench.sharing.repositories import (
     create_repository,
 )
 from vpbench.store.artefacts import ARTEFACTS, CHECKSUMS, read_checksums
-from vpbench.store.exporting import write_export
+from vpbench.store.exporting import to_publish, write_export
 from vpbench.store.importing import Merge, Source, open_source, plan_merge
 from vpbench.store.reading import COMPACTED
-from vpbench.store.schema import SETTLED
 from vpbench.store.store import Store
 
 TRIES = 5  # against others who commit at the same time
@@ -90,8 +88,7 @@ def push_rows(
     """
     check_token()
     mine = open_source(folder)
-    settled = pc.is_in(mine.rows["status"], pa.array(SETTLED))
-    source = replace(mine, rows=_without_paths(mine.rows.filter(settled)))
+    source = replace(mine, rows=to_publish(mine.rows))
     for _ in range(TRIES):
         repository = create_repository(name, "dataset", public=public)
         with TemporaryDirectory(prefix="vpbench-hub-") as scratch:
@@ -126,15 +123,6 @@ def fetch_rows(repository: Repository, folder: Path, artefacts: bool = False) ->
 def is_run(text: str) -> bool:
     """Whether a text is the whole id of a run."""
     return len(text) == 32 and set(text) <= set("0123456789abcdef")
-
-
-def _without_paths(rows: pa.Table) -> pa.Table:
-    """The rows without the places of data and weights on this machine."""
-    for name in ("data_path", "weights_path"):
-        column = rows[name]
-        of_hub = pc.fill_null(pc.starts_with(column, PREFIX), False)
-        rows = rows.set_column(rows.column_names.index(name), name, pc.if_else(of_hub, column, pa.scalar(None, pa.string())))
-    return rows
 
 
 def _write(

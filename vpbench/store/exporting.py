@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pandas.api.types import is_object_dtype, is_string_dtype
 
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.escaping import for_spreadsheet
 from vpbench.core.files import write_atomically
+from vpbench.core.hub import PREFIX
 from vpbench.store.checked_parquet import write_table
-from vpbench.store.schema import SCHEMA
+from vpbench.store.schema import SCHEMA, SETTLED
 from vpbench.store.store import as_frame
 
 
@@ -57,3 +59,14 @@ def write_export(rows: pa.Table, path: Path) -> None:
         write_atomically(path, lambda partial: write(rows, partial))
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}. Choose another --to.") from error
+
+
+def to_publish(rows: pa.Table) -> pa.Table:
+    """The rows without the places of data and weights on this machine, and without runs that went wrong, whose errors hold more
+    of them."""
+    rows = rows.filter(pc.is_in(rows["status"], pa.array(SETTLED)))
+    for name in ("data_path", "weights_path"):
+        column = rows[name]
+        of_hub = pc.fill_null(pc.starts_with(column, PREFIX), False)
+        rows = rows.set_column(rows.column_names.index(name), name, pc.if_else(of_hub, column, pa.scalar(None, pa.string())))
+    return rows
