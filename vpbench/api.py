@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
 from vpbench.core.torch_state import own_torch_state
 from vpbench.spec.budget import Budget
-from vpbench.spec.flag import keywords_of, read_texts
+from vpbench.spec.flag import keywords_of
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.request import Request
 from vpbench.spec.run_options import RunOptions
@@ -25,6 +26,29 @@ if TYPE_CHECKING:
     from vpbench.planning.plan import Plan, ResolvedRequest
     from vpbench.search.outcomes import Outcomes
     from vpbench.search.search_plan import SearchPlan
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def names_first(function: Function) -> Function:
+    """A decorator for a function of a request, and a budget behind it: mistyped names are errors before torch is imported.
+
+    Raises:
+        UsageError: for a name that nothing has.
+    """
+
+    @functools.wraps(function)
+    def checked(request: Request, *others: Any, **named: Any) -> Any:
+        from vpbench.planning.check_names import check_names
+
+        for budget in (each for each in (*others, *named.values()) if isinstance(each, Budget)):
+            from vpbench.search.space import read_space
+
+            read_space(budget.space)
+        check_names(request)
+        return function(request, *others, **named)
+
+    return cast(Function, checked)
 
 
 @keywords_of(Request, RunOptions)
@@ -116,7 +140,7 @@ def _models(function: str, given: dict[str, Any], *kinds: type[Any]) -> list[Any
             hint = f"For the recipe write settings={{'recipe.{name}': ...}}." if name in Recipe.model_fields else ""
             raise unknown(f"argument of vpbench.{function}", name, known, hint)
     fields = [{name: value for name, value in given.items() if name in kind.model_fields} for kind in kinds]
-    return [kind.from_keywords(**read_texts(kind, own)) for kind, own in zip(kinds, fields)]
+    return [kind.from_keywords(**own) for kind, own in zip(kinds, fields)]
 
 
 @contextmanager
@@ -138,6 +162,7 @@ def _shown(callback: Callback | None, progress: bool | None) -> Iterator[Callbac
         yield callback or Callback()
 
 
+@names_first
 @own_torch_state()
 def run_request(
     request: Request, options: RunOptions, results: str | Path = DEFAULT_FOLDER, callback: Callback | None = None,
@@ -172,6 +197,7 @@ def run_request(
     return frame
 
 
+@names_first
 @own_torch_state()
 def plan_request(
     request: Request, options: RunOptions, results: str | Path = DEFAULT_FOLDER, callback: Callback | None = None,
@@ -206,6 +232,7 @@ def expected_seconds(plan: Plan, store: Store, options: RunOptions) -> dict[str,
     return {job.run_id: past.seconds(Work.of(job)) for job in make_jobs(plan, store, options)}
 
 
+@names_first
 @own_torch_state()
 def tune_request(
     request: Request, budget: Budget, options: RunOptions, results: str | Path = DEFAULT_FOLDER,
@@ -230,6 +257,7 @@ def tune_request(
     return execute_search(plan, Store(results), options, callback, executor)
 
 
+@names_first
 @own_torch_state()
 def plan_tuning(
     request: Request, budget: Budget, options: RunOptions, results: str | Path = DEFAULT_FOLDER,
@@ -264,11 +292,14 @@ def _note_data(planned: Plan | ResolvedRequest, callback: Callback | None) -> No
 
 
 def _note_seeds(request: Request, seeds: Sequence[int], callback: Callback | None) -> None:
-    """Which seeds are none of the suite's."""
-    from vpbench.planning.plan import suite_of
+    """Which seeds several are, and which of them are none of the suite's."""
+    from vpbench.planning.check_names import suite_of
 
     name, suite = suite_of(request)
     own = suite.seeds
+    listed = ", ".join(map(str, own))
     if callback is not None and (more := [str(seed) for seed in seeds if seed not in own]):
-        listed = ", ".join(map(str, own))
         callback.note(f"suite {name} has the seeds {listed}; beyond them these are taken: {', '.join(more)}.")
+    elif callback is not None and len(seeds) > 1:
+        used = ", ".join(map(str, seeds))
+        callback.note(f"seeds {used}: the first {len(seeds)} of the suite {name}, whose list is {listed}.")

@@ -41,7 +41,7 @@ from vpbench.planning.user_settings import TASK
 from vpbench.search.space import read_space
 from vpbench.spec.budget import Budget
 from vpbench.spec.command_words import words_of
-from vpbench.spec.flag import Flag, flags_of
+from vpbench.spec.flag import flags_of
 from vpbench.spec.parsing import words
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.request import Request
@@ -197,16 +197,14 @@ class _Reader:
             if key in also:
                 continue
             if key in own:
-                name, flag = own[key]
+                name = own[key]
                 with self._noting((*at, key), f"{name}: ", f"{'.'.join((*at, key))}: "):
-                    found[name] = getattr(kind.from_keywords(**{name: self._value(name, value, flag)}), name)
+                    found[name] = getattr(kind.from_keywords(**{name: self._value(name, value)}), name)
             elif key not in known and (not others or kind is Request):  # told once
                 self._note((*at, key), str(unknown("key", ".".join((*at, key)), (*known, *also))))
         return found
 
-    def _value(self, name: str, value: Any, flag: Flag) -> Any:
-        if isinstance(value, str) and flag.parse is not None and not flag.repeatable:
-            value = flag.parse(value)
+    def _value(self, name: str, value: Any) -> Any:
         if name in ("data", "data_root") or (name == "weights" and value != "random"):
             return [self._path(each) for each in value] if isinstance(value, list) else self._path(value)
         return self._path(value) if name == "space" and str(value).endswith(".toml") else value
@@ -343,9 +341,9 @@ class _Reader:
             self._note(at, instead + said.removeprefix(start) if start and said.startswith(start) else said)
 
 
-def _options(kind: type[Any]) -> dict[str, tuple[str, Flag]]:
+def _options(kind: type[Any]) -> dict[str, str]:
     """The fields that are options of commands, by their keys in a file."""
-    return {(flag.name or name).removeprefix("--").replace("-", "_"): (name, flag) for name, _, flag in flags_of(kind)}
+    return {(flag.name or name).removeprefix("--").replace("-", "_"): name for name, _, flag in flags_of(kind)}
 
 
 def _commands(

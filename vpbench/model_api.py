@@ -111,7 +111,8 @@ def measure(
     import pandas as pd
 
     from vpbench.measure.cost_progress import measure_all
-    from vpbench.measure.costs import CostRequest, Costs
+    from vpbench.measure.cost_request import CostRequest
+    from vpbench.measure.costs import Costs
 
     request = CostRequest(
         methods=words(methods) or [] if isinstance(methods, str) else list(methods), backbone=backbone, image_size=image_size,

@@ -118,6 +118,47 @@ def test_other_files_are_ignored(tmp_path: Path) -> None:
     assert sum(len(split) for split in raw.splits.values()) == 7
 
 
+def test_unreadable_images_are_left_out_on_request(tmp_path: Path) -> None:
+    """As if they were not there: the same splits and the same digest as without the files."""
+    root = fill(tmp_path / "a", {"cat": 12, "dog": 11})
+    shutil.copytree(root, tmp_path / "b")
+    for place in ("cat/3.png", "dog/4.png"):
+        (root / place).write_bytes((root / place).read_bytes()[:60])
+        (tmp_path / "b" / place).unlink()
+    kept, whole = open_path(root, skip_unreadable=True), open_path(tmp_path / "b", skip_unreadable=True)
+    assert (kept.digest, kept.unreadable, whole.unreadable) == (whole.digest, 2, 0)
+    assert kept.note == f"Left out, as they cannot be read: 2 images ({root}/cat/3.png, {root}/dog/4.png). {whole.note}"
+    with_fewer = kept.with_splits(test=kept.splits["val"])
+    assert with_fewer.unreadable == 2
+    assert open_path(root).digest != whole.digest
+    for file in (root / "dog").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match=r"has one class only, class 'cat'"):
+        open_path(root, skip_unreadable=True)
+
+
+def test_unreadable_rows_and_masks_are_left_out(tmp_path: Path, write: Callable[[pa.Table], Path]) -> None:
+    content = table(ROWS).to_pydict()
+    content["image"][1] = {"bytes": b"no image", "path": "1.png"}
+    raw = open_path(write(pa.table(content)), skip_unreadable=True)
+    assert (raw.unreadable, len(raw.splits["train"])) == (1, 8)
+    assert "1 image (row 1 of " in raw.note
+
+    for number in range(12):
+        for folder in ("images", "masks"):
+            (tmp_path / "pairs" / folder).mkdir(parents=True, exist_ok=True)
+            mode, size = ("RGB", (9, 8)) if folder == "images" else ("L", (9, 8))
+            picture = Image.new(mode, size, number)  # type: ignore[arg-type]
+            picture.putpixel((0, 0), 1)
+            picture.save(tmp_path / "pairs" / folder / f"{number}.png")
+    (tmp_path / "pairs" / "masks" / "7.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"masks/7.png cannot be read as an image"):
+        open_path(tmp_path / "pairs", target="mask")
+    pairs = open_path(tmp_path / "pairs", target="mask", skip_unreadable=True)
+    assert pairs.unreadable == 1
+    assert sum(len(split) for split in pairs.splits.values()) == 11
+
+
 def test_trains_may_be_a_class(tmp_path: Path) -> None:
     assert open_path(fill(tmp_path, {"train": 10, "bus": 10})).class_names == ("bus", "train")
 

@@ -132,6 +132,8 @@ trails = 3
         "line 11: unknown key 'tune.trails'. Did you mean 'trials'?",
     ):
         assert part in told, told
+    known = told.partition("unknown key 'workrs'")[2].partition("Known: ")[2].partition(";")[0].split(", ")
+    assert len(known) == len(set(known)) and {"methods", "suite", "workers", "skip_unreadable"} <= set(known)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from command import Outcome, traces, vpbench, write_images
+from command import Outcome, rows, traces, vpbench, write_images
 
 
 def check(done: Outcome, code: int, *parts: str) -> None:
@@ -92,7 +93,7 @@ def test_run_refuses(
         ("show thing vpt", 2, ["'thing'", "method"]),
         ("show method vptt", 2, ["'vptt'", "Did you mean 'vpt'?"]),
         ("show run ffffffff --results {results}", 5, ["ffffffff", "--results"]),
-        ("show run --results {results} --", 2, []),
+        ("show method", 2, ["show method", "say its name"]),
     ],
 )
 def test_other_commands_refuse(words: str, code: int, parts: list[str], results: Path) -> None:
@@ -147,16 +148,28 @@ def test_no_gpu(results: Path, command: list[str]) -> None:
     check(vpbench(*command, results, "--device", "cuda", "--dry-run"), 2, "--device cuda", "cpu or auto")
 
 
-def test_broken_image(results: Path, images: Path, tmp_path: Path) -> None:
+def test_broken_image(results: Path, images: Path, tmp_path: Path, unmeasured: None) -> None:
     data = Path(shutil.copytree(images, tmp_path / "broken"))
     broken = data / "test" / "c1" / "2.png"
     other = data / "test" / "c2" / "1.png"
-    for path in (broken, other):
+    third = data / "train" / "c0" / "0.png"
+    for path in (broken, other, third):
         path.write_bytes(path.read_bytes()[:200])
     before = traces(results)
-    done = vpbench("run", "--data", data, "--methods", "linear", "--image-size", 40, "--epochs", 1, "--results", results)
-    check(done, 3, str(broken), "repair or remove it", f"The same is true of 1 more image: {other}.")  # all at once
+    words = ("run", "--data", data, "--methods", "linear", "--image-size", 40, "--epochs", 1, "--save", "none")
+    done = vpbench(*words, "--results", results)
+    check(done, 3, str(broken), "repair or remove it", f"The same is true of 2 more images: {other}, {third}.")  # all at once
+    assert "--skip-unreadable leaves them out" in done.err
     assert traces(results) == before
+    done = vpbench(*words, "--results", tmp_path / "new", "--skip-unreadable")
+    assert done.code == 0, done.err
+    assert "Left out, as they cannot be read: 3 images" in done.err
+    (row,) = rows(tmp_path / "new").to_dict("records")
+    assert (row["n_train"], row["n_test"], json.loads(row["spec"])["data"]["unreadable"]) == (17, 10, 3)
+    line = vpbench("show", "run", row["run_id"], "--as-command", "--results", tmp_path / "new").out
+    assert "--skip-unreadable" in line
+    again = vpbench(*line.split()[1:], "--results", tmp_path / "new", "--save", "none", "--dry-run")
+    assert "1 run, 1 stored" in again.out, again.err
 
 
 def test_one_class(results: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_every_field_is_in_the_run_id() -> None:
             *("path", "hub", "columns", "hashed_names", "pos_resample"),
             *("drop_path", "ema", "groups", "layer_decay", "betas", "auto_augment", "random_erasing", "repeats"),
             *("iterations", "poly_power", "min_lr", "drawn_from"),
-            *("orientation", "background", "pos_resample", "hub"),
+            *("orientation", "background", "pos_resample", "hub", "unreadable"),
         }
 
 

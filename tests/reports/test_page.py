@@ -27,8 +27,8 @@ from vpbench.planning.suites import preprocess_for, suite_card
 from vpbench.reporting.page import write_page
 from vpbench.reporting.page.curve import HEIGHT, curves, epoch_ticks, read_epochs, value_axis
 from vpbench.reporting.page.links import file_stem
-from vpbench.reporting.page.quantities import MISSING, blocks, quantity
 from vpbench.reporting.page.site import MARKER, publish
+from vpbench.reporting.quantities import MISSING, blocks, quantity
 from vpbench.reporting.repeat_command import Plans, repeat_command
 from vpbench.store.schema import COLUMNS
 from vpbench.store.store import Store

@@ -394,3 +394,23 @@ def test_suites_that_train_on_other_images_are_other_sections() -> None:
     assert {note for section in sections for note in section.notes[0].split("; ") if note.startswith("trained")} == {
         "trained on the training images", "trained on 1 image per class", "trained on 4 images per class"
     }  # fmt: skip
+
+
+def test_the_legend_speaks_of_numbers_alone(tmp_path: Path) -> None:
+    """A number that is alone in its column has no mark, and the legend says so; without such a column it does not."""
+    two = fill(tmp_path / "two", make_row("vpt", acc1=80.0), make_row("linear", acc1=70.0)).load()
+    more = fill(tmp_path / "more", make_row("vpt"), make_row("linear", acc1=70.0), make_row("vpt", "flowers")).load()
+    tables = [build_table(runs, load_definition("insvp", "1")) for runs in (two, more)]
+    assert [table.legend for table in tables] == [
+        "best of a column within its section",
+        "best of a column within its section (a number alone in its column has no mark)",
+    ]
+    assert all(table.ranked for table in tables)
+
+
+def test_own_images_are_not_asked_for_a_papers_grid(tmp_path: Path) -> None:
+    own = fill(tmp_path / "own", make_row("vpt", "photos", suite="custom")).load()
+    mini = fill(tmp_path / "mini", make_row("vpt", suite="mini")).load()
+    footers = [" ".join(build_table(runs, load_definition("insvp", "2")).footer) for runs in (own, mini)]
+    assert "these are others." in footers[0] and "To fill this table" not in footers[0]
+    assert "To fill this table: vpbench run" in footers[1]

@@ -12,8 +12,9 @@ import pytest
 
 from vpbench.core.errors import UsageError
 from vpbench.planning.plan import PlannedRun, Request, resolve
-from vpbench.search.search_plan import Budget, UnfinishedError, plan_search, play
+from vpbench.search.search_plan import Budget, plan_search, play
 from vpbench.search.study import Row, Trial, winner
+from vpbench.search.unfinished import UnfinishedError
 
 Do = Callable[[list[PlannedRun]], Mapping[str, Row]]
 N_VAL = 200

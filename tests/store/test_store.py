@@ -334,3 +334,18 @@ def test_folder_can_be_moved(tmp_path: Path) -> None:
 def test_every_column_is_described() -> None:
     undescribed = {name for name, (_, text) in COLUMNS.items() if not text}
     assert undescribed == {"vpbench_version", "python", "torch", "timm"}  # which say it themselves
+
+
+def test_several_runs_that_begin_alike_are_listed(tmp_path: Path) -> None:
+    from vpbench.store.find_run import find_run_id, latest_runs
+
+    store = Store(tmp_path)
+    for run_id in ("3fa9" + "0" * 28, "3fb1" + "1" * 28, "77" + "2" * 30):
+        store.write_row(make_row(run_id))
+    assert find_run_id(store, "3fa") == "3fa9" + "0" * 28
+    with pytest.raises(StoreError, match=r"2 runs begin with '3f' \(3fa9000000, 3fb1111111\); use more digits"):
+        find_run_id(store, "3f")
+    with pytest.raises(StoreError, match=r"no run '9' \(3 runs there"):
+        find_run_id(store, "9")
+    runs, left_out = latest_runs(store)
+    assert len(runs) == 3 and not left_out

@@ -122,7 +122,8 @@ def open_data(spec: RunSpec) -> RawData:
     for path in dict.fromkeys((spec.data.path, card.data.get(name), None)):
         if card.is_own or name in card.data:
             own = path or str(_own_data(name, data_root()))
-            raw, place = open_path(own, spec.data.columns, task_class(spec.task.name).target), own
+            target = task_class(spec.task.name).target
+            raw, place = open_path(own, spec.data.columns, target, skip_unreadable=spec.data.unreadable > 0), own
         else:
             raw, place = open_dataset(dataset_card(name)), name
         raw = apply_protocol(raw, card, spec.stage, spec.seed)

@@ -29,7 +29,7 @@ from vpbench.data.raw import PartialSplit, RawData
 from vpbench.data.sources import open_dataset
 from vpbench.deploy.load_run import load_run
 from vpbench.models.saved import TrainedModel
-from vpbench.planning.plan import suite_of
+from vpbench.planning.check_names import suite_of
 from vpbench.spec.device import describe, resolve_device
 from vpbench.spec.run_options import RunOptions
 from vpbench.store.schema import OF_MODEL, SETTLED

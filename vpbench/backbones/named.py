@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,6 +17,8 @@ from vpbench.core.names import unknown
 from vpbench.core.user_folders import user_path
 from vpbench.spec.run_spec import BackboneSpec
 
+HINT = "Every ViT and Swin Transformer of timm works too."
+_TIMM_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
 MOST_TOKENS = 2**20  # in a sequence; no machine attends over as many
 WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".tar")
 
@@ -81,6 +84,15 @@ class BackboneCard(FrozenModel):
 def backbone_names() -> list[str]:
     """The backbones that have a card; every ViT and Swin Transformer of timm works beside them."""
     return card_names("backbones")
+
+
+def check_backbone_name(name: str) -> None:
+    """
+    Raises:
+        UsageError: for what is neither a card's name nor of the form of timm's; whether timm has it, timm is not asked.
+    """
+    if name not in backbone_names() and not _TIMM_NAME.fullmatch(name):
+        raise unknown("backbone", name, backbone_names(), HINT)
 
 
 def backbone_card(name: str) -> BackboneCard:
@@ -239,12 +251,12 @@ def _hub_file(name: str) -> str | None:
 
 def _timm_facts(name: str) -> tuple[Any, Any, tuple[int, int], str | None]:
     """Mean, std, (image size, patch size) and hub file of a timm model."""
+    check_backbone_name(name)
     import timm
 
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
-        hint = "Every ViT and Swin Transformer of timm works too."
-        raise unknown("backbone", name, [*backbone_names(), *_similar(timm.list_models(["vit_*", "swin_*"]), name)], hint)
+        raise unknown("backbone", name, [*backbone_names(), *_similar(timm.list_models(["vit_*", "swin_*"]), name)], HINT)
     try:
         facts = timm.get_pretrained_cfg(name)
     except RuntimeError as error:

@@ -11,21 +11,16 @@ from vpbench.cli.convert import convert
 from vpbench.cli.data_options import Root, Suite, chosen
 from vpbench.cli.data_progress import counting, stepwise
 from vpbench.cli.streams import warnings_as_lines
-from vpbench.cli.strict import StrictTyper
+from vpbench.cli.strict import group_of_commands
 
 if TYPE_CHECKING:
     from vpbench.data.doctor import Finding, Verification
 
 FAILED, NO_DATA, INTERRUPTED = 1, 3, 130
 
-app = StrictTyper(help="List, fetch, check and convert published data sets.", no_args_is_help=True)
+app = group_of_commands("List, fetch, check and convert published data sets.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
-
-
-@app.callback()
-def _group() -> None:
-    pass
 
 
 @app.command("list")

@@ -51,16 +51,19 @@ def measure(
     import json
 
     from vpbench.measure.cost_file import check_writable, write_costs
-    from vpbench.measure.cost_progress import measure_all
-    from vpbench.measure.costs import CostRequest, Costs
+    from vpbench.measure.cost_request import CostRequest
     from vpbench.spec.parsing import settings_of, words
 
     request = CostRequest(
         methods=words(methods) or [], backbone=backbone, image_size=image_size, classes=classes, batch=batch, repeat=repeat,
         threads=threads, device=device, precision=precision, settings=settings_of(setting or []), timing=not no_timing, task=task,
     )  # fmt: skip
+    request.resolved()  # a mistyped name is an error before torch is imported
     if output is not None:
         check_writable(output)
+    from vpbench.measure.cost_progress import measure_all
+    from vpbench.measure.costs import Costs
+
     costs = Costs(request)
     whole = measure_all(costs)
     rows = costs.rows()

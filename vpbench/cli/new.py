@@ -8,23 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vpbench.cli.strict import StrictTyper
+from vpbench.cli.strict import group_of_commands
 
 if TYPE_CHECKING:
     from vpbench.data.raw import RawData
 
-app = StrictTyper(help="Write a file of your own to start from, which works at once.", no_args_is_help=True)
+app = group_of_commands("Write a file of your own to start from, which works at once.")
 
 Name = Annotated[str, typer.Argument(help="its name, and that of its file")]
 Folder = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Instead of your folder of cards: a checkout of vpbench, or a package.")
 ]
 DEFAULT_BACKBONE = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
-
-
-@app.callback()
-def _group() -> None:
-    pass
 
 
 @app.command()
@@ -118,7 +113,7 @@ def suite(
     """
     from vpbench.core.user_folders import user_path
     from vpbench.data.catalog import dataset_card
-    from vpbench.planning.requested_data import own_name
+    from vpbench.planning.check_names import own_name
     from vpbench.planning.suites import suite_names
     from vpbench.spec.parsing import words as separated
 
@@ -282,7 +277,7 @@ def _check_data(paths: list[Path]) -> None:
     from vpbench.core.errors import UsageError
     from vpbench.data.catalog import dataset_names
     from vpbench.data.sources import open_path
-    from vpbench.planning.requested_data import own_name
+    from vpbench.planning.check_names import own_name
 
     for path in paths:
         open_path(path)

@@ -76,14 +76,14 @@ class OptionsCommand:
         return {name: parameter.annotation for name, parameter in self.__signature__.parameters.items()}
 
     def __call__(self, **given: Any) -> None:
-        """Parse what was given, and call the command."""
+        """Read what was given, and call the command."""
         models = {}
         for parameter in self._models:
             values = {}
-            for name, _, flag in self._fields(parameter):
+            for name, _, _ in self._fields(parameter):
                 value = given.pop(name, None)
                 if value is not None and value != []:
-                    values[name] = flag.parse(value) if flag.parse else value
+                    values[name] = value
             models[parameter] = self._model(parameter).from_keywords(**values)
         self._function(**models, **given)
 

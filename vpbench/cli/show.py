@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 def show(
     kind: Annotated[str, typer.Argument(help="method, recipe, dataset, suite, backbone, search or run", metavar="KIND")],
-    name: Annotated[str, typer.Argument(help="its name, a recipe's method, or a run's id (its first digits are enough)")],
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="its name, a recipe's method, or a run's id (its first digits are enough); without one, the latest runs",
+            show_default=False,
+        ),
+    ] = None,
     results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder, for runs.")] = Path("results/runs"),
     backbone: Annotated[
         str | None, typer.Option(metavar="NAME", help="Count a method's parameters on this backbone, without its weights.")
@@ -41,11 +47,13 @@ def show(
       vpbench show method insvp
       vpbench show method lora --backbone vit-b16-in21k --set lora.rank=16    parameters, tensor by tensor
       vpbench show recipe vpt --suite fgvc --dataset cub    every value of the training and where it comes from
+      vpbench show run    the latest runs with their ids, by which 'show', 'predict', 'export', 'logs' and 'rm' know them
       vpbench show run 3fa9
       vpbench show run 3fa9 --as-command    what to type to run it again, on another machine say
     """
     import json
 
+    from vpbench.cli.list_runs import list_runs
     from vpbench.core.errors import UsageError
     from vpbench.reporting.describe import describe, describe_method, in_words
     from vpbench.reporting.describe_recipe import describe_recipe
@@ -57,6 +65,13 @@ def show(
         raise UsageError(f"--suite and --dataset are for 'vpbench show recipe METHOD', not for a {kind}.")
     if as_command and (kind != "run" or as_json):
         raise UsageError("--as-command is for 'vpbench show run ID', without --json.")
+    if name is None:
+        if kind != "run":
+            raise UsageError(f"show {kind}: say its name behind it; 'vpbench list' shows the names, 'vpbench show run' the runs.")
+        if as_command:
+            raise UsageError("--as-command is for one run: say its id; 'vpbench show run' shows the ids.")
+        list_runs(results, as_json)
+        return
     with warnings_as_lines():
         if kind == "recipe":
             facts = describe_recipe(name, suite, dataset, settings_of(setting or []))
@@ -75,6 +90,10 @@ def show(
     from vpbench.core.terminal import Terminal
 
     terminal = Terminal()
+    if kind == "run":
+        from vpbench.reporting.describe_run import for_readers
+
+        facts = for_readers(facts)
     for key, value in in_words(facts).items():
         if kind != "recipe" or value:
             _print(terminal, key, value)
@@ -100,7 +119,7 @@ def _print(terminal: Terminal, key: str, value: Any) -> None:
             table.add_column(column, overflow="fold")
         for entry in value:
             table.add_row(*(str(content) for content in entry.values()))
-        terminal.print(Padding(table, (0, 0, 0, 2)))
+        terminal.print(Padding(table, (0, 0, 0, 2), expand=False))
     elif isinstance(value, dict):
         terminal.print(title)
         for inner, content in value.items():

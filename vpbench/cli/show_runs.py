@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vpbench.spec.run_options import RunOptions
 
 UNBROKEN = ("run_id", "status", "seed", "epochs", "precision", "expected_s")  # columns that are not wrapped
+FEW = 6  # runs whose ids are told at the end
 
 
 def run_and_show(request: Request, options: RunOptions, results: Path, as_json: bool) -> tuple[list[dict[str, Any]], bool]:
@@ -43,6 +44,7 @@ def show_plan(request: Request, options: RunOptions, results: Path, as_json: boo
     from vpbench.core.names import counted
     from vpbench.core.terminal import Terminal
     from vpbench.execution.run_progress import RunProgress
+    from vpbench.store.find_run import SHORT
     from vpbench.store.store import Store
 
     plan, store = plan_request(request, options, results, RunProgress(), without_data=True), Store(results)
@@ -66,7 +68,7 @@ def show_plan(request: Request, options: RunOptions, results: Path, as_json: boo
         table.add_column(column, overflow="fold", no_wrap=column in UNBROKEN)
     for row in rows:
         row["expected_s"] = "" if row["expected_s"] is None else f"{max(1, row['expected_s']):.0f}"
-        table.add_row(*((row["run_id"] or "")[:8] if name == "run_id" else str(row[name]) for name in shown))
+        table.add_row(*((row["run_id"] or "")[:SHORT] if name == "run_id" else str(row[name]) for name in shown))
     Terminal().print(table)
     for method, reason in dict.fromkeys((row["method"], row["unsupported"]) for row in rows if row["unsupported"]):
         typer.echo(f"{method} is unsupported here: {reason}")
@@ -103,16 +105,15 @@ def _cost(expected: list[float | None]) -> str:
 def _summary(progress: RunProgress, frame: Any, results: Path) -> None:
     """What went wrong, where the rows are, how many of them are new, and what to do next."""
     from vpbench.core.names import counted
+    from vpbench.store.find_run import SHORT
 
     failed = frame[frame["status"] != "ok"]
     several = len(frame) and frame["backbone"].nunique() > 1
     for row in failed.itertuples():
         place = f" ({row.backbone})" if several else ""
         reason = (row.error.strip().splitlines() or [""])[-1]
-        typer.echo(
-            f"{row.method} on {row.dataset}{place}, seed {row.seed}: {row.status} - {reason} (vpbench show run {row.run_id[:8]})",
-            err=True,
-        )
+        more = f"(vpbench show run {row.run_id[:SHORT]})"
+        typer.echo(f"{row.method} on {row.dataset}{place}, seed {row.seed}: {row.status} - {reason} {more}", err=True)
     if old := sum(row.run_id not in progress.fresh for row in failed.itertuples()):
         typer.echo(f"{counted(old, 'run')} of these had ended so before; --rerun failed repeats them.", err=True)
     if progress.left_over:
@@ -121,3 +122,19 @@ def _summary(progress: RunProgress, frame: Any, results: Path) -> None:
     following = f" Next: vpbench report --table 1 --results {results}" if len(frame) else ""
     others = f", {progress.by_others} by another command" if progress.by_others else ""
     typer.echo(f"{counted(len(frame), 'row')} in {results}, {progress.done - progress.by_others} of them new{others}.{following}")
+    if len(frame):
+        typer.echo(f"{_ids(frame)} vpbench show run --results {results}")
+
+
+def _ids(frame: Any) -> str:
+    """The ids of few runs, each with what it is unless it is the only one, and the beginning of a command that lists all."""
+    from vpbench.store.find_run import SHORT
+
+    if len(frame) > FEW:
+        return "Every run has an id, by which other commands know it:"
+    several = {name: frame[name].nunique() > 1 for name in ("method", "dataset", "backbone", "seed")}
+    named = [
+        " ".join([row.run_id[:SHORT], *(str(getattr(row, name)) for name, differs in several.items() if differs)])
+        for row in frame.sort_values("started_at").itertuples()
+    ]
+    return f"{'Runs' if len(named) > 1 else 'Run'}: {', '.join(named)}. More of them:"

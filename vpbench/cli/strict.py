@@ -1,4 +1,4 @@
-"""Commands that refuse an option which is given twice, where the last one would win without a word."""
+"""Commands that refuse an option which is given twice, where the last one would win without a word, and groups of them."""
 
 from __future__ import annotations
 
@@ -32,3 +32,20 @@ class StrictTyper(typer.Typer):
 
     def command(self, *names: Any, **options: Any) -> Callable[[Command], Command]:
         return super().command(*names, **{"cls": StrictCommand, **options})
+
+
+def group_of_commands(help: str) -> StrictTyper:
+    """A group that lists its commands when none is named."""
+    return StrictTyper(help=help, add_completion=False, invoke_without_command=True, callback=_list_commands)
+
+
+def _list_commands(context: typer.Context) -> None:
+    """What can follow the group's name, a line each."""
+    if context.invoked_subcommand is not None:
+        return
+    group: Any = context.command
+    typer.echo(f"{group.help} Usage: {context.command_path} COMMAND, which is one of")
+    width = max(map(len, group.commands))
+    for name, command in group.commands.items():
+        typer.echo(f"  {name:{width}}  {(command.help or '').strip().splitlines()[0]}")
+    typer.echo(f"Examples and options: {context.command_path} {next(iter(group.commands))} --help")

@@ -80,7 +80,7 @@ def tune_and_show(
     """
     from vpbench import api
     from vpbench.execution.run_progress import RunProgress
-    from vpbench.search.search_plan import UnfinishedError
+    from vpbench.search.unfinished import UnfinishedError
 
     try:
         with RunProgress() as progress:

@@ -17,7 +17,7 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Usage
         known: all valid names.
         hint: added at the end.
     """
-    options = sorted(known)
+    options = sorted(set(known))
     close = get_close_matches(name, options, n=1, cutoff=0.5)
     guess = f" Did you mean '{close[0]}'?" if close else ""
     listing = f" Known: {', '.join(options)}." if options else f" There is no {kind} at all."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,9 +12,13 @@ from rich.text import Text
 
 from vpbench.core.escaping import visible
 
+ENDLESS = 10_000  # characters of a line that a program reads
+
 
 class Terminal(Console):
     """rich's console without markup, emoji codes and highlighting, which shows control characters instead of sending them.
+
+    What is no terminal but a pipe or a file gets lines as long as they are, unless the environment says COLUMNS.
 
     Args:
         options: of ``rich.console.Console``.
@@ -21,6 +26,8 @@ class Terminal(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
+        if "width" not in options and "COLUMNS" not in os.environ and not (self.is_terminal or self.is_jupyter):
+            self.width = ENDLESS
 
     def render_str(self, text: str, **options: Any) -> Text:
         """As rich's; here, so that tables are as wide as what they show."""

@@ -27,9 +27,9 @@ from PIL import Image
 
 from vpbench.core.errors import DataError
 from vpbench.core.hashing import digest
-from vpbench.core.names import counted
 from vpbench.core.user_folders import cache_root
 from vpbench.data.decoding import EACH_ALONE, WhiteLevels
+from vpbench.data.image_errors import UnreadableError
 from vpbench.data.masks import nearest
 from vpbench.data.ragged_images import Pixels, RaggedImages
 from vpbench.data.raw import Labels, RawData, RawSplit
@@ -42,7 +42,6 @@ PIXELS, SIZES = "pixels.bin", "sizes.npy"
 MASKS, MASK_SIZES = "masks.bin", "mask_sizes.npy"
 BLOCK = 1 << 24  # bytes with a checksum of their own, so that several threads share a file
 PIECE = 1 << 20  # bytes of it that a thread holds at a time
-SHOWN = 9  # broken images that a message names beside the first
 
 OnProgress = Callable[[int, int], None]
 
@@ -127,7 +126,8 @@ def prepare(
         on_progress: called with (images done, total) while caches are built.
 
     Raises:
-        DataError: for an image that cannot be decoded, or a cache that cannot be written.
+        UnreadableError: for all images that cannot be decoded, of all splits together.
+        DataError: for a cache that cannot be written.
     """
     root = folder or cache_root()
     plans = {
@@ -136,7 +136,14 @@ def prepare(
         if len(split)
     }
     progress = Progress(sum(len(plan.split) for plan in plans.values() if plan.load() is None), on_progress)
-    images = {name: plan.images(progress) for name, plan in plans.items()}
+    images, broken = {}, dict[str, str]()
+    for name, plan in plans.items():
+        try:
+            images[name] = plan.images(progress)
+        except UnreadableError as error:
+            broken.update(error.errors)
+    if broken:
+        raise UnreadableError.of(broken)
     empty = np.empty((0, image_size, image_size, 3), np.uint8)
     splits = {
         name: CachedSplit(images[name], split.labels, image_size, plans[name].prepared, split.identities, plans[name].masks())
@@ -315,9 +322,9 @@ class SplitCache:
         """All images in order, with their masks. Pillow releases the GIL, so threads suffice.
 
         Raises:
-            DataError: at the end, for all images that cannot be decoded.
+            UnreadableError: at the end, for all images that cannot be decoded.
         """
-        broken: dict[str, DataError] = {}
+        broken: dict[str, str] = {}
 
         def one(index: int) -> tuple[Pixels, Pixels | None] | None:
             try:
@@ -325,8 +332,8 @@ class SplitCache:
                 mask = self.split.mask(index, image.size) if self.split.has_masks else None
                 pixels = resized(image, self.preprocess, self.image_size, keep_margin=self.keep_margin)
                 return pixels, nearest(mask, pixels.shape[:2]) if mask is not None and self.fits_images else mask
-            except DataError as error:
-                broken[self.split.name(index)] = error
+            except UnreadableError as error:
+                broken.update(error.errors)
                 return None
 
         with ThreadPoolExecutor() as pool:
@@ -334,9 +341,7 @@ class SplitCache:
                 done = pool.map(one, range(start, min(start + 256, len(self.split))))
                 yield from (found for found in done if found is not None)
         if broken:
-            first, *others = sorted(broken)
-            more = f" The same is true of {counted(len(others), 'more image')}: {', '.join(others[:SHOWN])}" if others else ""
-            raise DataError(f"{broken[first]}{more}{', ...' if len(others) > SHOWN else '.' if others else ''}")
+            raise UnreadableError.of(broken)
 
 
 def _resizing(preprocess: Preprocess) -> dict[str, Any]:

@@ -94,6 +94,15 @@ def as_rgb(image: Image.Image, name: str, preprocess: Preprocess = AS_LOADED, le
     return _upright(plain, image) if preprocess.orientation == "exif" else plain
 
 
+def check_decodes(content: bytes, name: str) -> None:
+    """
+    Raises:
+        DataError: for a damaged image, or another kind of file.
+    """
+    with _opened(content, name) as image:
+        image.load()
+
+
 def upright_size(content: bytes, name: str) -> tuple[int, int]:
     """Width and height of an encoded image, upright as EXIF says, from its header alone.
 

@@ -187,6 +187,7 @@ class RawData:
         note: automatic choices and oddities (a split that was drawn, a class missing in validation), as sentences; may be
             empty.
         val_in_train: whether ``train`` holds the validation images, too, because nothing says which they are.
+        unreadable: how many of a user's own images could not be read and were left out, as asked for.
     """
 
     class_names: tuple[str, ...]
@@ -194,9 +195,12 @@ class RawData:
     digest: str
     note: str = ""
     val_in_train: bool = False
+    unreadable: int = 0
 
     @classmethod
-    def of(cls, class_names: Sequence[str], splits: dict[str, RawSplit], notes: Sequence[str] = ()) -> RawData:
+    def of(
+        cls, class_names: Sequence[str], splits: dict[str, RawSplit], notes: Sequence[str] = (), unreadable: int = 0
+    ) -> RawData:
         """Computes the digest from the identity of every image.
 
         Raises:
@@ -205,7 +209,7 @@ class RawData:
         for name in class_names:
             normalised(name, "the class")
         members = {split: [splits[split].identities, splits[split].target_identities] for split in SPLITS}
-        return cls(tuple(class_names), splits, digest([list(class_names), members]), " ".join(notes))
+        return cls(tuple(class_names), splits, digest([list(class_names), members]), " ".join(notes), unreadable=unreadable)
 
     @property
     def has_masks(self) -> bool:
@@ -223,4 +227,4 @@ class RawData:
 
     def with_splits(self, **changed: RawSplit) -> RawData:
         """The same classes with other splits."""
-        return RawData.of(self.class_names, {**self.splits, **changed}, [self.note] if self.note else [])
+        return RawData.of(self.class_names, {**self.splits, **changed}, [self.note] if self.note else [], self.unreadable)

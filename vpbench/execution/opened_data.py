@@ -63,7 +63,10 @@ def _open(job: Job) -> RawData:
     data = job.spec.data
     own = data.path
     target = task_class(job.spec.task.name).target
-    raw = open_path(own, data.columns, target) if own is not None else open_dataset(dataset_card(data.dataset), job.data_root)
+    if own is not None:
+        raw = open_path(own, data.columns, target, skip_unreadable=data.unreadable > 0)
+    else:
+        raw = open_dataset(dataset_card(data.dataset), job.data_root)
     raw = apply_protocol(raw, suite_card(data.suite), job.spec.stage, job.spec.seed)
     if raw.digest != data.digest:
         where = data.path or f"{data.dataset} in {job.data_root}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from vpbench.core.user_files import add_places
 from vpbench.data.cache import CachedData, prepare
+from vpbench.data.image_errors import offers_to_skip
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.execute import execute
 from vpbench.execution.executor import about_claim
@@ -74,7 +75,7 @@ def run_job(
 def prepare_data(job: Job, store: Store, opened: OpenedData, callback: Callback) -> CachedData:
     """The decoded data set of a job, from the image cache; built there first if need be, by one process at a time."""
     spec, raw = job.spec, opened.get(job)
-    with store.claims.alone(f"{DATA}{spec.data.digest}"):
+    with store.claims.alone(f"{DATA}{spec.data.digest}"), offers_to_skip() if spec.data.path else nullcontext():
         on_progress = partial(callback.preparing, spec.data.dataset)
         data = prepare(raw, spec.preprocess, spec.backbone.image_size, on_progress=on_progress)
     for note in data.notes:

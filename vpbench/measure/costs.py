@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,7 @@ from vpbench.backbones.named import resolve_backbone
 from vpbench.backbones.weights import load_backbone
 from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.measure.cost_file import COLUMNS
+from vpbench.measure.cost_request import CostRequest
 from vpbench.measure.energy import joules_per_call
 from vpbench.measure.operations import count_by_dispatch, count_plain, merges
 from vpbench.measure.peak import RECIPE, Load, peak_of
@@ -32,52 +33,17 @@ from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_pa
 from vpbench.measure.timing import example_images, inference, training_step
 from vpbench.models.build import add_method, build_empty, needs_classifier
 from vpbench.models.prompted import PromptedModel
-from vpbench.models.registry import check_preset, expand_labels, method_class, options_by_method, resolve_method
+from vpbench.models.registry import method_class
 from vpbench.spec.device import describe, resolve_device
 from vpbench.spec.precision import float32_products, resolve_precision
-from vpbench.spec.run_spec import DEFAULT_TASK, BackboneSpec, MethodSpec
-from vpbench.tasks import resolve_task
+from vpbench.spec.run_spec import BackboneSpec, MethodSpec
 
 PLAIN = "(plain backbone)"
 SECONDS = 0.2  # of each figure in each round, at least
-TASK_PREFIX = "task."  # of its options among the settings
 SINGLE_CALLS = 3  # of the latency in each round, at least
 LATENCIES = ("latency_ms_p10", "latency_ms_p50", "latency_ms_p90")
 
 Pair = tuple[list[float], list[float]]  # seconds of a method's calls in a round, and of the plain backbone's directly before
-
-
-@dataclass(frozen=True)
-class CostRequest:
-    """What ``vpbench measure`` is asked for.
-
-    Attributes:
-        methods: labels; ``all`` stands for every method that is installed.
-        backbone: a name of ``vpbench list backbones``, or any of timm.
-        image_size: pixels; None for the size of pretraining.
-        classes: of the classifier.
-        batch: images of a training step, and of an inference for throughput.
-        repeat: rounds of timing, behind one that warms up.
-        threads: of torch on a CPU; None: torch's choice.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``fp32``, ``tf32``, ``bf16`` or ``auto``.
-        settings: options of methods, ``{"vpt.prompt_length": 50}``, and of the task, ``{"task.head": "linear"}``.
-        timing: False for parameters and operations alone.
-        task: whose head it is: classification, or segmentation.
-    """
-
-    methods: Sequence[str]
-    backbone: str
-    image_size: int | None = None
-    classes: int = 100
-    batch: int = 8
-    repeat: int = 3
-    threads: int | None = None
-    device: str = "auto"
-    precision: str = "fp32"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    timing: bool = True
-    task: str = DEFAULT_TASK
 
 
 @dataclass
@@ -105,19 +71,9 @@ class Costs:
     """
 
     def __init__(self, request: CostRequest) -> None:
-        for name in ("classes", "batch", "repeat"):
-            if getattr(request, name) < 1:
-                raise UsageError(f"--{name} {getattr(request, name)}: a number from 1 up.")
+        self.task, specs = request.resolved()
         self.request, self.device = request, resolve_device(request.device)
         self.precision = resolve_precision(request.precision, self.device)
-        labels = expand_labels(request.methods)
-        of_task = {name: value for name, value in request.settings.items() if name.startswith(TASK_PREFIX)}
-        self.task = resolve_task(request.task, {name.removeprefix(TASK_PREFIX): value for name, value in of_task.items()})
-        settings = {name: value for name, value in request.settings.items() if name not in of_task}
-        options = options_by_method(settings, labels)
-        for label in labels:
-            check_preset(label, settings)
-        specs = [resolve_method(label, options.get(label.partition(":")[0], {})) for label in labels]
         self.backbone: BackboneSpec = resolve_backbone(request.backbone, "random", request.image_size)
         self.entries = [Entry(PLAIN, None, self._plain_columns())]
         self.entries += [Entry(spec.label, spec, {"status": "ok", "error": ""}) for spec in specs]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from functools import lru_cache
+
 import torch
 
 from vpbench.backbones.base import Backbone
 from vpbench.backbones.classifier import add_empty_classifier
+from vpbench.backbones.named import backbone_card, backbone_names
 from vpbench.backbones.weights import load_backbone
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import method_class
@@ -54,12 +58,24 @@ def build_empty(
 
 def empty_backbone(backbone: BackboneSpec, device: str) -> Backbone:
     """A backbone without its values."""
-    with torch.device("meta"):
-        adapter = load_backbone(backbone.model_copy(update={"weights": "random", "path": None, "sha256": None}))
+    without_weights = backbone.model_copy(update={"weights": "random", "path": None, "sha256": None})
+    card = backbone_card(backbone.name).model_dump_json() if backbone.name in backbone_names() else ""
+    adapter = copy.deepcopy(_on_meta(without_weights.model_dump_json(), card))
     adapter.to_empty(device=device)
     for buffer in adapter.buffers():  # some hold indices, which must not point just anywhere
         buffer.zero_()
     return adapter
+
+
+@lru_cache(maxsize=8)  # a plan builds a model for every method, and timm takes a tenth of a second and more for each
+def _on_meta(backbone: str, _card: str) -> Backbone:
+    """The backbone of a specification, as JSON, on the meta device. To be copied, as methods change what they are built on.
+
+    Args:
+        _card: of the backbone, as JSON; it may have changed since.
+    """
+    with torch.device("meta"):
+        return load_backbone(BackboneSpec.model_validate_json(backbone))
 
 
 def add_method(method: MethodSpec, adapter: Backbone, classes: int, task: TaskSpec = CLASSIFICATION) -> PromptedModel:

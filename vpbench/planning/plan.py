@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from vpbench.backbones.named import resolve_backbone
@@ -16,29 +17,27 @@ from vpbench.data.caches import activation_limit
 from vpbench.data.catalog import dataset_card
 from vpbench.data.counted import CountedData
 from vpbench.data.raw import RawData
-from vpbench.models.registry import expand_labels, resolve_method
-from vpbench.planning.requested_data import open_requested, own_paths, pinned_data
+from vpbench.models.registry import method_class, resolve_method
+from vpbench.planning.check_names import methods_of, own_paths, suite_of
+from vpbench.planning.requested_data import open_requested, pinned_data
 from vpbench.planning.rerun import to_repeat
 from vpbench.planning.suites import (
     OWN_GROUP,
     SuiteCard,
     apply_protocol,
-    default_methods,
     group_of,
     method_options,
     preprocess_for,
     recipe_entries,
     resolve_recipe,
-    suite_card,
-    suite_name,
 )
 from vpbench.planning.user_settings import split_settings, task_settings
 from vpbench.planning.validation_images import check_validation
 from vpbench.spec.device import planned_device
 from vpbench.spec.precision import resolve_precision
-from vpbench.spec.request import DEFAULT_SUITE, Request
+from vpbench.spec.request import Request
 from vpbench.spec.run_options import RunOptions
-from vpbench.spec.run_spec import DEFAULT_TASK, BackboneSpec, DataSpec, RunSpec, Search, TaskSpec
+from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, RunSpec, Search, TaskSpec
 from vpbench.store.artefacts import artefact_files
 from vpbench.store.schema import SETTLED
 from vpbench.store.store import Store
@@ -178,7 +177,7 @@ class ResolvedRequest:
         """A data set as a run with this seed has it."""
         spec = DataSpec(
             suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=path, columns=self.request.columns,
-            hub=path.removeprefix(PREFIX) if path and is_on_hub(path) else None,
+            hub=path.removeprefix(PREFIX) if path and is_on_hub(path) else None, unreadable=self.opened[name].unreadable,
         )  # fmt: skip
         if self.suite.draws == "one":
             return spec
@@ -250,35 +249,15 @@ def resolve(request: Request, *, without_data: bool = False) -> ResolvedRequest:
     request, suite = pinned_data(request.model_copy(update={"methods": tuple(methods_of(request, suite))}), suite)
     name = suite.part_of or asked  # a part's runs are runs of the whole suite
     task = resolve_task(suite.task, {**suite.task_options, **task_settings(request)})
-    opened = open_requested(request, suite, asked, without_data)
     backbone, *more = _backbones(request, suite)
     options, overrides = split_settings(request)
     precision = resolve_precision(request.precision or suite.precision, planned_device(request.device))
     selection = _choice("selection", request.selection or suite.selection, ("last", "best_val"))
+    opened = open_requested(request, suite, asked, without_data)  # the only step that takes long
     data = {own: apply_protocol(raw, suite) for own, raw in opened.items()}
     return ResolvedRequest(
         request, suite, name, opened, data, backbone, selection, precision, options, overrides, more=tuple(more), task=task,
     )  # fmt: skip
-
-
-def suite_of(request: Request) -> tuple[str, SuiteCard]:
-    """Name and card of the suite that a request names, or leaves to the default."""
-    asked = request.suite or (task_class(request.task or DEFAULT_TASK).own_suite if request.data else DEFAULT_SUITE)
-    name = suite_name(asked)
-    suite = suite_card(name)
-    if request.task not in (None, suite.task):
-        task_class(request.task or "")  # an unknown name gets its own error
-        raise UsageError(f"the suite {name} is for {suite.task}: leave out --task {request.task}, or choose another suite.")
-    return name, suite
-
-
-def methods_of(request: Request, suite: SuiteCard) -> list[str]:
-    """Labels of the methods that a request names, or leaves to its suite.
-
-    Raises:
-        UsageError: when it names none, or for an unknown group.
-    """
-    return expand_labels(default_methods(suite) if request.methods is None else request.methods)
 
 
 def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> dict[str, str]:
@@ -338,25 +317,29 @@ def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:
 
 def _check_models(runs: list[PlannedRun], classes: dict[str, int]) -> dict[str, str]:
     """Build every kind of model once without values, so that an option that does not fit fails before any training."""
-    reasons: dict[str, str] = {}
     found: dict[str, str] = {}
     for run in runs:
-        method, count = run.spec.method, classes[run.spec.data.dataset]
-        about = [run.spec.backbone.model_dump(mode="json"), method.model_dump(), run.spec.task.model_dump(), count]
-        key = json.dumps(about, sort_keys=True)
-        if key not in reasons:
-            reasons[key] = _why_unsupported(run.spec, count)
-        if reasons[key]:
-            found[run.spec.run_id] = reasons[key]
+        spec = run.spec
+        kinds = method_class(spec.method.name), task_class(spec.task.name)
+        parts = (part.model_dump_json() for part in (spec.method, spec.backbone, spec.task))
+        if reason := _why_unsupported(kinds, classes[spec.data.dataset], *parts):
+            found[spec.run_id] = reason
     return found
 
 
-def _why_unsupported(spec: RunSpec, classes: int) -> str:
-    """Why the method does not work on the backbone or for the task; empty where it does."""
+@lru_cache(maxsize=10_000)  # several recipes, seeds, and the plans of one command ask for the same model
+def _why_unsupported(_kinds: tuple[type, type], classes: int, method: str, backbone: str, task: str) -> str:
+    """Why a method does not work on a backbone or for a task; empty where it does.
+
+    Args:
+        _kinds: classes of the method and the task, which are others when a user's file has changed.
+        method, backbone, task: the specifications as JSON.
+    """
     from vpbench.models.build import build_empty
 
+    of_method, of_backbone = MethodSpec.model_validate_json(method), BackboneSpec.model_validate_json(backbone)
     try:
-        build_empty(spec.method, spec.backbone, classes, "meta", spec.task)
+        build_empty(of_method, of_backbone, classes, "meta", TaskSpec.model_validate_json(task))
     except UnsupportedError as error:
         return str(error)
     except VpbenchError:

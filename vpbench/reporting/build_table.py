@@ -102,12 +102,13 @@ def _select(runs: pd.DataFrame, definition: TableDefinition, filters: Filters) -
     """The runs for a table, and remarks for its footer.
 
     The paper's suites and backbones are shown alone when the store has runs of them; a column that the user filters is not
-    restricted further. Without such runs the others are shown, and the remark names the command to run.
+    restricted further. Without such runs the others are shown, and the remark names the command to run, unless all are of users'
+    own images, to which a paper's whole grid adds nothing.
 
     Args:
         runs: as :func:`arrange` returns them.
     """
-    fill = f" To fill this table: {' && '.join(definition.run)}" if definition.run else ""
+    fill = f" To fill this table: {' && '.join(definition.run)}" if definition.run and not _are_own(runs) else ""
     remarks = _deleted(runs)
     if definition.task:
         kept = runs[runs["task"] == definition.task]
@@ -137,6 +138,12 @@ def _select(runs: pd.DataFrame, definition: TableDefinition, filters: Filters) -
         remarks += (f"No run here has the paper's {' or '.join(absent)}; these are others.{fill}",)
         fill = ""
     return runs, (*remarks, *_missing_rows(runs, definition, filters, fill))
+
+
+def _are_own(runs: pd.DataFrame) -> bool:
+    """Whether all runs are of users' own images."""
+    pairs = runs[["suite", "dataset"]].drop_duplicates().itertuples(index=False, name=None)
+    return all((card := known_suite(str(suite))) is not None and (card.is_own or name in card.data) for suite, name in pairs)
 
 
 def _elsewhere(runs: pd.DataFrame, column: str, definition: TableDefinition) -> pd.Series[bool]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,7 +19,6 @@ from vpbench.interface import Method
 from vpbench.models.registry import method_class, options_by_method, resolve_method, working_methods
 from vpbench.planning.suites import suite_card, suite_names
 from vpbench.reporting.row_labels import images_text, selection_text
-from vpbench.reporting.settings import settings_in
 from vpbench.search.space import read_space, space_names
 from vpbench.spec.run_spec import BackboneSpec, MethodSpec
 
@@ -233,16 +231,6 @@ def _parameters(method: MethodSpec, backbone: BackboneSpec, classes: int) -> dic
 
 
 def _run(name: str, results: Path) -> dict[str, Any]:
-    from vpbench.reporting.repeat_command import Plans, repeat_command
-    from vpbench.store.find_run import find_run_id  # all import pandas, which lists do not need
-    from vpbench.store.store import Store
+    from vpbench.reporting.describe_run import describe_run  # imports pandas, which lists do not need
 
-    store = Store(results)
-    frame = store.load()
-    found = frame[frame["run_id"] == find_run_id(store, name, frame["run_id"].tolist())]
-    row = json.loads(found.iloc[0].to_json(date_format="iso", double_precision=15))
-    for column in ("spec", "method_config", "preprocess", "recipe"):
-        row[column] = settings_in(row[column]) or None
-    command = repeat_command(found.iloc[0].to_dict(), Plans())
-    notes = {"repeat_notes": list(command.notes)} if command.notes else {}
-    return {**row, "repeat_with": command.line, **notes}
+    return describe_run(name, results)

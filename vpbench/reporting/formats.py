@@ -21,9 +21,6 @@ from vpbench.reporting.keys import RowKey
 from vpbench.reporting.row_labels import row_label, row_labels, section_titles
 from vpbench.reporting.table import Cell, Table
 
-_LEGEND = "best of a column within its section"
-
-
 # A table with text for its keys
 
 
@@ -112,7 +109,7 @@ def terminal(table: Table, width: int | None = None, colour: bool = False) -> st
 
 
 def _terminal_legend(table: Table, colour: bool) -> list[str]:
-    return [f"Bold: {_LEGEND}; underlined: second." if colour else f"* {_LEGEND}, + second."] if table.ranked else []
+    return [f"Bold: {table.legend}; underlined: second." if colour else f"* {table.legend}, + second."] if table.ranked else []
 
 
 def _blocks(section: _Section, width: int | None, colour: bool) -> Iterator[list[int]]:
@@ -168,7 +165,7 @@ def markdown(table: Table) -> str:
     lines = [f"### {_md(table.caption)}"]
     for section in _printed(table, table.names):
         lines += ["", f"**{_md(section.title)}**", "", *_md_section(section), "", *(f"- {_md(note)}" for note in section.notes)]
-    legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
+    legend = [f"Bold: {table.legend}; underlined: second."] if table.ranked else []
     return "\n".join([*lines, "", "Notes:", "", *(f"- {_md(line)}" for line in [*legend, *table.footer])]) + "\n"
 
 
@@ -205,7 +202,7 @@ def latex(table: Table) -> str:
     """
     sections = _printed(table, table.names)
     parts = [(section, tabular) for section in sections for tabular in _tex_tabulars(section)]
-    legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
+    legend = [f"Bold: {table.legend}; underlined: second."] if table.ranked else []
     lines = [r"% needs \usepackage{booktabs}"]
     if len(parts) == 1:
         notes = [*parts[0][0].notes, *legend, *table.footer]
@@ -280,7 +277,7 @@ def web(table: Table) -> str:
     lines = ["<section>", f"<h2>{for_html(table.caption)}</h2>"]
     for section in _printed(table, table.names):
         lines += _web_section(section)
-    legend = [f"Bold: {_LEGEND}; underlined: second."] if table.ranked else []
+    legend = [f"Bold: {table.legend}; underlined: second."] if table.ranked else []
     notes = [f"<li>{for_html(line)}</li>" for line in [*legend, *table.footer]]
     return "\n".join([*lines, "<ul>", *notes, "</ul>", "</section>"]) + "\n"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vpbench.core.errors import VpbenchError
@@ -102,7 +103,7 @@ def repeat_command(run: Mapping[Hashable, Any], plans: Plans) -> Command:
     words, notes = ["vpbench", "run", "--methods", label], []
     if suite is not None and suite.is_own:
         place = run.get("data_path")
-        words += ["--data", "PATH" if is_missing(place) else str(place)]
+        words += ["--data", "PATH" if is_missing(place) else _from_here(str(place))]
         words += ["--task", suite.task] if suite.task != DEFAULT_TASK else []
         notes += [f"PATH stands for the images of {dataset}."] if is_missing(place) else []
     else:
@@ -119,6 +120,7 @@ def repeat_command(run: Mapping[Hashable, Any], plans: Plans) -> Command:
         if not is_missing(run[option]) and (suite is None or run[option] != getattr(suite, option)):
             words += [f"--{option}", str(run[option])]
     if suite is not None:
+        words += ["--skip-unreadable"] if _left_out_images(run) else []
         words += _seeds(run, suite, notes)
         words += _preprocessing(run, suite, notes)
     words += further
@@ -138,6 +140,12 @@ def _training(run: Mapping[Hashable, Any]) -> tuple[Mapping[Hashable, Any], list
     words = [] if own else ["--test-on", str(run["dataset"])]
     words += [] if is_missing(run["interpolation"]) else ["--wise-ft", f"{run['interpolation']:g}"]
     return {**run, "dataset": run["trained_on"], "preprocess": None if not own else run["preprocess"]}, words
+
+
+def _left_out_images(run: Mapping[Hashable, Any]) -> bool:
+    """Whether images that could not be read were left out."""
+    data = settings_in(run.get("spec")).get("data")
+    return isinstance(data, dict) and bool(data.get("unreadable"))
 
 
 def _preprocessing(run: Mapping[Hashable, Any], suite: SuiteCard, notes: list[str]) -> list[str]:
@@ -161,10 +169,17 @@ def _weights(run: Mapping[Hashable, Any], notes: list[str]) -> list[str]:
     if run["weights"] != "file":
         return []
     if not is_missing(place := run.get("weights_path")):
-        return ["--weights", str(place)]
+        return ["--weights", _from_here(str(place))]
     known = "" if is_missing(run["weights_sha256"]) else f", the one with SHA-256 {run['weights_sha256']}"
     notes.append(f"FILE stands for the weight file{known}.")
     return ["--weights", "FILE"]
+
+
+def _from_here(place: str) -> str:
+    """A path below the working folder as a user would type it there; any other as it is."""
+    path = Path(place)
+    inside = path.is_absolute() and path.is_relative_to(Path.cwd()) and path != Path.cwd()
+    return str(path.relative_to(Path.cwd())) if inside else place
 
 
 def _settings(run: Mapping[Hashable, Any], method: str, plan: Plan, notes: list[str]) -> list[str]:

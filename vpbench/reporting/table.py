@@ -86,6 +86,12 @@ class Section:
     head: str = "Method"
     caption: str = ""
 
+    @property
+    def has_a_number_alone(self) -> bool:
+        """Whether one of the columns that are ranked has a single number, which is compared with none."""
+        ranked = [place for place, column in enumerate(self.columns) if column.kind in ("score", "mean")]
+        return any(sum(row.cells[place].mean is not None for row in self.rows) == 1 for place in ranked)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -112,3 +118,9 @@ class Table:
     def ranked(self) -> bool:
         """Whether any cell carries a mark."""
         return any(cell.rank for section in self.sections for row in section.rows for cell in row.cells)
+
+    @property
+    def legend(self) -> str:
+        """What the mark of the best means, for a table that is ranked."""
+        alone = any(section.has_a_number_alone for section in self.sections)
+        return "best of a column within its section" + (" (a number alone in its column has no mark)" if alone else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,19 +13,19 @@ from vpbench.core.cards import first_error
 from vpbench.core.errors import UnsupportedError, UsageError, VpbenchError
 from vpbench.core.names import counted, unknown
 from vpbench.models.registry import resolve_method
+from vpbench.planning.check_names import methods_of, suite_of
 from vpbench.planning.plan import (
     Plan,
     PlannedRun,
     ResolvedRequest,
     check_runs,
-    methods_of,
     resolve,
     seeds_of,
     stored_runs,
-    suite_of,
 )
 from vpbench.search.space import Point, Space, read_space, split
 from vpbench.search.study import Row, Study, Trial, import_optuna, winner
+from vpbench.search.unfinished import UnfinishedError
 from vpbench.spec.budget import Budget
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.request import Request
@@ -77,11 +78,15 @@ class SearchPlan:
             + "".join(f" Not searched: {sentence}" for sentence in self.unsupported)
         )
 
-    def runs_with(self, study: Study, values: Point) -> list[PlannedRun]:
-        """The runs with what a search has chosen, one per seed; the cost of such a model is measured in the first."""
+    def runs_with(self, study: Study, values: Point, seeds: Sequence[int] | None = None) -> list[PlannedRun]:
+        """The runs with what a search has chosen, one per seed; the cost of such a model is measured in the first.
+
+        Args:
+            seeds: None for all.
+        """
         options, recipe = split({**self.space.settings(_name(study.method)), **values})
         finals = self.finals.on(study.backbone)
-        first, *others = finals.runs(study.method, study.dataset, self.seeds, options, recipe, study.search)
+        first, *others = finals.runs(study.method, study.dataset, seeds or self.seeds, options, recipe, study.search)
         return [first, *(replace(run, measured=False) for run in others)]
 
 
@@ -93,10 +98,6 @@ class Outcome:
     trials: list[Trial]
     best: Trial | None
     finals: list[Row]
-
-
-class UnfinishedError(Exception):
-    """Some runs of a round have no rows: they were left over by a limit, or another process works on them."""
 
 
 def plan_search(request: Request, budget: Budget, *, without_data: bool = False) -> SearchPlan:
@@ -294,29 +295,25 @@ def _check(plan: SearchPlan) -> dict[tuple[str, str], str]:
         VpbenchError: for anything else that cannot work.
     """
     runs: list[PlannedRun] = []
-    finals: list[PlannedRun] = []
+    finals: dict[tuple[str, str], list[PlannedRun]] = defaultdict(list)
     for study in plan.studies:
         try:
             for point in plan.space.probes(_name(study.method)):
                 runs.append(study.trial(point, None))
                 if study.search.prune:
                     study.trial(point, study.search.prune)
-                finals += plan.runs_with(study, point)[:1]
+                finals[study.method, study.backbone.name] += plan.runs_with(study, point, plan.seeds[:1])
         except VpbenchError as error:
             raise type(error)(f"search space {plan.space.name}: {error}") from error
     check_runs(runs, plan.trials.data)
-    unsupported = check_runs(finals, plan.finals.data)
+    unsupported = check_runs([run for own in finals.values() for run in own], plan.finals.data)
     reasons: dict[tuple[str, str], str] = {}
-    for study in plan.studies:
-        own = [run.spec.run_id for run in finals if _is_of(run, study)]
-        found = [unsupported[run_id] for run_id in own if run_id in unsupported]
+    if not unsupported:
+        return reasons
+    for (label, backbone), own in finals.items():
+        found = [unsupported[run_id] for run_id in (run.spec.run_id for run in own) if run_id in unsupported]
         if len(found) == len(own):
-            reasons[study.method, study.backbone.name] = f"{study.method} on {study.backbone.name}: {found[0]}"
+            reasons[label, backbone] = f"{label} on {backbone}: {found[0]}"
         elif found:
-            raise UsageError(f"search space {plan.space.name}: {study.method} on {study.backbone.name}: {found[0]}")
+            raise UsageError(f"search space {plan.space.name}: {label} on {backbone}: {found[0]}")
     return reasons
-
-
-def _is_of(run: PlannedRun, study: Study) -> bool:
-    spec = run.spec
-    return (spec.method.name, spec.backbone.name) == (_name(study.method), study.backbone.name)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
 
 from vpbench.core.names import unknown
 
@@ -40,6 +41,20 @@ class Flag:
     least: int | None = None
     repeatable: bool = False
 
+    def read(self, given: Any) -> Any:
+        """A text as on the command line, ``"2h"``, ``"0,2"`` or ``"linear,vpt"``; anything else as it is.
+
+        Raises:
+            UsageError: for a text that the command line refuses.
+        """
+        texts = [given] if self.repeatable and isinstance(given, str) else given
+        is_text = isinstance(given, str) or (self.repeatable and isinstance(given, list))
+        return self.parse(texts) if self.parse is not None and is_text else given
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """What pydantic makes of the field: texts are read first, wherever they come from."""
+        return core_schema.no_info_before_validator_function(self.read, handler(source))
+
 
 def flags_of(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, Flag]]:
     """The fields of a model that are options of the command line."""
@@ -47,21 +62,6 @@ def flags_of(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, Flag]]:
         for flag in field.metadata:
             if isinstance(flag, Flag):
                 yield name, field, flag
-
-
-def read_texts(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, with texts read as on the command line: ``timeout_s="2h"``, ``gpus="0,2"``, ``methods="linear,vpt"``.
-
-    Raises:
-        UsageError: for a text that the command line refuses.
-    """
-    read = dict(values)
-    for name, _, flag in flags_of(model):
-        value = values.get(name)
-        texts = [value] if flag.repeatable and isinstance(value, str) else value
-        if flag.parse is not None and texts and (isinstance(value, str) or (flag.repeatable and isinstance(texts, list))):
-            read[name] = flag.parse(texts)
-    return read
 
 
 def keywords_of(*models: type[BaseModel]) -> Callable[[Function], Function]:

@@ -42,6 +42,9 @@ class Request(FrozenModel):
     background: Annotated[Background | None, Flag(metavar="COLOUR")] = Field(
         default=None, description="Ground under transparent pixels of your images, a name or #rrggbb. Default: white."
     )
+    skip_unreadable: Annotated[bool, Flag(kind=bool)] = Field(
+        default=False, description="Leave out images of --data that cannot be read, with a note, instead of stopping."
+    )
     data_root: Annotated[str | None, Flag(metavar="FOLDER")] = Field(
         default=None, description="Where published data sets lie. Default: VPBENCH_DATA."
     )
@@ -64,25 +67,15 @@ class Request(FrozenModel):
     iterations: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
         default=None, description="Steps of every training, in place of epochs."
     )
-    seeds: Annotated[int, Flag(kind=int, metavar="N", shown=1)] = Field(default=1, description="How many of the suite's seeds.")
+    seeds: Annotated[int, Flag(kind=int, metavar="N", shown=1)] = Field(
+        default=1, description="How many seeds: the first ones of the suite's list, e.g. 42 and 44 for 2 (see the suite's card)."
+    )
     settings: Annotated[dict[str, Any], Flag(name="--set", metavar="METHOD.OPTION=VALUE", parse=settings_of, repeatable=True)] = (
         Field(default_factory=dict, description="An option; recipe.lr=0.1 for the recipe. Repeatable.")
     )
     precision: Annotated[str | None, Flag()] = Field(default=None, description="fp32, tf32 (GPUs), bf16 or auto.")
     selection: Annotated[str | None, Flag()] = Field(default=None, description="Epoch that counts: last or best_val.")
     device: Annotated[str, Flag(shown="auto")] = Field(default="auto", description="auto, cpu or cuda.")
-
-    @field_validator("methods", "datasets", "backbone", mode="before")
-    @classmethod
-    def _separated(cls, given: Any) -> Any:
-        """A text with commas is a list of names."""
-        return words(given) if isinstance(given, str) else given
-
-    @field_validator("columns", mode="before")
-    @classmethod
-    def _named(cls, given: Any) -> Any:
-        """A text with commas is a mapping."""
-        return columns_of(given) if isinstance(given, str) else given
 
     @field_validator("data", mode="before")
     @classmethod

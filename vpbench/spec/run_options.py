@@ -5,7 +5,6 @@ Nothing here is part of a run's identity: a stored row counts whatever the optio
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Any
 
@@ -58,19 +57,16 @@ class JobOptions(FrozenModel):
 
     experiment: str | None = Field(default=None, repr=False, description="Text of the experiment file, for the rows.")
 
-    @field_validator("track", mode="before")
+    @field_validator("track")
     @classmethod
-    def _tracker_names(cls, given: Any) -> Any:
-        """A text with commas is a list of names, and no name is one tracker less."""
-        names = words(given) if isinstance(given, str) else given
-        return tuple(dict.fromkeys(names or ()))
+    def _tracker_names(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(given))
 
-    @field_validator("save", mode="before")
+    @field_validator("save")
     @classmethod
-    def _artefacts(cls, given: str | Iterable[str]) -> tuple[str, ...]:
-        kinds = tuple(_kinds(given) if isinstance(given, str) else given)
-        artefact_files(kinds)
-        return kinds
+    def _artefacts(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        artefact_files(given)
+        return given
 
 
 class RunOptions(JobOptions):
@@ -120,42 +116,23 @@ class RunOptions(JobOptions):
         default=None, description="Do no more than so many of the missing runs."
     )
 
-    @field_validator("noise", mode="before")
+    @field_validator("noise")
     @classmethod
-    def _has_sigmas(cls, given: Any) -> Any:
-        if given is None:
-            return None
-        sigmas = tuple(sigmas_of(given) if isinstance(given, str) else given)
-        if not sigmas:
+    def _has_sigmas(cls, given: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if given == ():
             raise UsageError("--noise names no standard deviation; for example --noise 0,0.1,0.2.")
-        return sigmas
+        return given
 
-    @field_validator("corruptions", mode="before")
+    @field_validator("wise_ft")
     @classmethod
-    def _has_corruptions(cls, given: Any) -> Any:
-        return words(given) if isinstance(given, str) else given
-
-    @field_validator("scales", mode="before")
-    @classmethod
-    def _has_scales(cls, given: Any) -> Any:
-        return tuple(scales_of(given)) if isinstance(given, str) else given
-
-    @field_validator("test_on", mode="before")
-    @classmethod
-    def _separated(cls, given: Any) -> Any:
-        return _kinds(given) if isinstance(given, str) else given
-
-    @field_validator("wise_ft", mode="before")
-    @classmethod
-    def _shares(cls, given: Any) -> Any:
+    def _shares(cls, given: tuple[float, ...] | None) -> tuple[float, ...] | None:
         if given is None:
             return None
-        alphas = tuple(alphas_of(given) if isinstance(given, str) else given)
-        if wrong := [alpha for alpha in alphas if not 0 <= alpha <= 1]:
+        if wrong := [alpha for alpha in given if not 0 <= alpha <= 1]:
             raise UsageError(f"--wise-ft {wrong[0]:g}: a share of the trained weights is a number from 0 to 1.")
-        if not alphas:
+        if not given:
             raise UsageError("--wise-ft names no share; for example --wise-ft 0,0.25,0.5,0.75,1.")
-        return tuple(sorted({float(alpha) for alpha in alphas}))
+        return tuple(sorted(set(given)))
 
     @property
     def tests_weights(self) -> bool:

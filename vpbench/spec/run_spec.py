@@ -94,6 +94,7 @@ class DataSpec(FrozenModel):
     drawn_from: str | None = Field(
         default=None, description="digest of what each seed draws from; None: all seeds have the same images"
     )
+    unreadable: int = Field(default=0, ge=0, description="images of one's own that could not be read and were left out")
 
     @property
     def common_digest(self) -> str:
@@ -163,7 +164,7 @@ class RunSpec(FrozenModel):
         former = self.method.hashed_names
         identity["method"]["config"] = {former.get(name, name): value for name, value in self.method.config.items()}
         identity["recipe"], identity["preprocess"] = self.recipe.identity(), self.preprocess.identity()
-        for name in ("columns", "hub", "drawn_from"):
+        for name in ("columns", "hub", "drawn_from", "unreadable"):
             if not identity["data"][name]:
                 del identity["data"][name]
         if self.search is not None:

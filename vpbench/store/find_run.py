@@ -1,14 +1,18 @@
-"""A run by the first digits of its id."""
+"""Runs by the first digits of their ids, and the latest ones."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from vpbench.core.errors import StoreError
 from vpbench.core.names import counted, shortened
-from vpbench.store.store import Store
+from vpbench.store.store import Store, as_dicts
 
+SHORT = 8  # digits of an id that are shown
+SHOWN = 5  # of several runs that begin alike
+LISTED = ("run_id", "method", "dataset", "backbone", "seed", "score", "val_score", "metric", "status", "stage", "started_at")
 _DIGITS = re.compile(r"[0-9a-f]{1,32}")
 
 
@@ -30,5 +34,15 @@ def find_run_id(store: Store, beginning: str, known: Sequence[str] | None = None
     found = [run_id for run_id in ids if run_id.startswith(beginning)]
     if len(found) == 1:
         return found[0]
-    many = f"{len(found)} runs begin with '{beginning}'; use more digits" if found else f"no run '{shortened(beginning)}'"
+    many = f"no run '{shortened(beginning)}'"
+    if found:
+        listed = ", ".join(run_id[: len(beginning) + SHORT] for run_id in sorted(found)[:SHOWN])
+        many = f"{len(found)} runs begin with '{beginning}' ({listed}{', ...' if len(found) > SHOWN else ''}); use more digits"
     raise StoreError(f"{store.folder}: {many} ({counted(len(ids), 'run')} there; --results chooses another folder).")
+
+
+def latest_runs(store: Store) -> tuple[list[dict[str, Any]], list[str]]:
+    """All runs with the columns :data:`LISTED`, the latest last, and a line for each file that is no readable result."""
+    found = store.read(list(LISTED))
+    rows = as_dicts(found.table, list(LISTED))
+    return sorted(rows, key=lambda row: (str(row["started_at"] or ""), row["run_id"])), list(found.left_out)

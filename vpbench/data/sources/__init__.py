@@ -129,7 +129,9 @@ def pinned(path: str) -> str:
     return pinned_now(path)
 
 
-def open_path(path: str | Path, columns: Mapping[str, str] | None = None, target: Target = "class") -> RawData:
+def open_path(
+    path: str | Path, columns: Mapping[str, str] | None = None, target: Target = "class", skip_unreadable: bool = False
+) -> RawData:
     """A user's own data: a folder of images, a parquet file, a folder of parquet shards, or a data set of the Hugging Face hub.
 
     See ``sources/folder.py``, ``sources/mask_folder.py``, ``sources/parquet.py`` and ``sources/hf.py``.
@@ -137,22 +139,23 @@ def open_path(path: str | Path, columns: Mapping[str, str] | None = None, target
     Args:
         columns: of parquet files, by ``image``, ``label`` or ``mask``, and ``split``; by default the usual names.
         target: what images are labelled with.
+        skip_unreadable: whether images that cannot be decoded are left out, and counted in ``RawData.unreadable``.
 
     Raises:
         DataError: in one line: the file, the value and how to fix it.
     """
     if is_on_hub(path):
         with _readable(Path(path)):
-            return _readers().get("hf")(path=str(path), columns=columns, target=target)
+            return _readers().get("hf")(path=str(path), columns=columns, target=target, skip_unreadable=skip_unreadable)
     place = user_path(path)
     with _readable(place):
         if not place.exists():
             raise DataError(f"{place} does not exist; give a folder with {LAYOUTS[target]}, or a .parquet file.")
         if place.is_file() or find_shards(place):
-            return _readers().get("parquet")(path=place, columns=columns, target=target)
+            return _readers().get("parquet")(path=place, columns=columns, target=target, skip_unreadable=skip_unreadable)
         if columns:
             raise DataError(f"{place} is a folder of images, which has no columns; leave out --columns.")
-        return _readers().get(OF_FOLDERS[target])(path=place)
+        return _readers().get(OF_FOLDERS[target])(path=place, skip_unreadable=skip_unreadable)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from vpbench.core.errors import DataError
 from vpbench.data.class_names import merged_names
 from vpbench.data.decoding import white_levels
 from vpbench.data.raw import SPLITS, Labels, RawData
-from vpbench.data.sources._own_split import OwnSplit
+from vpbench.data.sources._own_split import OwnSplit, readable
 from vpbench.data.splitting import Indices, hold_out
 
 SEED = 0
@@ -27,6 +27,7 @@ def assemble(
     select: Callable[[Indices, Labels], OwnSplit],
     class_name: Callable[[int | str], str] = str,
     known: Sequence[str] = (),
+    skip_unreadable: bool = False,
 ) -> RawData:
     """Builds a data set from a list of labelled images.
 
@@ -40,6 +41,7 @@ def assemble(
         select: returns a split from indices and class ids.
         class_name: readable name of a label.
         known: what is known already of the data, as sentences.
+        skip_unreadable: whether images that cannot be decoded are left out with a note, as if they were not there.
 
     Raises:
         DataError: for a split without images, fewer than two classes, classes that differ between train and test, or the name of
@@ -47,7 +49,11 @@ def assemble(
     """
     if len(keys) == 0:
         raise DataError(f"{origin} holds no images; give a folder or file with at least two classes of images.")
-    notes = list(known)
+    notes, given = list(known), len(keys)
+    kept = readable(select(np.arange(given), np.zeros(given, np.int64)), notes) if skip_unreadable else np.arange(given)
+    keys, membership = keys[kept], None if membership is None else membership[kept]
+    if not len(keys):
+        raise DataError(" ".join([f"{origin} holds no image that can be read.", *notes]))
     if keys.dtype.kind == "U":
         plain = merged_names(np.unique(keys).tolist(), f"{origin}: the class", notes)
         keys = np.array([plain[key] for key in keys.tolist()], np.str_)
@@ -63,7 +69,7 @@ def assemble(
     _check_classes(origin, {name: keys[part] for name, part in parts.items()}, class_name, notes)
 
     classes = np.unique(keys[parts["train"]])
-    splits = {name: select(part, np.searchsorted(classes, keys[part]).astype(np.int64)) for name, part in parts.items()}
+    splits = {name: select(kept[part], np.searchsorted(classes, keys[part]).astype(np.int64)) for name, part in parts.items()}
     deep = [values for split in splits.values() for values in split.read_all()]
     levels = white_levels(deep)
     for split in splits.values():
@@ -71,7 +77,7 @@ def assemble(
     whites = {f"{white:g}" for values in deep if (white := values.white(levels)) is not None}
     if whites:
         notes.append(f"Images of more than 8 bits per sample: {len(deep)}; {' or '.join(sorted(whites))} is white in them.")
-    return RawData.of([class_name(key) for key in classes.tolist()], dict(splits), notes)
+    return RawData.of([class_name(key) for key in classes.tolist()], dict(splits), notes, given - len(kept))
 
 
 def _check_numbers(origin: str, labels: Sequence[int], class_name: Callable[[int | str], str], notes: list[str]) -> None:

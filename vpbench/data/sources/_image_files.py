@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from vpbench.core.names import counted
+from vpbench.data.image_errors import UnreadableError
 
 # A file with one of these that cannot be decoded is an error; any other file is an image if its first bytes say so.
 SUFFIXES = frozenset(
@@ -92,6 +93,19 @@ def _formats() -> tuple[str, ...]:
     """Those of the formats that this Pillow was built with."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def read_image(file: Path) -> bytes:
+    """The bytes of an image.
+
+    Raises:
+        UnreadableError: when it cannot be opened.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        said = f"{file} cannot be read ({error.strerror}); check it and its permissions."
+        raise UnreadableError.of({str(file): said}) from error
 
 
 def images_here(folder: Path, ignored: Ignored) -> list[Path]:

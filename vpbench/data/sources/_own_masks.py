@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpbench.core.errors import DataError
-from vpbench.data.decoding import upright_size, white_levels
+from vpbench.data.decoding import check_decodes, upright_size, white_levels
+from vpbench.data.image_errors import UnreadableError
 from vpbench.data.masks import IGNORED, MOST_CLASSES, Mask, MaskValues, mask_values
 from vpbench.data.raw import SPLITS, RawData
-from vpbench.data.sources._own_split import OwnSplit
+from vpbench.data.sources._own_split import OwnSplit, readable
 from vpbench.data.splitting import Indices, hold_out
 
 SEED = 0
@@ -44,20 +45,35 @@ class OwnMasks(OwnSplit):
         """Reads and identifies every mask; returns the values of all together, ascending, without the ignored one.
 
         Raises:
-            DataError: for a mask that is none, has another size than its image, or in which all pixels are ignored.
+            UnreadableError: for all images that are none, and all whose masks are none.
+            DataError: for a mask of another size than its image, or in which all pixels are ignored.
         """
-        self._mask_hashes, found = [], set[int]()
+        self._mask_hashes, found, broken = [], set[int](), dict[str, str]()
         for index in range(len(self)):
-            content, size = self.mask_content(index), upright_size(self.content(index), self.name(index))
+            try:
+                content, size = self.mask_content(index), upright_size(self.content(index), self.name(index))
+                values = set(np.unique(mask_values(content, self.mask_name(index), size)).tolist()) - {IGNORED}
+            except UnreadableError as error:
+                broken.update(error.errors)
+                continue
             self._mask_hashes.append(hashlib.sha256(content).hexdigest())
-            values = set(np.unique(mask_values(content, self.mask_name(index), size)).tolist()) - {IGNORED}
             if not values:
                 raise DataError(
                     f"{self.mask_name(index)} has the value {IGNORED} in all pixels, which are ignored; label some of them, or "
                     "take image and mask out."
                 )
             found |= values
+        if broken:
+            raise UnreadableError.of(broken)
         return np.array(sorted(found), np.int64)
+
+    def check(self, index: int) -> None:
+        """
+        Raises:
+            UnreadableError: when image ``index`` or its mask cannot be read or decoded.
+        """
+        super().check(index)
+        check_decodes(self.mask_content(index), self.mask_name(index))
 
     def mask_identity(self, index: int) -> str:
         return self._mask_hashes[index] if self._mask_hashes else hashlib.sha256(self.mask_content(index)).hexdigest()
@@ -74,6 +90,7 @@ def assemble_masks(
     select: Callable[[Indices], OwnMasks],
     names: Sequence[str] | None,
     known: Sequence[str] = (),
+    skip_unreadable: bool = False,
 ) -> RawData:
     """Builds a data set from a list of images with masks.
 
@@ -87,16 +104,19 @@ def assemble_masks(
         select: returns a split from indices.
         names: of the classes; None if nothing says them.
         known: what is known already of the data, as sentences.
+        skip_unreadable: whether images that cannot be decoded, or whose masks cannot, are left out with a note.
 
     Raises:
         DataError: for a split without images, a mask that does not fit, or values beyond the classes.
     """
-    notes = list(known)
+    notes, given = list(known), count
+    kept = readable(select(np.arange(count)), notes) if skip_unreadable else np.arange(count)
+    count, membership = len(kept), None if membership is None else membership[kept]
     parts = _parts(count, membership, notes)
     for name in ("train", "test"):
         if not len(parts[name]):
             raise DataError(" ".join([f"{origin} has no {name} images; add a split '{name}' with images and masks.", *notes]))
-    splits = {name: select(part) for name, part in parts.items()}
+    splits = {name: select(kept[part]) for name, part in parts.items()}
     values = {name: split.read_masks() for name, split in splits.items()}
     classes = list(names) if names is not None else _numbered(origin, values["train"])
     if len(classes) > MOST_CLASSES:
@@ -114,7 +134,7 @@ def assemble_masks(
     levels = white_levels([deep for split in splits.values() for deep in split.read_all()])
     for split in splits.values():
         split.shared_levels, split.values = levels, MaskValues(len(classes))
-    return RawData.of(classes, dict(splits), notes)
+    return RawData.of(classes, dict(splits), notes, given - count)
 
 
 def _parts(count: int, membership: NDArray[np.str_] | None, notes: list[str]) -> dict[str, Indices]:

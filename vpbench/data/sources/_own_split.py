@@ -1,13 +1,18 @@
-"""A split of a user's own images, every one of which is read once when it is opened."""
+"""A split of a user's own images, every one of which is read once when it is opened; unreadable ones can be left out."""
 
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 from PIL import Image
 
-from vpbench.data.decoding import AS_LOADED, EACH_ALONE, DeepValues, WhiteLevels, decode, deep_values
+from vpbench.core.names import counted
+from vpbench.data.decoding import AS_LOADED, EACH_ALONE, DeepValues, WhiteLevels, check_decodes, decode, deep_values
+from vpbench.data.image_errors import SHOWN, UnreadableError
 from vpbench.data.raw import Labels, RawSplit
+from vpbench.data.splitting import Indices
 from vpbench.spec.run_spec import Preprocess
 
 
@@ -25,17 +30,35 @@ class OwnSplit(RawSplit):
         return self.shared_levels
 
     def read_all(self) -> list[DeepValues]:
-        """Reads and identifies every image; returns the values of those with more than 8 bits per sample."""
+        """Reads and identifies every image; returns the values of those with more than 8 bits per sample.
+
+        Raises:
+            UnreadableError: for all that cannot be read, or have more than 8 bits per sample and cannot be decoded.
+        """
         self._hashes, self._deep = [], {}
-        found = []
+        found, broken = [], dict[str, str]()
         for index in range(len(self)):
-            content = self.content(index)
+            try:
+                content = self.content(index)
+                values = deep_values(content, self.name(index))
+            except UnreadableError as error:
+                broken.update(error.errors)
+                continue
             self._hashes.append(hashlib.sha256(content).hexdigest())
-            if values := deep_values(content, self.name(index)):
+            if values:
                 found.append(values)
                 if values.kind != "colours":
                     self._deep[index] = values
+        if broken:
+            raise UnreadableError.of(broken)
         return found
+
+    def check(self, index: int) -> None:
+        """
+        Raises:
+            UnreadableError: when image ``index`` cannot be read or decoded.
+        """
+        check_decodes(self.content(index), self.name(index))
 
     def identity(self, index: int) -> str:
         """The hash of the content; where its values are scaled, with the one that becomes white."""
@@ -44,3 +67,21 @@ class OwnSplit(RawSplit):
 
     def image(self, index: int, preprocess: Preprocess = AS_LOADED) -> Image.Image:
         return decode(self.content(index), self.name(index), preprocess, self.levels)
+
+
+def readable(split: OwnSplit, notes: list[str]) -> Indices:
+    """The images that can be decoded, every one of which is tried; a note counts the others and names the first ones."""
+
+    def is_broken(index: int) -> bool:
+        try:
+            split.check(index)
+        except UnreadableError:
+            return True
+        return False
+
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without the GIL
+        broken = np.array(list(pool.map(is_broken, range(len(split)))), bool)
+    if names := [split.name(index) for index in np.flatnonzero(broken)]:
+        more = ", ..." if len(names) > SHOWN else ""
+        notes.append(f"Left out, as they cannot be read: {counted(len(names), 'image')} ({', '.join(names[:SHOWN])}{more}).")
+    return np.flatnonzero(~broken)

@@ -11,7 +11,7 @@ import numpy as np
 from vpbench.core.errors import DataError
 from vpbench.data.raw import Labels, RawData
 from vpbench.data.sources._assemble import assemble
-from vpbench.data.sources._image_files import Ignored, images_below, images_here, subfolders
+from vpbench.data.sources._image_files import Ignored, images_below, images_here, read_image, subfolders
 from vpbench.data.sources._own_split import OwnSplit
 from vpbench.data.sources._split_names import split_of, split_word
 from vpbench.data.sources.mask_folder import pairs_of_folders
@@ -31,19 +31,19 @@ class FolderSplit(OwnSplit):
         return str(self._paths[index])
 
     def content(self, index: int) -> bytes:
-        try:
-            return self._paths[index].read_bytes()
-        except OSError as error:
-            raise DataError(f"{self._paths[index]} cannot be read ({error.strerror}); check it and its permissions.") from error
+        return read_image(self._paths[index])
 
 
-def read(path: str | Path) -> RawData:
+def read(path: str | Path, skip_unreadable: bool = False) -> RawData:
     """The images below ``path``, with folder names as classes.
 
     Split folders have any of their usual names: ``train``, ``Training``, ``seg_train``, ``dev``, ``test_set``. A folder with
     nothing but one folder of class folders is entered (``seg_train/seg_train``, ``archive/flowers``). Without ``val``, a tenth
     of train is used; without any split, every class is split 70/10/20. Both are drawn with a fixed seed and recorded in
     ``RawData.note``, as is what was left out: hidden files, files that are no images, folders that are no split.
+
+    Args:
+        skip_unreadable: whether images that cannot be decoded are left out, for which every image is decoded once.
 
     Raises:
         DataError: in one line: the file, the value and how to fix it.
@@ -82,6 +82,7 @@ def read(path: str | Path) -> RawData:
         np.array([entry[2] for entry in found]) if splits else None,
         lambda part, labels: FolderSplit([paths[index] for index in part], labels),
         known=[*notes, *ignored.notes],
+        skip_unreadable=skip_unreadable,
     )
 
 

@@ -55,13 +55,14 @@ def pinned_now(path: str) -> str:
     return str(HubData(data.repository, data.config, found))
 
 
-def read(path: str, columns: Mapping[str, str] | None = None, target: Target = "class") -> RawData:
+def read(path: str, columns: Mapping[str, str] | None = None, target: Target = "class", skip_unreadable: bool = False) -> RawData:
     """A data set of the hub. Its splits are those of the hub, by their usual names; others are left out with a note.
 
     Args:
         path: ``hf:owner/name``, optionally with ``:config`` and ``@revision``.
         columns: by ``image``, ``label`` or ``mask``, and ``split``; by default the usual names.
         target: whether images have labels or masks.
+        skip_unreadable: whether images that cannot be decoded are left out, for which every image is decoded once.
 
     Raises:
         DataError: in one line: the data set, the value and how to fix it.
@@ -73,7 +74,7 @@ def read(path: str, columns: Mapping[str, str] | None = None, target: Target = "
     left_out = [f"{name} ({counted(len(table), 'row')})" for name, table in tables.items() if name not in splits]
     notes = [f"Ignored, as their names say no split: {', '.join(left_out)}."] if left_out else []
     chosen = choose_columns(parts[0].table.schema, given, str(data), with_split=False, target=target)
-    return data_of(str(data), parts, chosen, notes, _contents)
+    return data_of(str(data), parts, chosen, notes, _contents, skip_unreadable=skip_unreadable)
 
 
 def _splits(data: HubData, names: Sequence[str], *, by_column: bool) -> dict[str, str]:

@@ -14,7 +14,7 @@ import numpy as np
 from vpbench.core.errors import DataError
 from vpbench.core.names import counted
 from vpbench.data.raw import RawData
-from vpbench.data.sources._image_files import Ignored, images_below, subfolders
+from vpbench.data.sources._image_files import Ignored, images_below, read_image, subfolders
 from vpbench.data.sources._own_masks import OwnMasks, assemble_masks
 from vpbench.data.sources._split_names import split_of
 
@@ -39,17 +39,20 @@ class MaskFiles(OwnMasks):
         return str(self._masks[index])
 
     def content(self, index: int) -> bytes:
-        return _read(self._images[index])
+        return read_image(self._images[index])
 
     def mask_content(self, index: int) -> bytes:
-        return _read(self._masks[index])
+        return read_image(self._masks[index])
 
 
-def read(path: str | Path) -> RawData:
+def read(path: str | Path, skip_unreadable: bool = False) -> RawData:
     """The images below ``path`` with their masks.
 
     A mask is an image of one channel whose value is the class, from 0, or 255 for pixels that are ignored; a palette image counts
     by its indices.
+
+    Args:
+        skip_unreadable: whether images are left out that cannot be decoded or whose masks cannot; every one is decoded once.
 
     Raises:
         DataError: in one line: the file, the value and how to fix it.
@@ -84,7 +87,7 @@ def read(path: str | Path) -> RawData:
     return assemble_masks(
         str(root), len(images), membership,
         lambda part: MaskFiles([images[place] for place in part], [masks[place] for place in part]),
-        class_names_in(base / CLASSES), known=[*notes, *ignored.notes],
+        class_names_in(base / CLASSES), [*notes, *ignored.notes], skip_unreadable,
     )  # fmt: skip
 
 
@@ -154,10 +157,3 @@ def _by_name(folder: Path, ignored: Ignored) -> dict[str, Path]:
             raise DataError(f"{found[name]} and {file} have one name but for their endings; keep one of them.")
         found[name] = file
     return found
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check it and its permissions.") from error

@@ -67,7 +67,9 @@ class ParquetMasks(OwnMasks):
         return content
 
 
-def read(path: str | Path, columns: Mapping[str, str] | None = None, target: Target = "class") -> RawData:
+def read(
+    path: str | Path, columns: Mapping[str, str] | None = None, target: Target = "class", skip_unreadable: bool = False
+) -> RawData:
     """The images of a parquet file or of a folder of shards, kept in memory encoded.
 
     An image is a JPEG or PNG file (or any other that Pillow opens) as bytes or as a struct with ``bytes``; a label is an integer
@@ -77,6 +79,8 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None, target: Tar
 
     Args:
         columns: names of the columns, by ``image``, ``label`` and ``split``; by default the usual ones.
+        target: whether images have labels or masks.
+        skip_unreadable: whether images that cannot be decoded are left out, for which every image is decoded once.
 
     Raises:
         DataError: in one line: the file, the value and how to fix it.
@@ -90,7 +94,7 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None, target: Tar
     chosen = choose_columns(schema, given, first, with_split="" in shards.files, target=target)
     names = class_names(schema, chosen.label)
     parts = [Part(file, split, _table(file, chosen, names, first)) for file, split in of_file.items()]
-    return data_of(str(place), parts, chosen, _left_out(shards))
+    return data_of(str(place), parts, chosen, _left_out(shards), skip_unreadable=skip_unreadable)
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,9 @@ class Part:
 
 
 def data_of(
-    origin: str, parts: Sequence[Part], chosen: Columns, notes: Sequence[str], contents: Contents | None = None
-) -> RawData:
+    origin: str, parts: Sequence[Part], chosen: Columns, notes: Sequence[str], contents: Contents | None = None, *,
+    skip_unreadable: bool = False,
+) -> RawData:  # fmt: skip
     """The data set that some tables are together.
 
     Args:
@@ -112,6 +117,7 @@ def data_of(
         parts: all with the chosen columns.
         notes: what is known already, as sentences.
         contents: from a column of structs, and its name in messages, to the bytes of its images; None: the field ``bytes``.
+        skip_unreadable: whether images that cannot be decoded are left out.
 
     Raises:
         DataError: in one line: the file, the value and how to fix it.
@@ -127,6 +133,7 @@ def data_of(
         return assemble_masks(
             origin, count, _splits(parts, chosen.split), lambda part: ParquetMasks(images, masks, part, place_of),
             class_names(parts[0].table.schema, chosen.label) or None, [*([chosen.note] if chosen.note else []), *notes],
+            skip_unreadable,
         )  # fmt: skip
     keys = _together([_labels(part.table[chosen.label], chosen.label, part.name) for part in parts], origin, chosen.label)
     images = encoded(chosen.image)
@@ -137,6 +144,7 @@ def data_of(
         lambda part, labels: ParquetSplit(images, part, labels, place_of),
         name_of(class_names(parts[0].table.schema, chosen.label), keys, origin),
         known=[*([chosen.note] if chosen.note else []), *notes],
+        skip_unreadable=skip_unreadable,
     )
 
 

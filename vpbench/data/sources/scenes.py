@@ -6,12 +6,13 @@ ten objects are counted, and the distance of the nearest one is asked for in six
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vpbench.data.raw import PixelSplit, RawData
+from vpbench.data.raw import Labels, PixelSplit, RawData
 
 Floats = NDArray[np.float64]
 
@@ -43,16 +44,25 @@ def read(task: Task) -> RawData:
         task: ``count`` asks for the number of spheres, 3 to 10 (8 classes, evenly drawn); ``distance`` for the distance of
             the nearest one in 6 bins of equal width (evenly drawn).
     """
-    draw = np.random.RandomState(SEED)  # its stream is frozen, unlike those of numpy's newer generators
     names = [f"{count} objects" for count in COUNTS] if task == "count" else [f"distance bin {number}" for number in range(BINS)]
-    splits: dict[str, PixelSplit] = {}
-    for name, size in (("train", N_TRAIN), ("val", N_VAL), ("test", N_TEST)):
-        counts = draw.permutation(np.arange(size) % len(COUNTS))
-        bins = draw.permutation(np.arange(size) % BINS)
-        scenes = [_scene(COUNTS[count], int(number), draw) for count, number in zip(counts, bins, strict=True)]
-        labels = (counts if task == "count" else bins).astype(np.int64)
-        splits[name] = PixelSplit(np.stack(scenes), labels, f"scenes {name}")
+    splits = {
+        name: PixelSplit(pixels, counts if task == "count" else bins, f"scenes {name}")
+        for name, (pixels, counts, bins) in _drawn().items()
+    }
     return RawData.of(names, dict(splits))
+
+
+@cache  # a plan, a run and both tasks read the same images
+def _drawn() -> dict[str, tuple[NDArray[np.uint8], Labels, Labels]]:
+    """Images, counts (from 0) and bins of each split."""
+    draw = np.random.RandomState(SEED)  # its stream is frozen, unlike those of numpy's newer generators
+    found: dict[str, tuple[NDArray[np.uint8], Labels, Labels]] = {}
+    for name, size in (("train", N_TRAIN), ("val", N_VAL), ("test", N_TEST)):
+        counts = draw.permutation(np.arange(size) % len(COUNTS)).astype(np.int64)
+        bins = draw.permutation(np.arange(size) % BINS).astype(np.int64)
+        scenes = [_scene(COUNTS[count], int(number), draw) for count, number in zip(counts, bins, strict=True)]
+        found[name] = np.stack(scenes), counts, bins
+    return found
 
 
 def _scene(count: int, nearest: int, draw: np.random.RandomState) -> NDArray[np.uint8]:

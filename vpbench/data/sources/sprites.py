@@ -7,6 +7,7 @@ as ``dsprites.gif``; a redrawn frame differs from the published one in no more t
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -114,6 +115,7 @@ def _in_heart(u: Floats, v: Floats) -> NDArray[np.bool_]:
     return (np.abs(u) <= 16 * width) & (edge(t) <= v) & (v <= edge(np.pi - t))
 
 
+@cache  # a plan, a run and both tasks read the same images
 def _draw(enlarged: float = 1.0) -> tuple[NDArray[np.uint8], Classes]:
     """2,000 images, all different, with their latents: drawn from all combinations without replacement.
 

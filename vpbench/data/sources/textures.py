@@ -7,11 +7,12 @@ noise are drawn for each image, so that neither a colour nor a position gives th
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vpbench.data.raw import PixelSplit, RawData
+from vpbench.data.raw import Labels, PixelSplit, RawData
 
 Floats = NDArray[np.float64]
 
@@ -75,13 +76,19 @@ PATTERNS: dict[str, Callable[[Floats, Floats, np.random.RandomState], Floats]] =
 
 def read() -> RawData:
     """800 training, 200 validation and 1,000 test images, a tenth of each split from every class; the same on every machine."""
+    splits = {name: PixelSplit(pixels, labels, f"textures {name}") for name, (pixels, labels) in _drawn().items()}
+    return RawData.of(list(PATTERNS), dict(splits))
+
+
+@cache  # a plan and a run read the same images
+def _drawn() -> dict[str, tuple[NDArray[np.uint8], Labels]]:
+    """Images and class ids of each split."""
     draw = np.random.RandomState(SEED)  # its stream is frozen, unlike those of numpy's newer generators
-    splits: dict[str, PixelSplit] = {}
+    found: dict[str, tuple[NDArray[np.uint8], Labels]] = {}
     for name, count in (("train", N_TRAIN), ("val", N_VAL), ("test", N_TEST)):
         labels = draw.permutation(np.arange(count) % len(PATTERNS)).astype(np.int64)
-        pixels = np.stack([render(list(PATTERNS)[label], draw) for label in labels])
-        splits[name] = PixelSplit(pixels, labels, f"textures {name}")
-    return RawData.of(list(PATTERNS), dict(splits))
+        found[name] = np.stack([render(list(PATTERNS)[label], draw) for label in labels]), labels
+    return found
 
 
 def render(pattern: str, draw: np.random.RandomState) -> NDArray[np.uint8]:

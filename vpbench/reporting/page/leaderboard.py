@@ -16,7 +16,7 @@ from vpbench.reporting.describe import fidelity_words
 from vpbench.reporting.frame import Filters, arrange, is_missing, of_section
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.page.links import Place, method_file
-from vpbench.reporting.page.quantities import quantity
+from vpbench.reporting.quantities import quantity
 from vpbench.reporting.row_labels import row_label, section_titles
 from vpbench.reporting.table import Cell, Column, Row, Section
 

@@ -16,7 +16,7 @@ from vpbench.reporting.frame import is_missing
 from vpbench.reporting.keys import split_name
 from vpbench.reporting.page.curve import curves, read_epochs
 from vpbench.reporting.page.links import method_file
-from vpbench.reporting.page.quantities import MISSING, blocks, meaning, quantity
+from vpbench.reporting.quantities import MISSING, blocks, meaning, quantity
 from vpbench.reporting.repeat_command import Command, Plans, repeat_command
 from vpbench.reporting.scores import score_title
 from vpbench.reporting.settings import options_of, settings_in

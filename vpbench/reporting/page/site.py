@@ -27,8 +27,8 @@ from vpbench.reporting.page.leaderboard import Standings, standings
 from vpbench.reporting.page.links import OWN_PAGE, Place, places
 from vpbench.reporting.page.method_pages import MethodPage, method_pages
 from vpbench.reporting.page.pictures import Drawn, draw_all, without_folder
-from vpbench.reporting.page.quantities import quantity
 from vpbench.reporting.page.run_pages import Shared, run_page
+from vpbench.reporting.quantities import quantity
 from vpbench.store.store import Store
 
 ASSETS = ("style.css", "table.js")

@@ -1,0 +1,67 @@
+"""What ``vpbench measure`` is asked for, and whether there is all that it names. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vpbench.backbones.named import check_backbone_name
+from vpbench.core.errors import UsageError
+from vpbench.models.registry import check_preset, expand_labels, options_by_method, resolve_method
+from vpbench.spec.run_spec import DEFAULT_TASK, MethodSpec, TaskSpec
+from vpbench.tasks import resolve_task
+
+TASK_PREFIX = "task."  # of its options among the settings
+
+
+@dataclass(frozen=True)
+class CostRequest:
+    """What ``vpbench measure`` is asked for.
+
+    Attributes:
+        methods: labels; ``all`` stands for every method that is installed.
+        backbone: a name of ``vpbench list backbones``, or any of timm.
+        image_size: pixels; None for the size of pretraining.
+        classes: of the classifier.
+        batch: images of a training step, and of an inference for throughput.
+        repeat: rounds of timing, behind one that warms up.
+        threads: of torch on a CPU; None: torch's choice.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``fp32``, ``tf32``, ``bf16`` or ``auto``.
+        settings: options of methods, ``{"vpt.prompt_length": 50}``, and of the task, ``{"task.head": "linear"}``.
+        timing: False for parameters and operations alone.
+        task: whose head it is: classification, or segmentation.
+    """
+
+    methods: Sequence[str]
+    backbone: str
+    image_size: int | None = None
+    classes: int = 100
+    batch: int = 8
+    repeat: int = 3
+    threads: int | None = None
+    device: str = "auto"
+    precision: str = "fp32"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    timing: bool = True
+    task: str = DEFAULT_TASK
+
+    def resolved(self) -> tuple[TaskSpec, list[MethodSpec]]:
+        """The task and the methods with all options.
+
+        Raises:
+            UsageError: for an unknown name, or a value that does not fit.
+        """
+        for name in ("classes", "batch", "repeat"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name} {getattr(self, name)}: a number from 1 up.")
+        check_backbone_name(self.backbone)
+        labels = expand_labels(self.methods)
+        of_task = {name: value for name, value in self.settings.items() if name.startswith(TASK_PREFIX)}
+        task = resolve_task(self.task, {name.removeprefix(TASK_PREFIX): value for name, value in of_task.items()})
+        settings = {name: value for name, value in self.settings.items() if name not in of_task}
+        options = options_by_method(settings, labels)
+        for label in labels:
+            check_preset(label, settings)
+        return task, [resolve_method(label, options.get(label.partition(":")[0], {})) for label in labels]
