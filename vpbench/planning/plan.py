@@ -177,7 +177,7 @@ class ResolvedRequest:
         """A data set as a run with this seed has it."""
         spec = DataSpec(
             suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=path, columns=self.request.columns,
-            hub=path.removeprefix(PREFIX) if path and is_on_hub(path) else None, unreadable=self.opened[name].unreadable,
+            hub=path.removeprefix(PREFIX) if path and is_on_hub(path) else None, unreadable=self.data[name].unreadable,
         )  # fmt: skip
         if self.suite.draws == "one":
             return spec
