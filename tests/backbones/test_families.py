@@ -32,6 +32,7 @@ def test_unsupported(name: str, word: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.sweep
 def test_command_says_so_in_one_line() -> None:
     found = CliRunner().invoke(app, ["run", "--backbone", "resnet50", "--weights", "random", "--dry-run"])
     assert isinstance(found.exception, UnsupportedError) or found.exit_code == 6

@@ -59,7 +59,7 @@ def results(model: PromptedModel, x: Tensor) -> dict[str, Tensor]:
         return {**found, "loss": loss.detach(), "logits": logits.detach(), "evaluated": model.eval()(x)}
 
 
-@pytest.mark.parametrize("fused", [True, False], ids=["fused", "explicit"])
+@pytest.mark.parametrize("fused", [True, pytest.param(False, marks=pytest.mark.sweep)], ids=["fused", "explicit"])
 @pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
 @pytest.mark.parametrize("label", [case(label) for label in METHODS])
 def test_same_values_and_gradients(label: str, build: dict[str, Any], fused: bool) -> None:

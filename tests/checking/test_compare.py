@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from check_rows import as_frame, grid, make_row
+from sweeps import case
 
 from vpbench.checking.findings import Comparison, Finding
 from vpbench.checking.regressions import EXACT, compare, prediction_interval
@@ -46,7 +47,7 @@ def test_the_same_rows_are_no_regression() -> None:
     assert not [check for check in found.checks if check.skipped]
 
 
-@pytest.mark.parametrize("column", EXACT)
+@pytest.mark.parametrize("column", [case(column, always=list(EXACT)[::4]) for column in EXACT])
 def test_what_must_be_equal(column: str) -> None:
     old = make_row(seed=3)[column]
     changed = old + 1 if isinstance(old, int) else old + "x"

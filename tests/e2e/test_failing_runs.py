@@ -116,6 +116,7 @@ def test_a_method_that_raises(
     assert traces(tmp_path / "runs")[linear] == before[linear]
 
 
+@pytest.mark.sweep
 def test_unsupported_combination(tmp_path: Path, command: list[str]) -> None:
     """iVPT reads the class token's attention, and this backbone has no class token."""
     words = [*command, tmp_path, "--methods", "ivpt,linear", "--save", "none", "--set", "ivpt.ar_k=1"]

@@ -136,6 +136,7 @@ def test_no_figure_is_cut_off_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPat
     assert "executed" in printed
 
 
+@pytest.mark.sweep
 def test_one_method_that_fails_leaves_the_others(install: Callable[[str, str, str], None], no_memory: None) -> None:
     install("sad", "Strange", METHOD.format(families='{"vit"}'))
     install("shy", "Strange", METHOD.format(families='{"cnn"}'))

@@ -14,6 +14,7 @@ from sweeps import case
 KINDS = ("prompts", "low-rank", "adapter", "scale-shift", "bias", "pixels")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", [case(kind, always={"prompts"}) for kind in KINDS])
 def test_a_new_method_runs(
     kind: str, tmp_path: Path, command: list[str], install: Callable[[str, str, str], None], monkeypatch: pytest.MonkeyPatch

@@ -255,6 +255,7 @@ class Notes(Callback):
         self.finished_runs.append(run.spec.run_id)
 
 
+@pytest.mark.sweep
 def test_a_run_that_another_command_does_comes_last_and_is_not_done_twice(images: Path, store: Store) -> None:
     first, second = jobs_of(images, store, seeds=2)
     notes, before = Notes(), run_job(first, Store(images.parent / "other"))
@@ -481,7 +482,7 @@ def left(job: Job, store: Store) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize("part", ["ended", "now"])
+@pytest.mark.parametrize("part", ["ended", pytest.param("now", marks=pytest.mark.sweep)])
 def test_a_checkpoint_that_lacks_something(part: str, images: Path, store: Store, tmp_path: Path) -> None:
     """Its checksum fits, so that it shows in the middle; the run starts again, to the same row."""
     (job,) = jobs_of(images, store)

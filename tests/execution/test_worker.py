@@ -158,9 +158,9 @@ def test_same_run_same_row(store: Store) -> None:
     ("error", "reason"),
     [
         (RuntimeError("no such\nkernel"), "RuntimeError: no such kernel"),
-        (torch.OutOfMemoryError("CUDA out of memory."), "too little memory"),
-        (MemoryError(), "too little memory"),
-        (UnsupportedError("not here"), "UnsupportedError: not here"),
+        pytest.param(torch.OutOfMemoryError("CUDA out of memory."), "too little memory", marks=pytest.mark.sweep),
+        pytest.param(MemoryError(), "too little memory", marks=pytest.mark.sweep),
+        pytest.param(UnsupportedError("not here"), "UnsupportedError: not here", marks=pytest.mark.sweep),
     ],
 )
 def test_a_tested_run_is_kept_when_measuring_fails(
@@ -183,6 +183,7 @@ def test_a_tested_run_is_kept_when_measuring_fails(
     }
 
 
+@pytest.mark.sweep
 def test_a_tested_run_is_kept_when_the_time_is_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(*_: Any) -> dict[str, Any]:
         time.sleep(60)

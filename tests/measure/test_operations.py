@@ -88,7 +88,9 @@ def test_table_8_of_ivpt(monkeypatch: pytest.MonkeyPatch) -> None:
     assert forward_flops("ivpt", "vit-b16-in21k", monkeypatch) - vpt == 2 * (aggregation + class_rows) == 5_187_072
 
 
-@pytest.mark.parametrize(("method", "settings", "prompts"), [("linear", {}, 0), ("vpt", {"prompt_length": 5}, 5)])
+@pytest.mark.parametrize(
+    ("method", "settings", "prompts"), [pytest.param("linear", {}, 0, marks=pytest.mark.sweep), ("vpt", {"prompt_length": 5}, 5)]
+)
 def test_tiny_vit(method: str, settings: dict[str, Any], prompts: int, tiny: BackboneSpec) -> None:
     counted = count_operations(resolve_method(method, settings), tiny, 10)
     forward = vit_flops(17 + prompts, 16, 192, 6, 8, 10)

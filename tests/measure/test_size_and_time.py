@@ -50,7 +50,7 @@ def test_counts_of_vpt(tiny: BackboneSpec) -> None:
     assert counts["params_trainable"] == 6 * 5 * 192 + 1930
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [case(method) for method in METHODS])
 def test_counts_add_up(method: str, tiny: BackboneSpec) -> None:
     model = make(method, tiny)
     counts = parameter_counts(model)
@@ -60,7 +60,7 @@ def test_counts_add_up(method: str, tiny: BackboneSpec) -> None:
     assert counts["params_trainable"] == sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [case(method) for method in METHODS])
 def test_parts_add_up(method: str, tiny: BackboneSpec) -> None:
     model = make(method, tiny)
     counts, parts = parameter_counts(model), parameters_by_part(model)
@@ -88,7 +88,7 @@ def test_parameters_trained_in_the_backbone_count_once(tiny: BackboneSpec) -> No
     assert len([name for name, _ in model.own_tensors() if name.startswith("backbone.")]) == 1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [case(method) for method in METHODS])
 def test_bytes_saved(method: str, tiny: BackboneSpec, tmp_path: Path) -> None:
     model = make(method, tiny)
     packed = model.method.pack({name: tensor.detach() for name, tensor in model.own_tensors()})

@@ -200,6 +200,7 @@ def test_on_meta(label: str, name: str) -> None:
     check_on_meta(build(label, name))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("label", [case(label) for label in labels() if ":" not in label or trains_in_its_own_way(label)])
 def test_training(label: str) -> None:
     if label.partition(":")[0] in GRADIENT_HOOKS:
@@ -217,6 +218,7 @@ def test_training_loop(label: str) -> None:
     check_training(build(label, "vit"), label, mixup=0.8, cutmix=1.0, label_smoothing=0.1)
 
 
+@pytest.mark.sweep
 @sweep([*((label, "vit") for label in labels() if ":" not in label), ("linear", "swin"), ("vpt", "swin")])
 def test_analysis(label: str, name: str) -> None:
     with skip_where_values_matter():

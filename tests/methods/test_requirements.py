@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from sweeps import REPRESENTATIVE, case
 from timm.models import VisionTransformer
 
 from vpbench.backbones.family import adapter_for
@@ -40,7 +41,9 @@ def test_a_source_classifier_is_a_requirement(name: str) -> None:
     assert ("source classifier" in method_class(name).requires) == needs_classifier(resolve_method(name))
 
 
-@sweep
+@pytest.mark.parametrize(
+    "name", [case(name, always=REPRESENTATIVE | {"gapt", "insvp", "self_prompt"}) for name in method_registry().names()]
+)
 def test_a_class_token_is_a_requirement(name: str) -> None:
     """A method that refuses a backbone without one is listed as requiring it, and no other."""
     required = any(each.startswith("class token") for each in method_class(name).requires)

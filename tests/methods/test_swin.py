@@ -229,7 +229,7 @@ def test_ivpt_in_every_structure(structure: str, ar: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["running", "batch", "sample", "random_proj", "random_coord", "learned"])
-@pytest.mark.parametrize("m", [8, 32])
+@pytest.mark.parametrize("m", [pytest.param(8, marks=pytest.mark.sweep), 32])
 def test_viapt_in_every_mode(mode: str, m: int) -> None:
     model, x = small(ViaPT, pca_mode=mode, pca_dim=m, gen_hidden=8, n_dataset=3, n_instance=2), batch(4)
     for _ in range(2):

@@ -120,7 +120,9 @@ def test_every_command_names_it_and_does_the_rest(
 DEEP = ["[" * 100_000, "[" * 900 + "]" * 900, '{"a":' * 500 + "1" + "}" * 500]
 
 
-@pytest.mark.parametrize("text", DEEP, ids=["open", "closed", "mappings"])
+@pytest.mark.parametrize(
+    "text", [DEEP[0], *(pytest.param(text, marks=pytest.mark.sweep) for text in DEEP[1:])], ids=["open", "closed", "mappings"]
+)
 def test_deeply_nested_settings(text: str, tmp_path: Path) -> None:
     """They are text as any other."""
     columns = dict.fromkeys(("spec", "method_config", "recipe", "preprocess", "search"), text)

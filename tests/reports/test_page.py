@@ -16,6 +16,7 @@ import typer
 from hypothesis import example, given
 from hypothesis import strategies as st
 from report_rows import fill, grid, make_row
+from sweeps import case
 from typer.testing import CliRunner
 
 from vpbench.cli.report import report
@@ -430,7 +431,7 @@ REQUESTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("name", [case(name, always=["all"]) for name in REQUESTS])
 def test_the_command_plans_the_same_run(name: str) -> None:
     rows = planned_rows(datasets=("digits",), **REQUESTS[name])
     app = typer.Typer()

@@ -151,7 +151,7 @@ def test_image_and_mask_are_flipped_together() -> None:
     assert seen == {False, True}  # the ignored corner is on the left or on the right
 
 
-@pytest.mark.parametrize("stop", [1, 4])
+@pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.sweep), 4])
 def test_paused_and_resumed_is_the_same(tmp_path: Path, stop: int) -> None:
     spec = spec_of("vpt", {"prompt_length": 2}, task={"head": "setr-pup", "width": 8}, ema=0.5)
     straight, steps = trainer_of(spec), itertools.count(1)
