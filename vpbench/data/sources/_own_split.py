@@ -81,7 +81,7 @@ def readable(split: OwnSplit, notes: list[str]) -> Indices:
 
     with ThreadPoolExecutor() as pool:  # Pillow decodes without the GIL
         broken = np.array(list(pool.map(is_broken, range(len(split)))), bool)
-    if names := [split.name(index) for index in np.flatnonzero(broken)]:
+    if names := [split.name(int(index)) for index in np.flatnonzero(broken)]:
         more = ", ..." if len(names) > SHOWN else ""
         notes.append(f"Left out, as they cannot be read: {counted(len(names), 'image')} ({', '.join(names[:SHOWN])}{more}).")
     return np.flatnonzero(~broken)
