@@ -10,6 +10,7 @@ import pkgutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, metadata
 from importlib.util import module_from_spec, spec_from_file_location
@@ -42,8 +43,9 @@ class Registry(Generic[T]):
         self.kind, self._package, self._pick, self._group, self._folder = kind, package, pick, group, folder
 
     def _modules(self) -> set[str]:
-        package = import_module(self._package)
-        return {info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_")}
+        folders = tuple(import_module(self._package).__path__)
+        changed = (Path(folder).stat().st_mtime_ns if Path(folder).is_dir() else 0 for folder in folders)
+        return set(_modules_in(folders, tuple(changed)))
 
     def _files(self) -> dict[str, list[Path]]:
         """The user's, by name; several are a mistake, to be reported by who asks for it."""
@@ -125,6 +127,12 @@ class Registry(Generic[T]):
         except (Exception, SystemExit) as error:
             raise self._broken(name, point.value, error) from error
         return self._pick(name, loaded)
+
+
+@lru_cache(maxsize=256)  # a plan asks thousands of times
+def _modules_in(folders: tuple[str, ...], _changed: tuple[int, ...]) -> frozenset[str]:
+    """Names of the modules in folders; ``_changed`` is when each of these changed last."""
+    return frozenset(info.name for info in pkgutil.iter_modules(folders) if not info.name.startswith("_"))
 
 
 def _extras() -> set[str]:

@@ -41,7 +41,7 @@ from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, RunSpec, S
 from vpbench.store.artefacts import artefact_files
 from vpbench.store.schema import SETTLED
 from vpbench.store.store import Store
-from vpbench.tasks import make_task, resolve_task, task_class
+from vpbench.tasks import Task, make_task, resolve_task, task_class
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class ResolvedRequest:
         """A data set as a run with this seed has it."""
         spec = DataSpec(
             suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=path, columns=self.request.columns,
-            hub=path.removeprefix(PREFIX) if path and is_on_hub(path) else None, unreadable=self.opened[name].unreadable,
+            hub=path.removeprefix(PREFIX) if path and is_on_hub(path) else None, unreadable=self.data[name].unreadable,
         )  # fmt: skip
         if self.suite.draws == "one":
             return spec
@@ -269,8 +269,13 @@ def check_runs(runs: list[PlannedRun], data: dict[str, RawData]) -> dict[str, st
     Raises:
         VpbenchError: for anything else that cannot work.
     """
+    tasks: dict[tuple[str, str], Task[Any]] = {}
     for run in runs:
-        make_task(run.spec.task, len(data[run.spec.data.dataset].class_names)).check_run(run.spec)
+        spec = run.spec
+        key = (spec.data.dataset, spec.task.model_dump_json())
+        if key not in tasks:
+            tasks[key] = make_task(spec.task, len(data[spec.data.dataset].class_names))
+        tasks[key].check_run(spec)
     unsupported = _check_models(runs, {name: len(raw.class_names) for name, raw in data.items()})
     check_validation([run.spec for run in runs], data)
     return unsupported
