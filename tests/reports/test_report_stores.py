@@ -16,6 +16,7 @@ from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import load_definition
 from vpbench.reporting.frame import load_rows
 from vpbench.reporting.make_report import make_report
+from vpbench.reporting.page import write_page
 from vpbench.reporting.scores import with_scores
 from vpbench.reporting.table import Cell, Table
 from vpbench.store import reading
@@ -206,3 +207,17 @@ def test_a_folder_that_cannot_be_written_is_read(copied: Store) -> None:
 def test_no_folder_and_an_empty_one(tmp_path: Path) -> None:
     assert load_rows(Store(tmp_path / "none")).columns.tolist() == SCHEMA.names
     assert load_rows(Store(tmp_path)).empty
+
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
+
+
+def test_published_rows_are_all_shown(tmp_path: Path) -> None:
+    """``vpbench report --results results/published`` in a fresh clone: every run of every study, and a page."""
+    rows = Store(PUBLISHED).load()
+    shown = rows[(rows["status"] == "ok") & ~rows["stage"].isin(("search", "shift"))]
+    text = str(make_report(1, results=PUBLISHED))
+    assert f"Runs: {len(shown)}, made by" in text
+    assert all(name in text for name in (*shown["backbone"].unique(), *shown["dataset"].unique()))
+    write_page(PUBLISHED, tmp_path / "page", suite="mini-seg", figures=False)
+    assert {path.stem for path in (tmp_path / "page" / "runs").iterdir()} == set(shown[shown["suite"] == "mini-seg"]["run_id"])

@@ -22,14 +22,12 @@ from pydantic import ValidationError
 
 from vpbench.checking.equal_budgets import SearchedRun, budget_faults
 from vpbench.checking.personal_data import personal_data
-from vpbench.checking.suite_protocol import protocol_faults
+from vpbench.checking.suite_protocol import Protocols
 from vpbench.core.cards import first_error
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.escaping import one_line
 from vpbench.core.names import counted
 from vpbench.execution.spec_columns import spec_columns
-from vpbench.models.registry import method_registry
-from vpbench.planning.suites import suite_card
 from vpbench.spec.run_spec import RunSpec, Search
 from vpbench.store.checked_parquet import checked
 from vpbench.store.importing import open_source, plan_merge
@@ -73,7 +71,8 @@ def check_contributions(given: Iterable[Path]) -> list[Contribution]:
     files = list(dict.fromkeys(file for place in given for file in _files(place)))
     beside = [file for place in dict.fromkeys(file.parent for file in files) for file in sorted(place.glob("*.parquet"))]
     every = list(dict.fromkeys([*beside, *files]))
-    return [_checked(file, [other for other in every if not other.samefile(file)]) for file in files]
+    protocols = Protocols()
+    return [_checked(file, [other for other in every if not other.samefile(file)], protocols) for file in files]
 
 
 def _files(place: Path) -> list[Path]:
@@ -87,7 +86,7 @@ def _files(place: Path) -> list[Path]:
     return [place]
 
 
-def _checked(path: Path, others: Sequence[Path]) -> Contribution:
+def _checked(path: Path, others: Sequence[Path], protocols: Protocols) -> Contribution:
     try:
         table = _read(path)
     except (UsageError, StoreError) as error:
@@ -97,9 +96,9 @@ def _checked(path: Path, others: Sequence[Path]) -> Contribution:
     for place, reason in implausible(table).items():
         faults.add(reason, rows[place])
     if not faults.by_text:  # the others rely on columns that a row needs
-        _add_row_faults(rows, faults)
+        _add_row_faults(rows, faults, protocols)
     if not faults.by_text:
-        for text in _digest_faults(rows, others):
+        for text in _digest_faults(rows, others, protocols):
             faults.add(text)
     for text in _conflicts(path, others):
         faults.add(text)
@@ -158,7 +157,7 @@ def _label(row: Mapping[str, Any]) -> str:
     return one_line(f"{row['method']} on {row['dataset']}, seed {row['seed']}, run {str(row['run_id'])[:8]}")
 
 
-def _add_row_faults(rows: Sequence[Row], faults: _Faults) -> None:
+def _add_row_faults(rows: Sequence[Row], faults: _Faults, protocols: Protocols) -> None:
     searched: list[SearchedRun] = []
     there = {row["run_id"]: row for row in rows}
     for row in rows:
@@ -173,7 +172,7 @@ def _add_row_faults(rows: Sequence[Row], faults: _Faults) -> None:
         except StoreError as error:
             faults.add(str(error), row)
             continue
-        for text in _protocol(row, spec, search):
+        for text in _protocol(row, spec, search, protocols):
             faults.add(text, row)
         if search is not None:
             searched.append(SearchedRun(row, spec, search))
@@ -227,7 +226,7 @@ def _specification(row: Row) -> tuple[RunSpec, Search | None]:
         raise StoreError("it has no readable specification") from error
 
 
-def _protocol(row: Row, spec: RunSpec, search: Search | None) -> Iterator[str]:
+def _protocol(row: Row, spec: RunSpec, search: Search | None, protocols: Protocols) -> Iterator[str]:
     """That the row is of the run that its specification describes, and that this one follows the suite's protocol."""
     for column, value in spec_columns(spec).items():
         if row[column] != value and not (column == "weights_sha256" and value is None):
@@ -239,15 +238,12 @@ def _protocol(row: Row, spec: RunSpec, search: Search | None) -> Iterator[str]:
     if spec.stage == "final" and spec.search != search:
         yield "its search is another than its specification's"
         return
-    if not method_registry().has(spec.method.name):
-        yield f"the method {spec.method.name} is none of vpbench's: add it to the pull request"
-        return
     if spec.backbone.weights != "random" and not row["weights_sha256"]:
         yield "it does not record the hash of its backbone's weights"
-    yield from protocol_faults(row, spec, search)
+    yield from protocols.faults(row, spec, search)
 
 
-def _digest_faults(rows: Sequence[Row], others: Sequence[Path]) -> Iterator[str]:
+def _digest_faults(rows: Sequence[Row], others: Sequence[Path], protocols: Protocols) -> Iterator[str]:
     """Data sets of suites whose images differ from those of other rows with as many: another version, or a damaged copy."""
     known: dict[tuple[Any, ...], tuple[str, str]] = {}
     for other in others:
@@ -256,7 +252,7 @@ def _digest_faults(rows: Sequence[Row], others: Sequence[Path]) -> Iterator[str]
                 known.setdefault(_data_key(row), (row["data_digest"], str(other)))
     for row in rows:
         digest, place = known.setdefault(_data_key(row), (row["data_digest"], "the file itself"))
-        if digest != row["data_digest"] and not suite_card(row["suite"]).is_own:
+        if digest != row["data_digest"] and not protocols.is_own(row["suite"]):
             yield f"{row['dataset']} has other images than in {place}, by its data_digest"
             return
 
