@@ -164,3 +164,24 @@ def test_validation_images_are_kept_from_trials() -> None:
     trial, final = resolved.at("search").data["digits"], resolved.at("final").data["digits"]
     assert [len(trial.splits[name]) for name in ("train", "val", "test")] == [800, 200, 797]
     assert [len(final.splits[name]) for name in ("train", "val", "test")] == [1000, 0, 797]
+
+
+def test_planning_builds_a_model_once_for_all_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points of the space, trials and final runs, and a second plan, ask for the same model."""
+    from vpbench.models import build
+    from vpbench.planning import plan as planning
+
+    built: list[tuple[str, int]] = []
+
+    def empty(method: Any, backbone: Any, classes: int, *others: Any) -> None:
+        built.append((method.name, classes))
+
+    monkeypatch.setattr(build, "build_empty", empty)
+    planning._why_unsupported.cache_clear()
+    request = Request(methods=("linear", "vpt"), datasets=("digits", "sprites-location"), precision="fp32", device="cpu")
+    try:
+        for _ in range(2):
+            plan_search(request, Budget(space="learning-rate"))
+        assert sorted(built) == [("linear", 10), ("linear", 16), ("vpt", 10), ("vpt", 16)]
+    finally:
+        planning._why_unsupported.cache_clear()

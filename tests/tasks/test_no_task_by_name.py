@@ -17,7 +17,8 @@ CLASSES = {task_class(name).__name__ for name in NAMES}
 
 def decisions(path: Path) -> Iterator[str]:
     """Comparisons with the name of a task, tables and cases by names, and isinstance of a task's class."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    text = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(text)) if any(name in text for name in NAMES | CLASSES) else ():
         asked: list[ast.expr] = []
         if isinstance(node, ast.Compare):
             asked = [part for side in (node.left, *node.comparators) for part in (side, *getattr(side, "elts", ()))]

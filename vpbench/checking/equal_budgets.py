@@ -62,7 +62,8 @@ def _study_faults(members: list[SearchedRun]) -> Iterator[str]:
     finals = [run for run in members if run.spec.stage == "final"]
     whole = [run for run in trials if not search.prune or run.spec.recipe.epochs != search.prune]
     if not trials or (search.sampler == "grid" and len(trials) != search.trials):
-        yield f"{len(trials)} of the {counted(search.trials, 'trial')} of its search {search.space} are there; add the others"
+        there = f"{len(trials)} of the {counted(search.trials, 'trial')} of its search {search.space} are there"
+        yield f"{there}; add the others, or leave the method out"
         return
     best = winner([Trial.of(0, {}, dict(run.row)) for run in whole])
     if best is None or not finals:

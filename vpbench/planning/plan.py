@@ -25,7 +25,6 @@ from vpbench.planning.suites import (
     OWN_GROUP,
     SuiteCard,
     apply_protocol,
-    group_of,
     method_options,
     preprocess_for,
     recipe_entries,
@@ -159,9 +158,9 @@ class ResolvedRequest:
         if search:
             source = f"{source}; search {search.space} on validation images"
         path = own_paths(self.request)[name] if self.request.data else self.suite.data.get(name)
-        group = OWN_GROUP if self.request.data else group_of(self.suite, name)
-        decoding = None if path else self._once(dataset_card, name).decoding
-        preprocess = preprocess_for(self.suite, decoding, self.request.background)
+        card = None if path else self._once(dataset_card, name)
+        group = OWN_GROUP if card is None else card.group
+        preprocess = preprocess_for(self.suite, None if card is None else card.decoding, self.request.background)
         return [
             PlannedRun(
                 RunSpec(
