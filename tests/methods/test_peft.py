@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from vpbench.spec.run_spec import BackboneSpec
 from vpbench.training.checkpoint import load_state, state_of
 from vpbench.training.optim import make_optimizer
 
-peft = pytest.importorskip("peft")
+pytestmark = pytest.mark.skipif(
+    find_spec("peft") is None, reason="peft is not installed (pip install 'vpbench[peft]'); NOT TESTED"
+)
 
 SMALL = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 64, "num_heads": 2}
 ARCH = "vit_tiny_patch16_224"
@@ -274,6 +277,8 @@ ALWAYS = ("lora-qv", "peft-bias", "peft-adalora")
 
 @pytest.mark.parametrize("case", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.sweep) for name in FOLDERS])
 def test_a_folder_that_peft_and_vpbench_read(case: str, tmp_path: Path) -> None:
+    import peft  # takes seconds, which collecting tests need not
+
     label, settings = FOLDERS[case]
     model = model_of(label, settings)
     losses(model, 3)
@@ -291,6 +296,8 @@ def test_a_folder_that_peft_and_vpbench_read(case: str, tmp_path: Path) -> None:
 
 
 def test_lora_reads_what_peft_saved(tmp_path: Path) -> None:
+    import peft
+
     torch.manual_seed(5)
     config = peft.LoraConfig(r=8, lora_alpha=8, target_modules=["qkv"], modules_to_save=["head"], init_lora_weights=False)
     saved = peft.get_peft_model(timm_model(CLASSES), config).eval()
