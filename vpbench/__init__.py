@@ -1,4 +1,4 @@
-"""vpbench: compare ways of prompting a frozen vision transformer.
+"""vpbench: compare ways of adapting a frozen vision transformer.
 
 The Python interface is a few functions, which the command line calls too::
 

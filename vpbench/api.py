@@ -169,29 +169,24 @@ def run_request(
     executor: Executor | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """:func:`run` with its arguments as models, for ``vpbench run``."""
-    from vpbench.analysis.retest import check_options, check_plan, retest
+    from vpbench.analysis.retest import retest
     from vpbench.analysis.shift import Shifts
     from vpbench.execution.callbacks import Callback
     from vpbench.execution.execute_plan import execute_plan
     from vpbench.execution.executor import make_executor
 
     store, callback, executor = Store(results), callback or Callback(), executor or make_executor(options)
-    check_options(options)  # a mistake in them is an error before anything is trained
     elsewhere = Shifts.asked(request, options)
     options = elsewhere.options
     plan = plan_request(request, options, results, callback, executor)
-    check_plan(plan, options)
     elsewhere.check(plan, store)
-    if options.scales:
-        from vpbench.analysis.scales import check_plan as check_scales_of
-        from vpbench.analysis.scales import multi_scale_notes
-
-        check_scales_of(plan, options.scales)
     frame = execute_plan(plan, store, options, callback, executor)
     retest(plan, store, frame, options, callback)
     for line in elsewhere.tested(plan, store, frame):
         callback.note(line)
     if options.scales:
+        from vpbench.analysis.scales import multi_scale_notes
+
         for note in multi_scale_notes(plan, store, frame, options.scales):
             callback.note(note)
     return frame
@@ -211,13 +206,20 @@ def plan_request(
     Raises:
         VpbenchError: when something in the request cannot work.
     """
+    from vpbench.analysis.retest import check_options, check_plan
     from vpbench.execution.executor import make_executor
     from vpbench.execution.tracker import check_trackers
     from vpbench.planning.plan import plan_runs
 
     (executor or make_executor(options)).check_device(request.device)
     check_trackers(options.track)
+    check_options(options)
     plan = plan_runs(request, options, Store(results), without_data=without_data)
+    check_plan(plan, options)
+    if options.scales:
+        from vpbench.analysis.scales import check_plan as check_scales
+
+        check_scales(plan, options.scales)
     _note_data(plan, callback)
     _note_seeds(request, sorted({run.spec.seed for run in plan.runs}), callback)
     return plan

@@ -131,6 +131,8 @@ def read_experiment(given: str | Path) -> Experiment:
         text = file.read_text(encoding="utf-8")
         told = [f"line {line}: {what}" if (line := line_of(text, key)) else what for key, what in reader.problems]
         raise UsageError(f"{file}: {'; '.join(dict.fromkeys(told))}")
+    if not values.keys() - {"title", "results"}:
+        raise UsageError(f"{file} says nothing to run: write methods, a suite or data into it (docs/experiments.md).")
     whole = {"experiment": file.read_text(encoding="utf-8")}
     return Experiment(file, tuple(steps), reader.results).changed({}, whole)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,11 +22,14 @@ NOT_FILTERS = ("table", "plot", "results", "format", "out", "width", "colour", "
 
 @names_mistakes
 def load_results(folder: str | Path = DEFAULT_FOLDER, columns: Sequence[str] | str | None = None) -> pd.DataFrame:
-    """All rows of a results folder, one per run; an empty frame with all columns when there are none.
+    """All rows of a results folder, one per run; an empty frame with all columns when there are none, and a warning when there
+    is no such folder.
 
     Args:
         columns: the only ones to read, a list or names with commas, which is quicker with many rows; None for all.
     """
+    if not Path(folder).is_dir():
+        warnings.warn(f"there is no results folder {folder}; an empty table is returned.", stacklevel=2)
     return Store(folder).load(words(columns) if isinstance(columns, str) else columns)
 
 

@@ -114,7 +114,7 @@ def _panel(ax: Axes, curves: dict[RowKey, list[pd.DataFrame]], style: dict[RowKe
             if len(own) > 1:
                 ax.fill_between(part.index, part["min"], part["max"], color=look.colour, alpha=0.15, linewidth=0)
     ax.set(xlabel="epoch, through all phases" if _has_phases(curves) else "epoch")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _has_phases(curves: dict[RowKey, list[pd.DataFrame]]) -> bool:

@@ -187,6 +187,9 @@ results = "runs"
         assert done.code == 2 and part in done.err
     done = vpbench("run", "none.toml")
     assert done.code == 2 and "there is no experiment file none.toml" in done.err
+    Path("empty.toml").write_text('title = "nothing"')
+    done = vpbench("run", "empty.toml")
+    assert done.code == 2 and "empty.toml says nothing to run" in done.err
 
 
 @pytest.mark.parametrize(

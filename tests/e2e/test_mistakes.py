@@ -26,6 +26,9 @@ def check(done: Outcome, code: int, *parts: str) -> None:
     ("words", "code", "parts"),
     [
         ("--methods linaer", 2, ["'linaer'", "Did you mean 'linear'?"]),
+        ("--methods vtp", 2, ["'vtp'", "Did you mean 'vpt'?"]),
+        ("--backbone vit_bas_patch16_224", 2, ["'vit_bas_patch16_224'", "Did you mean 'vit_base_patch16_224'?"]),
+        ("--corruptions snoww --dry-run", 2, ["'snoww'", "Did you mean 'snow'?"]),
         ("--methods vpt:shalow", 2, ["'shalow'", "Did you mean 'shallow'?"]),
         ("--set recipe.lr=1 --set recipe.lr=2", 2, ["--set recipe.lr is given twice, as 1 and as 2"]),
         ("--epochs 1 --set recipe.epochs=2", 2, ["--epochs", "--set recipe.epochs=2", "keep one"]),
@@ -85,6 +88,7 @@ def test_run_refuses(
     ("words", "code", "parts"),
     [
         ("run --suite minni --results {results}", 2, ["'minni'", "Did you mean 'mini'?"]),
+        ("show", 2, ["vpbench show method, recipe, dataset"]),
         ("run --datasets digit --results {results}", 2, ["'digit'", "Did you mean 'digits'?"]),
         ("run --suite custom --results {results}", 2, ["custom", "--data"]),
         ("report --table 99 --results {results}", 2, ["99"]),

@@ -61,7 +61,8 @@ def test_no_methods_are_not_all_methods(images: Path, tmp_path: Path) -> None:
 
 
 def test_empty_results_have_all_columns(tmp_path: Path) -> None:
-    frame = vpbench.load_results(tmp_path / "none")
+    with pytest.warns(UserWarning, match="there is no results folder"):
+        frame = vpbench.load_results(tmp_path / "none")
     assert len(frame) == 0
     assert list(frame.columns) == list(COLUMNS)
 

@@ -256,7 +256,7 @@ def _timm_facts(name: str) -> tuple[Any, Any, tuple[int, int], str | None]:
 
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
-        raise unknown("backbone", name, [*backbone_names(), *_similar(timm.list_models(["vit_*", "swin_*"]), name)], HINT)
+        raise unknown("backbone", name, [*backbone_names(), *_similar(_models_like_ours(timm), name)], HINT)
     try:
         facts = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
@@ -277,6 +277,11 @@ def timm_facts(name: str) -> tuple[str, str, str]:
         model = timm.create_model(architecture)
     feature = {"token": "class", "map": "attention"}.get(model.global_pool, "mean")
     return architecture, facts.tag if facts and facts.has_weights else "", feature
+
+
+def _models_like_ours(timm: Any) -> list[str]:
+    """timm's models of the families that work here, by its modules; names alone are no sign (vit_base_mci is a FastViT)."""
+    return [*timm.list_models("vit_*", module="vision_transformer"), *timm.list_models("swin_*", module="swin_transformer")]
 
 
 def _similar(names: list[str], name: str) -> list[str]:

@@ -123,7 +123,7 @@ class Commands(TyperGroup):
 
 app = typer.Typer(
     cls=Commands,
-    help="Compare ways of prompting a frozen vision transformer.",
+    help="Compare ways of adapting a frozen vision transformer.",
     epilog="First steps: 'vpbench run' needs nothing but this package; then 'vpbench report --table 1'.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def show(
-    kind: Annotated[str, typer.Argument(help="method, recipe, dataset, suite, backbone, search or run", metavar="KIND")],
+    kind: Annotated[
+        str, typer.Argument(help="method, recipe, dataset, suite, backbone, search or run", metavar="KIND", show_default=False)
+    ] = "",
     name: Annotated[
         str | None,
         typer.Argument(
@@ -59,6 +61,8 @@ def show(
     from vpbench.reporting.describe_recipe import describe_recipe
     from vpbench.spec.parsing import settings_of
 
+    if not kind:
+        raise UsageError("say what to show: vpbench show method, recipe, dataset, suite, backbone, search or run, and a name.")
     if kind != "method" and (backbone is not None or (setting and kind != "recipe")):
         raise UsageError(f"--backbone and --set are for 'vpbench show method NAME', not for a {kind}.")
     if kind != "recipe" and (suite or dataset):

@@ -18,7 +18,8 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Usage
         hint: added at the end.
     """
     options = sorted(set(known))
-    close = get_close_matches(name, options, n=1, cutoff=0.5)
+    swapped = [option for option in options if sorted(option) == sorted(name)]  # which difflib ranks behind a missing letter
+    close = swapped or get_close_matches(name, options, n=1, cutoff=0.5)
     guess = f" Did you mean '{close[0]}'?" if close else ""
     listing = f" Known: {', '.join(options)}." if options else f" There is no {kind} at all."
     return UsageError(f"unknown {kind} '{shortened(name)}'.{guess}{listing}{' ' + hint if hint else ''}")

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from pydantic import BaseModel, GetCoreSchemaHandler
+from pydantic import BaseModel, BeforeValidator, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, core_schema
 
 from vpbench.core.names import unknown
 
@@ -51,9 +50,9 @@ class Flag:
         is_text = isinstance(given, str) or (self.repeatable and isinstance(given, list))
         return self.parse(texts) if self.parse is not None and is_text else given
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
         """What pydantic makes of the field: texts are read first, wherever they come from."""
-        return core_schema.no_info_before_validator_function(self.read, handler(source))
+        return BeforeValidator(self.read).__get_pydantic_core_schema__(source, handler)
 
 
 def flags_of(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, Flag]]:

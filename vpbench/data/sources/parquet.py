@@ -184,6 +184,8 @@ def _table(file: Path, chosen: Columns, names: list[str], first: Path) -> pa.Tab
 
 
 def _unreadable(file: Path, error: pa.ArrowInvalid) -> DataError:
+    if file.suffix != ".parquet":
+        return DataError(f"{file} is neither a folder of images nor a parquet file; give one of these.")
     return DataError(
         f"{file} is not a readable parquet file ({str(error).splitlines()[0]}); give a .parquet file or a folder of images."
     )
