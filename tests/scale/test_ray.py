@@ -21,7 +21,7 @@ from vpbench.planning.plan import Request
 from vpbench.store.store import Store
 
 pytest.importorskip("ray", reason="Ray is not installed (pip install 'vpbench[ray]'); RAY IS NOT TESTED")
-pytestmark = pytest.mark.scale
+pytestmark = [pytest.mark.scale, pytest.mark.sweep]  # a cluster that starts and loses nodes takes minutes
 
 
 def test_same_rows_when_a_node_is_lost(
