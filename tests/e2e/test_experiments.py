@@ -116,9 +116,9 @@ trails = 3
 """
     with pytest.raises(UsageError) as caught:
         read_experiment(write(text))
-    told = str(caught.value)
-    assert "\n" not in told
-    assert told.startswith("exp/mine.toml: ")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("exp/mine.toml: ")
     for part in (
         "line 1: unknown suite 'cii'. Did you mean 'ci'?",
         "line 2: unknown method 'vptt'. Did you mean 'vpt'?",
@@ -131,8 +131,8 @@ trails = 3
         "line 9: unknown recipe field 'lrr'. Did you mean 'lr'?",
         "line 11: unknown key 'tune.trails'. Did you mean 'trials'?",
     ):
-        assert part in told, told
-    known = told.partition("unknown key 'workrs'")[2].partition("Known: ")[2].partition(";")[0].split(", ")
+        assert part in message, message
+    known = message.partition("unknown key 'workrs'")[2].partition("Known: ")[2].partition(";")[0].split(", ")
     assert len(known) == len(set(known)) and {"methods", "suite", "workers", "skip_unreadable"} <= set(known)
 
 

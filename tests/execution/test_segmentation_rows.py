@@ -109,11 +109,11 @@ def test_stored_models_on_several_scales(images: Path, tmp_path: Path) -> None:
     store, asked = Store(tmp_path / "runs"), {"data": images, "task": "segmentation", "image_size": 40, "epochs": 1}
     more = {"device": "cpu", "precision": "fp32", "results": store.folder}
     (run_id,) = api.run("linear", **asked, **more)["run_id"]
-    before, told = store.row_path(run_id).read_bytes(), Notes()
+    before, heard = store.row_path(run_id).read_bytes(), Notes()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "fit", lambda self: pytest.fail("trained again"))
-        api.run("linear", **asked, **more, scales="1,1.5", callback=told)
-    (note,) = (each for each in told.notes if each.startswith("scales: "))
+        api.run("linear", **asked, **more, scales="1,1.5", callback=heard)
+    (note,) = (each for each in heard.notes if each.startswith("scales: "))
     assert note.startswith("scales: linear on halves, seed 42: mIoU ")
     assert store.row_path(run_id).read_bytes() == before
     assert json.loads(store.read_artefact(run_id, SCALES_FILE))["scales"] == [1.0, 1.5]

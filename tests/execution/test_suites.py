@@ -145,8 +145,8 @@ def test_noah_few_shot_on_coops_splits(name: str) -> None:
     """Differs from NOAH's few-shot suites in its data sets alone."""
     suite, own = suite_card(name), suite_card(name.replace("-coop", ""))
     assert suite.datasets == ("aircraft", *(f"{each}-coop" for each in own.datasets[1:]))
-    told = {"title", "description", "datasets", "base"}
-    assert suite.model_dump(exclude=told) == own.model_dump(exclude=told)
+    description = {"title", "description", "datasets", "base"}
+    assert suite.model_dump(exclude=description) == own.model_dump(exclude=description)
     assert suite.title == own.title.replace(", ", ", CoOp's splits, ")
 
 

@@ -247,7 +247,7 @@ def _digest_faults(rows: Sequence[Row], others: Sequence[Path], protocols: Proto
     """Data sets of suites whose images differ from those of other rows with as many: another version, or a damaged copy."""
     known: dict[tuple[Any, ...], tuple[str, str]] = {}
     for other in others:
-        with suppress(StoreError):  # it is told when that file is checked
+        with suppress(StoreError):  # reported when that file is checked
             for row in open_source(other).rows.to_pylist():
                 known.setdefault(_data_key(row), (row["data_digest"], str(other)))
     for row in rows:

@@ -45,8 +45,8 @@ def budget_faults(runs: Iterable[SearchedRun]) -> Iterator[str]:
         budgets[run.study[:2]].setdefault(budget, run.spec.method.label)
     for (suite, backbone), found in budgets.items():
         if len(found) > 1:
-            told = "; ".join(f"{method}: {_said(budget)}" for budget, method in found.items())
-            yield f"the methods on {suite} with {backbone} were searched with different budgets ({told})"
+            listed = "; ".join(f"{method}: {_said(budget)}" for budget, method in found.items())
+            yield f"the methods on {suite} with {backbone} were searched with different budgets ({listed})"
     for members in studies.values():
         spec = members[0].spec
         yield from (f"{spec.method.label} on {spec.data.dataset}: {fault}" for fault in _study_faults(members))
