@@ -41,7 +41,7 @@ from PIL import Image
 
 from vpbench.core.errors import DataError
 from vpbench.data.batches import Normaliser, training_batches
-from vpbench.data.cache import prepare
+from vpbench.data.cache import SplitCache, prepare
 from vpbench.data.catalog import DatasetCard, dataset_card
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset, open_path, read_dataset
@@ -595,11 +595,13 @@ def test_truncated_image_is_found_when_the_cache_is_built(tmp_path: Path, name: 
     raw = opened(mini, mini.written(tmp_path))
     broken = Path(raw.splits["train"].name(2))
     broken.write_bytes(broken.read_bytes()[: broken.stat().st_size * 2 // 3])
+    damaged = opened(mini, tmp_path)
     with pytest.raises(DataError, match="cannot be read as an image") as caught:
-        prepare(opened(mini, tmp_path), Preprocess(), 16, tmp_path / "cache")
+        prepare(damaged, Preprocess(), 16, tmp_path / "cache")
     assert str(caught.value).startswith(str(broken))
     assert "\n" not in str(caught.value)
-    assert not list((tmp_path / "cache").rglob("complete.json"))
+    plan = SplitCache.of(tmp_path / "cache", damaged.splits["train"], Preprocess(), 16, True)
+    assert plan.load() is None  # the other splits' caches are whole, and stay
 
 
 @pytest.mark.parametrize("name", PLAIN)

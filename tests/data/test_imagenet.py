@@ -17,7 +17,7 @@ from vpbench.data.catalog import DatasetCard, dataset_card
 from vpbench.data.raw import RawData
 from vpbench.data.sources import open_dataset
 from vpbench.data.sources._wordnet import wordnet_ids
-from vpbench.planning import plan, requested_data
+from vpbench.planning import check_names, requested_data
 from vpbench.planning.plan import Request, resolve
 from vpbench.planning.suites import suite_card
 from vpbench.spec.run_spec import Preprocess
@@ -175,7 +175,7 @@ def test_a_set_of_test_images_cannot_be_trained_on(tmp_path: Path, monkeypatch: 
     card, _ = written("a", tmp_path)
     monkeypatch.setattr(requested_data, "dataset_card", lambda name: card)
     suite: Any = suite_card("fgvc").model_copy(update={"datasets": ("imagenet-a",)})
-    monkeypatch.setattr(plan, "suite_card", lambda name: suite)
+    monkeypatch.setattr(check_names, "suite_card", lambda name: suite)
     request = Request(methods=["linear"], suite="fgvc", data_root=str(tmp_path), weights="random")
     with pytest.raises(
         DataError, match="imagenet-a: it has test images alone, to test models on that were trained on others"

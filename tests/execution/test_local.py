@@ -532,7 +532,20 @@ def test_rows_of_another_command_are_not_new(images: Path, store: Store, capsys:
     for run in plan.runs[1:]:
         progress.found(run, row)
     assert (progress.done, progress.by_others) == (3, 2)
-    frame = pd.DataFrame([{**row, "backbone": "vit-nano", "run_id": run.spec.run_id} for run in plan.runs])
+    frame = pd.DataFrame(
+        [
+            {
+                **row,
+                "method": "linear",
+                "dataset": "noise",
+                "backbone": "vit-nano",
+                "seed": run.spec.seed,
+                "run_id": run.spec.run_id,
+                "started_at": pd.Timestamp(0),
+            }
+            for run in plan.runs
+        ]
+    )
     _summary(progress, frame, Path("runs"))
     done = capsys.readouterr()
     assert done.out.startswith("3 rows in runs, 1 of them new, 2 by another command.")

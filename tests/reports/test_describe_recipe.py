@@ -56,12 +56,12 @@ def test_what_counts_where_two_fields_say_it() -> None:
 
     def warmup(**settings: Any) -> tuple[Any, ...]:
         given = {f"recipe.{name}": value for name, value in settings.items()}
-        lines = {line["name"]: line for line in describe_recipe("full", "fgvc", settings=given)["recipe"]}
+        lines = {line["name"]: line for line in describe_recipe("lora", "vtab1k", settings=given)["recipe"]}
         return lines["warmup_epochs"]["value"], lines["warm-up in use"]["value"], lines["warm-up in use"]["source"]
 
-    assert warmup() == (5, "10 epochs", "warmup_fraction and epochs")
+    assert warmup() == (10, "10 epochs", "warmup_fraction and epochs")
     assert warmup(warmup_epochs=3) == (3, "3 epochs", "warmup_epochs")
-    found = describe_recipe("full", "fgvc", settings={"recipe.warmup_epochs": 3})["recipe"]
+    found = describe_recipe("lora", "vtab1k", settings={"recipe.warmup_epochs": 3})["recipe"]
     assert (values(found)["warmup_fraction"], sources(found)["warmup_fraction"]) == (None, "default")
     assert warmup(warmup_epochs=3, warmup_fraction=0.5) == (3, "50 epochs", "warmup_fraction and epochs")
 

@@ -78,7 +78,8 @@ def test_other_compacted_files_keep_their_age(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("beginning", "part"), [("x", "no run 'x'"), ("aa", "2 runs begin with 'aa'; use more digits"), ("", "is empty")]
+    ("beginning", "part"),
+    [("x", "no run 'x'"), ("aa", r"2 runs begin with 'aa' \(aa1, aa2\); use more digits"), ("", "is empty")],
 )
 def test_what_is_not_one_run(store: Store, beginning: str, part: str) -> None:
     with pytest.raises(VpbenchError, match=part):
