@@ -14,6 +14,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from sweeps import some
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models import VisionTransformer
 from torch import Tensor
@@ -85,7 +86,7 @@ WRITERS: dict[str, Callable[[State, Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", some(WRITERS, 3))
 def test_formats(name: str, tmp_path: Path) -> None:
     WRITERS[name](state(), tmp_path / name)
     assert torch.equal(features(tmp_path / name), source()(pictures()))
@@ -291,7 +292,7 @@ def test_missing_and_surplus_keys(tmp_path: Path) -> None:
     assert "Choose the backbone" in message
 
 
-@pytest.mark.parametrize("name", ["test_vit2", "vit_tiny_patch16_224", "vit-nano"])
+@pytest.mark.parametrize("name", some(["test_vit2", "vit_tiny_patch16_224", "vit-nano"], 1))
 def test_another_architecture(name: str, tmp_path: Path) -> None:
     save_file(state(), tmp_path / "a.safetensors")
     assert "does not match" in refusal(tmp_path / "a.safetensors", name)
@@ -329,7 +330,7 @@ def test_npz_object_is_never_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pth"])
+@pytest.mark.parametrize("suffix", some([".pth", ".safetensors", ".npz"], 2))
 def test_damaged(suffix: str, tmp_path: Path) -> None:
     whole = tmp_path / f"whole{suffix}"
     if suffix == ".npz":
@@ -349,7 +350,9 @@ def test_damaged(suffix: str, tmp_path: Path) -> None:
         assert "damaged" in message and "--weights" in message, message
 
 
-@pytest.mark.parametrize("content", [[torch.zeros(2)], {}, {"state_dict": {"epoch": 3}}, {0: torch.zeros(2)}, torch.zeros(2)])
+@pytest.mark.parametrize(
+    "content", some([[torch.zeros(2)], {}, {"state_dict": {"epoch": 3}}, {0: torch.zeros(2)}, torch.zeros(2)], 2)
+)
 def test_no_state_dict(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "a.pth")
     assert "no state dict" in refusal(tmp_path / "a.pth")
@@ -419,7 +422,7 @@ def test_unknown_name(name: str, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_small_patch16_18x2_224", "vit_small_r26_s32_224"])
+@pytest.mark.parametrize("name", some(["resnet18", "vit_small_patch16_18x2_224", "vit_small_r26_s32_224"], 1))
 def test_other_families_are_named(name: str) -> None:
     with pytest.raises(VpbenchError) as caught:
         resolve_backbone(name, "random")

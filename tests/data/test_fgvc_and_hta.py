@@ -38,6 +38,7 @@ from miniatures import (
     svhn,
 )  # fmt: skip
 from PIL import Image
+from sweeps import some
 
 from vpbench.core.errors import DataError
 from vpbench.data.batches import Normaliser, training_batches
@@ -188,7 +189,7 @@ def test_coarse_classes_of_cifar100_are_20_of_5() -> None:
     assert len({name for names in coarse.values() for name in names}) == 100
 
 
-@pytest.mark.parametrize("name", MINIATURES)
+@pytest.mark.parametrize("name", some(MINIATURES, 12))
 def test_reader_split_cache_and_a_training_step(tmp_path: Path, name: str) -> None:
     mini = MINIATURES[name]
     raw = opened(mini, mini.written(tmp_path))
@@ -565,7 +566,7 @@ def complaint(mini: Mini, root: Path, match: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("case", some(BAD, 20))
 def test_bad_copy(tmp_path: Path, case: str) -> None:
     name, damage, match = BAD[case]
     mini = MINIATURES[name]
@@ -580,7 +581,7 @@ def test_missing_folder(tmp_path: Path, name: str) -> None:
     assert dataset_card(name).how_to_get in line
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", some(FILES, 6))
 def test_one_image_is_missing(tmp_path: Path, name: str) -> None:
     mini = MINIATURES[name]
     raw = opened(mini, mini.written(tmp_path))
@@ -589,7 +590,7 @@ def test_one_image_is_missing(tmp_path: Path, name: str) -> None:
     assert complaint(mini, tmp_path, "is missing; the copy of the data set is incomplete").startswith(f"{lost} is missing;")
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", some(FILES, 6))
 def test_truncated_image_is_found_when_the_cache_is_built(tmp_path: Path, name: str) -> None:
     mini = MINIATURES[name]
     raw = opened(mini, mini.written(tmp_path))
@@ -604,7 +605,7 @@ def test_truncated_image_is_found_when_the_cache_is_built(tmp_path: Path, name: 
     assert plan.load() is None  # the other splits' caches are whole, and stay
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", some(PLAIN, 4))
 @pytest.mark.parametrize("count", ["classes", "n_train", "n_test"])
 def test_wrong_counts(tmp_path: Path, name: str, count: str) -> None:
     mini = MINIATURES[name]

@@ -38,7 +38,7 @@ def _missing(what: str) -> None:
     pytest.skip(text)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # looked for before ``finished`` is made, which takes seconds
 def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     driver = shutil.which("chromedriver")

@@ -157,6 +157,7 @@ def test_threads(images: Path, store: Store) -> None:
     assert run_job(job, store)["threads"] == 1
 
 
+@pytest.mark.sweep
 def test_checkpointed_blocks_change_no_number(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks run once more in the backward pass; the run's identity and all that is learnt and counted stay the same."""
     run_needed, blocks, found = ViTAdapter.run_needed, [0], []
@@ -502,6 +503,7 @@ def test_a_checkpoint_that_lacks_something(part: str, images: Path, store: Store
     assert {name: row.get(name) for name in REPRODUCIBLE} == {name: plain.get(name) for name in REPRODUCIBLE}
 
 
+@pytest.mark.sweep
 def test_a_rate_of_1e30_leaves_a_warning_in_the_row(images: Path, store: Store) -> None:
     request = Request(
         methods=("linear",),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from sweeps import some
 from timm.models import VisionTransformer
 from torch import Tensor
 from torch.nn import functional
@@ -185,7 +186,7 @@ def difference_in_company(model: Any, batch: Tensor) -> float:
     return max(distance(together, reverse), distance(together, alone))
 
 
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "batch"])
+@pytest.mark.parametrize("mode", some([mode for mode in MODES if mode != "batch"], 2))
 @pytest.mark.parametrize("eval_mode", ["fixed", "multi"])
 def test_v5_a_prediction_does_not_depend_on_its_neighbours(mode: str, eval_mode: str) -> None:
     assert difference_in_company(fitted(pca_mode=mode, eval_mode=eval_mode), batch_of(4)) < 1e-10
@@ -313,6 +314,7 @@ def test_unless_set_the_basis_is_frozen_after_a_tenth_of_the_run(epochs: int, re
     assert changes == refreshes
 
 
+@pytest.mark.sweep
 def test_v14_parameter_counts() -> None:
     shape = BackboneShape(family="vit", image_size=224, patch_size=16, width=768, depth=12, heads=12, prefix=1)
     for n_dataset, n_instance, m, hidden in itertools.product((0, 5, 25), (0, 4), (0, 128, 384, 768), (8, 32)):
@@ -390,19 +392,22 @@ def train(model: Any, steps: int) -> Any:
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {**ViaPT.presets["scaffold"].settings, "pca_dim": 12, "gen_hidden": 8},
-        {"pca_mode": "sample", "detach_basis": False},
-        {"pca_mode": "batch", "fusion": "subspace"},
-        {"pca_mode": "sample", "fusion": "subspace"},
-        {"pca_mode": "random_coord", "fusion": "subspace"},
-        {"fresh_instance_per_layer": True, "gen_per_prompt": True},
-        {"fresh_instance_per_layer": True, "pca_dim": WIDTH, "eval_mode": "multi"},
-        {"first_fusion": "pca", "partials": "shared", "order": "learned_first"},
-        {"gen_input": "pixels", "gen_kernel2": 1, "pca_center": False, "kl_weight": 1e-3},
-        {"n_dataset": 0, "eval_mode": "multi", "round_average": "logit"},
-        {"pca_freeze_epoch": 0, "dropout": 0.1, "gen_init": "torch", "prompt_init": "normal"},
-    ],
+    some(
+        [
+            {**ViaPT.presets["scaffold"].settings, "pca_dim": 12, "gen_hidden": 8},
+            {"pca_mode": "sample", "detach_basis": False},
+            {"pca_mode": "batch", "fusion": "subspace"},
+            {"pca_mode": "sample", "fusion": "subspace"},
+            {"pca_mode": "random_coord", "fusion": "subspace"},
+            {"fresh_instance_per_layer": True, "gen_per_prompt": True},
+            {"fresh_instance_per_layer": True, "pca_dim": WIDTH, "eval_mode": "multi"},
+            {"first_fusion": "pca", "partials": "shared", "order": "learned_first"},
+            {"gen_input": "pixels", "gen_kernel2": 1, "pca_center": False, "kl_weight": 1e-3},
+            {"n_dataset": 0, "eval_mode": "multi", "round_average": "logit"},
+            {"pca_freeze_epoch": 0, "dropout": 0.1, "gen_init": "torch", "prompt_init": "normal"},
+        ],
+        4,
+    ),
 )
 def test_every_option_trains_and_predicts(settings: dict[str, Any]) -> None:
     model = train(small(**settings), steps=2).eval()

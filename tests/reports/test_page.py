@@ -268,6 +268,7 @@ def _set_run_id(path: Path, run_id: str) -> None:
     pq.write_table(table.set_column(0, table.schema.field("run_id"), pa.array([run_id])), path)
 
 
+@pytest.mark.sweep
 @given(st.text())
 def test_file_names_are_harmless(name: str) -> None:
     stem = file_stem(name)
@@ -333,6 +334,7 @@ def test_a_file_where_a_folder_is_needed_is_one_line(store: Store, tmp_path: Pat
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.sweep
 def test_large_stores_have_a_page_per_specification(tmp_path: Path) -> None:
     rows = [
         {**make_row("vpt", dataset, seed, 80.0 + seed), "group_id": dataset}

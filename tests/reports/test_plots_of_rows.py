@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from report_rows import fill, grid, make_row
-from sweeps import case
+from sweeps import case, some
 
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.reporting.figures import SectionRuns, _thin_out_labels, sections
@@ -140,19 +140,22 @@ assert "torch" not in sys.modules
 
 @pytest.mark.parametrize(
     ("name", "command"),
-    [
-        ("curves", "--save curve"),
-        ("hyperparameters", "--set vpt.prompt_length=50"),
-        ("heatmap", "--methods linear,vpt"),
-        ("critical_difference", "--methods linear,vpt,insvp --suite vtab1k"),
-        ("confusion", "--save predictions"),
-        ("trials", "vpbench tune --methods vpt"),
-        ("noise", "--save weights --noise 0,0.1,0.2"),
-        ("prompts", "--save weights"),
-        ("attention", "--save weights"),
-        ("gradcam", "--save weights"),
-        ("tsne_prompts", "--save weights"),
-    ],
+    some(
+        [
+            ("curves", "--save curve"),
+            ("hyperparameters", "--set vpt.prompt_length=50"),
+            ("heatmap", "--methods linear,vpt"),
+            ("critical_difference", "--methods linear,vpt,insvp --suite vtab1k"),
+            ("confusion", "--save predictions"),
+            ("trials", "vpbench tune --methods vpt"),
+            ("noise", "--save weights --noise 0,0.1,0.2"),
+            ("prompts", "--save weights"),
+            ("attention", "--save weights"),
+            ("gradcam", "--save weights"),
+            ("tsne_prompts", "--save weights"),
+        ],
+        4,
+    ),
 )
 def test_what_is_missing_is_one_line_with_a_command(tmp_path: Path, name: str, command: str) -> None:
     store = fill(tmp_path, make_row("vpt"))
@@ -290,6 +293,7 @@ def test_equal_costs_are_all_seen_and_bars_end_at_100(tmp_path: Path) -> None:
     assert deviation_bars([99.5, 0.5, 50], [0.7, 0.7, None]) == [[0.7, 0.5, 0], [0.5, 0.7, 0]]
 
 
+@pytest.mark.sweep
 def test_a_front_of_one_point_has_no_line_and_no_caption_of_one(tmp_path: Path) -> None:
     for name, rows, line in (("a", [make_row("linear")], False), ("b", [make_row("linear", acc1=50), make_row("vpt")], True)):
         store = fill(tmp_path / name, *rows)
@@ -401,6 +405,7 @@ def test_figure_and_statistics_refuse_the_same(tmp_path: Path) -> None:
     assert "Friedman's test needs 5 data sets that every method has, and there are 3" in " ".join(table.split())
 
 
+@pytest.mark.sweep
 def test_equal_ranks_are_all_seen(tmp_path: Path) -> None:
     rows = [make_row(m, d, acc1=acc1) for m, acc1 in (("linear", 50), ("vpt", 60), ("insvp", 60)) for d in "abcde"]
     store = fill(tmp_path, *rows)
@@ -501,6 +506,7 @@ def test_gains_over_linear_probing(tmp_path: Path) -> None:
     assert json.loads(gains.to_json()) == {"digits": {"vpt": 10}, "flowers": {"vpt": None}, "sprites_location": {"vpt": None}}
 
 
+@pytest.mark.sweep
 def test_long_names_leave_room_for_the_heat_map(tmp_path: Path) -> None:
     """Names of 120 letters lose their middles; the panel keeps its size and every label is on the figure."""
     name = "photographs-of-" + "very-" * 20 + "rare-birds"
