@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vpbench.core.errors import UnsupportedError
-from vpbench.interface import Session, torch
+from vpbench.interface import BackboneShape, Session, torch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -57,7 +59,23 @@ class MapsLabels:
     per_class)."""
 
     own: Any
+    shape: BackboneShape
     _predictions: list[Tensor] | None = None
+
+    @classmethod
+    def needs_classification(cls, config: Mapping[str, Any]) -> str:
+        """See :meth:`vpbench.interface.Method.needs_classification`."""
+        return "maps the classes of a classifier of whole images, in place of a head"
+
+    @classmethod
+    def needs_source_classifier(cls, config: Mapping[str, Any]) -> bool:
+        """Always."""
+        return True
+
+    def check_classifier(self) -> None:
+        """Raises UnsupportedError where the backbone was loaded without its classifier."""
+        if not self.shape.source_classes:
+            raise UnsupportedError("this method maps the labels of the backbone's own classifier, and it was loaded without one.")
 
     def build_mapping(self, sources: int, classes: int, per_class: int) -> None:
         """Creates the mapping, at first the classifier's classes in their order.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import (
@@ -121,16 +120,6 @@ class AutoVP(MapsLabels, Method[AutoVPConfig]):
         ),
     }  # fmt: skip
 
-    @classmethod
-    def needs_classification(cls, config: Mapping[str, Any]) -> str:
-        """See :meth:`vpbench.interface.Method.needs_classification`."""
-        return "maps the classes of a classifier of whole images, in place of a head"
-
-    @classmethod
-    def needs_source_classifier(cls, config: Mapping[str, Any]) -> bool:
-        """Always."""
-        return True
-
     def build(self) -> None:
         """Creates ``program`` (C, S, S), zero; ``scale`` (); the buffers ``mapping`` and ``embeddings`` (T x classes, E).
 
@@ -139,8 +128,7 @@ class AutoVP(MapsLabels, Method[AutoVPConfig]):
             UnsupportedError: when the backbone has no classifier, or one that is too small.
         """
         config, shape = self.config, self.shape
-        if not shape.source_classes:
-            raise UnsupportedError("this method maps the labels of the backbone's own classifier, and it was loaded without one.")
+        self.check_classifier()
         side = config.image_size * (shape.image_size / REFERENCE_SIZE if config.scale_image else 1.0)
         self.side = min(shape.image_size, max(1, round(side if config.train_scale else side * config.scale)))
         self.own.program = nn.Parameter(torch.zeros(shape.channels, shape.image_size, shape.image_size))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from vpbench.core.errors import UnsupportedError, UsageError
+from vpbench.core.errors import UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
     NO_PARTS,
@@ -89,16 +88,6 @@ class ILMVP(MapsLabels, Method[ILMVPConfig]):
         ),
     }
 
-    @classmethod
-    def needs_classification(cls, config: Mapping[str, Any]) -> str:
-        """See :meth:`vpbench.interface.Method.needs_classification`."""
-        return "maps the classes of a classifier of whole images, in place of a head"
-
-    @classmethod
-    def needs_source_classifier(cls, config: Mapping[str, Any]) -> bool:
-        """Always."""
-        return True
-
     def build(self) -> None:
         """Creates ``program`` (C, S, S), zero, and the buffer ``mapping`` (classes, 1).
 
@@ -107,8 +96,7 @@ class ILMVP(MapsLabels, Method[ILMVPConfig]):
             UnsupportedError: when the backbone has no classifier, or one with fewer classes than the task.
         """
         config, shape = self.config, self.shape
-        if not shape.source_classes:
-            raise UnsupportedError("this method maps the labels of the backbone's own classifier, and it was loaded without one.")
+        self.check_classifier()
         side = round(config.image_size * shape.image_size / REFERENCE_SIZE) if config.scale_image else config.image_size
         self.side = max(1, side)
         if self.side >= shape.image_size:

@@ -282,15 +282,18 @@ def _entry(path: str, data: bytes) -> dict[str, Any]:
 
 def use_hub(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> None:
     """Let this process talk to ``hub`` as it would with HF_ENDPOINT, HF_HOME and HF_TOKEN in its environment from the start."""
-    from huggingface_hub import HfFileSystem, constants
+    from huggingface_hub import HfFileSystem, constants, file_download
 
     for name, value in {"HF_ENDPOINT": hub.url, "HF_HOME": str(cache), "HF_TOKEN": token or ""}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    for module in (constants, file_download):  # huggingface_hub 0.25 keeps a second one
+        monkeypatch.setattr(
+            module, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}", raising=False
+        )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "hub"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)  # huggingface_hub 0.25 has no Xet
     HfFileSystem.clear_instance_cache()
 
 

@@ -150,8 +150,9 @@ def _shown(callback: Callback | None, progress: bool | None) -> Iterator[Callbac
     Raises:
         UsageError: when both are asked for.
     """
+    from vpbench.core.terminal import is_watched
     from vpbench.execution.callbacks import Callback
-    from vpbench.execution.run_progress import RunProgress, is_watched
+    from vpbench.execution.run_progress import RunProgress
 
     if callback is not None and progress:
         raise UsageError("callback and progress=True exclude each other: call vpbench.execution.run_progress from your own.")

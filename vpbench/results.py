@@ -17,7 +17,20 @@ from vpbench.store.store import DEFAULT_FOLDER, Store
 if TYPE_CHECKING:
     import pandas as pd
 
-NOT_FILTERS = ("table", "plot", "results", "format", "out", "width", "colour", "folder", "figures", "own_page")
+NOT_FILTERS = (
+    "table",
+    "plot",
+    "results",
+    "format",
+    "out",
+    "width",
+    "colour",
+    "folder",
+    "figures",
+    "own_page",
+    "on_progress",
+    "on_figure",
+)
 
 
 @names_mistakes
@@ -57,6 +70,8 @@ def report(
     Raises:
         VpbenchError: for an unknown argument or name, or when the store lacks what is asked for.
     """
+    from vpbench.core.counting import counting
+    from vpbench.core.terminal import is_watched
     from vpbench.reporting.make_report import make_report
     from vpbench.reporting.page import write_page
 
@@ -67,7 +82,8 @@ def report(
     if html is not None:
         if table is not None or plot is not None or format is not None or out is not None:
             raise UsageError("html writes a whole page: leave out table, plot, format and out.")
-        return [write_page(results, html, **options)]
+        with counting("page", quiet=not is_watched()) as on_progress:
+            return [write_page(results, html, on_progress=on_progress, **options)]
     return make_report(table, plot, results=results, format=format, out=out, **options)
 
 

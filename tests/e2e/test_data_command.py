@@ -311,6 +311,8 @@ def test_a_plan_without_its_data(cards: Path, tmp_path: Path) -> None:
     done = vpbench(*words, "--dry-run")
     assert done.code == 0, done.err
     assert "recipe of linear, vpt on all data sets: optimizer=adamw lr=" in done.out
+    assert "preprocessing: images stretched to 40 x 40 (bicubic with antialias); normalised with " in done.out
+    assert "; decoded with EXIF orientation, transparency on white; no random flips\n" in done.out
     assert "48 training images" in " ".join(done.out.split())
     assert "Not here, counted from the cards: pictures" in done.out
     assert "2 runs, 0 stored, 2 missing." in done.out

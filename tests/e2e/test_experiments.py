@@ -124,7 +124,7 @@ trails = 3
         "line 2: unknown method 'vptt'. Did you mean 'vpt'?",
         "line 2: unknown option of vpt 'promt_length'. Did you mean 'prompt_length'?",
         "line 3: unknown data set of suite mini 'digitz'. Did you mean 'digits'?",
-        "line 4: epochs: Input should be a valid integer",
+        "line 4: epochs: take a whole number of at least 1 (given: 'many')",
         "line 5: --timeout soon: write a time such as 90s",
         "line 6: unknown key 'workrs'. Did you mean 'workers'?",
         "line 7: unknown thing to --save 'curves'. Did you mean 'curve'?",

@@ -6,9 +6,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from command import Outcome, rows, traces, vpbench, write_images
+
+from vpbench.core.errors import UsageError
+from vpbench.spec.budget import Budget
+from vpbench.spec.flag import flags_of
+from vpbench.spec.request import Request
+from vpbench.spec.run_options import RunOptions
 
 
 def check(done: Outcome, code: int, *parts: str) -> None:
@@ -50,7 +57,7 @@ def check(done: Outcome, code: int, *parts: str) -> None:
         ("--backbone vit-nono", 2, ["'vit-nono'", "Did you mean 'vit-nano'?"]),
         ("--backbone resnet18 --weights random", 6, ["ResNet cannot carry prompts", "choose a ViT"]),
         ("--image-size 41", 2, ["41", "patch size 8", "take 40"]),
-        ("--seeds 0", 2, ["--seeds 0", "at least one"]),
+        ("--seeds 0", 2, ["--seeds 0", "at least 1"]),
         ("--device tpu", 2, ["tpu", "auto, cpu or cuda"]),
         ("--precision fp16", 2, ["'fp16'", "bf16"]),
         ("--selection best_test", 2, ["'best_test'", "best_val"]),
@@ -137,13 +144,53 @@ def test_published_data_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["run", "--metods", "vpt"], ["runn"], ["run", "--epochs", "few"], ["run", "--image-size", "0"], ["list"]]
+    ("words", "part"),
+    [
+        ("run --metods vpt", "no such option: --metods"),
+        ("runn", "no such command 'runn'"),
+        ("list", "vpbench list --help"),
+        ("logs", "missing argument 'RUN'. See vpbench logs --help."),
+        ("status now", "(now). See vpbench status --help."),
+        ("data gett", "no such command 'gett'"),
+    ],
 )
-def test_words_that_are_no_command(words: list[str]) -> None:
-    done = vpbench(*words)
-    assert (done.code, done.out) == (2, "")
-    assert "Traceback" not in done.err
-    assert "Usage:" in done.err
+def test_words_that_are_no_command(words: str, part: str) -> None:
+    check(vpbench(*words.split()), 2, part)
+
+
+def whole_numbers() -> list[tuple[str, int | None]]:
+    """Commands with an option that takes a whole number, and the least that it takes."""
+    models = {"run": (Request, RunOptions), "tune": (Budget, RunOptions)}
+    own = {
+        "measure --image-size": 1, "measure --classes": 1, "measure --batch": 1, "measure --repeat": 1, "measure --threads": 1,
+        "show method vpt --classes": 1, "show method vpt --image-size": 1, "predict RUN a.png --top": 1,
+        "predict RUN a.png --batch": 1, "report --seed": None, "export --to rows.csv --seed": None,
+    }  # fmt: skip
+    declared = {
+        f"{command} {flag.name or '--' + name.replace('_', '-')}": flag.least
+        for command, of_command in models.items()
+        for model in of_command
+        for name, _, flag in flags_of(model)
+        if flag.kind is int
+    }
+    return [*declared.items(), *own.items()]
+
+
+@pytest.mark.parametrize(("words", "least"), whole_numbers())
+def test_whole_numbers(words: str, least: int | None) -> None:
+    """In words of ours, by every option that takes one."""
+    option = words.split()[-1]
+    allowed = "" if least is None else f" of at least {least}"
+    for value in ("abc", "1.5", *([] if least is None else [str(least - 1)])):
+        check(vpbench(*words.split(), value), 2, f"{option} {value}: take a whole number{allowed}.")
+    assert least is not None or "--seed" in option
+
+
+def test_whole_numbers_in_python() -> None:
+    for value in ("abc", 0, 1.5, True):
+        with pytest.raises(UsageError, match=rf"epochs: take a whole number of at least 1 \(given: {value!r}\)"):
+            Request.from_keywords(epochs=value)
+    assert (Request.from_keywords(epochs="3").epochs, Request.from_keywords(epochs=np.int64(3)).epochs) == (3, 3)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

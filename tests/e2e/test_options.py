@@ -34,7 +34,6 @@ def options_of(command: Any) -> dict[str, dict[str, Any]]:
             "default": None if option.default is None or "UNSET" in repr(option.default) else str(option.default),
             "multiple": option.multiple,
             "flag": option.is_flag,
-            "min": getattr(option, "min", getattr(option.type, "min", None) if hasattr(option, "type") else None),
         }
         for option in command.params
         if option.param_type_name == "option"

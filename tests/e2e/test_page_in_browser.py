@@ -82,6 +82,8 @@ def site(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _add(store: Store, row: dict[str, Any], **changes: Any) -> None:
+    if "acc1" in changes:
+        changes = {**changes, "score": changes["acc1"], "correct": None, "correct5": None}
     new = {**row, "acc5": None, "suite": "many", "dataset_group": "natural", **changes}
     new = {name: value for name, value in new.items() if not (isinstance(value, float) and np.isnan(value))}
     store.write_row({**new, "data_digest": digest(new["dataset"]), "run_id": digest([str(new), changes.get("seed")])})

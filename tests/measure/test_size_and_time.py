@@ -156,6 +156,25 @@ def test_both_latencies_are_kept(tiny: BackboneSpec, monkeypatch: pytest.MonkeyP
     assert taken["latency_unmerged_ms_p50"] == taken["latency_ms_p50"]
 
 
+def test_each_call_is_timed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine, where the first call is slow, too: percentiles of one block of calls are all the same."""
+    clock = [0.0]
+    seconds = iter([0.9, 0.1, 0.3, 0.2, 5.0])
+
+    def call() -> None:
+        clock[0] += next(seconds)
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    assert timing._times(call) == pytest.approx([0.1, 0.3, 0.2])
+    assert timing._times(call) == [pytest.approx(5.0)]
+
+
+def test_one_slow_call_has_no_percentiles(tiny: BackboneSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "_times", lambda call: [5.0])
+    taken = measure_inference(make("linear", tiny), CPU, "fp32")
+    assert (taken["latency_ms_p10"], taken["latency_ms_p50"], taken["latency_ms_p90"]) == (None, 5000.0, None)
+
+
 def test_a_head_of_maps_is_measured_with_its_model(tiny: BackboneSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Auxiliary heads in training alone; statistics of batch norm are put back."""
     task = resolve_task("segmentation", {"head": "setr-pup", "width": 4})

@@ -64,6 +64,11 @@ def test_labels_and_titles() -> None:
     one, other = (SectionKey("b", "random", image_size=48, precision=precision) for precision in ("fp32", "bf16"))
     assert section_titles([one]) == {one: "b, random weights, 48 px"}
     assert section_titles([one, other])[other] == "b, random weights, 48 px, bf16"
+    with_flips, without = (
+        SectionKey("b", preprocess=json.dumps({"random_flip": flip, "new": 1 + flip})) for flip in (True, False)
+    )
+    titles = section_titles([with_flips, without])
+    assert titles[with_flips].endswith(", new=2, random flips") and titles[without].endswith(", new=1, no flips")
 
 
 def test_a_table_as_json_has_text_for_its_keys(tmp_path: Path) -> None:

@@ -68,10 +68,10 @@ def test_words_in_every_format() -> None:
 
 def test_measurements_with_other_settings_do_not_count(tmp_path: Path) -> None:
     path = costs(tmp_path / "costs.parquet", "vpt")
-    assert table(costs=path)["vpt"]["peak memory in training, MiB"] == "300"
+    assert table(["vpt"], costs=path)["vpt"]["peak memory in training, MiB"] == "300"
     rows = [{"status": "ok", "backbone": "vit-nano", "image_size": 40, "method": "vpt", "method_config": '{"prompt_length": 3}'}]
     write_costs([{name: row.get(name) for name in COLUMNS} for row in rows], path)
-    assert table(costs=path)["vpt"]["peak memory in training, MiB"] == "-"
+    assert table(["vpt"], costs=path)["vpt"]["peak memory in training, MiB"] == "-"
 
 
 def test_mistakes(tmp_path: Path) -> None:

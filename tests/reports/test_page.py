@@ -21,9 +21,11 @@ from typer.testing import CliRunner
 
 from vpbench.cli.report import report
 from vpbench.cli.run import run as run_command
+from vpbench.core import counting
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.planning.plan import Request, make_plan
 from vpbench.planning.suites import preprocess_for, suite_card
+from vpbench.reporting import figures
 from vpbench.reporting.page import write_page
 from vpbench.reporting.page.curve import HEIGHT, curves, epoch_ticks, read_epochs, value_axis
 from vpbench.reporting.page.links import file_stem
@@ -220,6 +222,27 @@ def test_figures_are_there_and_the_others_say_why_not(tmp_path: Path) -> None:
     assert "tsne" not in drawn
     assert re.search(r"tsne: [^.]*RESULTS.*--save features", text)
     assert str(tmp_path).encode() not in b"".join(files(site).values())
+
+
+def test_drawing_says_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where stderr is no terminal, a line now and then; a page takes minutes."""
+    store = fill(tmp_path / "runs", make_row("linear", acc1=60.0))
+    monkeypatch.setattr(counting, "EVERY_S", 0.0)
+    drawn = []
+
+    def draw(name: str, *_: object) -> list[Path]:
+        drawn.append(name)
+        raise StoreError("nothing to draw")
+
+    monkeypatch.setattr(figures, "draw_figures", draw)
+    with counting.counting("page") as on_progress:
+        write_page(store.folder, tmp_path / "page", on_progress=on_progress)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(drawn) > 5
+    assert lines[1] == f"page, {drawn[1].replace('_', '-')}: 1 of {len(drawn)}"
+    with counting.counting("page", quiet=True) as on_progress:
+        on_progress(1, 2)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.sweep

@@ -40,7 +40,8 @@ class EvaAdapter(ViTAdapter):
     def embed(self, images: Tensor) -> Tokens:
         """Normalised images (B, C, S, S) to the sequence that enters block 0, absolute position embeddings added."""
         check_built_size(self.shape, images)
-        x, self._rope = self.vit._pos_embed(self.edited("patch_embed", None, images, self.vit.patch_embed))
+        x, rope = self.vit._pos_embed(self.edited("patch_embed", None, images, self.vit.patch_embed))
+        self._rope = rope.to(x.device) if isinstance(rope, Tensor) else rope  # timm 1.0.21 leaves DINOv3's on the CPU
         return Tokens(self.vit.norm_pre(x), self.shape.prefix)
 
     def run_block(self, index: int, tokens: Tokens) -> Tokens:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
@@ -16,6 +18,7 @@ from vpbench.cli.strict import StrictTyper
 from vpbench.core.version import __version__
 
 INTERRUPTED = 130
+_ClickError: Any = typer.BadParameter.__bases__[0]  # UsageError of click, or of the copy of it that later versions of typer have
 
 # By name, in the order of the help: where the command is, and the first line of its help. Only the one that is used is imported.
 COMMANDS = {
@@ -114,11 +117,31 @@ class Commands(TyperGroup):
         front = [words[at] for at in sorted(taken) if at < len(words)]
         return super().parse_args(context, front + [word for at, word in enumerate(words) if at not in taken])
 
+    def make_context(self, *words: Any, **more: Any) -> Any:
+        with _usage_in_a_line():
+            return super().make_context(*words, **more)
+
     def invoke(self, context: Any) -> Any:
         try:
-            return super().invoke(context)
+            with _usage_in_a_line():
+                return super().invoke(context)
         except KeyboardInterrupt as error:
             raise InterruptError from error
+
+
+@contextmanager
+def _usage_in_a_line() -> Iterator[None]:
+    """A missing argument, an unknown option and the like as an error of ours, where typer prints several lines or a box."""
+    from vpbench.core.errors import UsageError
+
+    try:
+        yield
+    except _ClickError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        text = error.format_message().rstrip(".")
+        where = "vpbench" if error.ctx is None else error.ctx.command_path
+        raise UsageError(f"{text[:1].lower()}{text[1:]}{'' if text.endswith('?') else '.'} See {where} --help.") from error
 
 
 app = typer.Typer(
@@ -175,7 +198,7 @@ def _run() -> int:
 
         completion_init()
     try:
-        app(prog_name="vpbench" if VARIABLE in os.environ else None)
+        app(prog_name="vpbench")
     except VpbenchError as error:
         typer.echo(f"vpbench: {visible(' '.join(str(error).split()))}", err=True)
         return error.exit_code

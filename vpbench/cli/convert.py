@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vpbench.cli.data_options import Root, Suite, chosen
-from vpbench.cli.data_progress import counting, stepwise
+from vpbench.cli.data_progress import stepwise
 
 if TYPE_CHECKING:
     from vpbench.data.conversion import Source
@@ -80,6 +80,7 @@ def _without_those_there(names: list[str], root: Path) -> list[str]:
 
 def _convert_all(sources: dict[str, Source], path: Path | None, root: Path, force: bool) -> None:
     """Under one bar of the images of all data sets. An error of the only one is raised; one of several is a line on stderr."""
+    from vpbench.core.counting import counting
     from vpbench.core.errors import VpbenchError
     from vpbench.data.catalog import dataset_card
     from vpbench.data.conversion import convert as write

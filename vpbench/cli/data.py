@@ -9,7 +9,7 @@ import typer
 
 from vpbench.cli.convert import convert
 from vpbench.cli.data_options import Root, Suite, chosen
-from vpbench.cli.data_progress import counting, stepwise
+from vpbench.cli.data_progress import stepwise
 from vpbench.cli.streams import warnings_as_lines
 from vpbench.cli.strict import group_of_commands
 
@@ -147,6 +147,7 @@ def verify(
       vpbench data verify digits
       vpbench data verify cub --images --data-root /data
     """
+    from vpbench.core.counting import counting
     from vpbench.data.catalog import dataset_card
     from vpbench.data.doctor import verify as compare
     from vpbench.data.places import data_root as resolve

@@ -1,4 +1,4 @@
-"""Bars of ``vpbench data``: bytes that are fetched, images that are read or written."""
+"""The bar of ``vpbench data`` for bytes that are fetched."""
 
 from __future__ import annotations
 
@@ -33,20 +33,3 @@ def stepwise(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
 
     with bar:
         yield on_step
-
-
-@contextmanager
-def counting(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar of images with the time that is left, on stderr; nothing without a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from vpbench.core.terminal import Terminal
-
-    console = Terminal(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("ETA"),
-        TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
-    task = bar.add_task(title, total=None, visible=False)
-    with bar:
-        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)

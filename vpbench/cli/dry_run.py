@@ -42,6 +42,27 @@ def _values(recipe: Recipe) -> str:
     return " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown.items())
 
 
+def image_lines(runs: Iterable[PlannedRun], own: bool) -> list[str]:
+    """What becomes of images before the network, and of which data sets where it is not the same for all.
+
+    Args:
+        own: whether they are the user's, of which a protocol can be made.
+    """
+    from vpbench.reporting.notes import preprocessing
+    from vpbench.reporting.settings import decoding_words
+
+    users: dict[str, dict[str, None]] = {}
+    for run in runs:
+        options = run.spec.preprocess.identity()
+        decoding = decoding_words(options)
+        words = preprocessing(options, run.spec.backbone.image_size) + ([f"decoded with {decoding}"] if decoding else [])
+        words += [] if options["random_flip"] else ["no random flips"]
+        users.setdefault("; ".join(words), {})[run.spec.data.dataset] = None
+    change = " ('vpbench new suite' makes a protocol of your own)" if own else ""
+    whose = {words: "" if len(users) == 1 else f" of {', '.join(names)}" for words, names in users.items()}
+    return [f"preprocessing{names}: {words}{change}" for words, names in whose.items()]
+
+
 def work_line(runs: Iterable[PlannedRun], data: Mapping[str, RawData]) -> str:
     """Images that training takes, and what one forward pass of them costs at least; empty without runs."""
     from vpbench.measure.operations import count_plain

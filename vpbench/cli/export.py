@@ -27,7 +27,7 @@ def export(
     suite: Annotated[str | None, typer.Option(help=_Only.format("suite"))] = None,
     backbone: Annotated[str | None, typer.Option(help=_Only.format("backbone"))] = None,
     method: Annotated[str | None, typer.Option(help=_Only.format("method"))] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the rows, take only this seed.")] = None,
+    seed: Annotated[int | None, options.number("--seed", None, "Of the rows, take only this seed.")] = None,
     publish: Annotated[
         bool, typer.Option("--publish", help="Rows to publish: no paths of this machine, no runs that went wrong.")
     ] = False,

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from vpbench.cli.options import number
+
 INTERRUPTED = 130
 FAILED = 1
 
@@ -17,17 +19,17 @@ Row = dict[str, Any]
 def measure(
     methods: Annotated[str, typer.Option(help="Methods, with commas: insvp,vpt:shallow. 'all': every one there is.")] = "all",
     backbone: Annotated[str, typer.Option(help="A name of 'vpbench list backbones', or any ViT of timm.")] = "vit-nano",
-    image_size: Annotated[int | None, typer.Option(min=1, metavar="N", help="Pixels. Default: the size of pretraining.")] = None,
-    classes: Annotated[int, typer.Option(metavar="N", help="Classes of the head.")] = 100,
+    image_size: Annotated[int | None, number("--image-size", 1, "Pixels. Default: the size of pretraining.")] = None,
+    classes: Annotated[int, number("--classes", 1, "Classes of the head.")] = 100,
     task: Annotated[str, typer.Option(help="Whose head: classification, or segmentation (--set task.head=setr-pup).")] = (
         "classification"
     ),
-    batch: Annotated[int, typer.Option(metavar="N", help="Images of a training step, and of inference for throughput.")] = 8,
+    batch: Annotated[int, number("--batch", 1, "Images of a training step, and of inference for throughput.")] = 8,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="METHOD.OPTION=VALUE", help="An option of a method. Repeatable.")
     ] = None,
-    repeat: Annotated[int, typer.Option(metavar="N", help="Rounds of timing, behind one that warms up.")] = 3,
-    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads on a CPU.")] = None,
+    repeat: Annotated[int, number("--repeat", 1, "Rounds of timing, behind one that warms up.")] = 3,
+    threads: Annotated[int | None, number("--threads", 1, "Threads on a CPU.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, tf32 (GPUs), bf16 or auto.")] = "fp32",
     no_timing: Annotated[bool, typer.Option("--no-timing", help="Parameters and operations alone: takes seconds.")] = False,

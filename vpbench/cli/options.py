@@ -26,6 +26,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="The plan or the outcome as
 RESULTS = Path("results/runs")
 
 
+def number(option: str, least: int | None, help: str, metavar: str = "N", **more: Any) -> Any:
+    """An option that takes a whole number, and says so in our words; typer's are those of the library that it uses."""
+
+    def parse(given: Any) -> int:
+        from vpbench.core.errors import UsageError
+        from vpbench.core.names import shortened
+        from vpbench.spec.parsing import whole_number
+
+        try:
+            return whole_number(given, least)
+        except ValueError as error:
+            raise UsageError(f"{option} {shortened(str(given))}: {error}.") from None
+
+    return typer.Option(option, parser=parse, min=least, metavar=metavar, help=help, **more)
+
+
 def takes(without: tuple[str, ...] = (), **models: str) -> Callable[[Callable[..., None]], OptionsCommand]:
     """A decorator for a command that takes whole models: each field with a :class:`~vpbench.spec.flag.Flag` is an option.
 
@@ -92,9 +108,8 @@ def _parameter(name: str, field: FieldInfo, flag: Flag) -> inspect.Parameter:
     """A field as typer takes it."""
     words = flag.name or f"--{name.replace('_', '-')}"
     shown = flag.shown is not None
-    option = typer.Option(
-        words, help=field.description, metavar=flag.metavar, min=flag.least, show_default=shown, autocompletion=completes(name)
-    )
+    shared = {"metavar": flag.metavar, "help": field.description, "show_default": shown, "autocompletion": completes(name)}
+    option = number(words, flag.least, **shared) if flag.kind is int else typer.Option(words, **shared)
     default = False if flag.kind is bool else flag.shown
     kind: Any = list[flag.kind] if flag.repeatable else flag.kind  # type: ignore[name-defined]
     annotation = Annotated[kind if default is not None else kind | None, option]  # type: ignore[valid-type]

@@ -20,7 +20,7 @@ TABLE = "table"
 def predict(
     run: Annotated[str, typer.Argument(metavar="RUN", help="a run's id, a weight file, an exported folder, or owner/name (hub)")],
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="images, folders of images, parquet files")],
-    top: Annotated[int, typer.Option(min=1, metavar="K", help="How many classes of each image, best first.")] = 5,
+    top: Annotated[int, options.number("--top", 1, "How many classes of each image, best first.", metavar="K")] = 5,
     ensemble: Annotated[
         str | None, typer.Option(metavar="RUN,...", help="More runs, with commas: their probabilities are averaged with RUN's.")
     ] = None,
@@ -29,7 +29,7 @@ def predict(
     masks: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Of a segmentation: write each mask there as PNG.")] = None,
     column: Annotated[str | None, typer.Option(metavar="NAME", help="The column of images in parquet files.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Images of a forward pass.")] = 64,
+    batch: Annotated[int, options.number("--batch", 1, "Images of a forward pass.")] = 64,
     weights: Annotated[str | None, typer.Option(metavar="FILE", help="The backbone's weights, if they have moved.")] = None,
     results: options.Results = options.RESULTS,
 ) -> None:
@@ -47,7 +47,7 @@ def predict(
       vpbench predict weights.safetensors photo.jpg --format json
       vpbench predict 51ab street/ --masks masks/    a segmentation: the value of a pixel is its class
     """
-    from vpbench.cli.data_progress import counting
+    from vpbench.core.counting import counting
     from vpbench.core.errors import DataError, UsageError
     from vpbench.core.names import counted, unknown
     from vpbench.deploy.image_list import find_images

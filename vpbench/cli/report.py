@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from itertools import count
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Annotated
 
 import typer
 
+from vpbench.cli.options import number
 from vpbench.cli.streams import warnings_as_lines, write_styled
 from vpbench.reports import plots
 
@@ -47,7 +49,7 @@ def report(
     suite: Annotated[str | None, typer.Option(help=_Only.format("suite"))] = None,
     backbone: Annotated[str | None, typer.Option(help=_Only.format("backbone"))] = None,
     method: Annotated[str | None, typer.Option(help=_Only.format("method"))] = None,
-    seed: Annotated[int | None, typer.Option(help="Keep only this seed.")] = None,
+    seed: Annotated[int | None, number("--seed", None, "Keep only this seed.")] = None,
 ) -> None:
     """Show the stored runs as a table or a figure. Reads the results folder and nothing else.
 
@@ -63,6 +65,7 @@ def report(
     - `vpbench report --plot tsne --dataset digits` - needs runs made with `--save features`
     - `vpbench report --html page` - leaderboard, figures, methods and runs: open page/index.html
     """
+    from vpbench.core.counting import counting
     from vpbench.core.errors import UsageError
     from vpbench.reporting.make_report import make_report
 
@@ -73,15 +76,19 @@ def report(
             raise UsageError("--html writes a whole page: leave out --table, --plot, --format, --json and --out.")
         from vpbench.reporting.page import write_page
 
-        with warnings_as_lines():
-            typer.echo(write_page(results, html, dataset=dataset, suite=suite, backbone=backbone, method=method, seed=seed))
+        with warnings_as_lines(), counting("page") as on_progress:
+            page = write_page(
+                results, html, dataset=dataset, suite=suite, backbone=backbone, method=method, seed=seed, on_progress=on_progress
+            )
+        typer.echo(page)
         return
-    with warnings_as_lines():
+    drawn = count()
+    with warnings_as_lines(), counting(f"figures of {plot}", quiet=plot is None) as on_progress:
         made = make_report(
             table, plot, paper=paper, format="json" if json else format, results=results, out=out,
             dataset=dataset, suite=suite, backbone=backbone, method=method, seed=seed, width=_width(), colour=_colour(),
             reported=reported, mix=mix, compare=[compare] if compare else [], statistics=statistics,
-            costs=costs,
+            costs=costs, on_figure=lambda figure: on_progress(next(drawn), None, figure),
         )  # fmt: skip
     if isinstance(made, str):
         write_styled(made)

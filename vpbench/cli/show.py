@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vpbench.cli.options import number
 from vpbench.cli.streams import warnings_as_lines
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ def show(
     ] = None,
     suite: Annotated[str | None, typer.Option(metavar="NAME", help="Whose protocol a recipe is shown for.")] = None,
     dataset: Annotated[str | None, typer.Option(metavar="NAME", help="Data set of the suite, for its own values.")] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, metavar="N", help="Pixels, of the backbone.")] = None,
-    classes: Annotated[int, typer.Option(min=1, metavar="N", help="Classes of the head that is counted.")] = 100,
+    image_size: Annotated[int | None, number("--image-size", 1, "Pixels, of the backbone.")] = None,
+    classes: Annotated[int, number("--classes", 1, "Classes of the head that is counted.")] = 100,
     as_command: Annotated[
         bool, typer.Option("--as-command", help="Of a run: the command that repeats it, alone on stdout.")
     ] = False,

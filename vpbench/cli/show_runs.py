@@ -40,7 +40,7 @@ def show_plan(request: Request, options: RunOptions, results: Path, as_json: boo
     from rich.table import Table
 
     from vpbench.api import expected_seconds, plan_request
-    from vpbench.cli.dry_run import absent_line, recipe_facts, recipe_lines, work_line
+    from vpbench.cli.dry_run import absent_line, image_lines, recipe_facts, recipe_lines, work_line
     from vpbench.core.names import counted
     from vpbench.core.terminal import Terminal
     from vpbench.execution.run_progress import RunProgress
@@ -72,7 +72,7 @@ def show_plan(request: Request, options: RunOptions, results: Path, as_json: boo
     Terminal().print(table)
     for method, reason in dict.fromkeys((row["method"], row["unsupported"]) for row in rows if row["unsupported"]):
         typer.echo(f"{method} is unsupported here: {reason}")
-    for line in recipe_lines(plan.runs):
+    for line in (*image_lines(plan.runs, bool(request.data)), *recipe_lines(plan.runs)):
         typer.echo(line)
     for line in (work_line(plan.missing, plan.data), absent_line(plan.absent, request.suite or "")):
         if line:

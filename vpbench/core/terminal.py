@@ -38,3 +38,9 @@ class Terminal(Console):
         for segment in super().render(renderable, options):
             text = segment.text if segment.control else visible(segment.text)
             yield segment if text == segment.text else segment._replace(text=text)
+
+
+def is_watched() -> bool:
+    """Whether a person sees what is written to stderr: on a terminal, or in a notebook."""
+    console = Terminal(stderr=True)
+    return console.is_terminal or console.is_jupyter

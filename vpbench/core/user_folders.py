@@ -42,8 +42,8 @@ def _standard(find: Callable[[str], Path]) -> Path:
         UsageError: when that belongs to somebody else.
     """
     try:
-        return find("vpbench")
-    except RuntimeError:  # of platformdirs, which would need HOME
+        return find("vpbench").expanduser()  # an older platformdirs leaves ~ where nobody knows a home folder
+    except RuntimeError:
         folder = Path(tempfile.gettempdir()) / f"vpbench-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():

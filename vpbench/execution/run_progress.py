@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from vpbench.core.counting import Lines
 from vpbench.core.notebook_bar import NotebookBar
 from vpbench.core.terminal import Terminal
 from vpbench.execution.callbacks import Callback
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
 
     from vpbench.planning.plan import Plan, PlannedRun
     from vpbench.training.fit import Epoch
-
-
-def is_watched() -> bool:
-    """Whether a person sees what is written to stderr: on a terminal, or in a notebook."""
-    console = Terminal(stderr=True)
-    return console.is_terminal or console.is_jupyter
 
 
 class RunProgress(Callback):
@@ -46,6 +41,7 @@ class RunProgress(Callback):
 
     def __init__(self) -> None:
         self._console = Terminal(stderr=True)
+        self._lines = Lines(self._console)
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
             TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=self._console, transient=True,
@@ -83,6 +79,7 @@ class RunProgress(Callback):
         self._progress.update(
             self._decoding, description=f"decoding {dataset}", completed=done, total=total, visible=done < total
         )
+        self._log(f"decoding {dataset}: {done} of {total}")
 
     def started(self, run: PlannedRun) -> None:
         self._runs[run.spec.run_id] = self._progress.add_task(self._label(run), total=run.spec.recipe.epochs)
@@ -93,6 +90,7 @@ class RunProgress(Callback):
             self._progress.reset(bar, description=f"{self._label(run)}, {epoch.phase}", total=epoch.epochs)
         self._progress.update(bar, completed=epoch.epoch)
         self._show_in_notebook(f"runs; {self._label(run)}, epoch {epoch.epoch} of {epoch.epochs}")
+        self._log(f"{self._label(run)}, {epoch.phase}: epoch {epoch.epoch} of {epoch.epochs}")
 
     def finished(self, run: PlannedRun, row: dict[str, Any]) -> None:
         self._ended(run, row, f"{row['wall_s']:.0f} s")
@@ -123,6 +121,11 @@ class RunProgress(Callback):
     def _show_in_notebook(self, text: str) -> None:
         if self._in_notebook is not None:
             self._in_notebook.show(self.done, self._total, text)
+
+    def _log(self, line: str) -> None:
+        """A line now and then where there are no bars."""
+        if not (self._console.is_terminal or self._console.is_jupyter):
+            self._lines.show(line)
 
     def note(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from vpbench.measure.energy import joules_per_call
 from vpbench.measure.operations import count_by_dispatch, count_plain, merges
 from vpbench.measure.peak import RECIPE, Load, peak_of
 from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part
-from vpbench.measure.timing import example_images, inference, training_step
+from vpbench.measure.timing import example_images, inference, seconds_of_calls, training_step
 from vpbench.models.build import add_method, build_empty, needs_classifier
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import method_class
@@ -157,28 +156,22 @@ class Costs:
                 )  # fmt: skip
 
     def _round(self, entry: Entry, calls: _Calls, keep: bool) -> None:
-        plain_one, plain_many = self._times(calls.plain_one, SINGLE_CALLS), self._times(calls.plain_many)
+        def ones(call: Callable[[], None]) -> list[float]:
+            return seconds_of_calls(call, SECONDS, SINGLE_CALLS)
+
+        def batches(call: Callable[[], None]) -> list[float]:
+            return seconds_of_calls(call, SECONDS, 1)
+
+        plain_one, plain_many = ones(calls.plain_one), batches(calls.plain_many)
         taken = {
-            "one": (self._times(calls.one, SINGLE_CALLS), plain_one),
-            "many": (self._times(calls.many), plain_many),
-            "step": (self._times(calls.step), plain_many),
+            "one": (ones(calls.one), plain_one),
+            "many": (batches(calls.many), plain_many),
+            "step": (batches(calls.step), plain_many),
         }
         if calls.unmerged is not None:
-            taken["unmerged"] = (self._times(calls.unmerged, SINGLE_CALLS), plain_one)
+            taken["unmerged"] = (ones(calls.unmerged), plain_one)
         for name, pair in taken.items() if keep else ():
             entry.samples.setdefault(name, []).append(pair)
-
-    def _times(self, call: Callable[[], None], least: int = 1) -> list[float]:
-        """Seconds of each of some calls, synchronised."""
-        times: list[float] = []
-        end = time.perf_counter() + SECONDS
-        while len(times) < least or time.perf_counter() < end:
-            _synchronise(self.device)
-            start = time.perf_counter()
-            call()
-            _synchronise(self.device)
-            times.append(time.perf_counter() - start)
-        return times
 
     def _energy(self, entry: Entry, calls: _Calls) -> None:
         for column, call in (("energy_infer_j", calls.many), ("energy_train_j", calls.step)):
@@ -254,11 +247,6 @@ def _milliseconds(rounds: list[Pair]) -> list[float]:
 def _ratio(rounds: list[Pair]) -> float:
     """Median over the rounds of a method's median time by the plain backbone's directly before."""
     return float(np.median([np.median(own) / np.median(plain) for own, plain in rounds]))
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 @contextmanager

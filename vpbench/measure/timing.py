@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import re
 import resource
 import sys
@@ -28,6 +27,7 @@ Columns = dict[str, float | int | str | None]
 
 THROUGHPUT_BATCH = 64
 SECONDS = 0.2  # spent on each figure, warm-up apart
+FEWEST = 3  # calls of each figure
 SLOW = 3.0  # seconds of a call that is made once
 
 
@@ -60,7 +60,7 @@ def measure_training(model: PromptedModel, recipe: Recipe, device: torch.device,
 
 def measure_inference(model: PromptedModel, device: torch.device, precision: str) -> Columns:
     """The ``latency_*``, ``throughput*``, ``mem_infer_peak`` and ``energy_infer_j`` columns, with the method merged where it
-    can be; of the latency before that, the median.
+    can be; of the latency before that, the median. A single call that takes seconds has a median alone.
 
     The model cannot be trained afterwards.
     """
@@ -70,16 +70,17 @@ def measure_inference(model: PromptedModel, device: torch.device, precision: str
     if merges(model):
         unmerged = 1e3 * float(np.median(_times(single)))
         model.merge()
-    p10, p50, p90 = 1e3 * np.percentile(_times(single), [10, 50, 90])
+    singles = _times(single)
+    p10, p50, p90 = (1e3 * float(value) for value in np.percentile(singles, [10, 50, 90]))
     batch = inference(model, example_images(model.backbone.shape, THROUGHPUT_BATCH, device), precision)
     with Peak(device) as peak:
         times = _times(batch)
     energy = joules_per_call(batch, device)
     return {
-        "latency_ms_p10": float(p10),
-        "latency_ms_p50": float(p50),
-        "latency_ms_p90": float(p90),
-        "latency_unmerged_ms_p50": float(p50) if unmerged is None else unmerged,
+        "latency_ms_p10": p10 if len(singles) > 1 else None,
+        "latency_ms_p50": p50,
+        "latency_ms_p90": p90 if len(singles) > 1 else None,
+        "latency_unmerged_ms_p50": p50 if unmerged is None else unmerged,
         "throughput": THROUGHPUT_BATCH / float(np.median(times)),
         "throughput_batch": THROUGHPUT_BATCH,
         "mem_infer_peak": peak.bytes,
@@ -121,22 +122,34 @@ def example_images(shape: BackboneShape, count: int, device: torch.device) -> Te
 
 
 def _times(call: Callable[[], None]) -> list[float]:
-    """Seconds per call, warmed up and synchronised by torch's own timer, on the threads in use.
+    """Seconds of each of some calls, behind one that warms up.
 
     A first call that takes seconds is the measurement: what warms up in it takes milliseconds.
     """
-    begun = time.perf_counter()
-    call()
+    (first,) = seconds_of_calls(call, 0.0, 1)
+    return [first] if first > SLOW else seconds_of_calls(call, SECONDS, FEWEST)
+
+
+def seconds_of_calls(call: Callable[[], None], at_least_s: float, fewest: int) -> list[float]:
+    """Seconds of each call, synchronised, of at least so many calls and so many seconds in all.
+
+    Each call is timed alone: percentiles over blocks of calls, as torch's timer has them, are those of means, and equal when a
+    busy machine makes it take a single block.
+    """
+    times: list[float] = []
+    end = time.perf_counter() + at_least_s
+    while len(times) < fewest or time.perf_counter() < end:
+        _synchronise()
+        start = time.perf_counter()
+        call()
+        _synchronise()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def _synchronise() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
-    if (first := time.perf_counter() - begun) > SLOW:
-        return [first]
-    # When imported it looks for a compiler, and warns on a machine that has CUDA's but no GPU.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    from torch.utils.benchmark import Timer
-
-    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-    return timer.blocked_autorange(min_run_time=SECONDS).times
 
 
 class Peak:

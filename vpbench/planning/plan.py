@@ -241,8 +241,6 @@ def resolve(request: Request, *, without_data: bool = False) -> ResolvedRequest:
     Raises:
         VpbenchError: for anything that is not there or does not fit.
     """
-    if request.seeds < 1:
-        raise UsageError(f"--seeds {request.seeds}: ask for at least one.")
     activation_limit()  # what it raises is said before anything is run
     asked, suite = suite_of(request)
     request, suite = pinned_data(request.model_copy(update={"methods": tuple(methods_of(request, suite))}), suite)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,8 +119,13 @@ def in_table_order(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.iloc[sorted(range(len(runs)), key=order.__getitem__)]
 
 
-def draw_figures(name: str, store: Store, runs: pd.DataFrame, filters: Filters, folder: Path) -> list[Path]:
+def draw_figures(
+    name: str, store: Store, runs: pd.DataFrame, filters: Filters, folder: Path, on_figure: Callable[[str], None] | None = None
+) -> list[Path]:
     """Write the figures called ``name`` as PNG (150 dots per inch) and PDF into ``folder``; their paths.
+
+    Args:
+        on_figure: told each figure before it is written.
 
     Raises:
         UsageError: for an unknown figure, or a file in place of a folder.
@@ -137,6 +142,8 @@ def draw_figures(name: str, store: Store, runs: pd.DataFrame, filters: Filters, 
         matplotlib.rcdefaults()  # a user's matplotlibrc, with LaTeX say, is for other figures
         matplotlib.rcParams.update({**_STYLE, **PLAIN})
         for stem, figure in plot.draw(store, runs, filters):
+            if on_figure is not None:
+                on_figure(stem)
             escape_text(figure)
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # both files take the places that were found now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,6 +62,7 @@ def make_report(
     costs: Path | str | None = None,
     width: int | None = None,
     colour: bool = False,
+    on_figure: Callable[[str], None] | None = None,
 ) -> str | list[Path]:
     """A table as text, or the paths of the files written. Without ``table`` and ``plot``: table 1.
 
@@ -82,6 +83,8 @@ def make_report(
         width: characters of a line in the terminal's format; None does not limit it.
         colour: let the terminal's format use escape codes.
 
+        on_figure: told each figure of a plot before it is written.
+
     Raises:
         StoreError: when the store holds no run, or not what the figure needs.
         UsageError: for an unknown name or options that exclude each other.
@@ -98,7 +101,7 @@ def make_report(
     if plot is not None:
         if format is not None:
             raise UsageError("--format is for tables; figures are always written as PNG and PDF.")
-        return _figures(plot, store, keep, Path(out or DEFAULT_FIGURES))
+        return _figures(plot, store, keep, Path(out or DEFAULT_FIGURES), on_figure)
     target = Path(out) if out is not None else None
     kind = _format(format, target)
     if pairs or statistics:
@@ -179,13 +182,13 @@ def _tests(store: Store, keep: Filters, pairs: Sequence[tuple[str, str]], mix: b
     return statistics_table(runs, leaderboard(), keep, mix)
 
 
-def _figures(name: str, store: Store, keep: Filters, folder: Path) -> list[Path]:
+def _figures(name: str, store: Store, keep: Filters, folder: Path, on_figure: Callable[[str], None] | None) -> list[Path]:
     # Imported here: matplotlib and scikit-learn take a second that a table need not wait for.
     from vpbench.reporting.figures import draw_figures
 
     runs = _runs(store)
     with _written_to(folder):
-        return draw_figures(name, store, runs, keep, folder)
+        return draw_figures(name, store, runs, keep, folder, on_figure)
 
 
 def _runs(store: Store, numbers: Collection[str] | None = None, shifts: bool = False) -> pd.DataFrame:

@@ -18,7 +18,7 @@ _NORMALISATION = {"weights": "mean and std of the weights", "imagenet": "mean an
 
 def protocol(key: SectionKey, runs: pd.DataFrame) -> tuple[str, ...]:
     """Two lines: what was the same for every method, and how many images each data set has."""
-    pixels = [*_preprocessing(settings_in(key.preprocess), key.image_size), *_decodings(runs)]
+    pixels = [*preprocessing(settings_in(key.preprocess), key.image_size), *_decodings(runs)]
     seeds = sorted(set(runs["seed"].dropna().astype(int)))
     how = [f"score: {score_title(key.task)}"] if key.task else []
     how += [trained_on(key.images), selection_text(key.selection), epochs_text(key.epochs), _seed_list(seeds), str(key.precision)]
@@ -27,7 +27,8 @@ def protocol(key: SectionKey, runs: pd.DataFrame) -> tuple[str, ...]:
     return f"Protocol: {'; '.join([*pixels, *how])}.", f"Images (train/val/test): {', '.join(splits)}."
 
 
-def _preprocessing(options: dict[str, Any], size: int | None) -> list[str]:
+def preprocessing(options: dict[str, Any], size: int | None) -> list[str]:
+    """What becomes of an image before the network, in words, by the options of a row."""
     parts = []
     if options.get("resize") == "stretch":
         parts.append(f"images stretched to {size} x {size}")

@@ -12,6 +12,15 @@ from vpbench.reporting.settings import settings_in
 
 _SELECTION = {"last": "last epoch", "best_val": "best validation epoch"}
 _WEIGHTS = {"random": "random weights", "embedded": "embedded weights", "file": "weights from a file"}
+_PREPROCESSING = {
+    "resize stretch": "images stretched", "resize crop": "images cropped", "resize original": "images in their own size",
+    "random_crop True": "random crops", "random_crop False": "no random crops",
+    "random_flip True": "random flips", "random_flip False": "no flips",
+    "antialias True": "with antialias", "antialias False": "without antialias",
+    "interpolation bilinear": "bilinear", "interpolation bicubic": "bicubic",
+    "normalisation weights": "mean and std of the weights", "normalisation imagenet": "mean and std of ImageNet",
+    "normalisation none": "no mean and std",
+}  # fmt: skip
 _IMAGES = {"train": "the training images", "train+val": "training and validation images"}
 
 
@@ -91,7 +100,7 @@ def _extras(own: SectionKey, alike: list[SectionKey]) -> list[str]:
     preprocess = [settings_in(other.preprocess) for other in alike]
     mine = settings_in(own.preprocess)
     varying = sorted({name for other in preprocess for name in {**mine, **other} if mine.get(name) != other.get(name)})
-    return extras + [f"{name}={mine.get(name, '-')}" for name in varying]
+    return extras + [_PREPROCESSING.get(f"{name} {mine.get(name)}", f"{name}={mine.get(name, '-')}") for name in varying]
 
 
 def trained_on(images: str | int | None) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 from vpbench.models.registry import current_options
 from vpbench.spec.parsing import is_shallow
 
+WHITE = "#ffffff"  # as a row says it
+
 
 def settings_in(text: Any) -> dict[str, Any]:
     """The settings by name; {} for none. Text that is no JSON, or no settings, becomes ``{"value": text}``."""
@@ -24,8 +26,13 @@ def settings_in(text: Any) -> dict[str, Any]:
 
 def decoding_in(text: Any) -> str:
     """How a run's images were decoded, in words, from its preprocessing; empty for the plain way of the papers' loaders."""
-    found = settings_in(text)
+    return decoding_words(settings_in(text))
+
+
+def decoding_words(found: Mapping[str, Any]) -> str:
+    """The same from the options of a preprocessing."""
     ground = found.get("background", "ignored")
+    ground = "white" if ground == WHITE else ground
     parts = ["EXIF orientation"] if found.get("orientation") == "exif" else []
     return ", ".join([*parts, *([f"transparency on {ground}"] if ground != "ignored" else [])])
 

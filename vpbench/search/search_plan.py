@@ -213,10 +213,6 @@ def _search(space: Space, label: str, budget: Budget) -> Search:
         "searched": tuple(space.parameters(method)),
         "trial_epochs": budget.trial_epochs or space.card.trial_epochs,
     }
-    for name in ("trials", "batch", "prune", "seeds", "trial_epochs"):
-        value = getattr(budget, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {value}: take 1 or more.")
     if sampler == "grid":
         for name, value in (("batch", budget.batch), ("sampler-seed", budget.sampler_seed), ("prune", budget.prune)):
             if value is not None:

@@ -21,22 +21,22 @@ class Budget(FrozenModel):
     sampler: Annotated[str | None, Flag()] = Field(
         default=None, description="grid (every point) or tpe (Optuna). Default: the space's."
     )
-    trials: Annotated[int | None, Flag(kind=int, metavar="N")] = Field(
+    trials: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
         default=None, description="Budget of tpe, for every method on every data set. Default: the space's."
     )
-    batch: Annotated[int | None, Flag(kind=int, metavar="N")] = Field(
+    batch: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
         default=None, description="Trials that tpe chooses at a time, whatever the workers. Default: 8."
     )
-    trial_epochs: Annotated[int | None, Flag(kind=int, metavar="EPOCHS")] = Field(
+    trial_epochs: Annotated[int | None, Flag(kind=int, least=1, metavar="EPOCHS")] = Field(
         default=None,
         description="Epochs of a trial, with a schedule that ends there. Default: the space's, else a final run's.",
     )
-    prune: Annotated[int | None, Flag(kind=int, metavar="EPOCHS")] = Field(
+    prune: Annotated[int | None, Flag(kind=int, least=1, metavar="EPOCHS")] = Field(
         default=None, description="With tpe: begin each trial with so few epochs, and drop those below the median."
     )
     sampler_seed: Annotated[int | None, Flag(kind=int, least=0, metavar="N")] = Field(
         default=None, description="Seed of tpe. Default: 0."
     )
-    seeds: Annotated[int | None, Flag(kind=int, metavar="N")] = Field(
+    seeds: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
         default=None, description="Final runs of each winner. Default: all seeds of the suite."
     )

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
 
 from vpbench.core.names import unknown
+from vpbench.spec.parsing import whole_number
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -41,11 +42,14 @@ class Flag:
     repeatable: bool = False
 
     def read(self, given: Any) -> Any:
-        """A text as on the command line, ``"2h"``, ``"0,2"`` or ``"linear,vpt"``; anything else as it is.
+        """A text as on the command line, ``"2h"``, ``"0,2"`` or ``"linear,vpt"``; anything else as it is. A number is checked.
 
         Raises:
             UsageError: for a text that the command line refuses.
+            ValueError: for what is no such number.
         """
+        if self.kind is int and self.parse is None and given is not None:
+            return whole_number(given, self.least)
         texts = [given] if self.repeatable and isinstance(given, str) else given
         is_text = isinstance(given, str) or (self.repeatable and isinstance(given, list))
         return self.parse(texts) if self.parse is not None and is_text else given

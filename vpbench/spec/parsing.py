@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from operator import index
 from typing import Any
 
 from vpbench.core.errors import UsageError
@@ -16,6 +17,21 @@ LONGEST_S = 1000 * 86400  # of a run, far below what timers take
 def words(text: str | None) -> list[str] | None:
     """``"vpt, insvp"`` to its words; None stays None."""
     return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
+
+
+def whole_number(given: Any, least: int | None = None) -> int:
+    """``"12"`` or 12 to 12.
+
+    Raises:
+        ValueError: for anything else, or less than ``least``; the message says what to give instead.
+    """
+    try:
+        number = int(given) if isinstance(given, str) else index(given)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or isinstance(given, bool) or (least is not None and number < least):
+        raise ValueError("take a whole number" + ("" if least is None else f" of at least {least}"))
+    return number
 
 
 def numbers(option: str, text: str | None, example: str) -> list[int] | None:

@@ -67,7 +67,7 @@ class Request(FrozenModel):
     iterations: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
         default=None, description="Steps of every training, in place of epochs."
     )
-    seeds: Annotated[int, Flag(kind=int, metavar="N", shown=1)] = Field(
+    seeds: Annotated[int, Flag(kind=int, least=1, metavar="N", shown=1)] = Field(
         default=1, description="How many seeds: the first ones of the suite's list, e.g. 42 and 44 for 2 (see the suite's card)."
     )
     settings: Annotated[dict[str, Any], Flag(name="--set", metavar="METHOD.OPTION=VALUE", parse=settings_of, repeatable=True)] = (

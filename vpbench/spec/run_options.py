@@ -94,16 +94,16 @@ class RunOptions(JobOptions):
     executor: Annotated[str | None, Flag()] = Field(
         default=None, description="Where runs happen: inline (this process), local, ray or slurm."
     )
-    workers: Annotated[int | None, Flag(kind=int, metavar="N")] = Field(
+    workers: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
         default=None, description="Runs at a time: worker processes on the CPUs (local)."
     )
     gpus: Annotated[tuple[int, ...] | None, Flag(metavar="0,2", parse=partial(numbers, "--gpus", example="0,2"))] = Field(
         default=None, description="GPUs to use (local). Default: all."
     )
-    per_gpu: Annotated[int | None, Flag(kind=int, metavar="N")] = Field(
+    per_gpu: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
         default=None, description="Runs that share a GPU (local, ray)."
     )
-    retries: Annotated[int | None, Flag(kind=int, metavar="N")] = Field(
+    retries: Annotated[int | None, Flag(kind=int, least=0, metavar="N")] = Field(
         default=None, description="How often to retry a run whose worker died. Default: 1; ray: 3."
     )
     executor_options: Annotated[

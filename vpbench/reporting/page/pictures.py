@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from vpbench.core.counting import Counter
 from vpbench.core.errors import VpbenchError
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.plot_registry import Plot, plot_registry
@@ -41,25 +42,34 @@ class Drawn:
     missing: str = ""
 
 
-def draw_all(store: Store, runs: pd.DataFrame, filters: Filters, site: Path, large: bool = False) -> list[Drawn]:
+def draw_all(
+    store: Store, runs: pd.DataFrame, filters: Filters, site: Path, large: bool = False, on_progress: Counter | None = None
+) -> list[Drawn]:
     """Draw every plot into ``site/figures``.
 
     Args:
         runs: of the whole store, so that a filter changes no colour.
         large: draw overviews only, and name the command for each of the others.
+        on_progress: told the plots that are done, how many there are, and the figure that is drawn now.
     """
     # Imported here: matplotlib takes a second that a refused folder need not wait for.
     from vpbench.reporting.figures import draw_figures
 
     plots: list[Plot] = sorted((plot for _, plot in plot_registry().working()), key=lambda plot: (plot.place, plot.name))
     drawn = []
-    for plot in plots:
+    for number, plot in enumerate(plots):
+
+        def told(figure: str = plot.option, done: int = number) -> None:
+            if on_progress is not None:
+                on_progress(done, len(plots), figure)
+
+        told()
         if large and not plot.overview:
             advice = f"vpbench report --plot {plot.option} --results RESULTS draws it, best with --dataset or --method."
             drawn.append(Drawn(plot.name, plot.title, (), f"left out, as there are so many runs: {advice}"))
             continue
         try:
-            paths = draw_figures(plot.name, store, runs, filters, site / FOLDER / plot.name)
+            paths = draw_figures(plot.name, store, runs, filters, site / FOLDER / plot.name, told)
         except OSError:
             raise  # a disk that is full, not the plot
         except Exception as error:  # a broken plot takes no other away

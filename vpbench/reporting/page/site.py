@@ -19,6 +19,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from vpbench.core.counting import Counter
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.escaping import visible
 from vpbench.core.version import __version__
@@ -50,6 +51,7 @@ def write_page(
     seed: int | None = None,
     figures: bool = True,
     own_page: int = OWN_PAGE,
+    on_progress: Counter | None = None,
 ) -> Path:
     """Write the store as a static site that opens from the disk; the path of its first page.
 
@@ -60,6 +62,7 @@ def write_page(
         seed: keep only this seed.
         figures: whether to draw what the store has data for.
         own_page: with more runs than this, runs that differ in their seed share a page, and figures are overviews.
+        on_progress: told the plots that are drawn, which takes most of the time.
 
     Raises:
         StoreError: when the store holds no run.
@@ -76,7 +79,7 @@ def write_page(
     def fill(site: Path) -> None:
         for name in ASSETS:
             (site / name).write_bytes(files("vpbench.reporting.page").joinpath(name).read_bytes())
-        plots = draw_all(store, runs, keep, site, len(kept) > own_page) if figures else []
+        plots = draw_all(store, runs, keep, site, len(kept) > own_page, on_progress) if figures else []
         pages = method_pages(kept, ranked.results)
         _write(site / "index.html", "index.html", root="", **_index(kept, ranked, plots, pages, where, broken))
         for page in pages:
