@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from check_rows import as_frame, grid, make_row, write_store
-from conftest import Call
+from check_rows import Call, as_frame, grid, make_row, write_store
 from sweeps import some
 
 from vpbench.checking.baseline import read_baseline, write_baseline
