@@ -117,10 +117,10 @@ def validated(
     if not found and not also:
         return card
     lacking = [_place(details) for details in found if details["type"] == "missing"]
-    told = [(details["loc"], _in_words(details) + _guess(details, kind)) for details in found if details["type"] != "missing"]
+    wrong = [(details["loc"], _in_words(details) + _guess(details, kind)) for details in found if details["type"] != "missing"]
     text = file.read_text(encoding="utf-8")
     problems = [f"it lacks {', '.join(lacking)}"] if lacking else []
-    for place, what in (*told, *also):
+    for place, what in (*wrong, *also):
         line = line_of(text, place)
         problems.append((f"line {line}: " if line else "") + what)
     raise UsageError(f"{shown(file)}: {'; '.join(dict.fromkeys(problems))}")
