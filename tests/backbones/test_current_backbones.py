@@ -13,8 +13,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 from test_checkpoint_layouts import official_dinov3
-from test_weight_files import google_arrays
 from torch import Tensor
+from weight_writers import google_arrays
 
 from vpbench.backbones import named, weights
 from vpbench.backbones.base import Backbone

@@ -231,7 +231,7 @@ def test_what_is_left_out_may_hold_anything(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("array", "words"), [(np.full(64, np.nan, np.float32), "NaN"), (np.zeros(64, np.int32), "int32")])
 def test_bad_values_in_google_s_files(array: np.ndarray[Any, Any], words: str, tmp_path: Path) -> None:
-    from test_weight_files import google_arrays
+    from weight_writers import google_arrays
 
     np.savez(tmp_path / "a.npz", **google_arrays(model()) | {"Transformer/encoder_norm/bias": array})
     with pytest.raises(WeightsError, match=rf"a\.npz: .*{words}"):

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from sweeps import some
 from test_hub_weights import hub, keep
-from test_weight_files import NAME, SIZE, google_arrays, pictures, source, state
 from tiny_swin import images, tiny_swin
 from torch import Tensor, nn
+from weight_writers import NAME, SIZE, google_arrays, pictures, source, state
 
 from vpbench.backbones.classifier import add_classifier, add_empty_classifier, read_heads
 from vpbench.backbones.family import adapter_for
