@@ -48,7 +48,7 @@ class GaPTConfig(MethodConfig):
         " prompts and patch tokens (MAE)",
         f"{_CODE} src/models/vit_prompt/vit_moco.py, vit_mae.py",
     )
-    dropout: float = option(0.1, "on the prompts, anew for every image", f"{_CODE} run.sh: 0.1", ge=0, lt=1)
+    dropout: float = option(0.1, "on the prompts, drawn for every image", f"{_CODE} run.sh: 0.1", ge=0, lt=1)
 
 
 class GaPT(Method[GaPTConfig]):

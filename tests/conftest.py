@@ -6,12 +6,12 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import timm
-import torch
 
-from vpbench.backbones.vit import ViTAdapter
+if TYPE_CHECKING:
+    from vpbench.backbones.vit import ViTAdapter
 
 
 def pytest_configure() -> None:
@@ -32,6 +32,11 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def vit_b16() -> ViTAdapter:
     """ViT-B/16 at 224 pixels without values, for counting."""
+    import timm  # not above, since the process that hands out the tests to others reads this file, too
+    import torch
+
+    from vpbench.backbones.vit import ViTAdapter
+
     with torch.device("meta"):
         return ViTAdapter(timm.create_model("vit_base_patch16_224", num_classes=0))
 

@@ -26,6 +26,8 @@ REPRESENTATIVE = {
     "dam_vp",  # two passes per image
     "ilm_vp",  # no head of its own
 }
+# Of these, for what takes long or is much the same for each.
+FEW = {"linear", "vpt", "e2vpt", "dam_vp"}
 
 
 def case(label: str, *others: Any, always: Iterable[str] = REPRESENTATIVE) -> Any:
@@ -35,3 +37,20 @@ def case(label: str, *others: Any, always: Iterable[str] = REPRESENTATIVE) -> An
 
 def marks(label: str, always: Iterable[str] = REPRESENTATIVE) -> tuple[pytest.MarkDecorator, ...]:
     return () if label in always else (pytest.mark.sweep,)
+
+
+def some(cases: Iterable[Any], count: int) -> list[Any]:
+    """Parameters of a check that many cases repeat: ``count`` of them, evenly spread over the list, always run.
+
+    As for ``parametrize``, a case is a tuple where the test has several arguments.
+    """
+    found = list(cases)
+    often = {place * len(found) // count for place in range(count)}
+    return [each if place in often else _swept(each) for place, each in enumerate(found)]
+
+
+def _swept(each: Any) -> Any:
+    """A parameter set as it is given to ``parametrize``, for the sweep only."""
+    if isinstance(each, type(pytest.param())):
+        return each._replace(marks=(*each.marks, pytest.mark.sweep))
+    return pytest.param(*(each if isinstance(each, tuple) else (each,)), marks=pytest.mark.sweep)

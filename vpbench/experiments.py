@@ -129,8 +129,8 @@ def read_experiment(given: str | Path) -> Experiment:
     steps = reader.steps()
     if reader.problems:
         text = file.read_text(encoding="utf-8")
-        told = [f"line {line}: {what}" if (line := line_of(text, key)) else what for key, what in reader.problems]
-        raise UsageError(f"{file}: {'; '.join(dict.fromkeys(told))}")
+        lines = [f"line {line}: {what}" if (line := line_of(text, key)) else what for key, what in reader.problems]
+        raise UsageError(f"{file}: {'; '.join(dict.fromkeys(lines))}")
     if not values.keys() - {"title", "results"}:
         raise UsageError(f"{file} says nothing to run: write methods, a suite or data into it (docs/experiments.md).")
     whole = {"experiment": file.read_text(encoding="utf-8")}
@@ -202,7 +202,7 @@ class _Reader:
                 name = own[key]
                 with self._noting((*at, key), f"{name}: ", f"{'.'.join((*at, key))}: "):
                     found[name] = getattr(kind.from_keywords(**{name: self._value(name, value)}), name)
-            elif key not in known and (not others or kind is Request):  # told once
+            elif key not in known and (not others or kind is Request):  # reported once
                 self._note((*at, key), str(unknown("key", ".".join((*at, key)), (*known, *also))))
         return found
 

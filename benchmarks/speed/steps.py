@@ -35,7 +35,7 @@ from vpbench.backbones.base import Backbone
 from vpbench.backbones.family import adapter_for
 from vpbench.backbones.frozen_linear import freeze_linears
 from vpbench.core.processor import processor
-from vpbench.measure.costs import twin
+from vpbench.measure.costs import with_shared_weights
 from vpbench.models.build import add_method, needs_classifier
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.registry import method_registry, resolve_method
@@ -104,7 +104,7 @@ class Running:
     def __init__(self, case: Case, frozen: Backbone, device: str) -> None:
         torch.manual_seed(0)
         self.case, self.device = case, device
-        self.model = self._built(twin(frozen))
+        self.model = self._built(with_shared_weights(frozen))
         if self.model.scope.trained:
             self.model = self._built(copy.deepcopy(frozen))
         adapter = self.model.backbone

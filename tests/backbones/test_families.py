@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import timm
 import torch
-from sweeps import case
+from sweeps import case, some
 from typer.testing import CliRunner
 
 from vpbench.backbones.family import adapter_for
@@ -19,12 +19,12 @@ from vpbench.core.errors import UnsupportedError
 
 @pytest.mark.parametrize(
     ("name", "word"),
-    [
+    some([
         ("resnet50", "ResNet"), ("convnext_tiny", "ConvNeXt"), ("mixer_s32_224", "MlpMixer"), ("beit_base_patch16_224", "Beit"),
         ("swinv2_tiny_window8_256", "SwinTransformerV2"), ("vit_small_r26_s32_224", "HybridEmbed"),
         ("vit_small_patch16_18x2_224", "ParallelThingsBlock"), ("vit_relpos_small_patch16_224", "VisionTransformerRelPos"),
         ("samvit_base_patch16_224", "VisionTransformerSAM"), ("naflexvit_base_patch16_gap", "NaFlexVit"),
-    ],
+    ], 3),
 )  # fmt: skip
 def test_unsupported(name: str, word: str) -> None:
     with pytest.raises(UnsupportedError, match=word) as caught:
@@ -51,14 +51,14 @@ of_each_family = partial(
 
 @pytest.mark.parametrize(
     ("name", "family", "prefix"),
-    [
+    some([
         of_each_family("vit_tiny_patch16_224", "vit", 1), of_each_family("deit3_small_patch16_224", "vit", 1),
         of_each_family("deit_tiny_distilled_patch16_224", "vit", 2), of_each_family("vit_small_patch14_reg4_dinov2", "vit", 5),
         of_each_family("vit_base_patch16_clip_224", "vit", 1), of_each_family("vit_base_patch16_siglip_224", "vit", 0),
         of_each_family("vit_little_patch16_reg4_gap_256", "vit", 4), of_each_family("vit_dwee_patch16_reg1_gap_256", "vit", 1),
         of_each_family("eva02_tiny_patch14_224", "vit", 1), of_each_family("vit_small_patch16_dinov3", "vit", 5),
         of_each_family("swin_tiny_patch4_window7_224", "swin", 0), of_each_family("swin_s3_tiny_224", "swin", 0),
-    ],
+    ], 5),
 )  # fmt: skip
 def test_supported(name: str, family: str, prefix: int) -> None:
     known(name)

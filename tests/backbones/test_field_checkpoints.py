@@ -15,6 +15,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from sweeps import some
 from torch import Tensor, nn
 
 from vpbench.backbones.classifier import read_heads
@@ -124,7 +125,7 @@ PREFIXES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("prefix", some(PREFIXES, 3))
 def test_prefixes(prefix: str, tmp_path: Path) -> None:
     content = prefixed(prefix, encoder() | {"head.weight": torch.zeros(5, 64), "head.bias": torch.zeros(5)})
     if "backbone" in prefix:  # there a head is not the encoder's
@@ -134,7 +135,7 @@ def test_prefixes(prefix: str, tmp_path: Path) -> None:
     assert "1 surplus (criterion.weight)" in message
 
 
-@pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state_dict", "net", "teacher", "module"])
+@pytest.mark.parametrize("wrapper", some(["state_dict", "model", "model_state_dict", "net", "teacher", "module"], 3))
 def test_wrappers(wrapper: str, tmp_path: Path) -> None:
     assert filled(tmp_path / "a.pth", {"epoch": 1, wrapper: encoder(), "optimizer_state_dict": {"state": {}}})
 
@@ -180,7 +181,7 @@ def transformers_state(state: State, prefix: str = "vit.") -> State:
     return prefixed(prefix, found)
 
 
-@pytest.mark.parametrize("prefix", ["vit.", "deit.", "dinov2.", "", "module.vit."])
+@pytest.mark.parametrize("prefix", some(["vit.", "deit.", "dinov2.", "", "module.vit."], 2))
 def test_names_of_transformers(prefix: str, tmp_path: Path) -> None:
     content = transformers_state(encoder(), prefix)
     outer = prefix.removesuffix("vit.")
@@ -201,8 +202,8 @@ def changed(**tensors: Tensor) -> State:
     return encoder() | {name.replace("__", "."): tensor for name, tensor in tensors.items()}
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("value", some([math.nan, math.inf, -math.inf], 2))
+@pytest.mark.parametrize("half", some([False, True], 1))
 def test_values_that_are_not_finite(value: float, half: bool, tmp_path: Path) -> None:
     tensor = encoder()["norm.bias"].clone()
     tensor[3] = value
@@ -214,7 +215,7 @@ def test_values_that_are_not_finite(value: float, half: bool, tmp_path: Path) ->
         fill(model(1), tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("dtype", some([torch.int8, torch.int64, torch.bool, torch.complex64], 2))
 def test_values_that_are_not_real_numbers(dtype: torch.dtype, tmp_path: Path) -> None:
     content = {name: tensor.to(dtype) if "fc1" in name else tensor for name, tensor in encoder().items()}
     message = refusal(tmp_path / "a.pth", content)
@@ -230,7 +231,7 @@ def test_what_is_left_out_may_hold_anything(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("array", "words"), [(np.full(64, np.nan, np.float32), "NaN"), (np.zeros(64, np.int32), "int32")])
 def test_bad_values_in_google_s_files(array: np.ndarray[Any, Any], words: str, tmp_path: Path) -> None:
-    from test_weight_files import google_arrays
+    from weight_writers import google_arrays
 
     np.savez(tmp_path / "a.npz", **google_arrays(model()) | {"Transformer/encoder_norm/bias": array})
     with pytest.raises(WeightsError, match=rf"a\.npz: .*{words}"):

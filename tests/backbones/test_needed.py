@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from sweeps import case
+from sweeps import case, some
 from test_checkpointing import METHODS as BASIC
 from tiny_vits import VARIANTS, images, tiny_vit
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ def results(model: PromptedModel, x: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("fused", [True, pytest.param(False, marks=pytest.mark.sweep)], ids=["fused", "explicit"])
-@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
+@pytest.mark.parametrize("build", some(BUILDS.values(), 3), ids=BUILDS)
 @pytest.mark.parametrize("label", [case(label) for label in METHODS])
 def test_same_values_and_gradients(label: str, build: dict[str, Any], fused: bool) -> None:
     model = model_of(label, build)
@@ -74,7 +74,7 @@ def test_same_values_and_gradients(label: str, build: dict[str, Any], fused: boo
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("label", METHODS)
+@pytest.mark.parametrize("label", some(METHODS, 5))
 def test_in_single_precision(label: str) -> None:
     model = model_of(label, {}, torch.float32)
     x = images(model.backbone.vit)  # type: ignore[union-attr]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from sweeps import case
 from timm.models import Eva, SwinTransformer, VisionTransformer
 from torch import Tensor, nn
 
@@ -33,7 +34,9 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
 IN_BLOCKS = [site for site in SITES if site not in ("patch_embed", "norm")]
 LINEAR = ("qkv", "proj", "fc1", "fc2")
 AFFINE = [*LINEAR, "norm1", "norm2", "norm", "patch_embed"]
-sweep = pytest.mark.parametrize("name", BACKBONES)
+# One of each family always runs.
+OFTEN = ("vit", "eva", "swin")
+sweep = pytest.mark.parametrize("name", [case(name, always=OFTEN) for name in BACKBONES])
 
 
 def adapter_of(name: str) -> Backbone:
@@ -58,8 +61,8 @@ def has_site(name: str, site: str) -> bool:
     return not (name == "eva swiglu" and site == "fc1")
 
 
-def pairs(sites: list[str]) -> Iterator[tuple[str, str]]:
-    return ((name, site) for name in BACKBONES for site in sites if has_site(name, site))
+def pairs(sites: Iterable[str]) -> Iterator[Any]:
+    return (case(name, site, always=OFTEN) for name in BACKBONES for site in sites if has_site(name, site))
 
 
 def prompted(adapter: Backbone, x: Tensor, block: int = 1, prompts: int = 3) -> Tokens:

@@ -10,10 +10,11 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from sweeps import some
 from test_hub_weights import hub, keep
-from test_weight_files import NAME, SIZE, google_arrays, pictures, source, state
 from tiny_swin import images, tiny_swin
 from torch import Tensor, nn
+from weight_writers import NAME, SIZE, google_arrays, pictures, source, state
 
 from vpbench.backbones.classifier import add_classifier, add_empty_classifier, read_heads
 from vpbench.backbones.family import adapter_for
@@ -46,7 +47,7 @@ def source_logits(path: Path, x: Tensor) -> Tensor:
     return logits
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@pytest.mark.parametrize("suffix", some(["safetensors", "pth"], 1))
 def test_timms_files(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"head.{suffix}"
     (save_file if suffix == "safetensors" else torch.save)(state(classes=CLASSES), path)
@@ -67,7 +68,7 @@ def test_it_is_found_at_another_image_size(tmp_path: Path) -> None:
     assert torch.equal(dict(backbone.named_parameters())["source_classifier.weight"], source(classes=CLASSES).head.weight)
 
 
-@pytest.mark.parametrize("prefix", ["", "opt/target/"])
+@pytest.mark.parametrize("prefix", some(["", "opt/target/"], 1))
 def test_googles_files(prefix: str, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(64, CLASSES, generator=generator), torch.randn(CLASSES, generator=generator)

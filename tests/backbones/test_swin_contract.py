@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from sweeps import some
 from timm.models import SwinTransformer
 from tiny_swin import VARIANTS, images, tiny_swin
 from torch import Tensor, nn
@@ -16,11 +17,11 @@ from vpbench.core.errors import UnsupportedError
 from vpbench.interface import Method, MethodConfig, Scope, Tokens
 from vpbench.models.prompted import PromptedModel
 
-variants = pytest.mark.parametrize("build", VARIANTS.values(), ids=VARIANTS)
+variants = pytest.mark.parametrize("build", some(VARIANTS.values(), 6), ids=VARIANTS)
 
 
 @variants
-@pytest.mark.parametrize("fused", [True, False], ids=["fused", "explicit"])
+@pytest.mark.parametrize("fused", some([True, False], 1), ids=["fused", "explicit"])
 def test_equals_timm(build: dict[str, Any], fused: bool) -> None:
     swin = tiny_swin(**build)
     adapter = SwinAdapter(swin)
@@ -48,7 +49,7 @@ def test_shape(build: dict[str, Any]) -> None:
 
 
 @variants
-@pytest.mark.parametrize("fused", [True, False], ids=["fused", "explicit"])
+@pytest.mark.parametrize("fused", some([True, False], 1), ids=["fused", "explicit"])
 def test_the_prompted_block_without_prompts_is_timms(build: dict[str, Any], fused: bool) -> None:
     """Key and value prompts of length 0 make every block take the way of a prompted one."""
     adapter = SwinAdapter(tiny_swin(**build).double())
@@ -89,7 +90,9 @@ def attended(adapter: SwinAdapter, index: int, x: Tensor, prompts: int) -> Tenso
     return out
 
 
-@pytest.mark.parametrize("name", ["plain", "padded windows", "one window", "masks for any size", "no query, key and value bias"])
+@pytest.mark.parametrize(
+    "name", some(["plain", "padded windows", "one window", "masks for any size", "no query, key and value bias"], 2)
+)
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "explicit"])
 def test_prompted_blocks_written_out(name: str, fused: bool) -> None:
     adapter = SwinAdapter(tiny_swin(**VARIANTS[name]).double())
@@ -222,6 +225,7 @@ def test_a_timm_that_halves_odd_maps_wrongly() -> None:
         SwinAdapter(swin)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("size", "window"), [(224, 7), *(pytest.param(*sizes, marks=pytest.mark.sweep) for sizes in ((384, 12), (448, 7)))]
 )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from sweeps import some
 from tiny_vits import VARIANTS, images, tiny_vit
 
 from vpbench.backbones.vit import ViTAdapter
@@ -62,7 +63,7 @@ def test_prompts_leave_pooling_alone(build: dict[str, Any]) -> None:
     torch.testing.assert_close(adapter.pool(prompted), adapter.pool(tokens), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("build", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("build", some(VARIANTS.values(), 6), ids=VARIANTS)
 def test_frozen_in_every_mode(build: dict[str, Any]) -> None:
     adapter = ViTAdapter(tiny_vit(**build))
     model = PromptedModel(adapter, Method(MethodConfig(), adapter.shape, 5), 5)
@@ -90,11 +91,14 @@ def test_training_leaves_the_backbone_bit_identical() -> None:
 
 @pytest.mark.parametrize(
     ("name", "word"),
-    [
-        ("resnet18", "ResNet"),
-        ("swin_tiny_patch4_window7_224", "SwinTransformer"),
-        ("vit_small_patch16_18x2_224", "ParallelThingsBlock"),
-    ],
+    some(
+        [
+            ("resnet18", "ResNet"),
+            ("swin_tiny_patch4_window7_224", "SwinTransformer"),
+            ("vit_small_patch16_18x2_224", "ParallelThingsBlock"),
+        ],
+        1,
+    ),
 )
 def test_other_families(name: str, word: str) -> None:
     with torch.device("meta"):

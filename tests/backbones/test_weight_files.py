@@ -1,22 +1,17 @@
-"""Weight files in every format, and every way in which one can be wrong. All on timm's ``test_vit``, 64 wide and 6 deep."""
+"""Weight files in every format and from every place. All on timm's ``test_vit``, 64 wide and 6 deep."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from copy import deepcopy
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from sweeps import some
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
-from timm.models import VisionTransformer
-from torch import Tensor
+from weight_writers import NAME, SIZE, WRITERS, features, google_arrays, pictures, refusal, source, state
 
 from vpbench.backbones.named import backbone_card, resolve_backbone
 from vpbench.backbones.weights import fill, load_backbone
@@ -24,68 +19,10 @@ from vpbench.core.cards import packaged_file
 from vpbench.core.errors import UsageError, VpbenchError, WeightsError
 from vpbench.core.hashing import file_sha256
 
-NAME, SIZE = "test_vit", 32
-State = dict[str, Tensor]
+pytestmark = pytest.mark.usefixtures("no_weights_folder")
 
 
-@pytest.fixture(autouse=True)
-def no_weights_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("VPBENCH_WEIGHTS", raising=False)
-
-
-@cache
-def source(size: int = SIZE, classes: int = 0) -> VisionTransformer:
-    """The model that the files come from."""
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        vit = timm.create_model(NAME, img_size=size, num_classes=classes).eval()
-        with torch.no_grad():
-            for tensor in vit.parameters():
-                tensor.add_(torch.randn_like(tensor), alpha=0.1)
-    return vit
-
-
-def state(**sizes: int) -> State:
-    return {name: tensor.detach().clone() for name, tensor in source(**sizes).state_dict().items()}
-
-
-def pictures(size: int = SIZE) -> Tensor:
-    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-
-
-def features(path: Path, size: int = SIZE, patch: int | None = None) -> Tensor:
-    spec = resolve_backbone(NAME, str(path), size, patch)
-    assert (spec.weights, spec.sha256) == ("file", file_sha256(path))
-    return load_backbone(spec)(pictures(size))
-
-
-def refusal(path: Path, name: str = NAME, quick: bool = False) -> str:
-    """The message with which a file is refused, from its resolution on or (``quick``) its reading: one line that names it."""
-    with pytest.raises(WeightsError) as caught:
-        if quick:
-            fill(deepcopy(source()), path)
-        else:
-            load_backbone(resolve_backbone(name, str(path), SIZE))
-    message = str(caught.value)
-    assert "\n" not in message
-    assert str(path) in message
-    return message
-
-
-# --- formats
-
-
-WRITERS: dict[str, Callable[[State, Path], None]] = {
-    "plain.safetensors": lambda content, path: save_file(content, path),
-    "plain.pth": lambda content, path: torch.save(content, path),
-    "old.pth": lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
-    "state_dict.pth.tar": lambda content, path: torch.save({"state_dict": content, "epoch": 3, "arch": NAME}, path),
-    "model.bin": lambda content, path: torch.save({"model": content, "lr": 0.1}, path),
-    "both.pt": lambda content, path: torch.save({"state_dict": {"model": content}}, path),
-}
-
-
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", some(WRITERS, 3))
 def test_formats(name: str, tmp_path: Path) -> None:
     WRITERS[name](state(), tmp_path / name)
     assert torch.equal(features(tmp_path / name), source()(pictures()))
@@ -132,40 +69,6 @@ def test_openai_clip_layout(tmp_path: Path) -> None:
     fresh = timm.create_model("vit_base_patch32_clip_224", num_classes=0, img_size=32, embed_dim=32, depth=1, num_heads=2)
     fill(fresh, tmp_path / "clip.pth")
     assert all(torch.equal(tensor, own[name]) for name, tensor in fresh.state_dict().items())
-
-
-def google_arrays(vit: VisionTransformer) -> dict[str, np.ndarray[Any, Any]]:
-    """A ViT under the names and in the layouts of Google's vision_transformer repository."""
-
-    def array(tensor: Tensor) -> np.ndarray[Any, Any]:
-        return tensor.detach().numpy().copy()
-
-    heads, width = vit.blocks[0].attn.num_heads, vit.embed_dim
-    found = {
-        "embedding/kernel": array(vit.patch_embed.proj.weight.permute(2, 3, 1, 0)),
-        "embedding/bias": array(vit.patch_embed.proj.bias),
-        "cls": array(vit.cls_token),
-        "Transformer/posembed_input/pos_embedding": array(vit.pos_embed),
-        "Transformer/encoder_norm/scale": array(vit.norm.weight),
-        "Transformer/encoder_norm/bias": array(vit.norm.bias),
-        "head/kernel": np.zeros((width, 1000), np.float32),
-        "head/bias": np.zeros(1000, np.float32),
-    }
-    for index, block in enumerate(vit.blocks):
-        root = f"Transformer/encoderblock_{index}/"
-        for ours, theirs in ((block.norm1, "LayerNorm_0"), (block.norm2, "LayerNorm_2")):
-            found[f"{root}{theirs}/scale"], found[f"{root}{theirs}/bias"] = array(ours.weight), array(ours.bias)
-        attention = root + "MultiHeadDotProductAttention_1/"
-        for part, name in enumerate(("query", "key", "value")):
-            rows = slice(part * width, (part + 1) * width)
-            found[f"{attention}{name}/kernel"] = array(block.attn.qkv.weight[rows].T.reshape(width, heads, width // heads))
-            found[f"{attention}{name}/bias"] = array(block.attn.qkv.bias[rows].reshape(heads, width // heads))
-        found[f"{attention}out/kernel"] = array(block.attn.proj.weight.T.reshape(heads, width // heads, width))
-        found[f"{attention}out/bias"] = array(block.attn.proj.bias)
-        for part, layer in enumerate((block.mlp.fc1, block.mlp.fc2)):
-            found[f"{root}MlpBlock_3/Dense_{part}/kernel"] = array(layer.weight.T)
-            found[f"{root}MlpBlock_3/Dense_{part}/bias"] = array(layer.bias)
-    return found
 
 
 @pytest.mark.parametrize("prefix", ["", "opt/target/"])
@@ -263,125 +166,6 @@ def test_weights_from_the_environment(tmp_path: Path, monkeypatch: pytest.Monkey
         resolve_backbone(NAME, image_size=SIZE)
 
 
-# --- wrong files
-
-
-def test_changed_since_planned(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    save_file(state(), path)
-    spec = resolve_backbone(NAME, str(path), SIZE)
-    save_file({name: tensor + 1 for name, tensor in state().items()}, path)
-    with pytest.raises(WeightsError, match=r"a\.safetensors is not the file .* plan the run again"):
-        load_backbone(spec)
-    path.unlink()
-    with pytest.raises(WeightsError, match=r"a\.safetensors cannot be read: No such file"):
-        load_backbone(spec)
-
-
-def test_missing_and_surplus_keys(tmp_path: Path) -> None:
-    content = state()
-    for name in ("cls_token", "norm.bias"):
-        content["more." + name] = content.pop(name)
-    content["blocks.2.norm1.weight"] = torch.zeros(7)
-    save_file(content, tmp_path / "keys.safetensors")
-    message = refusal(tmp_path / "keys.safetensors")
-    assert "2 missing (cls_token, norm.bias)" in message
-    assert "2 surplus (more.cls_token, more.norm.bias)" in message
-    assert "1 of another shape (blocks.2.norm1.weight (7,) instead of (64,))" in message
-    assert "Choose the backbone" in message
-
-
-@pytest.mark.parametrize("name", ["test_vit2", "vit_tiny_patch16_224", "vit-nano"])
-def test_another_architecture(name: str, tmp_path: Path) -> None:
-    save_file(state(), tmp_path / "a.safetensors")
-    assert "does not match" in refusal(tmp_path / "a.safetensors", name)
-
-
-def test_position_embedding_of_no_grid(tmp_path: Path) -> None:
-    for count, shape in ((0, (1, 7, 64)), (1, (64,))):
-        content = state() | {"pos_embed": torch.zeros(shape)}
-        save_file(content, tmp_path / f"{count}.safetensors")
-        assert "Choose the backbone" in refusal(tmp_path / f"{count}.safetensors")
-
-
-class Payload:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.folder),)
-
-
-@pytest.mark.parametrize("new_format", [True, False])
-def test_object_is_never_executed(new_format: bool, tmp_path: Path) -> None:
-    path = tmp_path / "object.pth"
-    torch.save(state() | {"extra": Payload(tmp_path / "executed")}, path, _use_new_zipfile_serialization=new_format)
-    assert "not loaded for safety" in refusal(path)
-    assert not (tmp_path / "executed").exists()
-
-
-def test_npz_object_is_never_executed(tmp_path: Path) -> None:
-    path = tmp_path / "object.npz"
-    np.savez(path, **google_arrays(source()) | {"cls": np.array([Payload(tmp_path / "executed")], dtype=object)})
-    refusal(path)
-    assert not (tmp_path / "executed").exists()
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pth"])
-def test_damaged(suffix: str, tmp_path: Path) -> None:
-    whole = tmp_path / f"whole{suffix}"
-    if suffix == ".npz":
-        np.savez(whole, **google_arrays(source()))
-    else:
-        WRITERS["plain.safetensors" if suffix == ".safetensors" else "plain.pth"](state(), whole)
-    content = whole.read_bytes()
-    random = np.random.default_rng(0)
-    damaged = [b"", b"<!doctype html>\n<p>404", content[:100], content[: len(content) // 2], content[:-10]]
-    damaged += [random.bytes(length) for length in (10, 50, 999)]
-    if suffix == ".pth":
-        damaged += [random.bytes(50) for _ in range(40)]  # torch's reader fails in many ways
-    for number, part in enumerate(damaged):
-        path = tmp_path / f"{number}{suffix}"
-        path.write_bytes(part)
-        message = refusal(path, quick=True)
-        assert "damaged" in message and "--weights" in message, message
-
-
-@pytest.mark.parametrize("content", [[torch.zeros(2)], {}, {"state_dict": {"epoch": 3}}, {0: torch.zeros(2)}, torch.zeros(2)])
-def test_no_state_dict(content: Any, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "a.pth")
-    assert "no state dict" in refusal(tmp_path / "a.pth")
-
-
-def test_npz_of_another_kind(tmp_path: Path) -> None:
-    arrays, path = google_arrays(source()), tmp_path / "a.npz"
-
-    def refused(**changes: np.ndarray[Any, Any] | None) -> str:
-        np.savez(path, **{name: array for name, array in (arrays | changes).items() if array is not None})
-        return refusal(path, quick=True)
-
-    assert "missing (embedding/kernel)" in refused(**{"embedding/kernel": None})
-    assert "Transformer/encoder_norm/scale" in refused(**{"Transformer/encoder_norm/scale": None})
-    last = "Transformer/encoderblock_5/MlpBlock_3/Dense_0/bias"
-    assert last in refused(**{last: None})
-    assert "7 blocks" in refused(**{"Transformer/encoderblock_6/LayerNorm_0/scale": np.zeros(64)})
-    assert "width 32 instead of 6 of width 64" in refused(**{"embedding/kernel": np.zeros((16, 16, 3, 32), np.float32)})
-    assert "Choose the backbone" in refused(cls=np.zeros((1, 1, 63), np.float32))
-
-
-@pytest.mark.parametrize(
-    ("build", "word"),
-    [({"init_values": 0.1}, "ls1.gamma"), ({"qk_norm": True}, "q_norm"), ({"global_pool": "avg"}, "(fc_norm|Identity)")],
-)
-def test_npz_leaves_nothing_unfilled(build: dict[str, Any], word: str, tmp_path: Path) -> None:
-    """Google's files know no layer scale, no norms of queries and keys, and no norm behind pooling."""
-    np.savez(tmp_path / "a.npz", **google_arrays(source()))
-    with pytest.raises(WeightsError, match=rf"a\.npz does not match the architecture: .*{word}"):
-        fill(timm.create_model(NAME, img_size=SIZE, num_classes=0, **build), tmp_path / "a.npz")
-
-
 # --- random and embedded weights
 
 
@@ -419,7 +203,7 @@ def test_unknown_name(name: str, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_small_patch16_18x2_224", "vit_small_r26_s32_224"])
+@pytest.mark.parametrize("name", some(["resnet18", "vit_small_patch16_18x2_224", "vit_small_r26_s32_224"], 1))
 def test_other_families_are_named(name: str) -> None:
     with pytest.raises(VpbenchError) as caught:
         resolve_backbone(name, "random")

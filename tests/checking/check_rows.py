@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ import pyarrow as pa
 from vpbench.core.hashing import digest
 from vpbench.store.schema import COLUMNS, SCHEMA
 from vpbench.store.store import Store
+
+# A command: words in, exit code, stdout and stderr out.
+Call = Callable[..., tuple[int, str, str]]
 
 SPEC: dict[str, Any] = {
     "method": {"name": "vpt", "preset": None, "version": 1, "config": {"prompt_length": 10, "deep": True}},

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from check_rows import as_frame, grid, write_store
+from check_rows import Call, as_frame, grid, write_store
 
 from vpbench.checking.baseline import write_baseline
 from vpbench.cli.app import main
-
-Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture

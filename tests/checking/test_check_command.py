@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from check_rows import as_frame, grid, make_row, write_store
-from conftest import Call
+from check_rows import Call, as_frame, grid, make_row, write_store
+from sweeps import some
 
 from vpbench.checking.baseline import read_baseline, write_baseline
 from vpbench.store.schema import COLUMNS, SCHEMA
@@ -81,6 +81,7 @@ def test_some_methods_only(call: Call, baseline: Path, results: Path) -> None:
     assert (code, out.splitlines()[-1]) == (0, "No regression in 2 cells.")
 
 
+@pytest.mark.sweep
 def test_values_with_markup_stay_in_their_cell(call: Call, baseline: Path, results: Path, tmp_path: Path) -> None:
     write_store([make_row(seed=3, status="failed", error="Error: a|b <i>\x1b[bold]&")], results)
     comment, junit = tmp_path / "check.md", tmp_path / "check.xml"
@@ -91,6 +92,7 @@ def test_values_with_markup_stay_in_their_cell(call: Call, baseline: Path, resul
     assert r"a|b <i>\x1b[bold]&" in str(next(ElementTree.parse(junit).iter("failure")).get("message"))
 
 
+@pytest.mark.sweep
 def test_rows_of_real_runs(call: Call, tmp_path: Path) -> None:
     """Published rows against themselves: six methods, three seeds."""
     published = Path(__file__).resolve().parents[2] / "results" / "published" / "mini_vit-nano_3seeds.parquet"
@@ -245,17 +247,20 @@ def test_unusable_baselines(call: Call, baseline: Path, results: Path, spoil: ob
 
 @pytest.mark.parametrize(
     ("words", "code", "said"),
-    [
-        (["--results", "{tmp}/nowhere"], 2, "nowhere does not exist"),
-        (["--results", "{tmp}"], 2, "has no rows"),
-        (["--results", "{results}", "--suite", "mini"], 2, "has no row of suite mini; it has suite ci"),
-        (["--results", "{results}", "--methods", "vptt"], 2, "has no row of suite ci, method vptt"),
-        (["--results", "{results}", "--seeds", "1"], 2, "--seeds and --keep are for running"),
-        (["--results", "{results}", "--tolerance", "los=1"], 2, "Did you mean 'loss'?"),
-        (["--seeds", "a"], 2, "--seeds a: write whole numbers"),
-        (["--seeds", "-1"], 2, "none below 0"),
-        (["--tolerance", "loss=much"], 2, "must be a number above 0"),
-    ],
+    some(
+        [
+            (["--results", "{tmp}/nowhere"], 2, "nowhere does not exist"),
+            (["--results", "{tmp}"], 2, "has no rows"),
+            (["--results", "{results}", "--suite", "mini"], 2, "has no row of suite mini; it has suite ci"),
+            (["--results", "{results}", "--methods", "vptt"], 2, "has no row of suite ci, method vptt"),
+            (["--results", "{results}", "--seeds", "1"], 2, "--seeds and --keep are for running"),
+            (["--results", "{results}", "--tolerance", "los=1"], 2, "Did you mean 'loss'?"),
+            (["--seeds", "a"], 2, "--seeds a: write whole numbers"),
+            (["--seeds", "-1"], 2, "none below 0"),
+            (["--tolerance", "loss=much"], 2, "must be a number above 0"),
+        ],
+        5,
+    ),
 )
 def test_mistakes(call: Call, baseline: Path, results: Path, tmp_path: Path, words: list[str], code: int, said: str) -> None:
     given = [word.format(tmp=tmp_path, results=results) for word in words]

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sweeps import some
 
 from vpbench.checking.contribution import check_contributions
 from vpbench.checking.personal_data import found_in
@@ -122,7 +123,7 @@ CHANGED: list[tuple[Callable[[Row], Row], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "words"), CHANGED, ids=[words[:40] for _, words in CHANGED])
+@pytest.mark.parametrize(("change", "words"), some(CHANGED, 8), ids=[words[:40] for _, words in CHANGED])
 def test_what_is_refused(change: Callable[[Row], Row], words: str, row: Row, tmp_path: Path) -> None:
     found = faults(written([change(row)], tmp_path / "mine.parquet"))
     assert words in found and found.count("\n") == 0, found

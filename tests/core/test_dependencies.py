@@ -6,6 +6,8 @@ import ast
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -36,7 +38,8 @@ def bounds(requirements: list[str]) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def imported() -> set[str]:
+@cache
+def imported() -> frozenset[str]:
     """Top-level modules that the installed packages import, also inside functions."""
     names: set[str] = set()
     for folder in ("vpbench", "methods", "reports"):
@@ -46,7 +49,14 @@ def imported() -> set[str]:
                     names |= {alias.name.partition(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.module:
                     names.add(node.module.partition(".")[0])
-    return names - set(sys.stdlib_module_names) - {"vpbench", "__future__", "IPython"}  # IPython is there in every notebook
+    return (
+        frozenset(names) - set(sys.stdlib_module_names) - {"vpbench", "__future__", "IPython"}
+    )  # IPython is there in every notebook
+
+
+@cache
+def distributions_of_modules() -> Mapping[str, list[str]]:
+    return packages_distributions()
 
 
 REQUIRED = bounds(PROJECT["dependencies"])
@@ -54,14 +64,14 @@ EXTRAS = {name for extra in PROJECT["optional-dependencies"].values() for name i
 
 
 def test_every_import_is_a_dependency() -> None:
-    distributions = packages_distributions()
+    distributions = distributions_of_modules()
     known = {module: {normalised(name) for name in distributions[module]} for module in imported() if module in distributions}
     undeclared = {module for module, names in known.items() if not names & (REQUIRED.keys() | EXTRAS)}
     assert undeclared == set()
 
 
 def test_every_dependency_is_imported() -> None:
-    distributions = packages_distributions()
+    distributions = distributions_of_modules()
     used = {normalised(name) for module in imported() for name in distributions.get(module, [module])}
     assert REQUIRED.keys() - used == set()
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from miniatures.vtab import NAMES, small_card, write_task
+from sweeps import some
 
 from vpbench.core.errors import DataError, UsageError
 from vpbench.data.batches import Normaliser
@@ -87,7 +88,7 @@ def one_step(data: CachedData) -> float:
     return trainer.first_losses[0]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some(NAMES, 5))
 @pytest.mark.parametrize("place", [0, 1], ids=["own folder", "vtab-1k"])
 def test_every_task_from_files_to_a_training_step(tmp_path: Path, name: str, place: int) -> None:
     card = small_card(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from command import CHECKOUT, UNMEASURED, vpbench, write_images
+from filelock import FileLock
 
 from vpbench.execution import execute as worker
 from vpbench.measure import timing
@@ -47,10 +49,24 @@ def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first of pytest's processes to need it makes for all of them."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / "made_once" / name
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            make(folder.with_suffix(".part"))
+            folder.with_suffix(".part").rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """36 images of three classes in three splits."""
-    return write_images(tmp_path_factory.mktemp("images") / "grey")
+    return made_once(tmp_path_factory, "grey", write_images)
 
 
 @pytest.fixture(scope="session")
@@ -75,11 +91,14 @@ def command(images: Path) -> list[str]:
 @pytest.fixture(scope="session")
 def finished(quick: None, command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of two methods, measured and with everything that can be saved. Not to be changed: see ``results``."""
-    folder = tmp_path_factory.mktemp("finished") / "runs"
-    done = vpbench(*command, folder, "--methods", "linear,vpt", "--save", "features,predictions,curve,weights")
-    assert done.code == 0, done.err
-    assert "2 rows" in done.out
-    return folder
+
+    def run(folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        done = vpbench(*command, folder, "--methods", "linear,vpt", "--save", "features,predictions,curve,weights")
+        assert done.code == 0, done.err
+        assert "2 rows" in done.out
+
+    return made_once(tmp_path_factory, "finished", run)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 from command import CHECKOUT, Outcome, environment, rows, traces, vpbench
 from file_server import FileServer, serving
 from published_set import FACTS, SOURCE, lay_out, members, offered, packed
+from sweeps import some
 
 from vpbench.data import sources
 from vpbench.data.catalog import dataset_card, dataset_names
@@ -188,23 +189,26 @@ def test_verify_of_what_is_not_there(cards: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "code", "parts"),
-    [
-        ("get picture", 2, ["'picture'", "Did you mean 'pictures'?"]),
-        ("doctor picture", 2, ["Did you mean 'pictures'?"]),
-        ("verify picture", 2, ["Did you mean 'pictures'?"]),
-        ("convert", 2, ["at least one data set"]),
-        ("convert picture", 2, ["Did you mean 'pictures'?"]),
-        ("convert pictures --from tdfs", 2, ["'tdfs'", "Did you mean 'tfds'?"]),
-        ("convert pictures", 2, ["pictures cannot be converted from tfds"]),
-        ("convert vtab.dsprites-location --from original --path {nowhere}", 3, ["{nowhere}", "does not exist"]),
-        ("get", 2, ["at least one data set", "vpbench data list"]),
-        ("get pictures --suite mini", 2, ["--suite mini", "exclude each other"]),
-        ("get --suite custom", 2, ["'custom'", "no data sets of its own"]),
-        ("doctor --suite minni", 2, ["Did you mean 'mini'?"]),
-        ("get by-hand", 3, ["Pictures cannot be downloaded automatically", "Ask at https://pictures.invalid/."]),
-        ("get by-hand --dry-run", 3, ["Ask at https://pictures.invalid/."]),
-        ("get pictures --data-root {file}", 3, ["{file}", "--data-root"]),
-    ],
+    some(
+        [
+            ("get picture", 2, ["'picture'", "Did you mean 'pictures'?"]),
+            ("doctor picture", 2, ["Did you mean 'pictures'?"]),
+            ("verify picture", 2, ["Did you mean 'pictures'?"]),
+            ("convert", 2, ["at least one data set"]),
+            ("convert picture", 2, ["Did you mean 'pictures'?"]),
+            ("convert pictures --from tdfs", 2, ["'tdfs'", "Did you mean 'tfds'?"]),
+            ("convert pictures", 2, ["pictures cannot be converted from tfds"]),
+            ("convert vtab.dsprites-location --from original --path {nowhere}", 3, ["{nowhere}", "does not exist"]),
+            ("get", 2, ["at least one data set", "vpbench data list"]),
+            ("get pictures --suite mini", 2, ["--suite mini", "exclude each other"]),
+            ("get --suite custom", 2, ["'custom'", "no data sets of its own"]),
+            ("doctor --suite minni", 2, ["Did you mean 'mini'?"]),
+            ("get by-hand", 3, ["Pictures cannot be downloaded automatically", "Ask at https://pictures.invalid/."]),
+            ("get by-hand --dry-run", 3, ["Ask at https://pictures.invalid/."]),
+            ("get pictures --data-root {file}", 3, ["{file}", "--data-root"]),
+        ],
+        8,
+    ),
 )
 def test_mistakes(cards: Path, tmp_path: Path, words: str, code: int, parts: list[str]) -> None:
     def filled(text: str) -> str:
@@ -278,6 +282,7 @@ def test_ctrl_c_keeps_what_came(cards: Path, server: FileServer, tmp_path: Path)
     assert not part.exists()
 
 
+@pytest.mark.sweep
 def test_torch_stays_out(cards: Path, tmp_path: Path) -> None:
     """One process for all: the first command that imports torch is the first to say so."""
     lay_out(tmp_path / "data" / "pictures")

@@ -102,6 +102,7 @@ def altered(results: Path, folder: Path, **changes: Any) -> Path:
     return folder
 
 
+@pytest.mark.sweep
 def test_a_leaderboard_of_several_people(hub: Hub, finished: Path, tmp_path: Path) -> None:
     done = vpbench("push", finished, "lab/board", "--artefacts", "curve")
     assert done.code == 0, done.err

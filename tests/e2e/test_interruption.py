@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from command import leave, row_files, rows, small_disk, start, traces, vpbench
+from sweeps import some
 
 from vpbench.store.store import Store
 
@@ -125,7 +126,7 @@ def test_disk_full_in_the_middle(disk: Path, finished: Path, command: list[str],
     check_continues(results, command)
 
 
-@pytest.mark.parametrize("save", ["none", "weights", "features", "predictions"])
+@pytest.mark.parametrize("save", some(["none", "weights", "features", "predictions"], 1))
 def test_disk_full_from_the_start(save: str, disk: Path, command: list[str], unmeasured: None) -> None:
     leave(disk, 0)
     before = traces(disk)

@@ -57,7 +57,7 @@ class Faulty(Method[FaultyConfig]):
 """
 
 
-@pytest.mark.sweep  # the executor by itself is in tests/execution/test_local.py
+@pytest.mark.sweep  # the executor by itself is in tests/execution/test_local.py and test_jobs.py
 @pytest.mark.usefixtures("workers", "unmeasured")
 def test_same_rows_and_faults(
     command: list[str], tmp_path: Path, install: Callable[[str, str, str], None], monkeypatch: pytest.MonkeyPatch

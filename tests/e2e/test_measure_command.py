@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from command import Outcome, vpbench
+from sweeps import some
 
 from vpbench.measure import costs
 from vpbench.measure.cost_file import COLUMNS, COSTS_VERSION
@@ -175,23 +176,26 @@ def test_ctrl_c_prints_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 @pytest.mark.parametrize(
     ("words", "code", "parts"),
-    [
-        ("--methods linaer", 2, ["'linaer'", "Did you mean 'linear'?"]),
-        ("--methods ,", 2, ["--methods", "vpbench list methods"]),
-        ("--methods vpt --set vpt.promt_length=3", 2, ["'promt_length'", "Did you mean 'prompt_length'?"]),
-        ("--methods vpt --set ivpt.k=3", 2, ["ivpt.k", "--methods vpt"]),
-        ("--methods vpt --set prompt_length=3", 2, ["prompt_length", "METHOD.OPTION=VALUE"]),
-        ("--backbone vit-nono", 2, ["'vit-nono'", "Did you mean 'vit-nano'?"]),
-        ("--backbone resnet18", 6, ["ResNet cannot carry prompts"]),
-        ("--image-size 41", 2, ["41", "take 40"]),
-        ("--batch 0", 2, ["--batch 0", "at least 1"]),
-        ("--repeat 0", 2, ["--repeat 0", "at least 1"]),
-        ("--classes -1", 2, ["--classes -1", "at least 1"]),
-        ("--device tpu", 2, ["tpu", "auto, cpu or cuda"]),
-        ("--precision fp16", 2, ["fp16", "bf16"]),
-        ("--output {tmp}/costs.csv", 2, ["costs.csv", ".parquet"]),
-        ("--output {tmp}/file/costs.parquet", 5, ["costs.parquet", "cannot be written"]),
-    ],
+    some(
+        [
+            ("--methods linaer", 2, ["'linaer'", "Did you mean 'linear'?"]),
+            ("--methods ,", 2, ["--methods", "vpbench list methods"]),
+            ("--methods vpt --set vpt.promt_length=3", 2, ["'promt_length'", "Did you mean 'prompt_length'?"]),
+            ("--methods vpt --set ivpt.k=3", 2, ["ivpt.k", "--methods vpt"]),
+            ("--methods vpt --set prompt_length=3", 2, ["prompt_length", "METHOD.OPTION=VALUE"]),
+            ("--backbone vit-nono", 2, ["'vit-nono'", "Did you mean 'vit-nano'?"]),
+            ("--backbone resnet18", 6, ["ResNet cannot carry prompts"]),
+            ("--image-size 41", 2, ["41", "take 40"]),
+            ("--batch 0", 2, ["--batch 0", "at least 1"]),
+            ("--repeat 0", 2, ["--repeat 0", "at least 1"]),
+            ("--classes -1", 2, ["--classes -1", "at least 1"]),
+            ("--device tpu", 2, ["tpu", "auto, cpu or cuda"]),
+            ("--precision fp16", 2, ["fp16", "bf16"]),
+            ("--output {tmp}/costs.csv", 2, ["costs.csv", ".parquet"]),
+            ("--output {tmp}/file/costs.parquet", 5, ["costs.parquet", "cannot be written"]),
+        ],
+        8,
+    ),
 )
 def test_mistakes(words: str, code: int, parts: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()

@@ -146,7 +146,7 @@ def test_published_data_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ("run --metods vpt", "no such option: --metods"),
+        ("run --metods vpt", "no such option --metods. Did you mean --methods? See vpbench run --help."),
         ("runn", "no such command 'runn'"),
         ("list", "vpbench list --help"),
         ("logs", "missing argument 'RUN'. See vpbench logs --help."),

@@ -186,6 +186,7 @@ def test_progress(images: Path, tmp_path: Path, unmeasured: None, capsys: pytest
         vpbench.run("vpt", progress=True, callback=Callback(), **given)
 
 
+@pytest.mark.sweep
 def test_bars_in_a_notebook(images: Path, tmp_path: Path, unmeasured: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without ipywidgets, of which rich's own bars are made there."""
     from rich import console

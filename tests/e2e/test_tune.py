@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from command import rows, traces, vpbench
+from sweeps import some
 
 from vpbench.execution.run_progress import RunProgress
 from vpbench.store.schema import REPRODUCIBLE
@@ -118,32 +119,39 @@ def test_worker_processes_give_the_same_rows(tuning: list[str], space: Path, tmp
 
 @pytest.mark.parametrize(
     ("content", "words", "parts"),
-    [
-        ("[parmeters]\nn = [1]", "", ["line 4: parmeters: ", "Did you mean 'parameters'?", "mine.toml"]),
-        ('[parameters]\n"recipe.rl" = [1]', "", ["'rl'", "Did you mean 'lr'?", "mine"]),
-        ('[parameters]\n"vptt.n" = [1]', "", ["'vptt'", "Did you mean 'vpt'?"]),
-        ('[parameters]\n"vpt.promt_length" = [1]', "--methods vpt", ["'promt_length'", "Did you mean 'prompt_length'?"]),
-        ('[parameters]\n"vpt.prompt_length" = [1, 0]', "--methods vpt", ["prompt_length", "greater than or equal to 1", "0"]),
-        ('[parameters]\n"recipe.lr" = [0.1, -1]', "", ["recipe.lr", "greater than 0", "-1"]),
-        ('[parameters]\n"recipe.lr" = { low = -1.0, high = 1.0 }', "--sampler tpe --trials 3", ["recipe.lr", "-1"]),
-        ("[parameters]\nprompt_length = [1]", "", ["linear", "'prompt_length'"]),
-        ('[parameters]\n"vpt.prompt_length" = [1]', "", ["nothing to search for linear", "--methods"]),
-        ('[parameters]\n"vpt.prompt_length" = [1, 2]\n"recipe.lr" = [1.0]', "--methods vpt,linear", ["2 for vpt, 1 for linear"]),
-        ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--trials 3", ["--trials 3", "2 points", "--sampler tpe"]),
-        ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--sampler tpe", ["no budget", "--trials N"]),
-        ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--sampler tep", ["'tep'", "Did you mean 'tpe'?"]),
-        ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--prune 1", ["--prune", "grid"]),
-        (
-            '[parameters]\n"recipe.lr" = [1.0]',
-            "--sampler tpe --trials 2 --prune 1",
-            ["--prune 1", "less than the epochs of a trial, 1"],
-        ),
-        ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--set recipe.lr=1", ["--set recipe.lr", "searches it"]),
-        ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--seeds 0", ["--seeds 0"]),
-        ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--methods linaer", ["'linaer'", "Did you mean 'linear'?"]),
-        ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--save feature", ["'feature'", "Did you mean 'features'?"]),
-        ("", "--space vpt-gird", ["'vpt-gird'", "Did you mean 'vpt-grid'?"]),
-    ],
+    some(
+        [
+            ("[parmeters]\nn = [1]", "", ["line 4: parmeters: ", "Did you mean 'parameters'?", "mine.toml"]),
+            ('[parameters]\n"recipe.rl" = [1]', "", ["'rl'", "Did you mean 'lr'?", "mine"]),
+            ('[parameters]\n"vptt.n" = [1]', "", ["'vptt'", "Did you mean 'vpt'?"]),
+            ('[parameters]\n"vpt.promt_length" = [1]', "--methods vpt", ["'promt_length'", "Did you mean 'prompt_length'?"]),
+            ('[parameters]\n"vpt.prompt_length" = [1, 0]', "--methods vpt", ["prompt_length", "greater than or equal to 1", "0"]),
+            ('[parameters]\n"recipe.lr" = [0.1, -1]', "", ["recipe.lr", "greater than 0", "-1"]),
+            ('[parameters]\n"recipe.lr" = { low = -1.0, high = 1.0 }', "--sampler tpe --trials 3", ["recipe.lr", "-1"]),
+            ("[parameters]\nprompt_length = [1]", "", ["linear", "'prompt_length'"]),
+            ('[parameters]\n"vpt.prompt_length" = [1]', "", ["nothing to search for linear", "--methods"]),
+            (
+                '[parameters]\n"vpt.prompt_length" = [1, 2]\n"recipe.lr" = [1.0]',
+                "--methods vpt,linear",
+                ["2 for vpt, 1 for linear"],
+            ),
+            ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--trials 3", ["--trials 3", "2 points", "--sampler tpe"]),
+            ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--sampler tpe", ["no budget", "--trials N"]),
+            ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--sampler tep", ["'tep'", "Did you mean 'tpe'?"]),
+            ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--prune 1", ["--prune", "grid"]),
+            (
+                '[parameters]\n"recipe.lr" = [1.0]',
+                "--sampler tpe --trials 2 --prune 1",
+                ["--prune 1", "less than the epochs of a trial, 1"],
+            ),
+            ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--set recipe.lr=1", ["--set recipe.lr", "searches it"]),
+            ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--seeds 0", ["--seeds 0"]),
+            ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--methods linaer", ["'linaer'", "Did you mean 'linear'?"]),
+            ('[parameters]\n"recipe.lr" = [1.0, 2.0]', "--save feature", ["'feature'", "Did you mean 'features'?"]),
+            ("", "--space vpt-gird", ["'vpt-gird'", "Did you mean 'vpt-grid'?"]),
+        ],
+        10,
+    ),
 )
 def test_mistakes(content: str, words: str, parts: list[str], tuning: list[str], tmp_path: Path) -> None:
     space = tmp_path / "mine.toml"

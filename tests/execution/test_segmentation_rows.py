@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sweeps import some
 
 import vpbench as api
 from vpbench.analysis.load import load_stored
@@ -104,6 +105,7 @@ class Notes(Callback):
         self.notes.append(text)
 
 
+@pytest.mark.sweep
 def test_stored_models_on_several_scales(images: Path, tmp_path: Path) -> None:
     """Asked for later, without another training; the row stays as it is."""
     store, asked = Store(tmp_path / "runs"), {"data": images, "task": "segmentation", "image_size": 40, "epochs": 1}
@@ -119,7 +121,7 @@ def test_stored_models_on_several_scales(images: Path, tmp_path: Path) -> None:
     assert json.loads(store.read_artefact(run_id, SCALES_FILE))["scales"] == [1.0, 1.5]
 
 
-@pytest.mark.parametrize("counts", [{"train": 1, "test": 1}, {"train": 5, "val": 1, "test": 2}])
+@pytest.mark.parametrize("counts", some([{"train": 1, "test": 1}, {"train": 5, "val": 1, "test": 2}], 1))
 def test_sets_of_few_images(counts: dict[str, int], tmp_path: Path) -> None:
     """One image is a whole batch for batch norm; the last batch of two may have one."""
     data = write_halves(tmp_path / "few", **counts)
@@ -133,6 +135,7 @@ def test_sets_of_few_images(counts: dict[str, int], tmp_path: Path) -> None:
     assert found["score"].between(0, 100).all()
 
 
+@pytest.mark.sweep
 def test_a_search_is_won_by_the_score(images: Path, tmp_path: Path) -> None:
     """Trials see no test image, and pixels are not counted as answers: the best mIoU on the validation images wins."""
     space = tmp_path / "rates.toml"

@@ -13,7 +13,7 @@ from vpbench.spec.run_spec import BackboneSpec
 
 def test_twins_share_values_and_nothing_else(tiny: BackboneSpec) -> None:
     first = load_backbone(tiny)
-    second = costs.twin(first)
+    second = costs.with_shared_weights(first)
     images = torch.randn(2, 3, 32, 32)
     expected = first(images)
     second.vit.blocks[0].attn = torch.nn.Identity()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sweeps import case
+from sweeps import FEW, case
 
 from vpbench.measure import energy, timing
 from vpbench.measure.size import bytes_saved, parameter_counts, parameters_by_part
@@ -50,7 +50,7 @@ def test_counts_of_vpt(tiny: BackboneSpec) -> None:
     assert counts["params_trainable"] == 6 * 5 * 192 + 1930
 
 
-@pytest.mark.parametrize("method", [case(method) for method in METHODS])
+@pytest.mark.parametrize("method", [case(method, always=FEW) for method in METHODS])
 def test_counts_add_up(method: str, tiny: BackboneSpec) -> None:
     model = make(method, tiny)
     counts = parameter_counts(model)
@@ -60,7 +60,7 @@ def test_counts_add_up(method: str, tiny: BackboneSpec) -> None:
     assert counts["params_trainable"] == sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad)
 
 
-@pytest.mark.parametrize("method", [case(method) for method in METHODS])
+@pytest.mark.parametrize("method", [case(method, always=FEW) for method in METHODS])
 def test_parts_add_up(method: str, tiny: BackboneSpec) -> None:
     model = make(method, tiny)
     counts, parts = parameter_counts(model), parameters_by_part(model)
@@ -88,7 +88,7 @@ def test_parameters_trained_in_the_backbone_count_once(tiny: BackboneSpec) -> No
     assert len([name for name, _ in model.own_tensors() if name.startswith("backbone.")]) == 1
 
 
-@pytest.mark.parametrize("method", [case(method) for method in METHODS])
+@pytest.mark.parametrize("method", [case(method, always=FEW) for method in METHODS])
 def test_bytes_saved(method: str, tiny: BackboneSpec, tmp_path: Path) -> None:
     model = make(method, tiny)
     packed = model.method.pack({name: tensor.detach() for name, tensor in model.own_tensors()})
@@ -100,7 +100,7 @@ def test_bytes_saved(method: str, tiny: BackboneSpec, tmp_path: Path) -> None:
         assert all(torch.equal(stored[name], tensor) for name, tensor in model.own_tensors())
 
 
-@pytest.mark.parametrize("method", [case(method) for method in METHODS])
+@pytest.mark.parametrize("method", [case(method, always=FEW) for method in METHODS])
 def test_measuring_leaves_all_tensors(method: str, tiny: BackboneSpec) -> None:
     model = make(method, tiny)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -123,7 +123,7 @@ def test_training_is_what_is_timed(tiny: BackboneSpec, monkeypatch: pytest.Monke
     assert all(not torch.equal(before[name], tensor) for name, tensor in model.own_tensors())
 
 
-@pytest.mark.parametrize(("method", "precision"), [*(case(method, "fp32") for method in METHODS), ("vpt", "bf16")])
+@pytest.mark.parametrize(("method", "precision"), [*(case(method, "fp32", always=FEW) for method in METHODS), ("vpt", "bf16")])
 def test_inference(method: str, precision: str, tiny: BackboneSpec) -> None:
     model = make(method, tiny)
     taken = measure_inference(model, CPU, precision)

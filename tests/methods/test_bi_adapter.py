@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save
+from sweeps import some
 from torch import Tensor
 
 import vpbench
@@ -92,7 +93,7 @@ def test_counts_on_vit_b16(label: str, expected: int, vit_b16: ViTAdapter) -> No
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("bits", "rank"), [(1, 4), (1, 3), (2, 4), (4, 5), (8, 3), (32, 4)])
+@pytest.mark.parametrize(("bits", "rank"), some([(1, 4), (1, 3), (2, 4), (4, 5), (8, 3), (32, 4)], 3))
 def test_packed_weights_make_the_same_predictions(form: str, bits: int, rank: int) -> None:
     model, x = model_of(form, bits, bottleneck=rank), some_images()
     for tensor in model.own.parameters():

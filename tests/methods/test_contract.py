@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from sweeps import case, marks
+from sweeps import REPRESENTATIVE, case, marks, some
 from timm.models import SwinTransformer, VisionTransformer, register_model
 from torch import Tensor
 
@@ -92,7 +92,8 @@ def build(label: str, name: str = "vit", seed: int = 0) -> PromptedModel:
 
 IMAGES = torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 TARGETS = torch.tensor([0, 3, 6, 2])
-sweep = pytest.mark.parametrize("label", [case(label, always=method_registry().names()) for label in labels()])
+NAMES = method_registry().names()
+sweep = pytest.mark.parametrize("label", [case(label, always=NAMES) for label in labels()])
 
 
 def step(model: PromptedModel, images: Tensor) -> Tensor:
@@ -140,8 +141,8 @@ def pairs() -> Iterator[Any]:
         for name in BACKBONES:
             works = original(name).shape.family in method_class(label.partition(":")[0]).families
             if works and (name == "vit" or ":" not in label):
-                always = name == "vit" and ":" not in label
-                yield pytest.param((label, name), id=f"{label}-{name}", marks=() if always else marks(label))
+                always = {"vit": NAMES, "swin": REPRESENTATIVE}.get(name, ("vpt", "ivpt"))
+                yield pytest.param((label, name), id=f"{label}-{name}", marks=marks(label, always))
 
 
 def refused() -> Iterator[tuple[str, str]]:
@@ -309,7 +310,7 @@ def test_counts(label: str) -> None:
     assert counts["params_active"] <= counts["params_method"]
 
 
-@pytest.mark.parametrize("label", ["vpt:shallow", "e2vpt"])
+@pytest.mark.parametrize("label", some(["vpt:shallow", "e2vpt"], 1))
 def test_operations_where_the_width_changes(label: str) -> None:
     """Counted as on a ViT."""
     check_operations(label, "swin")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from fake_gpu import DEVICE, Constants, FakeGpu, moved_to_meta, skip_where_values_matter
-from sweeps import REPRESENTATIVE, case
+from sweeps import FEW, case
 from test_contract import SOURCE_CLASSES, fitting, labels
 from timm.models import SwinTransformer, VisionTransformer
 from timm.models.eva import Eva
@@ -69,14 +69,12 @@ def on_fake_gpu() -> Iterator[tuple[str, str]]:
 
 
 def always(label: str, name: str) -> bool:
-    """One method of each kind on a ViT, and two on the other families: other methods put their tensors there in the same way."""
-    return label in (REPRESENTATIVE if name == "vit" else {"vpt", "lora"})
+    """Some methods on a ViT, and one on the other families: other methods put their tensors there in the same way."""
+    return label in ({*FEW, "insvp", "ivpt", "lora"} if name == "vit" else {"vpt"})
 
 
 def sweep(pairs: Iterable[tuple[str, str]]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(
-        ("label", "name"), [case(*pair, always=REPRESENTATIVE if always(*pair) else ()) for pair in pairs]
-    )
+    return pytest.mark.parametrize(("label", "name"), [case(*pair, always=pair if always(*pair) else ()) for pair in pairs])
 
 
 def trains_in_its_own_way(label: str) -> bool:

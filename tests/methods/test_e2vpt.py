@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from sweeps import some
 from test_vpt import fill_prompts
 from timm.models import VisionTransformer
 from torch import Tensor
@@ -78,7 +79,7 @@ def test_parameter_count_on_vit_b16(visual: int, key_value: int, count: int, vit
 
 @pytest.mark.parametrize(
     ("visual", "key_value", "tokens", "segments", "count"),
-    [(1, 1, 0, 12, 11_520), (5, 5, 4, 12, 48_384), (32, 5, 28, 12, 55_296)],
+    some([(1, 1, 0, 12, 11_520), (5, 5, 4, 12, 48_384), (32, 5, 28, 12, 55_296)], 1),
 )
 def test_pruned_count_on_vit_b16_width(visual: int, key_value: int, tokens: int, segments: int, count: int) -> None:
     shape_only = ViTAdapter(

@@ -44,6 +44,7 @@ FOUR_TIMES = {"fact", "gps", "spt"}  # defined for MLPs of four times the token 
 IMAGES = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 TARGETS = torch.tensor([0, 3, 6])
 # What the head reads before training is what it reads of the plain backbone.
+NAMES = method_registry().names()
 IDENTITY = (
     "adapter", "adapter:houlsby", "adapter:zero", "adaptformer", "adaptformer:vtab", "bias", "convpass", "convpass:attention",
     "convpass:xavier", "dam_vp", "fact", "fact:paper", "fact:tt", "full", "gps", "linear", "lion", "lora", "lora:all-linears",
@@ -72,7 +73,7 @@ def starts() -> Iterator[Any]:
     for label in IDENTITY:
         for name in BACKBONES if ":" not in label else ("vit",):
             if not (label in FOUR_TIMES and name == "eva gated"):
-                yield pytest.param(label, name, id=f"{label}-{name}")
+                yield case(label, name, always=NAMES if name == "vit" else ("vpt", "insvp", "adapter"))
 
 
 @pytest.mark.parametrize(("label", "name"), list(starts()))
@@ -94,7 +95,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("label", [case(label) for label in method_registry().names() if label != "peft"])
+@pytest.mark.parametrize("label", [case(label, always=("vpt", "insvp", "lora")) for label in NAMES if label != "peft"])
 def test_on_eva(label: str) -> None:
     """peft names modules of timm's ViT: tests/methods/test_peft.py."""
     name = "eva" if label in FOUR_TIMES else "eva gated"

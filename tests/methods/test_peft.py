@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from sweeps import some
 from timm.models.eva import Eva
 
 from vpbench.backbones.eva import EvaAdapter
@@ -79,17 +80,20 @@ def with_values_of(model: PromptedModel, other: PromptedModel) -> PromptedModel:
 
 @pytest.mark.parametrize(
     ("config", "expected"),
-    [
-        ({"peft_type": "LORA", "r": 8, "lora_alpha": 8}, 294_912),
-        ({"peft_type": "LORA", "r": 8, "target_modules": ["qkv", "attn.proj", "fc1", "fc2"]}, 1_179_648),
-        ({"peft_type": "LORA", "r": 8, "target_modules": "patch_embed.proj"}, 12_288),
-        pytest.param({"peft_type": "RANDLORA", "r": 32}, 230_400, marks=pytest.mark.sweep),
-        pytest.param({"peft_type": "C3A", "block_size": 64}, 331_776, marks=pytest.mark.sweep),
-        pytest.param({"peft_type": "ROAD"}, 27_648, marks=pytest.mark.sweep),
-        pytest.param({"peft_type": "DELORA", "r": 8}, 294_924, marks=pytest.mark.sweep),
-        ({"peft_type": "SHIRA", "r": 8}, 294_912),
-        pytest.param({"peft_type": "WAVEFT", "n_frequency": 1000}, 12_000, marks=pytest.mark.sweep),
-    ],
+    some(
+        [
+            ({"peft_type": "LORA", "r": 8, "lora_alpha": 8}, 294_912),
+            ({"peft_type": "LORA", "r": 8, "target_modules": ["qkv", "attn.proj", "fc1", "fc2"]}, 1_179_648),
+            ({"peft_type": "LORA", "r": 8, "target_modules": "patch_embed.proj"}, 12_288),
+            pytest.param({"peft_type": "RANDLORA", "r": 32}, 230_400, marks=pytest.mark.sweep),
+            pytest.param({"peft_type": "C3A", "block_size": 64}, 331_776, marks=pytest.mark.sweep),
+            pytest.param({"peft_type": "ROAD"}, 27_648, marks=pytest.mark.sweep),
+            pytest.param({"peft_type": "DELORA", "r": 8}, 294_924, marks=pytest.mark.sweep),
+            ({"peft_type": "SHIRA", "r": 8}, 294_912),
+            pytest.param({"peft_type": "WAVEFT", "n_frequency": 1000}, 12_000, marks=pytest.mark.sweep),
+        ],
+        1,
+    ),
     ids=lambda value: value if isinstance(value, int) else value["peft_type"],
 )
 def test_counts_on_vit_b16(config: dict[str, Any], expected: int) -> None:

@@ -52,6 +52,7 @@ def small(**settings: Any) -> PromptedModel:
     return golden_model(load_golden("baselines/sidetune")["config"], Sidetune, settings)
 
 
+@pytest.mark.sweep
 def test_the_side_network_is_torchvision_s(tmp_path: Path) -> None:
     from torchvision.models import alexnet
 

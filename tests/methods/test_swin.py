@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from sweeps import some
 from timm.models import SwinTransformer
 from torch import Tensor
 
@@ -60,7 +61,7 @@ def test_vpt_on_swin_b(length: int, swin_b: SwinAdapter) -> None:
     assert count(swin_b, VPT, prompt_length=length, deep=False) == length * 128
 
 
-@pytest.mark.parametrize("start", range(5))
+@pytest.mark.parametrize("start", some(range(5), 3))
 @pytest.mark.parametrize("deep", [True, False])
 def test_late_prompts(start: int, deep: bool) -> None:
     """Each has the width of its block, and the stages in front have none."""
@@ -212,8 +213,8 @@ def test_ivpt_reinforces_the_tokens_that_receive_most_attention() -> None:
     assert all(tensor.grad.abs().sum((1, 2)).all() for tensor in model.own.reinforcement)
 
 
-@pytest.mark.parametrize("structure", ["vpt", "provp", "express", "vanilla_cdc"])
-@pytest.mark.parametrize("ar", ["topk", "all", "none"])
+@pytest.mark.parametrize("structure", some(["vpt", "provp", "express", "vanilla_cdc"], 2))
+@pytest.mark.parametrize("ar", some(["topk", "all", "none"], 2))
 def test_ivpt_in_every_structure(structure: str, ar: str) -> None:
     model, x = small(IVPT, prompt_length=3, structure=structure, ar=ar), batch()
     if structure == "express":
@@ -228,7 +229,7 @@ def test_ivpt_in_every_structure(structure: str, ar: str) -> None:
     assert idle == (["residual.attention_4"] if structure == "express" else [])  # of the last block, whose prompts are dropped
 
 
-@pytest.mark.parametrize("mode", ["running", "batch", "sample", "random_proj", "random_coord", "learned"])
+@pytest.mark.parametrize("mode", some(["running", "batch", "sample", "random_proj", "random_coord", "learned"], 2))
 @pytest.mark.parametrize("m", [pytest.param(8, marks=pytest.mark.sweep), 32])
 def test_viapt_in_every_mode(mode: str, m: int) -> None:
     model, x = small(ViaPT, pca_mode=mode, pca_dim=m, gen_hidden=8, n_dataset=3, n_instance=2), batch(4)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from fake_gpu import moved_to_meta
-from sweeps import case
+from sweeps import FEW, case
 from test_contract import CLASSES, SIZE, VIT, build, labels
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -80,7 +80,7 @@ def gradients(model: PromptedModel) -> tuple[Shapes, Shapes]:
 OF_THE_WEIGHT = {f"peft:{name}" for name in ("boft", "fourierft", "hra", "loha", "lokr")}
 
 
-@pytest.mark.parametrize("label", [case(label) for label in labels() if label not in OF_THE_WEIGHT])
+@pytest.mark.parametrize("label", [case(label, always=FEW) for label in labels() if label not in OF_THE_WEIGHT])
 def test_only_trained_weights_get_gradients(label: str) -> None:
     computed, trained = gradients(build(label))
     assert not computed - trained

@@ -12,6 +12,7 @@ import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from sweeps import some
 from torch import Tensor
 
 from vpbench.backbones.named import resolve_backbone
@@ -58,7 +59,7 @@ def written(folder: Path, label: str, backbone: BackboneSpec | None = None) -> t
     return path, model
 
 
-@pytest.mark.parametrize("label", ["linear", "vpt:shallow", "partial", "bias", "insvp", "bi_adapter"])
+@pytest.mark.parametrize("label", some(["linear", "vpt:shallow", "partial", "bias", "insvp", "bi_adapter"], 2))
 def test_one_call_gives_the_model_back(label: str, tmp_path: Path) -> None:
     path, model = written(tmp_path, label)
     before = torch.random.get_rng_state()
@@ -140,7 +141,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Tensor], dict[str, Any]], Any], str
 }
 
 
-@pytest.mark.parametrize("case", CHANGES)
+@pytest.mark.parametrize("case", some(CHANGES, 5))
 def test_what_does_not_fit_is_refused(case: str, tmp_path: Path) -> None:
     change, words = CHANGES[case]
     path = changed(written(tmp_path, "vpt")[0], change)

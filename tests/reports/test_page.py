@@ -2,114 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
-import sys
-from collections.abc import Iterator
-from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import typer
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
-from report_rows import fill, grid, make_row
-from sweeps import case
+from page_reader import CURVE, EVIL, Page, check_links, files, mixed_rows, pages
+from report_rows import fill, make_row
 from typer.testing import CliRunner
 
 from vpbench.cli.report import report
-from vpbench.cli.run import run as run_command
 from vpbench.core import counting
 from vpbench.core.errors import StoreError, UsageError
-from vpbench.planning.plan import Request, make_plan
-from vpbench.planning.suites import preprocess_for, suite_card
 from vpbench.reporting import figures
 from vpbench.reporting.page import write_page
-from vpbench.reporting.page.curve import HEIGHT, curves, epoch_ticks, read_epochs, value_axis
 from vpbench.reporting.page.links import file_stem
 from vpbench.reporting.page.site import MARKER, publish
-from vpbench.reporting.quantities import MISSING, blocks, quantity
-from vpbench.reporting.repeat_command import Plans, repeat_command
 from vpbench.store.schema import COLUMNS
 from vpbench.store.store import Store
-
-CURVE = "phase,epoch,epochs,lr,train_loss,val_acc1\nwarm,1,3,0.1,2.5,10\nwarm,2,3,0.1,1.5,40\ntrain,1,1,0.1,0.05,80\n"
-EVIL = "<script>alert('1')</script>&\"x"
-VOID = {"meta", "link", "img", "input", "br", "path", "circle", "polyline", "wbr"}
-
-
-class Page(HTMLParser):
-    """A page's links, anchors and text; fails where a tag is not closed."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-        self.links: list[str] = []
-        self.ids: list[str] = []
-        self.scripts: list[str | None] = []
-        self.handlers: list[str] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-        assert self._open == [], f"{path} leaves {self._open} open"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.links += [value for name in ("href", "src") if (value := given.get(name))]
-        self.ids += [value for name, value in attrs if name == "id" and value]
-        self.handlers += [name for name in given if name.startswith("on")]
-        if tag == "script":
-            self.scripts.append(given.get("src"))
-        if tag not in VOID:
-            self._open.append(tag)
-        self.text += " " if tag in ("td", "dt", "dd") else ""
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """``<path/>`` opens nothing."""
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open, f"{self.path}: </{tag}> closes nothing"
-        assert self._open[-1] == tag, f"{self.path}: </{tag}> where {self._open[-1]} is open"
-        self._open.pop()
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def pages(site: Path) -> dict[str, Page]:
-    return {path.relative_to(site).as_posix(): Page(path) for path in sorted(site.rglob("*.html"))}
-
-
-def files(site: Path) -> dict[str, bytes]:
-    return {path.relative_to(site).as_posix(): path.read_bytes() for path in sorted(site.rglob("*")) if path.is_file()}
-
-
-def check_links(site: Path) -> dict[str, Page]:
-    """Every link leads to a file of the site and to an anchor on it; no anchor is there twice."""
-    found = pages(site)
-    for name, page in found.items():
-        assert len(page.ids) == len(set(page.ids)), f"{name} has an id twice"
-        for link in page.links:
-            if link == "data:,":
-                continue
-            file, _, anchor = link.partition("#")
-            assert not re.match(r"[a-z]+:|/", link), f"{name} links to {link}, which is not of this page"
-            target = (site / name).parent / file if file else site / name
-            assert target.is_file(), f"{name} links to {link}, which is not there"
-            if anchor:
-                assert anchor in found[target.resolve().relative_to(site.resolve()).as_posix()].ids, f"{name}: no {link}"
-    return found
-
-
-def mixed_rows() -> list[dict[str, object]]:
-    """Two sections, a variant, a preset, a failure, a missing cell."""
-    rows = [row for row in grid() if (row["method"], row["dataset"]) != ("insvp", "flowers")]
-    rows += [make_row("vpt", "digits", 0, 79.0, options={"prompt_length": 50}, minutes=9, fidelity="released-code")]
-    rows += [make_row("vpt:shallow", "digits", 0, 75.0, options={"deep": False}, minutes=9)]
-    rows += [make_row("ivpt", "digits", 0, None, error="Traceback\nthe loss became NaN")]
-    return [*rows, make_row("vpt", "digits", 0, 84.0, recipe={"epochs": 100}, device="cpu", threads=2, device_name="a CPU")]
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +203,7 @@ def _set_run_id(path: Path, run_id: str) -> None:
     pq.write_table(table.set_column(0, table.schema.field("run_id"), pa.array([run_id])), path)
 
 
+@pytest.mark.sweep
 @given(st.text())
 def test_file_names_are_harmless(name: str) -> None:
     stem = file_stem(name)
@@ -356,6 +269,7 @@ def test_a_file_where_a_folder_is_needed_is_one_line(store: Store, tmp_path: Pat
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.sweep
 def test_large_stores_have_a_page_per_specification(tmp_path: Path) -> None:
     rows = [
         {**make_row("vpt", dataset, seed, 80.0 + seed), "group_id": dataset}
@@ -423,189 +337,6 @@ def test_only_failures_broken_files_and_an_empty_store(tmp_path: Path) -> None:
     assert "No run has a number." in text
     assert "RESULTS/broken.parquet is not a readable result" in text
     assert "vpt on digits, seed 0 oom out of memory" in text
-
-
-# The command that repeats a run
-
-
-def planned_rows(**request: object) -> list[dict[str, object]]:
-    """Rows as the runs of a request would leave them."""
-    plan = make_plan(Request(**request), Store("/nonexistent/results"))  # type: ignore[arg-type]
-    return [
-        {
-            "run_id": run.spec.run_id, "method": run.spec.method.label, "method_version": run.spec.method.version,
-            "method_config": json.dumps(run.spec.method.config), "suite": run.spec.data.suite, "dataset": run.spec.data.dataset,
-            "backbone": run.spec.backbone.name, "weights": run.spec.backbone.weights, "weights_sha256": None,
-            "image_size": run.spec.backbone.image_size, "preprocess": json.dumps(run.spec.preprocess.identity()),
-            "recipe": run.spec.recipe.model_dump_json(), "seed": run.spec.seed, "precision": run.spec.precision,
-            "selection": run.spec.selection,
-        }
-        for run in plan.runs
-    ]  # fmt: skip
-
-
-REQUESTS = {
-    "default": {"methods": ("linear", "insvp")},
-    "preset": {"methods": ("vpt:shallow",), "seeds": 6},
-    "all": {
-        "methods": ("vpt", "e2vpt"), "seeds": 2, "weights": "random", "image_size": 48, "epochs": 3, "precision": "fp32",
-        "selection": "best_val", "settings": {"vpt.prompt_length": 3, "vpt.deep": False, "recipe.lr": 0.5, "vpt.project": 7},
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", [case(name, always=["all"]) for name in REQUESTS])
-def test_the_command_plans_the_same_run(name: str) -> None:
-    rows = planned_rows(datasets=("digits",), **REQUESTS[name])
-    app = typer.Typer()
-    app.command()(run_command)
-    for row in rows[:: max(1, len(rows) - 1)]:  # the first and the last
-        command = repeat_command(row, Plans())
-        words = shlex.split(command.line)
-        assert words[:2] == ["vpbench", "run"]
-        done = CliRunner().invoke(app, [*words[2:], "--dry-run", "--json", "--results", "/nonexistent/results"])
-        assert done.exit_code == 0, done.output
-        assert row["run_id"] in {run["run_id"] for run in json.loads(done.stdout)}
-
-
-def test_the_command_says_nothing_needless() -> None:
-    row = planned_rows(datasets=("digits",), methods=("linear",))[0]
-    assert (
-        repeat_command(row, Plans()).line
-        == f"vpbench run --methods linear --suite mini --datasets digits --image-size 40 --precision {row['precision']}"
-    )
-
-
-def test_the_command_says_what_it_cannot_bring_back() -> None:
-    row = planned_rows(datasets=("digits",), methods=("vpt",))[0]
-    changed = {
-        **row, "weights": "file", "weights_sha256": "ab" * 32, "seed": 7, "method_version": 99,
-        "preprocess": '{"resize": "crop"}',
-        "method_config": json.dumps({**json.loads(str(row["method_config"])), "old": 'a "b" c'}),
-    }  # fmt: skip
-    command = repeat_command(changed, Plans())
-    assert "--weights FILE" in command.line
-    notes = " ".join(command.notes)
-    for part in (
-        "SHA-256 abab",
-        "Seed 7 is not among",
-        "was made with version 99",
-        "prepared images otherwise",
-        "no option 'old' any more",
-    ):
-        assert part in notes
-    custom = repeat_command({**row, "suite": "custom", "dataset": "mine"}, Plans())
-    assert "--data PATH" in custom.line
-    own = preprocess_for(suite_card("custom"), None, "#102030").identity()
-    custom = repeat_command({**row, "suite": "custom", "dataset": "mine", "preprocess": json.dumps(own)}, Plans())
-    assert "--background '#102030'" in custom.line
-    assert not any("prepared images otherwise" in note for note in custom.notes)
-    assert repeat_command({**row, "suite": "lost"}, Plans()).notes[0] == "This version of vpbench has no suite 'lost'."
-
-
-# Values and curves
-
-
-def test_quantities() -> None:
-    assert quantity("acc1", 81.25) == "81.25 %"
-    assert quantity("mem_train_peak", 3 * 2**30) == "3,221,225,472 bytes (3 GiB)"
-    assert quantity("bytes_saved", 1000) == "1,000 bytes (1000 B)"
-    assert quantity("latency_ms_p50", 4.123456789) == "4.12346 ms"
-    assert quantity("flops_forward", 250_000_000) == "250,000,000 FLOPs per image"
-    assert quantity("seed", 1000) == "1000"
-    assert quantity("git_dirty", False) == "no"
-    assert quantity("first_losses", [1.0, 0.5]) == "1, 0.5"
-    assert quantity("acc5", None) == quantity("acc5", float("nan")) == MISSING
-
-
-def test_every_column_is_in_one_block() -> None:
-    found = blocks([*COLUMNS, "column of another version"])
-    names = [name for _, members in found for name in members]
-    assert sorted(names) == sorted([*COLUMNS, "column of another version"])
-    assert [title for title, _ in found][-1] == "Of another version"
-
-
-def test_a_curve_shows_its_epochs(tmp_path: Path) -> None:
-    path = tmp_path / "curve.csv"
-    path.write_text(CURVE)
-    loss, accuracy = curves(read_epochs(path), EVIL)
-    for picture in (loss, accuracy):
-        assert picture.count("<circle") == 3
-        assert picture.count("<polyline") == 2, "a phase is a line of its own"
-        assert "<script" not in picture
-    heights = [float(y) for y in re.findall(r'cy="([\d.]+)"', loss)]
-    assert heights == sorted(heights), "a loss that falls goes down the page"
-    assert "2.5 in the first epoch, 0.05 in the last of 3" in loss
-
-
-def test_a_diverged_or_broken_curve(tmp_path: Path) -> None:
-    path = tmp_path / "curve.csv"
-    path.write_text("phase,train_loss,val_acc1\ntrain,2.0,\ntrain,nan,\ntrain,inf,\n")
-    (loss,) = curves(read_epochs(path), "x")
-    assert loss.count("<circle") == 1
-    path.write_text("phase,train_loss,val_acc1\ntrain,nan,\n")
-    assert curves(read_epochs(path), "x") == []
-    path.write_text("epoch,loss\n1,2\n")
-    with pytest.raises(ValueError, match="no learning curve"):
-        read_epochs(path)
-
-
-@given(st.floats(1e-6, 1e6), st.floats(0, 1e6), st.booleans())
-@example(0.9375, 2.220446049250313e-16, False)
-@example(1.0, 2.220446049250313e-16, False)
-@example(2544.386, 0.000176, False)
-@example(1e-6, 1e-9, False)
-def test_axes_hold_their_values(low: float, extent: float, may_log: bool) -> None:
-    axis = value_axis(low, low + extent, may_log)
-    assert -1e-6 <= axis.place(low) <= axis.place(low + extent) <= 1 + 1e-6
-    assert 2 <= len(axis.ticks) <= 8
-    assert len({f"{tick:g}" for tick in axis.ticks}) == len(axis.ticks)
-    places = sorted(map(axis.place, axis.ticks))
-    assert min(after - before for before, after in pairwise(places)) * HEIGHT > 11, "labels do not touch"
-    assert all(-1e-6 <= axis.place(tick) <= 1 + 1e-6 for tick in axis.ticks)
-
-
-@given(st.integers(1, 5000))
-def test_epoch_ticks(count: int) -> None:
-    ticks = epoch_ticks(count)
-    assert ticks[0] == 1
-    assert ticks == sorted(set(ticks))
-    assert ticks[-1] <= count
-    assert len(ticks) <= 7
-
-
-# Colours
-
-
-def themes() -> Iterator[dict[str, str]]:
-    css = (Path(sys.modules["vpbench.reporting.page"].__file__ or "").parent / "style.css").read_text()
-    light, dark = (dict(re.findall(r"--(\w+): (#\w{6});", block)) for block in re.findall(r":root \{(.*?)\}", css, re.DOTALL))
-    assert light.keys() == dark.keys()
-    yield light
-    yield dark
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance as WCAG 2 defines it."""
-    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def test_contrast_is_aa() -> None:
-    for theme in themes():
-        for ground in ("page", "card", "mark"):
-            for ink, least in (
-                ("text", 4.5),
-                ("quiet", 4.5),
-                ("link", 4.5),
-                ("good", 4.5),
-                ("bad", 4.5),
-                ("focus", 3),
-                ("curve", 3),
-            ):
-                light, dark = sorted((luminance(theme[ground]), luminance(theme[ink])), reverse=True)
-                assert (light + 0.05) / (dark + 0.05) >= least, (ink, ground, theme)
 
 
 # The command line

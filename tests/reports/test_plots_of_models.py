@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sweeps import some
 
 import vpbench
 from vpbench.analysis.inside import attention_by_block, first_prompts, grad_cam, prompted_pixels
@@ -92,7 +93,7 @@ def images_of(model: StoredModel, count: int = 3) -> torch.Tensor:
     return Normaliser(model.spec.backbone.mean, model.spec.backbone.std)(model.data.test.take(np.arange(count)))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", some(METHODS, 2))
 def test_a_stored_model_predicts_what_the_run_predicted(trained: Store, method: str) -> None:
     model = stored(trained, method)
     with np.load(trained.artefact_path(model.spec.run_id, "predictions.npz")) as arrays:
@@ -262,6 +263,7 @@ def test_one_problem_of_several_groups_is_told_once(copy: Store, tmp_path: Path,
     assert [str(warning.message) for warning in recwarn if "no figure of" in str(warning.message)] == []
 
 
+@pytest.mark.sweep
 def test_one_model_that_is_broken_leaves_the_others(copy: Store, tmp_path: Path) -> None:
     """A second data set's model is drawn although the first one's tensors are broken."""
     first, second = row_of(copy, "vpt"), row_of(copy, "insvp")
@@ -300,6 +302,7 @@ def test_a_known_sigma_is_not_evaluated_again(copy: Store) -> None:
     assert found["acc1"].tolist()[1] == 12.5
 
 
+@pytest.mark.sweep
 def test_corruptions_are_tested_once_in_five_severities(copy: Store) -> None:
     row = row_of(copy, "vpt")
     found = evaluate_corruptions(row, copy, ["contrast", "pixelate"], "cpu")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_rows import DATA_SETS, fill, frame_of, grid, labels_of, make_row, title_of
+from sweeps import some
 
 from vpbench.core.errors import UsageError
 from vpbench.data.catalog import dataset_card
@@ -120,18 +121,21 @@ def test_nothing_but_failures_is_still_a_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [
-        ({"backbone": "vit-tiny"}, "vit-tiny"),
-        ({"weights": "random", "weights_sha256": None}, "random weights"),
-        ({"weights_sha256": "c0ffee00" * 8}, "weight file c0ffee00"),
-        ({"image_size": 64}, "64 px"),
-        ({"recipe": {"epochs": 100}}, "100 epochs"),
-        ({"selection": "best_val"}, "best validation epoch"),
-        ({"precision": "bf16"}, "bf16"),
-        ({"preprocess": {"resize": "crop", "crop_ratio": 0.875}}, "crop ratio 0.875, images cropped"),
-        ({"data_digest": "feedbeef"}, "digits data feedbeef"),
-        ({"preprocess": {"orientation": "exif"}}, "(EXIF orientation)"),
-    ],
+    some(
+        [
+            ({"backbone": "vit-tiny"}, "vit-tiny"),
+            ({"weights": "random", "weights_sha256": None}, "random weights"),
+            ({"weights_sha256": "c0ffee00" * 8}, "weight file c0ffee00"),
+            ({"image_size": 64}, "64 px"),
+            ({"recipe": {"epochs": 100}}, "100 epochs"),
+            ({"selection": "best_val"}, "best validation epoch"),
+            ({"precision": "bf16"}, "bf16"),
+            ({"preprocess": {"resize": "crop", "crop_ratio": 0.875}}, "crop ratio 0.875, images cropped"),
+            ({"data_digest": "feedbeef"}, "digits data feedbeef"),
+            ({"preprocess": {"orientation": "exif"}}, "(EXIF orientation)"),
+        ],
+        4,
+    ),
 )
 def test_runs_that_cannot_be_compared_get_sections(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     usual = [make_row("vpt", acc1=80), make_row("linear", acc1=60)]
@@ -241,6 +245,7 @@ run = st.builds(
 )
 
 
+@pytest.mark.sweep
 @settings(max_examples=15, deadline=None)
 @given(st.lists(run, min_size=1, max_size=10))
 def test_ranks_never_cross_sections(rows: list[dict[str, Any]]) -> None:
@@ -366,6 +371,7 @@ def test_the_whole_protocol_stands_below_a_section() -> None:
     assert others == []
 
 
+@pytest.mark.sweep
 def test_the_other_preprocessings_of_vtab_are_other_sections() -> None:
     blurred = {"resize": "stretch", "interpolation": "bilinear", "antialias": False, "normalisation": "imagenet"}
     others = [{**row, "run_id": f"v{place}", "suite": "vtab1k-vpt", "preprocess": json.dumps(blurred), "seed": 44}

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from report_rows import fill, labels_of, make_row, title_of
+from sweeps import some
 
 from vpbench.core.errors import UsageError
 from vpbench.reporting.comparisons import compare, statistics_table
@@ -188,7 +189,7 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
 
 @pytest.mark.parametrize(
     ("seeds", "spread", "images"),
-    [(1, 0.0, 0.1), (3, 0.0, 0.1), (3, 0.1, 0.0), (5, 0.03, 0.1)],
+    some([(1, 0.0, 0.1), (3, 0.0, 0.1), (3, 0.1, 0.0), (5, 0.03, 0.1)], 2),
     ids=["one seed", "seeds alike", "seeds apart", "both"],
 )
 def test_rejections_of_a_true_null(seeds: int, spread: float, images: float) -> None:
@@ -205,6 +206,7 @@ def test_rejections_of_a_true_null(seeds: int, spread: float, images: float) -> 
     assert 1 <= found <= 20  # 0.5 % to 10 %; three deviations around 5 % are 0.4 % and 9.6 %
 
 
+@pytest.mark.sweep
 def test_rejections_over_data_sets() -> None:
     generator = np.random.default_rng(2)
     trials = 200

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 from store_rows import fill, make_row
+from sweeps import some
 
 from vpbench.core.checksums import DamagedError
 from vpbench.core.errors import StoreError
@@ -96,10 +97,11 @@ def test_pages_have_checksums_for_other_programs(store: Store) -> None:
     assert path is not None
     content = path.read_bytes()
     chunk = pq.ParquetFile(path).metadata.row_group(0).column(0)
-    place = chunk.data_page_offset + chunk.total_compressed_size - 2
+    start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
+    place = start + chunk.total_compressed_size - 2
     path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     with pytest.raises(OSError, match=r"(?i)crc|checksum"):
-        pq.read_table(path, page_checksum_verification=True)
+        pq.ParquetFile(path, page_checksum_verification=True).read()
 
 
 def test_exported_files(store: Store, tmp_path: Path) -> None:
@@ -197,20 +199,23 @@ def test_weights_would_be_read_without_a_word() -> None:
 
 @pytest.mark.parametrize(
     ("columns", "text"),
-    [
-        ({"acc1": 101.1}, "acc1 101.1 is not between 0 and 100"),
-        ({"acc5": -1.0}, "acc5 -1 is not between"),
-        ({"mean_per_class": 1e30}, "mean_per_class 1e+30 is not between"),
-        ({"val_acc1": float("inf")}, "val_acc1 inf is not between"),
-        ({"correct": 9, "total": 8, "acc1": None}, "correct 9 is more than total"),
-        ({"correct": -1, "total": 8}, "correct -1 is negative"),
-        ({"correct": 7, "total": 8, "acc1": 50.0}, "acc1 50 is not correct by total"),
-        ({"val_correct": 7, "n_val": 8, "val_acc1": 50.0}, "val_acc1 50 is not val_correct by n_val"),
-        ({"status": "fine"}, "status 'fine' is none of ok, diverged"),
-        ({"status": None}, "a row has no status"),
-        ({"method": None}, "a row has no method"),
-        ({"dataset": ""}, "a row has no dataset"),
-    ],
+    some(
+        [
+            ({"acc1": 101.1}, "acc1 101.1 is not between 0 and 100"),
+            ({"acc5": -1.0}, "acc5 -1 is not between"),
+            ({"mean_per_class": 1e30}, "mean_per_class 1e+30 is not between"),
+            ({"val_acc1": float("inf")}, "val_acc1 inf is not between"),
+            ({"correct": 9, "total": 8, "acc1": None}, "correct 9 is more than total"),
+            ({"correct": -1, "total": 8}, "correct -1 is negative"),
+            ({"correct": 7, "total": 8, "acc1": 50.0}, "acc1 50 is not correct by total"),
+            ({"val_correct": 7, "n_val": 8, "val_acc1": 50.0}, "val_acc1 50 is not val_correct by n_val"),
+            ({"status": "fine"}, "status 'fine' is none of ok, diverged"),
+            ({"status": None}, "a row has no status"),
+            ({"method": None}, "a row has no method"),
+            ({"dataset": ""}, "a row has no dataset"),
+        ],
+        4,
+    ),
 )
 def test_a_row_that_cannot_be_a_result(columns: dict[str, object], text: str, tmp_path: Path) -> None:
     """However it came about, its file is named, and every way of reading leaves it out."""
@@ -261,7 +266,7 @@ BAD_JSON: dict[str, Callable[[], str]] = {
 }
 
 
-@pytest.mark.parametrize("text", BAD_JSON.values(), ids=BAD_JSON)
+@pytest.mark.parametrize("text", some(BAD_JSON.values(), 5), ids=BAD_JSON)
 def test_a_row_with_a_right_checksum_that_is_none(text: Callable[[], str], store: Store) -> None:
     from vpbench.store.checked_parquet import ROW, with_checksum
     from vpbench.store.schema import SCHEMA_VERSION

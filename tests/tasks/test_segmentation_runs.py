@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, jaccard_score
+from sweeps import some
 
 from vpbench.backbones.named import resolve_backbone
 from vpbench.core.errors import UnsupportedError, UsageError
@@ -151,6 +152,7 @@ def test_image_and_mask_are_flipped_together() -> None:
     assert seen == {False, True}  # the ignored corner is on the left or on the right
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.sweep), 4])
 def test_paused_and_resumed_is_the_same(tmp_path: Path, stop: int) -> None:
     spec = spec_of("vpt", {"prompt_length": 2}, task={"head": "setr-pup", "width": 8}, ema=0.5)
@@ -200,7 +202,7 @@ def short_of_memory(trainer: Trainer, most: int) -> Trainer:
     return trainer
 
 
-@pytest.mark.parametrize(("head", "label"), [("linear", "bias"), ("bn-linear", "bias"), ("setr-pup", "vpt")])
+@pytest.mark.parametrize(("head", "label"), some([("linear", "bias"), ("bn-linear", "bias"), ("setr-pup", "vpt")], 1))
 def test_micro_batches_where_memory_is_short(head: str, label: str) -> None:
     """Batch norm of a head sees the whole batch: its maps come in micro-batches, with the same dropout."""
     spec = spec_of(label, task={"head": head, "width": 8}, epochs=1)

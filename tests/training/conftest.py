@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from four_blocks import vpbench_four_blocks
 
 from vpbench.data.batches import Normaliser
 from vpbench.data.cache import CachedData, CachedSplit
@@ -18,7 +19,7 @@ from vpbench.spec.run_spec import BackboneSpec, DataSpec, Preprocess, RunSpec
 from vpbench.training.fit import Trainer
 
 HALF = (0.5, 0.5, 0.5)
-BACKBONE = BackboneSpec(name="vit_tiny_patch16_224", weights="random", image_size=64, patch_size=16, mean=HALF, std=HALF)
+BACKBONE = BackboneSpec(name=vpbench_four_blocks.__name__, weights="random", image_size=64, patch_size=16, mean=HALF, std=HALF)
 
 MakeTrainer = Callable[..., Trainer]
 

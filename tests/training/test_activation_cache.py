@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from four_blocks import DEPTH
 from torch import Tensor
 
 from vpbench.analysis.noise import NoisySplit
@@ -20,6 +21,7 @@ from vpbench.training.activation_cache import ActivationCache
 from vpbench.training.fit import Trainer
 
 MakeTrainer = Callable[..., Trainer]
+LAST = DEPTH - 1  # block
 SETTINGS = {"epochs": 2, "selection": "best_val", "optimizer": "sgd"}
 
 
@@ -60,7 +62,7 @@ def same(one: Any, other: Any) -> bool:
 
 @pytest.mark.parametrize(
     ("label", "options", "precision"),
-    [("linear", {}, "fp32"), pytest.param("partial", {}, "bf16", marks=pytest.mark.sweep), ("vpt", {"start": 9}, "fp32")],
+    [("linear", {}, "fp32"), pytest.param("partial", {}, "bf16", marks=pytest.mark.sweep), ("vpt", {"start": 1}, "fp32")],
 )
 def test_numbers_are_those_without_it(
     label: str,
@@ -87,15 +89,15 @@ def test_shared_by_seeds_rates_and_methods(known: CachedData, make_trainer: Make
     make_trainer("partial", data=known, seed=1).fit()
     for trainer in (
         make_trainer("partial", data=known, seed=2, lr=0.5),
-        make_trainer("vpt:shallow", data=known, options={"start": 11}),
+        make_trainer("vpt:shallow", data=known, options={"start": LAST}),
     ):
         calls = blocks_run(trainer, monkeypatch)
         trainer.fit()
-        assert set(calls) == {11}
+        assert set(calls) == {LAST}
 
 
 @pytest.mark.parametrize(
-    ("label", "options"), [("linear", {}), ("mlp", {}), ("partial", {"blocks": 3}), ("vpt", {"start": 9}), ("transhp", {})]
+    ("label", "options"), [("linear", {}), ("mlp", {}), ("partial", {"blocks": 3}), ("vpt", {"start": 1}), ("transhp", {})]
 )
 def test_a_method_changes_nothing_in_front_of_its_first_block(
     label: str, options: dict[str, Any], make_trainer: MakeTrainer

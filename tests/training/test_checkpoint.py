@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sweeps import case
+from sweeps import FEW, case, some
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -113,7 +113,7 @@ def check_equal(found: Result, expected: Result) -> None:
     assert found[1:] == expected[1:]
 
 
-@pytest.mark.parametrize("label", [case(label) for label in labels()])
+@pytest.mark.parametrize("label", [case(label, always=(*FEW, "sct")) for label in labels()])
 def test_the_same_numbers_wherever_it_is_left(label: str, tmp_path: Path) -> None:
     """Twice in the middle of an epoch, after a training's last step, right behind that training, and while it is tested."""
     run = spec(label)
@@ -162,13 +162,16 @@ def change_values(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "identity", "words"),
-    [
-        (cut, {}, "no readable checkpoint"),
-        (change_values, {}, "no readable checkpoint"),
-        (lambda path: path.write_text("hello"), {}, "no readable checkpoint"),
-        (lambda path: None, {"torch": "2.0"}, "another torch (1.0, now 2.0)"),
-        (lambda path: None, {"torch": "1.0", "run": "abc"}, "another run (None, now abc)"),
-    ],
+    some(
+        [
+            (cut, {}, "no readable checkpoint"),
+            (change_values, {}, "no readable checkpoint"),
+            (lambda path: path.write_text("hello"), {}, "no readable checkpoint"),
+            (lambda path: None, {"torch": "2.0"}, "another torch (1.0, now 2.0)"),
+            (lambda path: None, {"torch": "1.0", "run": "abc"}, "another run (None, now abc)"),
+        ],
+        3,
+    ),
 )
 def test_a_checkpoint_that_does_not_fit(
     spoil: Callable[[Path], None], identity: dict[str, str], words: str, tmp_path: Path
@@ -235,7 +238,7 @@ def test_a_checkpoint_that_lacks_a_part(key: str, tmp_path: Path) -> None:
     assert len(notes) == 1 and "is no readable checkpoint" in notes[0] and "the run starts again" in notes[0]
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", some(KEYS, 4))
 def test_a_checkpoint_whose_state_lacks_a_part(key: str, tmp_path: Path) -> None:
     """It shows when the state is put back, and the run starts again."""
     run, store, notes = spec("linear"), Store(tmp_path), list[str]()

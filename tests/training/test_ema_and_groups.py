@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import timm
 import torch
+from four_blocks import vpbench_four_blocks
 from pydantic import ValidationError
 from timm.optim import param_groups_layer_decay
 from torch import nn
@@ -114,7 +114,7 @@ def test_layer_decay_is_timms(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer("full", layer_decay=0.5)
     model, depths = trainer.model, backbone_depths(trainer.model, trainer.spec.recipe)
     with torch.device("meta"):
-        plain = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=3)
+        plain = vpbench_four_blocks(num_classes=3)
     wanted = {
         id(parameter): group["lr_scale"]
         for group in param_groups_layer_decay(plain, layer_decay=0.5)

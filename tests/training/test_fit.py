@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from sweeps import case
+from sweeps import case, some
 from torch import Tensor
 
 from vpbench.core.errors import DivergedError
@@ -28,7 +28,7 @@ def fitted(trainer: Trainer) -> Trainer:
     return trainer
 
 
-@pytest.mark.parametrize("label", SIX)
+@pytest.mark.parametrize("label", some(SIX, 3))
 def test_training_changes_the_method_and_not_the_backbone(label: str, make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(label, weight_decay=0.1)
     backbone = {name: tensor.clone() for name, tensor in trainer.model.backbone.state_dict().items()}
@@ -117,7 +117,7 @@ def test_label_smoothing_is_torchs(make_trainer: MakeTrainer) -> None:
     assert torch.equal(make_trainer("linear")._smoothed(labels), labels)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 4, 7, 9])
+@pytest.mark.parametrize("batch_size", some([1, 2, 4, 7, 9], 3))
 def test_mixing_copes_with_any_batch(batch_size: int, make_trainer: MakeTrainer) -> None:
     """Nine images: batches of one, of an odd number, and one left over."""
     trainer = fitted(make_trainer("linear", mixup=0.8, cutmix=1.0, label_smoothing=0.1, batch_size=batch_size))
@@ -230,7 +230,7 @@ def test_loss_that_is_not_finite(make_trainer: MakeTrainer) -> None:
         trainer.evaluate(trainer.data.test)
 
 
-@pytest.mark.parametrize("label", ["vpt", "linear", "partial", "viapt"])
+@pytest.mark.parametrize("label", some(["vpt", "linear", "partial", "viapt"], 2))
 def test_evaluation_of_many_batches(label: str, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(label)
     whole = trainer.evaluate(trainer.data.test)

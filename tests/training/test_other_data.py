@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sweeps import some
 
 from vpbench.core.errors import UsageError
 from vpbench.spec.run_spec import Preprocess
@@ -76,7 +77,7 @@ def test_dam_vp_computes_the_plain_features_once(make_trainer: MakeTrainer, monk
     assert sum(seen) == len(trainer.data.train) + len(trainer.data.val) + len(trainer.data.test)
 
 
-@pytest.mark.parametrize(("label", "passes"), [("ilm_vp", 2), ("ilm_vp:flm", 1), ("autovp:frequency", 2), ("autovp", 0)])
+@pytest.mark.parametrize(("label", "passes"), some([("ilm_vp", 2), ("ilm_vp:flm", 1), ("autovp:frequency", 2), ("autovp", 0)], 2))
 def test_labels_are_mapped_before_training_and_after_epochs(label: str, passes: int, make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(label, epochs=2)
     before = trainer.snapshot()

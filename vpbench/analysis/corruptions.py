@@ -1,6 +1,6 @@
 """Corruptions of images in the manner of ImageNet-C: noise, blur, weather and digital, each in five severities.
 
-Formulas and parameters are those of hendrycks/robustness, ImageNet-C/create_c/make_imagenet_c.py, written anew on NumPy and SciPy
+Formulas and parameters are those of hendrycks/robustness, ImageNet-C/create_c/make_imagenet_c.py, rewritten on NumPy and SciPy
 (Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations, ICLR 2019), for any
 data set and image size. What differs:
 

@@ -106,9 +106,10 @@ class _Grid:
             return
         new = self._new[cell]
         yield CellCheck(method, dataset, "same", tuple(self._same(old, new)))
-        if not len(finished(new)) or not len(finished(old)):
+        old, new = finished(old), finished(new)
+        if not len(new) or not len(old):
             return
-        found, skipped = self._losses(finished(old), finished(new))
+        found, skipped = self._losses(old, new)
         yield CellCheck(method, dataset, "losses", tuple(found), skipped)
         yield self._accuracy(cell)
         if method != self._reference:
@@ -135,16 +136,17 @@ class _Grid:
                 reason = (str(row["error"] or "").strip().splitlines() or [""])[-1]
                 status = f"{row['status']}: {reason}" if reason else row["status"]
                 yield Finding(method, dataset, f"status (seed {row['seed']})", first["status"], status, first["status"])
-        if not len(finished(new)) or not len(finished(old)):
+        old, new = finished(old), finished(new)
+        if not len(new) or not len(old):
             return
-        before, after = (_flat(specification(finished(rows).iloc[0])) for rows in (old, new))
+        before, after = (_flat(specification(rows.iloc[0])) for rows in (old, new))
         for name in sorted((before.keys() | after.keys()) - set(COMPARED_ELSEWHERE)):
             if before.get(name) != after.get(name):
                 was, now = (_text(leaves[name]) if name in leaves else "absent" for leaves in (before, after))
                 # An option that was added since is no regression by itself; what it changes shows in the numbers.
                 yield Finding(method, dataset, name, was, now, "the same", fails=name in before)
         for column in EXACT:
-            yield from self._exact(column, finished(old), finished(new))
+            yield from self._exact(column, old, new)
 
     def _exact(self, column: str, old: pd.DataFrame, new: pd.DataFrame) -> Iterator[Finding]:
         known = list(dict.fromkeys(_plain(value) for value in old[column]))
@@ -213,10 +215,10 @@ class _Grid:
         if len({tuple(_floats(losses)) for losses in old["first_losses"]}) < len(old):
             return None
         mine = _floats(row["first_losses"])
-        others = [other for other in [*records(new), *records(old)] if other["seed"] != row["seed"]]
-        for other in others:
-            if _first_difference(_floats(other["first_losses"]), mine, self.tolerances.loss) is None:
-                return int(other["seed"])
+        for rows in (new, old):
+            for seed, losses in zip(rows["seed"], rows["first_losses"], strict=True):
+                if seed != row["seed"] and _first_difference(_floats(losses), mine, self.tolerances.loss) is None:
+                    return int(seed)
         return None
 
     def _accuracy_reason(self, cell: Cell) -> str:
@@ -268,9 +270,9 @@ class _Grid:
         if reference not in self._old or reference not in self._new:
             return [], f"{self._reference} is not in both runs, and costs are compared with its own"
         found, compared = [], False
+        old, plain_old, new, plain_new = (finished(rows[place]) for rows in (self._old, self._new) for place in (cell, reference))
         for column in COSTS:
-            before = _ratio(finished(self._old[cell]), finished(self._old[reference]), column)
-            after = _ratio(finished(self._new[cell]), finished(self._new[reference]), column)
+            before, after = _ratio(old, plain_old, column), _ratio(new, plain_new, column)
             if before is None or after is None:
                 continue
             compared = True

@@ -168,4 +168,6 @@ def _of_a_trial(recipe: Recipe, spec: RunSpec, search: Search) -> Recipe:
 
 def _named_by_the_user(row: Mapping[str, Any]) -> set[str]:
     """Fields of the recipe that the row says the user has set."""
-    return {part.partition("=")[0].strip() for told in _SET.findall(row["recipe_source"] or "") for part in told.split(",")}
+    return {
+        part.partition("=")[0].strip() for settings in _SET.findall(row["recipe_source"] or "") for part in settings.split(",")
+    }

@@ -140,9 +140,19 @@ def _usage_in_a_line(command: str = "vpbench") -> Iterator[None]:
     except _ClickError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             raise
-        text = error.format_message().rstrip(".")
+        text = _without_such_option(error) or error.format_message().rstrip(".")
         where = command if error.ctx is None else error.ctx.command_path
         raise UsageError(f"{text[:1].lower()}{text[1:]}{'' if text.endswith('?') else '.'} See {where} --help.") from error
+
+
+def _without_such_option(error: Any) -> str:
+    """The sentence for an unknown option, which each version of click words in its own way; "" for other errors."""
+    from vpbench.core.names import closest
+
+    if not (name := getattr(error, "option_name", None)) or "o such option" not in error.format_message():
+        return ""
+    known = [option for parameter in error.ctx.command.params for option in parameter.opts] if error.ctx else []
+    return f"no such option {name}" + (f". Did you mean {close}?" if (close := closest(name, known)) else "")
 
 
 app = typer.Typer(

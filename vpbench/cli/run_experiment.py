@@ -40,18 +40,18 @@ def run_experiment(
     experiment = read_experiment(file).changed(asked, how)
     place = experiment.results if experiment.results is not None and "results" not in given else results
     experiment.check(place, without_data=dry_run)  # each step says its notes itself
-    told: list[Any] = []
+    steps_done: list[Any] = []
     whole = True
     for step in experiment.steps:
         typer.echo(f"$ {step.line(place)}", err=as_json)
         if dry_run:
-            told.append({"command": step.line(place), "plan": _plan(step, place, as_json)})
+            steps_done.append({"command": step.line(place), "plan": _plan(step, place, as_json)})
         else:
             outcome, is_whole = _run(step, place, as_json)
             whole &= is_whole
-            told.append({"command": step.line(place), "rows": outcome})
+            steps_done.append({"command": step.line(place), "rows": outcome})
     if as_json:
-        typer.echo(json.dumps(told, indent=2))
+        typer.echo(json.dumps(steps_done, indent=2))
     if not whole:
         raise typer.Exit(FAILED)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vpbench.spec.run_options import RunOptions
 
 UNBROKEN = ("run_id", "status", "seed", "epochs", "precision", "expected_s")  # columns that are not wrapped
-FEW = 6  # runs whose ids are told at the end
+FEW = 6  # runs whose ids are printed at the end
 
 
 def run_and_show(request: Request, options: RunOptions, results: Path, as_json: bool) -> tuple[list[dict[str, Any]], bool]:

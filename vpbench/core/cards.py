@@ -9,7 +9,9 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -87,13 +89,18 @@ def read_toml(file: Path) -> dict[str, Any]:
         UsageError: when it is not valid TOML, or cannot be read.
     """
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return deepcopy(_parsed(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise UsageError(f"{shown(file)} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:  # of the syntax, or of the encoding
         raise UsageError(f"{shown(file)} is not valid TOML: {error}") from error
     except RecursionError as error:  # brackets by the thousand
         raise UsageError(f"{shown(file)} is nested too deeply.") from error
+
+
+@lru_cache(maxsize=512)  # a plan asks for the same suites and recipes hundreds of times
+def _parsed(text: str) -> dict[str, Any]:
+    return tomllib.loads(text)
 
 
 def validated(
@@ -117,10 +124,10 @@ def validated(
     if not found and not also:
         return card
     lacking = [_place(details) for details in found if details["type"] == "missing"]
-    told = [(details["loc"], _in_words(details) + _guess(details, kind)) for details in found if details["type"] != "missing"]
+    wrong = [(details["loc"], _in_words(details) + _guess(details, kind)) for details in found if details["type"] != "missing"]
     text = file.read_text(encoding="utf-8")
     problems = [f"it lacks {', '.join(lacking)}"] if lacking else []
-    for place, what in (*told, *also):
+    for place, what in (*wrong, *also):
         line = line_of(text, place)
         problems.append((f"line {line}: " if line else "") + what)
     raise UsageError(f"{shown(file)}: {'; '.join(dict.fromkeys(problems))}")

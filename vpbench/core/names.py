@@ -18,11 +18,16 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Usage
         hint: added at the end.
     """
     options = sorted(set(known))
-    swapped = [option for option in options if sorted(option) == sorted(name)]  # which difflib ranks behind a missing letter
-    close = swapped or get_close_matches(name, options, n=1, cutoff=0.5)
-    guess = f" Did you mean '{close[0]}'?" if close else ""
+    guess = f" Did you mean '{close}'?" if (close := closest(name, options)) else ""
     listing = f" Known: {', '.join(options)}." if options else f" There is no {kind} at all."
     return UsageError(f"unknown {kind} '{shortened(name)}'.{guess}{listing}{' ' + hint if hint else ''}")
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant, if any is close."""
+    options = sorted(set(known))
+    swapped = [option for option in options if sorted(option) == sorted(name)]  # which difflib ranks behind a missing letter
+    return next(iter(swapped or get_close_matches(name, options, n=1, cutoff=0.5)), None)
 
 
 def shortened(text: str, length: int = 60) -> str:

@@ -16,7 +16,7 @@ FOLDER = "_tracking"  # in the results folder, for tools that write files
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is told of a run at its start.
+    """What a tracker receives when a run starts.
 
     Attributes:
         run_id: as in its row; the same when the run is repeated or resumed.

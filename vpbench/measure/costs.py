@@ -137,7 +137,7 @@ class Costs:
         recipe = RECIPE.model_copy(update={"batch_size": batch})
 
         def made(spec: MethodSpec) -> PromptedModel:
-            own = twin(plain)
+            own = with_shared_weights(plain)
             if needs_classifier(spec):
                 add_classifier(own, self.backbone, None)
             return add_method(spec, own, self.request.classes, self.task).to(self.device)
@@ -234,7 +234,7 @@ class _Calls:
     step: Callable[[], None]
 
 
-def twin(backbone: Backbone) -> Backbone:
+def with_shared_weights(backbone: Backbone) -> Backbone:
     """A copy of a frozen backbone's modules over the same memory: a method can change it without changing the other."""
     shared: dict[int, Any] = {id(value): nn.Parameter(value.detach(), requires_grad=False) for value in backbone.parameters()}
     return copy.deepcopy(backbone, {**shared, **{id(value): value for value in backbone.buffers()}})

@@ -229,7 +229,7 @@ def apply_protocol(raw: RawData, suite: SuiteCard, stage: str | None = None, see
         seed: of the run, which draws its images where the suite says so; None for the suite's first.
 
     Raises:
-        DataError: when training and validation images are to be told apart, and the data set does not say which are which.
+        DataError: when training and validation images are to be separate, and the data set does not say which is which.
     """
     if raw.val_in_train and (suite.shots or suite.fit == "train") and stage != "search":
         raise DataError(f"{suite.title} trains without the validation images. {raw.note}")

@@ -70,8 +70,8 @@ def describe_run(name: str, results: Path) -> dict[str, Any]:
 def for_readers(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What :func:`describe_run` has found, for a person: what ran, its result, its cost, the settings and the environment, each
     once and with its unit, and nothing that is empty. Programs use the facts themselves."""
-    told = {name for names in _BLOCKS.values() for name in names} | _SETTINGS.keys() | _AGAIN
-    told |= {"repeat_with", "repeat_notes"}
+    in_blocks = {name for names in _BLOCKS.values() for name in names} | _SETTINGS.keys() | _AGAIN
+    in_blocks |= {"repeat_with", "repeat_notes"}
     shown: dict[str, Any] = {
         title: {_title(name, facts): _text(name, facts[name]) for name in names if not _is_empty(facts.get(name))}
         for title, names in _BLOCKS.items()
@@ -80,7 +80,7 @@ def for_readers(facts: Mapping[str, Any]) -> dict[str, Any]:
         found = facts.get(column)
         found = settings_in(found) if isinstance(found, str) else found
         shown[title] = {name: value for name, value in (found or {}).items() if not _is_empty(value)}
-    others = [name for name in facts if name not in told and not _is_empty(facts[name])]
+    others = [name for name in facts if name not in in_blocks and not _is_empty(facts[name])]
     shown["environment"] = {name: _text(name, facts[name]) for name in others}
     shown = {title: block for title, block in shown.items() if block}
     return {**shown, **{name: facts[name] for name in ("repeat_with", "repeat_notes") if name in facts}}

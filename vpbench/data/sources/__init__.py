@@ -106,7 +106,7 @@ def counts(raw: RawData) -> dict[str, int]:
 
 
 def expected_counts(card: DatasetCard, raw: RawData) -> dict[str, int]:
-    """What :func:`counts` should find, by the card; where train and validation images are not told apart, both in train."""
+    """What :func:`counts` should find, by the card; where train and validation images are not distinguished, both in train."""
     wanted = {field: int(getattr(card, field)) for field in ("classes", "n_train", "n_val", "n_test")}
     return {**wanted, "n_train": card.n_train + card.n_val, "n_val": 0} if raw.val_in_train else wanted
 

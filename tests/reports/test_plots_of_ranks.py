@@ -1,0 +1,158 @@
+"""Pareto fronts and critical differences."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from plot_rows import COSTS, section_of
+from report_rows import fill, grid, make_row
+
+from vpbench.core.errors import StoreError
+from vpbench.reporting.figures import _thin_out_labels, sections
+from vpbench.reporting.frame import Filters
+from vpbench.reporting.looks import deviation_bars
+from vpbench.reporting.make_report import make_report
+from vpbench.reporting.statistics import friedman
+from vpbench.reports.plots import critical_difference as cd
+from vpbench.reports.plots import pareto
+
+# Pareto front
+
+
+def test_pareto_front_by_hand() -> None:
+    costs, scores = [1, 2, 3, 3, 4, 2], [10, 30, 20, 40, 40, 25]
+    assert pareto.pareto_front(costs, scores) == [0, 1, 3]
+    assert pareto.pareto_front([1, 1], [5, 5]) == [0, 1]
+    assert pareto.pareto_front([], []) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
+@settings(deadline=None, max_examples=50)
+def test_every_point_outside_the_front_is_beaten_by_one_on_it(points: list[tuple[int, int]]) -> None:
+    costs, scores = [cost for cost, _ in points], [score for _, score in points]
+    front = pareto.pareto_front(costs, scores)
+    on = [points[place] for place in front]
+    assert [cost for cost, _ in on] == sorted(cost for cost, _ in on)
+    for place, (cost, score) in enumerate(points):
+        beaten = any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in on)
+        assert beaten == (place not in front)
+
+
+def test_costs_are_means_in_the_panel_s_unit_and_incomplete_methods_are_named(tmp_path: Path) -> None:
+    rows = [{**row, **COSTS} for row in grid()] + [make_row("ivpt", "digits", **COSTS)]
+    store = fill(tmp_path, *rows)
+    ((stem, figure),) = pareto.draw(store, store.load(), Filters())
+    assert stem == "pareto_vit-nano"
+    assert "Without a number on every data set: ivpt." in " ".join(figure.legends[0].get_title().get_text().split())
+    (section,) = sections(store.load(), Filters())
+    by_row = {point.row.name: point for point in pareto.points_of(section)}
+    assert list(by_row) == ["linear", "vpt", "insvp"]
+    # 80 + 0, 3, 6 on the three data sets, and 0.4 more with seed 1.
+    assert by_row["vpt"].accuracy == pytest.approx(83.2)
+    assert by_row["vpt"].deviation == pytest.approx(0.4 / 2**0.5)
+    assert by_row["linear"].costs == pytest.approx(
+        {"params_trainable": 192 * (10 + 16 + 12) / 3 / 1e3, "flops_forward": 0.25, "latency_ms_p50": 5, "mem_train_peak": 1024}
+    )
+
+
+def test_costs_of_different_machines_are_said_to_be_different(tmp_path: Path) -> None:
+    rows = [make_row("linear", device_name="a", threads=1, **COSTS), make_row("vpt", device_name="b", threads=1, **COSTS)]
+    store = fill(tmp_path, *rows)
+    ((_, figure),) = pareto.draw(store, store.load(), Filters())
+    assert "2 kinds of machine" in " ".join(figure.legends[0].get_title().get_text().split())
+
+
+def test_equal_costs_are_all_seen_and_bars_end_at_100(tmp_path: Path) -> None:
+    rows = [make_row(m, seed=s, acc1=99 + s, **COSTS) for m in ("vpt", "insvp") for s in (0, 1)]
+    store = fill(tmp_path, *rows, make_row("linear", acc1=50))
+    ((_, figure),) = pareto.draw(store, store.load(), Filters())
+    sizes = [line.get_markersize() for line in figure.axes[0].lines if line.get_marker() in ("o", "^", "s")]
+    assert sorted(sizes) == [6, 6, 10]
+    for bars in (bars for ax in figure.axes for bars in ax.collections):
+        assert max(high for _, high in (segment[:, 1] for segment in bars.get_segments())) <= 100
+    assert deviation_bars([99.5, 0.5, 50], [0.7, 0.7, None]) == [[0.7, 0.5, 0], [0.5, 0.7, 0]]
+
+
+@pytest.mark.sweep
+def test_a_front_of_one_point_has_no_line_and_no_caption_of_one(tmp_path: Path) -> None:
+    for name, rows, line in (("a", [make_row("linear")], False), ("b", [make_row("linear", acc1=50), make_row("vpt")], True)):
+        store = fill(tmp_path / name, *rows)
+        ((_, figure),) = pareto.draw(store, store.load(), Filters())
+        assert ("Grey line" in figure.legends[0].get_title().get_text()) == line
+        assert any(len(each.get_xdata()) > 1 and each.get_color() == "0.55" for ax in figure.axes for each in ax.lines) == line
+
+
+def test_labels_of_ticks_do_not_touch() -> None:
+    figure = Figure(figsize=(3, 2))
+    ax = figure.subplots()
+    ax.set_xticks(range(40), [f"a long label {place}" for place in range(40)])
+    figure.draw_without_rendering()
+    _thin_out_labels(figure)
+    shown = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_visible()]
+    assert 1 <= len(shown) < 5
+    assert all(one.x1 < other.x0 for one, other in pairwise(shown))
+
+
+# Critical difference
+
+
+def test_critical_values_of_the_published_table() -> None:
+    """Demšar 2006, table 5(a): q_0.05 and q_0.10 for 2 to 10 classifiers."""
+    published = {2: 1.960, 3: 2.343, 4: 2.569, 5: 2.728, 6: 2.850, 7: 2.949, 8: 3.031, 9: 3.102, 10: 3.164}
+    assert {k: round(cd.critical_value(k), 3) for k in published} == pytest.approx(published, abs=0.0011)
+    assert cd.critical_value(5, 0.10) == pytest.approx(2.459, abs=0.0011)
+
+
+def test_critical_difference_of_the_published_example() -> None:
+    """Demšar 2006, section 3.2.4: four classifiers on 14 data sets, CD 1.25 at 0.05."""
+    assert cd.critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
+
+
+def test_ranks_and_bars_by_hand(tmp_path: Path) -> None:
+    rows = [make_row(method, dataset, acc1=acc1) for method, scores in {
+        "linear": (10, 10, 10), "vpt": (20, 30, 20), "insvp": (30, 30, 30)
+    }.items() for dataset, acc1 in zip(("digits", "flowers", "sprites_location"), scores)]  # fmt: skip
+    scores = cd.complete_scores(section_of(tmp_path, *rows))
+    ranks = {row.name: rank for row, rank in friedman(pd.concat([scores] * 2)).ranks.items()}
+    assert ranks == pytest.approx({"linear": 3, "vpt": 11 / 6, "insvp": 7 / 6})
+    assert cd.cliques([1.0, 1.5, 2.5, 4.0], 1.2) == [(0, 1), (1, 2)]
+    assert cd.cliques([1.0, 2.0, 3.0], 5) == [(0, 2)]
+    assert cd.cliques([1.0, 3.0], 1) == []
+
+
+def test_fewest_data_sets_are_those_where_a_difference_can_show() -> None:
+    for methods in (3, 4, 6, 10, 20):
+        fewest = cd.fewest_data_sets(methods)
+        assert cd.critical_difference(methods, fewest) < methods - 1 <= cd.critical_difference(methods, fewest - 1)
+
+
+def test_too_few_methods_or_data_sets(tmp_path: Path) -> None:
+    for name, keep, message in (("a", 2, "needs 3 methods .* here are 2"), ("b", 3, "needs 5 data sets .* here are 4")):
+        rows = [make_row(m, d) for m in ("linear", "vpt", "insvp")[:keep] for d in ("digits", "flowers", "a", "b")]
+        store = fill(tmp_path / name, *rows)
+        with pytest.raises(StoreError, match=message):
+            list(cd.draw(store, store.load(), Filters()))
+
+
+def test_figure_and_statistics_refuse_the_same(tmp_path: Path) -> None:
+    store = fill(tmp_path, *(make_row(m, d) for m in ("linear", "vpt", "insvp") for d in ("digits", "flowers", "a")))
+    with pytest.raises(StoreError, match="Friedman's test needs 5 data sets that every method has, and here are 3"):
+        list(cd.draw(store, store.load(), Filters()))
+    table = str(make_report(results=tmp_path, statistics=True))
+    assert "Friedman's test needs 5 data sets that every method has, and there are 3" in " ".join(table.split())
+
+
+@pytest.mark.sweep
+def test_equal_ranks_are_all_seen(tmp_path: Path) -> None:
+    rows = [make_row(m, d, acc1=acc1) for m, acc1 in (("linear", 50), ("vpt", 60), ("insvp", 60)) for d in "abcde"]
+    store = fill(tmp_path, *rows)
+    ((_, figure),) = cd.draw(store, store.load(), Filters())
+    dots = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]
+    assert [float(line.get_xdata()[0]) for line in dots] == [1.5, 1.5, 3]
+    assert dots[0].get_markersize() > dots[1].get_markersize() == dots[2].get_markersize()
