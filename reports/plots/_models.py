@@ -91,17 +91,22 @@ def groups(store: Store, sections: Iterator[SectionRuns]) -> list[Group]:
     return found
 
 
+class UnsuitedError(StoreError):
+    """A group that a figure is not for, which is no fault of the group."""
+
+
 def by_class_alone(group: Group) -> None:
     """
     Raises:
-        StoreError: for models that do not give an image one class.
+        UnsuitedError: for models that do not give an image one class.
     """
     if group.section.key.task:
-        raise StoreError(f"this figure shows one class for each image, and {group.dataset} is for {group.section.key.task}.")
+        raise UnsuitedError(f"this figure shows one class for each image, and {group.dataset} is for {group.section.key.task}.")
 
 
 def each(found: Sequence[Group], make: Callable[[Group], Iterator[tuple[str, Figure]]]) -> Iterator[tuple[str, Figure]]:
     """The figures of all groups. One whose model, weights or data are not here is a warning, and the others are drawn.
+    Nothing is said of those that the figure is not for.
 
     Raises:
         VpbenchError: the first problem, when no figure came of any group.
@@ -118,6 +123,8 @@ def each(found: Sequence[Group], make: Callable[[Group], Iterator[tuple[str, Fig
     if problems and not drawn:
         raise problems[0][1]
     for group, error in problems:
+        if isinstance(error, UnsuitedError):
+            continue
         warnings.warn(f"no figure of {group.dataset} on {group.section.stem}: {error}", stacklevel=2)
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import SectionRuns, in_table_order, sections, usable
+from vpbench.reporting.figures import SectionRuns, in_table_order, sections_by_class, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import below, headline, short
@@ -37,7 +37,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         StoreError: when no run left its predictions, or a file holds none.
     """
     drawn = False
-    for section in sections(runs, filters):
+    for section in sections_by_class(runs, filters):
         for dataset in section.datasets:
             own = section.runs[(section.runs["dataset"] == dataset) & usable(section.runs)]
             counts, names = counts_of(store, own)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from vpbench.analysis.calibration import BINS, Probabilities, read_probabilities, reliability, with_temperature
 from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import SectionRuns, in_table_order, sections, usable
+from vpbench.reporting.figures import SectionRuns, in_table_order, sections_by_class, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import below, headline, short
@@ -33,7 +33,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         StoreError: when no run left its probabilities, or a file holds none.
     """
     drawn = False
-    for section in sections(runs, filters):
+    for section in sections_by_class(runs, filters):
         for dataset in section.datasets:
             own = section.runs[(section.runs["dataset"] == dataset) & usable(section.runs)]
             if found := _by_row(store, own):

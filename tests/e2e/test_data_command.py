@@ -333,10 +333,11 @@ def test_converting_a_suite(cards: Path, tmp_path: Path, monkeypatch: pytest.Mon
     from vpbench.data import conversion
 
     asked: list[str] = []
+    refused = ["vtab.eurosat"]
 
     def write(name: str, source: str, path: Path | None, root: Path, **_: object) -> Path:
         asked.append(f"{name} from {source}, {path and path.name}")
-        if name == "vtab.eurosat":
+        if name in refused:
             raise DataError("TFDS cannot prepare it")
         return root / name
 
@@ -358,3 +359,10 @@ def test_converting_a_suite(cards: Path, tmp_path: Path, monkeypatch: pytest.Mon
         "vtab.camelyon from tfds, None", "vtab.eurosat from tfds, None", "vtab.resisc45 from original, fetched.zip",
         "vtab.retinopathy from tfds, None",
     ]  # fmt: skip
+    refused += ["vtab.camelyon", "vtab.retinopathy"]
+    assert vpbench("data", "convert", "--suite", "vtab1k-specialized").err == (
+        "vpbench: vtab.camelyon: TFDS cannot prepare it\nvpbench: vtab.eurosat, vtab.retinopathy: the same as vtab.camelyon.\n"
+    )
+    for words in ("doctor", "get --dry-run"):
+        told = vpbench("data", *words.split(), "--suite", "vtab1k-specialized").out.splitlines()
+        assert told[-1] == "'vpbench data convert --suite vtab1k-specialized' writes them."

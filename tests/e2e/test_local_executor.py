@@ -253,7 +253,7 @@ def test_runs_are_done_again_one_after_the_other(results: Path, command: list[st
     before = rows(results).set_index("method")["started_at"]
     for again in (1, 2):
         done = vpbench(*words, "--limit", 1)
-        assert "2 rows in" in done.out
+        assert "2 rows, " in done.out
         assert "1 of them new" in done.out
         assert "Left over by --limit 1: 1 run; the same command does the next ones." in done.err
         assert (rows(results).set_index("method")["started_at"] > before).sum() == again

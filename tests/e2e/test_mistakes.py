@@ -152,6 +152,7 @@ def test_published_data_that_is_not_there(tmp_path: Path) -> None:
         ("logs", "missing argument 'RUN'. See vpbench logs --help."),
         ("status now", "(now). See vpbench status --help."),
         ("data gett", "no such command 'gett'"),
+        ("report --compare vpt", "See vpbench report --help."),
     ],
 )
 def test_words_that_are_no_command(words: str, part: str) -> None:

@@ -16,6 +16,7 @@ from command import rows, vpbench
 from PIL import Image
 
 import vpbench as package
+from vpbench.core.errors import UsageError
 
 
 @pytest.fixture
@@ -213,3 +214,7 @@ def test_names_of_masks_do_not_collide(tmp_path: Path) -> None:
     folder = MaskFolder(tmp_path)
     prediction = Prediction(NamedImage("a.jpg", b"", Path("in/a")), np.ones(1, np.float32), np.zeros((2, 2), np.uint8))
     assert [folder.write(prediction).relative_to(tmp_path) for _ in range(2)] == [Path("in/a.png"), Path("in/a-2.png")]
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(UsageError, match=f"--masks {place} is a file, or within one"):
+            MaskFolder(place)

@@ -223,5 +223,5 @@ def test_rows_of_another_command_are_not_new(images: Path, store: Store, capsys:
     )
     _summary(progress, frame, Path("runs"))
     done = capsys.readouterr()
-    assert done.out.startswith("3 rows in runs, 1 of them new, 2 by another command.")
+    assert done.out.startswith("3 rows, 1 of them new, 2 by another command, in runs.")
     assert done.err.count("by another command") == 2

@@ -68,7 +68,7 @@ def test_labels_and_titles() -> None:
         SectionKey("b", preprocess=json.dumps({"random_flip": flip, "new": 1 + flip})) for flip in (True, False)
     )
     titles = section_titles([with_flips, without])
-    assert titles[with_flips].endswith(", new=2, random flips") and titles[without].endswith(", new=1, no flips")
+    assert titles[with_flips].endswith(", new 2, random flips") and titles[without].endswith(", new 1, no flips")
 
 
 def test_a_table_as_json_has_text_for_its_keys(tmp_path: Path) -> None:
@@ -85,3 +85,15 @@ def test_codes_are_words_for_readers() -> None:
     assert in_words(facts)["trained_on"] == "training and validation images"
     assert "fit" not in in_words(facts)
     assert in_words({"fidelity": "both-differ"}) == {"fidelity": "paper and released code differ; presets for both"}
+
+
+def test_recipes_of_several_sources_name_their_data_sets(tmp_path: Path) -> None:
+    def footer(*sources: str) -> str:
+        rows = [
+            make_row("linear", name, recipe_source=source) for name, source in zip(("digits", "photos"), sources, strict=True)
+        ]
+        return str(make_report(1, results=fill(tmp_path / "_".join(sources), *rows).folder, format="md"))
+
+    assert "Recipe of linear on digits: mini." in footer("mini", "custom")
+    assert "Recipe of linear on photos: custom." in footer("mini", "custom")
+    assert "Recipe of linear: mini." in footer("mini", "mini")

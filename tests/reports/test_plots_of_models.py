@@ -6,6 +6,8 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -26,8 +28,9 @@ from vpbench.core.errors import DataError, StoreError, UsageError, WeightsError
 from vpbench.execution import execute as worker
 from vpbench.reporting.describe import describe
 from vpbench.reporting.frame import Filters
+from vpbench.reporting.keys import SectionKey
 from vpbench.reporting.make_report import make_report
-from vpbench.reports.plots import confusion
+from vpbench.reports.plots import _models, confusion
 from vpbench.store.artefacts import CHECKSUMS
 from vpbench.store.store import Store
 
@@ -338,3 +341,19 @@ def test_noise_belongs_to_the_image_and_grows_with_sigma() -> None:
 def test_sigmas_that_cannot_be(trained: Store, sigmas: tuple[float, ...]) -> None:
     with pytest.raises(UsageError, match="--noise"):
         evaluate_noise(row_of(trained, "vpt"), trained, sigmas, "cpu")
+
+
+def test_a_group_that_a_figure_is_not_for_is_left_out(recwarn: pytest.WarningsRecorder) -> None:
+    found: list[Any] = [
+        Mock(dataset=dataset, section=Mock(key=SectionKey("b", task=task)))
+        for dataset, task in (("street", "segmentation"), ("photos", None))
+    ]
+
+    def make(group: Any) -> Iterator[tuple[str, Any]]:
+        _models.by_class_alone(group)
+        yield group.dataset, None
+
+    assert list(_models.each(found, make)) == [("photos", None)]
+    assert not recwarn.list
+    with pytest.raises(StoreError, match="street is for segmentation"):
+        list(_models.each(found[:1], make))

@@ -143,7 +143,7 @@ def test_two_protocols_of_a_suite_are_two_columns() -> None:
 def test_an_unfinished_suite_has_no_mean_and_says_why() -> None:
     (section,) = table_of(make_row(), paper="vpbench").sections
     assert section.rows[0].cells[0] == Cell()
-    assert "No mean: of mini's data sets sprites-location, sprites-orientation has no run here." in section.notes
+    assert "No mean: of mini's data sets sprites-location, sprites-orientation have no run here." in section.notes
 
 
 def test_means_have_the_deviation_of_the_seeds_means() -> None:

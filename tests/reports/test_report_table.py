@@ -130,7 +130,7 @@ def test_nothing_but_failures_is_still_a_table(tmp_path: Path) -> None:
             ({"recipe": {"epochs": 100}}, "100 epochs"),
             ({"selection": "best_val"}, "best validation epoch"),
             ({"precision": "bf16"}, "bf16"),
-            ({"preprocess": {"resize": "crop", "crop_ratio": 0.875}}, "resize=crop"),
+            ({"preprocess": {"resize": "crop", "crop_ratio": 0.875}}, "crop ratio 0.875, images cropped"),
             ({"data_digest": "feedbeef"}, "digits data feedbeef"),
             ({"preprocess": {"orientation": "exif"}}, "(EXIF orientation)"),
         ],
@@ -154,7 +154,7 @@ def test_each_data_set_may_be_decoded_in_its_own_way(tmp_path: Path) -> None:
     table = table_of(tmp_path, make_row(), make_row(dataset="photos", preprocess=upright, seed=1))
     section = only_section(table)
     assert {"digits", "photos"} <= cells(section, "vpt").keys()
-    assert "decoded with EXIF orientation, transparency on #ffffff (photos)" in section.notes[0]
+    assert "decoded with EXIF orientation, transparency on white (photos)" in section.notes[0]
 
 
 def test_variants_are_labelled_by_what_differs(tmp_path: Path) -> None:

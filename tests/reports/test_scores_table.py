@@ -14,7 +14,7 @@ from vpbench.analysis.corruptions import CORRUPTIONS, SEVERITIES
 from vpbench.core.errors import StoreError
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.make_report import make_report
-from vpbench.reports.plots import reliability
+from vpbench.reports.plots import confusion, reliability
 from vpbench.store.store import Store
 
 
@@ -111,3 +111,15 @@ def test_runs_that_left_nothing(tmp_path: Path) -> None:
         make_report("scores", results=store.folder)
     with pytest.raises(StoreError, match=r"no probabilities .*--save probabilities"):
         make_report(plot="reliability", results=store.folder, out=tmp_path)
+
+
+def test_a_segmentation_in_the_store_changes_nothing(tmp_path: Path) -> None:
+    """Its predictions are other arrays."""
+    store = filled(tmp_path)
+    row = make_row("linear", "street", task="segmentation")
+    store.write_row(row)
+    store.write_artefact(str(row["run_id"]), "predictions.npz", lambda path: np.savez(path.open("wb"), intersections=np.ones(2)))
+    names, _ = columns_of(store)
+    assert "street" not in names
+    for plot in (confusion, reliability):
+        assert not any("street" in stem for stem, _ in plot.draw(store, store.load(), Filters()))

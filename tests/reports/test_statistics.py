@@ -385,5 +385,10 @@ def test_all_methods_with_too_little(tmp_path: Path) -> None:
     text = str(make_report(results=fill(tmp_path / "a", make_row("vpt"), make_row("linear")).folder, statistics=True))
     assert "Friedman and Nemenyi: not tested. Friedman's test needs 3 methods, and there are 2." in text
     assert "Wilcoxon: not tested. It needs 6 data sets, and there are 1." in text
-    assert "no two methods share a data set" in str(make_report(results=fill(tmp_path / "b", make_row()).folder, statistics=True))
+    assert "nothing to compare: there is one method." in str(
+        make_report(results=fill(tmp_path / "b", make_row()).folder, statistics=True)
+    )
+    apart = fill(tmp_path / "d", make_row("linear"), make_row("vpt"), make_row("vpt", "photos"), make_row("insvp", "photos"))
+    text = str(make_report(results=apart.folder, statistics=True))
+    assert "nothing to compare: no data set has linear, vpt, insvp, --method leaves some out." in text
     assert "No run has a number." in str(make_report(results=fill(tmp_path / "c", make_row(acc1=None)).folder, statistics=True))

@@ -96,7 +96,8 @@ class LazyCommand(TyperCommand):
         return typer.main.get_command(own)
 
     def make_context(self, *words: Any, **more: Any) -> Any:
-        return self.built().make_context(*words, **more)
+        with _usage_in_a_line(f"vpbench {self.name}"):
+            return self.built().make_context(*words, **more)
 
 
 class Commands(TyperGroup):
@@ -130,7 +131,7 @@ class Commands(TyperGroup):
 
 
 @contextmanager
-def _usage_in_a_line() -> Iterator[None]:
+def _usage_in_a_line(command: str = "vpbench") -> Iterator[None]:
     """A missing argument, an unknown option and the like as an error of ours, where typer prints several lines or a box."""
     from vpbench.core.errors import UsageError
 
@@ -140,7 +141,7 @@ def _usage_in_a_line() -> Iterator[None]:
         if type(error).__name__ == "NoArgsIsHelpError":
             raise
         text = _without_such_option(error) or error.format_message().rstrip(".")
-        where = "vpbench" if error.ctx is None else error.ctx.command_path
+        where = command if error.ctx is None else error.ctx.command_path
         raise UsageError(f"{text[:1].lower()}{text[1:]}{'' if text.endswith('?') else '.'} See {where} --help.") from error
 
 

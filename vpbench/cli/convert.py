@@ -63,7 +63,8 @@ def convert(
     if dry_run:
         for name in names:
             target = root / (dataset_card(name).folders or (name,))[0]
-            typer.echo(f"{name}: to {target}" + (f" ({MANUAL[name]})" if name in MANUAL else ""))
+            first = f" ({MANUAL[name]})" if name in MANUAL else ""
+            typer.echo(f"{name}: from {source or default_source(name)} to {target}{first}")
         return
     _convert_all({name: cast(Source, source or default_source(name)) for name in names}, path, root, force)
 
@@ -89,24 +90,23 @@ def _convert_all(sources: dict[str, Source], path: Path | None, root: Path, forc
     cards = {name: dataset_card(name) for name in sources}
     sizes = {name: card.n_train + card.n_val + card.n_test for name, card in cards.items()}
     files: dict[str, Path | None] = dict.fromkeys(sources, path)
-    failed: list[int] = []
+    failed = _Failures(alone=len(sources) == 1)
     before = 0
     for name in [name for name, source in sources.items() if source == "original" and path is None]:
         try:
             with stepwise(name) as on_step:
                 files[name] = fetch_original(name, root, on_step)
         except VpbenchError as error:
-            failed.append(_reported(name, error, alone=len(sources) == 1))
+            failed.add(name, error)
             del files[name]
     with counting(f"converting {next(iter(files)) if len(files) == 1 else f'{len(files)} data sets'}") as on_progress:
         for name, file in files.items():
             try:
                 typer.echo(write(name, sources[name], file, root, force=force, on_progress=_from(before, sizes, on_progress)))
             except VpbenchError as error:
-                failed.append(_reported(name, error, alone=len(sources) == 1))
+                failed.add(name, error)
             before += sizes[name]
-    if failed:
-        raise typer.Exit(failed[0])
+    failed.end()
 
 
 def _from(before: int, sizes: dict[str, int], on_progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
@@ -114,9 +114,35 @@ def _from(before: int, sizes: dict[str, int], on_progress: Callable[[int, int], 
     return lambda done, _: on_progress(before + done, sum(sizes.values()))
 
 
-def _reported(name: str, error: Exception, alone: bool) -> int:
-    """The exit code of an error that does not stop the other data sets."""
-    if alone:
-        raise error
-    typer.echo(f"vpbench: {name}: {' '.join(str(error).split())}", err=True)
-    return int(getattr(error, "exit_code", 1))
+class _Failures:
+    """Errors that do not stop the other data sets: each message is said once, when it is first met.
+
+    Args:
+        alone: whether there are no others, so that the error is raised.
+    """
+
+    def __init__(self, alone: bool) -> None:
+        self._alone = alone
+        self._names: dict[str, list[str]] = {}
+        self._code = 0
+
+    def add(self, name: str, error: Exception) -> None:
+        if self._alone:
+            raise error
+        text = " ".join(str(error).split())
+        if text not in self._names:
+            typer.echo(f"vpbench: {name}: {text}", err=True)
+        self._names.setdefault(text, []).append(name)
+        self._code = self._code or int(getattr(error, "exit_code", 1))
+
+    def end(self) -> None:
+        """Whose the same messages were.
+
+        Raises:
+            typer.Exit: with the code of the first error, if there was one.
+        """
+        for first, *others in self._names.values():
+            if others:
+                typer.echo(f"vpbench: {', '.join(others)}: the same as {first}.", err=True)
+        if self._code:
+            raise typer.Exit(self._code)

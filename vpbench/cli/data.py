@@ -73,6 +73,7 @@ def doctor(
         _as_json([_finding(one) for one in findings])
     else:
         _show(findings, root)
+        _show_way([one.name for one in findings if not one.ready], suite)
     if not all(one.ready for one in findings):
         raise typer.Exit(FAILED)
 
@@ -100,6 +101,7 @@ def get(
 
     root = resolve(data_root)
     cards = {name: dataset_card(name) for name in chosen(ids, suite)}
+    by_hand: list[str] = []
     if dry_run:
         for name, card in cards.items():
             try:
@@ -108,9 +110,10 @@ def get(
                 if len(cards) == 1:
                     raise
                 typer.echo(f"{name}: by hand. {error}")
+                by_hand.append(name)
+        _show_way(by_hand, suite)
         return
     findings: list[Finding] = []
-    failed = 0
     for name, card in cards.items():
         try:
             with stepwise(name) as on_step:
@@ -118,13 +121,14 @@ def get(
         except DataError as error:
             if len(cards) == 1:
                 raise
-            failed += 1
+            by_hand.append(name)
             typer.echo(f"vpbench: {name}: {' '.join(str(error).split())}", err=True)
         except KeyboardInterrupt:
             typer.echo(f"vpbench: interrupted; what came of {name} is kept, the same command continues.", err=True)
             raise typer.Exit(INTERRUPTED) from None
     _show(findings, root)
-    if failed:
+    if by_hand:
+        _show_way(by_hand, suite)
         raise typer.Exit(NO_DATA)
     if not all(one.ready for one in findings):
         raise typer.Exit(FAILED)
@@ -248,6 +252,15 @@ def _show(findings: list[Finding], root: Path) -> None:
             f"{sum(one.ready for one in findings)} of {len(findings)} ready{counted}. "
             f"Data root: {root} (--data-root FOLDER or VPBENCH_DATA)"
         )
+
+
+def _show_way(names: list[str], suite: str | None) -> None:
+    """The commands that get the data sets of a suite, where many paragraphs are above."""
+    from vpbench.data.conversion import convertible
+    from vpbench.data.how_to_get import how_to_get
+
+    if suite is not None and any(name in convertible("tfds") for name in names):
+        typer.echo(how_to_get(names, suite))
 
 
 def _show_verification(one: Verification) -> None:

@@ -77,8 +77,9 @@ def work_line(runs: Iterable[PlannedRun], data: Mapping[str, RawData]) -> str:
         images, flops = images + count, flops + count * plain[key]
     if not images:
         return ""
+    size = f"{flops / 1e15:.3g} PFLOPs" if flops >= 1e14 else f"{flops / 1e12:.3g} TFLOPs"
     return (
-        f"Work: {images:,} training images; {flops / 1e15:.3g} PFLOPs for one forward pass of them through the plain backbone, "
+        f"Work: {images:,} training images; {size} for one forward pass of them through the plain backbone, "
         "of which a training step takes one to three times as much."
     )
 

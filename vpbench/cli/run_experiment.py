@@ -30,7 +30,6 @@ def run_experiment(
         UsageError: for an option on what to run, which the file says.
     """
     from vpbench.core.errors import UsageError
-    from vpbench.execution.run_progress import RunProgress
     from vpbench.experiments import read_experiment
 
     asked, how = (
@@ -40,7 +39,7 @@ def run_experiment(
         raise UsageError(f"{what[0]}: {file} says what is run; change it there, or give options without a file.")
     experiment = read_experiment(file).changed(asked, how)
     place = experiment.results if experiment.results is not None and "results" not in given else results
-    experiment.check(place, RunProgress(), without_data=dry_run)
+    experiment.check(place, without_data=dry_run)  # each step says its notes itself
     steps_done: list[Any] = []
     whole = True
     for step in experiment.steps:

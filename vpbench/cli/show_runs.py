@@ -121,7 +121,9 @@ def _summary(progress: RunProgress, frame: Any, results: Path) -> None:
         typer.echo(f"Left over by --limit {progress.limit}: {count}; the same command does the next ones.", err=True)
     following = f" Next: vpbench report --table 1 --results {results}" if len(frame) else ""
     others = f", {progress.by_others} by another command" if progress.by_others else ""
-    typer.echo(f"{counted(len(frame), 'row')} in {results}, {progress.done - progress.by_others} of them new{others}.{following}")
+    typer.echo(
+        f"{counted(len(frame), 'row')}, {progress.done - progress.by_others} of them new{others}, in {results}.{following}"
+    )
     if len(frame):
         typer.echo(f"{_ids(frame)} vpbench show run --results {results}")
 

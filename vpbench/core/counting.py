@@ -13,13 +13,14 @@ EVERY_S = 10.0  # between two lines of a log
 
 
 class Lines:
-    """Prints a line when none was printed for a while; what is done sooner says nothing."""
+    """Prints a line now and then: the first some time after it was first told; what is done sooner says nothing."""
 
     def __init__(self, console: Terminal) -> None:
-        self._console, self._last = console, time.monotonic()
+        self._console, self._last = console, 0.0
 
     def show(self, line: str) -> None:
         now = time.monotonic()
+        self._last = self._last or now
         if now - self._last >= EVERY_S:
             self._last = now
             self._console.print(line, soft_wrap=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vpbench.core.errors import StoreError
+from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.files import write_atomically
 from vpbench.deploy.prediction import Prediction
 
@@ -39,9 +39,14 @@ class MaskFolder:
 
     Args:
         folder: need not exist.
+
+    Raises:
+        UsageError: for a file in its place.
     """
 
     def __init__(self, folder: Path) -> None:
+        if any(place.exists() and not place.is_dir() for place in (folder, *folder.parents)):
+            raise UsageError(f"--masks {folder} is a file, or within one: name a folder.")
         self.folder = folder
         self._taken: set[Path] = set()
 
@@ -59,5 +64,7 @@ class MaskFolder:
         try:
             write_atomically(path, lambda partial: partial.write_bytes(content))
         except OSError as error:
-            raise StoreError(f"{path} cannot be written: {error.strerror or error}. Choose another --out.") from error
+            raise StoreError(
+                f"{path} cannot be written: {error.strerror or error}. Choose another folder with --masks."
+            ) from error
         return path

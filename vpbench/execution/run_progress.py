@@ -79,7 +79,8 @@ class RunProgress(Callback):
         self._progress.update(
             self._decoding, description=f"decoding {dataset}", completed=done, total=total, visible=done < total
         )
-        self._log(f"decoding {dataset}: {done} of {total}")
+        if done < total:
+            self._log(f"decoding {dataset}: {done} of {total}")
 
     def started(self, run: PlannedRun) -> None:
         self._runs[run.spec.run_id] = self._progress.add_task(self._label(run), total=run.spec.recipe.epochs)
@@ -90,7 +91,8 @@ class RunProgress(Callback):
             self._progress.reset(bar, description=f"{self._label(run)}, {epoch.phase}", total=epoch.epochs)
         self._progress.update(bar, completed=epoch.epoch)
         self._show_in_notebook(f"runs; {self._label(run)}, epoch {epoch.epoch} of {epoch.epochs}")
-        self._log(f"{self._label(run)}, {epoch.phase}: epoch {epoch.epoch} of {epoch.epochs}")
+        if epoch.epoch < epoch.epochs:
+            self._log(f"{self._label(run)}, {epoch.phase}: epoch {epoch.epoch} of {epoch.epochs}")
 
     def finished(self, run: PlannedRun, row: dict[str, Any]) -> None:
         self._ended(run, row, f"{row['wall_s']:.0f} s")

@@ -225,7 +225,7 @@ def _suite_section(runs: pd.DataFrame, definition: TableDefinition, key: Section
         parts += [(mean, scores) for mean in means]
         where = f"{suite} ({versions})" if versions else suite
         notes += [f"{where}: {protocol(of, own)[0]}"]
-        notes += [f"No mean: of {suite}'s data sets {', '.join(absent)} has no run here."] if absent else []
+        notes += [f"No mean: of {suite}'s data sets {_lacking(absent)} here."] if absent else []
 
     def numbers(row: RowKey) -> list[Cell]:
         return [mean_cell(scores.get(row, {}), mean, definition.decimals, show_n) for mean, scores in parts]
@@ -316,7 +316,7 @@ def _means(runs: pd.DataFrame, definition: TableDefinition, columns: Sequence[Co
         wanted = [kind for kind in kinds if kind == "datasets" or count > 1]
         means += [Mean(named[kind], ColumnKey("mean", over=kind), members, kind == "groups") for kind in wanted]
     absent = [name for name in members if name not in groups]
-    return means, [f"No mean: of {asking[0][0]}'s data sets {', '.join(absent)} has no run here."] if absent else []
+    return means, [f"No mean: of {asking[0][0]}'s data sets {_lacking(absent)} here."] if absent else []
 
 
 def _members(suite: SuiteCard, groups: dict[str, str]) -> dict[str, str]:
@@ -324,3 +324,7 @@ def _members(suite: SuiteCard, groups: dict[str, str]) -> dict[str, str]:
     members = {name: groups[name] if name in groups else group_of(suite, name) for name in suite.datasets}
     present = {group for name, group in members.items() if name in groups}
     return {name: group for name, group in members.items() if group in present}
+
+
+def _lacking(names: Sequence[str]) -> str:
+    return f"{', '.join(names)} {'has' if len(names) == 1 else 'have'} no run"

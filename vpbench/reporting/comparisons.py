@@ -18,7 +18,7 @@ from vpbench.reporting.definition import TableDefinition
 from vpbench.reporting.frame import Filters, arrange, known_methods, of_section, sections_in
 from vpbench.reporting.keys import ColumnKey, RowKey, SectionKey
 from vpbench.reporting.notes import protocol
-from vpbench.reporting.row_labels import differences, row_label, section_titles
+from vpbench.reporting.row_labels import differences, row_label, row_labels, section_titles
 from vpbench.reporting.scores import ACCURACY, score_title
 from vpbench.reporting.statistics import (
     DRAWS,
@@ -285,7 +285,9 @@ def statistics_table(runs: pd.DataFrame, definition: TableDefinition, filters: F
         own = of_section(runs, key) if key else runs
         scores = _complete(own, definition)
         if scores.shape[1] < 2 or scores.empty:
-            notes.append(f"{title}: nothing to compare, as no two methods share a data set.")
+            names = ", ".join(row_labels(_rows(scores)).values())
+            few = "there is one method" if scores.shape[1] < 2 else f"no data set has {names}, --method leaves some out"
+            notes.append(f"{title}: nothing to compare: {few}.")
             continue
         found = _all_methods(scores, _dropped(own, scores))
         sections += [replace(each, key=key, caption=each.caption if key else f"{each.caption}: {mixed}") for each in found]

@@ -96,6 +96,11 @@ def sections(runs: pd.DataFrame, filters: Filters) -> Iterator[SectionRuns]:
         yield SectionRuns(key, title, suffix, of_section(runs, key))
 
 
+def sections_by_class(runs: pd.DataFrame, filters: Filters) -> Iterator[SectionRuns]:
+    """Those whose models give an image one class; what a segmentation leaves of an image is something else."""
+    return (section for section in sections(runs, filters) if not section.key.task)
+
+
 def usable(runs: pd.DataFrame) -> pd.Series[bool]:
     """Which runs ended well and are no repetition."""
     return (runs["status"] == "ok") & ~runs["repeat"].astype(bool)

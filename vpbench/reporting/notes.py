@@ -156,6 +156,11 @@ def _searches(runs: pd.DataFrame) -> list[str]:
 
 
 def _recipes(runs: pd.DataFrame) -> list[str]:
-    """One line per source of recipes."""
-    known = runs[["method", "recipe_source"]].dropna().groupby("recipe_source")["method"]
-    return [f"Recipe of {', '.join(sorted(set(methods)))}: {str(source).rstrip('. ')}." for source, methods in known]
+    """One line per source of recipes, with the data sets where a method has several."""
+    known = runs[["method", "dataset", "recipe_source"]].dropna()
+    several = known.drop_duplicates(["method", "recipe_source"])["method"].duplicated().any()
+    lines = []
+    for source, own in known.groupby("recipe_source"):
+        sets = f" on {', '.join(sorted(set(own['dataset'])))}" if several else ""
+        lines.append(f"Recipe of {', '.join(sorted(set(own['method'])))}{sets}: {str(source).rstrip('. ')}.")
+    return lines

@@ -36,7 +36,8 @@ _UNITS: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("latency_ms_p10", "latency_ms_p50", "latency_ms_p90", "latency_unmerged_ms_p50", "train_step_ms"), "ms"),
         **dict.fromkeys(("flops_forward", "flops_inference", "flops_train_step"), "FLOPs per image"),
         **dict.fromkeys(
-            ("n_train", "n_val", "n_test", "total", "correct", "correct5", "throughput_batch", "batch_size"), "images"
+            ("n_train", "n_val", "n_test", "total", "correct", "correct5", "val_correct", "throughput_batch", "batch_size"),
+            "images",
         ),
         **dict.fromkeys(("macs_forward", "macs_fvcore"), "multiply-adds per image"),
         **dict.fromkeys(("throughput", "train_images_per_s"), "images/s"),

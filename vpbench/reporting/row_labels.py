@@ -100,7 +100,13 @@ def _extras(own: SectionKey, alike: list[SectionKey]) -> list[str]:
     preprocess = [settings_in(other.preprocess) for other in alike]
     mine = settings_in(own.preprocess)
     varying = sorted({name for other in preprocess for name in {**mine, **other} if mine.get(name) != other.get(name)})
-    return extras + [_PREPROCESSING.get(f"{name} {mine.get(name)}", f"{name}={mine.get(name, '-')}") for name in varying]
+    return extras + [_preprocessing(name, mine.get(name)) for name in varying]
+
+
+def _preprocessing(name: str, value: Any) -> str:
+    """An option of the preprocessing in words; None where a row does not record it."""
+    plain = name.replace("_", " ")
+    return _PREPROCESSING.get(f"{name} {value}", f"{plain} not recorded" if value is None else f"{plain} {value}")
 
 
 def trained_on(images: str | int | None) -> str:

@@ -12,7 +12,7 @@ from vpbench.analysis.class_scores import read_predictions
 from vpbench.core.errors import StoreError
 from vpbench.reporting.cells import score_cell
 from vpbench.reporting.definition import leaderboard
-from vpbench.reporting.figures import SectionRuns, rows_in_order, sections, usable
+from vpbench.reporting.figures import SectionRuns, rows_in_order, sections_by_class, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import ColumnKey, RowKey
 from vpbench.reporting.table import Column, Row, Section, Table
@@ -37,7 +37,7 @@ def scores_table(store: Store, runs: pd.DataFrame, filters: Filters) -> Table:
     Raises:
         StoreError: when no run left predictions or probabilities, or a file is damaged.
     """
-    found = [part for section in sections(runs, filters) for part in _sections(store, section)]
+    found = [part for section in sections_by_class(runs, filters) for part in _sections(store, section)]
     if not found:
         raise StoreError(
             f"no predictions, probabilities or corruptions in {store.folder} for these runs: run them again with --save"
