@@ -78,6 +78,9 @@ def test_names() -> None:
     functions = {"run", "tune", "report", "show", "load_results", "create_method", "compare", "measure", "remove_runs"}
     assert functions <= set(vpbench.__all__)
     assert all(callable(getattr(vpbench, name)) for name in functions)
+    assert {name for name in dir(vpbench) if not name.startswith("__")} == {*vpbench.__all__} - {"__version__"}
+    with pytest.raises(vpbench.VpbenchError, match="Did you mean 'table'"):
+        vpbench.report(tabel=1)
 
 
 def test_texts_where_lists_are_meant(finished: Path) -> None:
