@@ -34,8 +34,7 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
 IN_BLOCKS = [site for site in SITES if site not in ("patch_embed", "norm")]
 LINEAR = ("qkv", "proj", "fc1", "fc2")
 AFFINE = [*LINEAR, "norm1", "norm2", "norm", "patch_embed"]
-# One of each family always runs.
-OFTEN = ("vit", "eva", "swin")
+OFTEN = ("vit", "eva", "swin")  # one of each family
 sweep = pytest.mark.parametrize("name", [case(name, always=OFTEN) for name in BACKBONES])
 
 

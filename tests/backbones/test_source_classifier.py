@@ -158,6 +158,7 @@ def test_random_weights_have_a_random_one_of_the_architectures_own_size() -> Non
     assert load_backbone(resolve_backbone("vit-nano", "random"), source_classifier=True).shape.source_classes == 1000
 
 
+@pytest.mark.sweep
 def test_weights_on_the_hub_that_were_not_fetched(hub: Path) -> None:
     spec = resolve_backbone(NAME, image_size=SIZE)
     empty = empty_backbone(spec, "meta")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from sweeps import some
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from weight_writers import NAME, SIZE, WRITERS, features, google_arrays, pictures, refusal, source, state
 
+from vpbench.backbones import weights
 from vpbench.backbones.named import backbone_card, resolve_backbone
 from vpbench.backbones.weights import fill, load_backbone
 from vpbench.core.cards import packaged_file
 from vpbench.core.errors import UsageError, VpbenchError, WeightsError
 from vpbench.core.hashing import file_sha256
+from vpbench.core.tensor_files import unfit_values
 
 pytestmark = pytest.mark.usefixtures("no_weights_folder")
 
@@ -179,6 +182,35 @@ def test_random_weights() -> None:
     second = load_backbone(spec).state_dict()
     assert all(torch.equal(first[name], tensor) for name, tensor in second.items())
     assert first["vit.blocks.0.attn.qkv.weight"].std() > 0
+
+
+def test_nothing_is_drawn_where_a_file_fills_all_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take longer than reading the file."""
+    save_file(state(), tmp_path / "a.safetensors")
+    build, states = weights._architecture, []
+
+    def watched(*arguments: Any) -> Any:
+        states.append(torch.get_rng_state())
+        model = build(*arguments)
+        states.append(torch.get_rng_state())
+        return model
+
+    monkeypatch.setattr(weights, "_architecture", watched)
+    for chosen, draws in ((str(tmp_path / "a.safetensors"), False), ("random", True)):
+        load_backbone(resolve_backbone(NAME, weights=chosen, image_size=SIZE))
+        assert torch.equal(*states) != draws
+        states.clear()
+
+
+def test_finite_values_whose_sum_is_not(tmp_path: Path) -> None:
+    large = torch.full((4,), 3e38)
+    assert not large.sum().isfinite()
+    assert unfit_values({"a": large}) == ""
+    for broken in (float("nan"), float("inf"), float("-inf")):
+        assert (
+            unfit_values({"a": torch.tensor([0.0, broken, -broken])})
+            == "a has NaN or infinite values, as after a training that diverged"
+        )
 
 
 def test_never_random_by_accident() -> None:

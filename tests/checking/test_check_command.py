@@ -136,7 +136,7 @@ def test_an_older_baseline_is_renewed_in_part(call: Call, baseline: Path, tmp_pa
 
 
 def test_update_shows_the_difference_and_replaces_the_file(call: Call, baseline: Path, tmp_path: Path) -> None:
-    new = grid(range(4, 9))
+    new = grid(range(4, 6))
     for row in new:
         row["flops_forward"] += 1
     folder = write_store(new, tmp_path / "new")
@@ -144,7 +144,7 @@ def test_update_shows_the_difference_and_replaces_the_file(call: Call, baseline:
     code, out, _ = call(*words, "--update")
     assert code == 0
     assert sum("flops_forward" in line for line in out.splitlines()) == 3
-    assert out.splitlines()[-1].endswith("15 rows, suite ci, data sets digits, methods insvp, linear, vpt, 5 seeds.")
+    assert out.splitlines()[-1].endswith("6 rows, suite ci, data sets digits, methods insvp, linear, vpt, 2 seeds.")
     assert pq.read_schema(baseline).metadata[b"vpbench_schema"] == SCHEMA.metadata[b"vpbench_schema"]
     assert [path.name for path in baseline.parent.iterdir()] == ["ci.parquet"]
     assert call(*words)[0] == 0
@@ -227,7 +227,7 @@ def test_a_baseline_of_an_older_schema(call: Call, baseline: Path, results: Path
     ("spoil", "said"),
     [
         (lambda path: path.unlink(), "does not exist; write one with: vpbench check --baseline"),
-        (lambda path: path.write_bytes(b"PAR1"), "cannot be read"),
+        pytest.param(lambda path: path.write_bytes(b"PAR1"), "cannot be read", marks=pytest.mark.sweep),
         (write_other_schema, "has schema version 77"),
         pytest.param(write_strangers_table, "has schema version none", marks=pytest.mark.sweep),
         pytest.param(lambda path: write_baseline(as_frame([]), path), "has no rows", marks=pytest.mark.sweep),

@@ -37,6 +37,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.sweep
 def test_mistyped_names_are_told_before_torch_is_imported(tmp_path: Path) -> None:
     (tmp_path / "typed.toml").write_text('methods = ["linaer"]\n')
     done = subprocess.run(

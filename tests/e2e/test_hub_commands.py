@@ -82,6 +82,7 @@ def test_several_models_are_folders(hub: Hub, finished: Path, tmp_path: Path) ->
     assert sorted(rows(tmp_path / "mine")["run_id"]) == sorted(runs)
 
 
+@pytest.mark.sweep
 def test_weights_for_rows_that_are_here(hub: Hub, finished: Path, tmp_path: Path) -> None:
     run_id, mine = run_of(finished, "vpt"), tmp_path / "mine"
     assert vpbench("push", run_id, "me/vpt", "--results", finished).code == 0

@@ -44,6 +44,7 @@ def test_torch_stays_out(finished: Path) -> None:
     )
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="no child's processor time on this system")
 def test_help_is_quick() -> None:
     """A few times what the command line's own libraries take to import, on whatever machine."""

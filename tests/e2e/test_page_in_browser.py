@@ -31,6 +31,8 @@ FLAGS = (
 )
 PHONE, DESK = (390, 844), (1280, 900)
 
+pytestmark = pytest.mark.sweep  # a browser, and a page with all figures; what the page says is in tests/reports/test_page.py
+
 
 def _missing(what: str) -> None:
     text = f"the page was NOT tested in a browser: no {what} here (Debian: apt-get install chromium chromium-driver)"
@@ -157,7 +159,6 @@ def test_a_click_sorts_and_another_one_turns_it_round(browser: Chrome, site: Pat
     assert [head.text for head in all_of(browser, "th[aria-sort]")] == ["Params (M)"]
 
 
-@pytest.mark.sweep
 def test_empty_cells_stay_last_in_both_directions(browser: Chrome, site: Path) -> None:
     start(browser, site)
     for _ in range(2):
@@ -200,7 +201,6 @@ def wait(browser: Chrome, until: Callable[[], bool]) -> None:
     WebDriverWait(browser, 10).until(lambda _: until())
 
 
-@pytest.mark.sweep
 def test_to_a_run_and_back_to_the_same_view(browser: Chrome, site: Path) -> None:
     start(browser, site)
     one(browser, "#filters [name=text]").send_keys("vpt")
@@ -225,7 +225,6 @@ def test_to_a_run_and_back_to_the_same_view(browser: Chrome, site: Path) -> None
     assert one(browser, "th[aria-sort]").get_attribute("aria-sort") == "ascending"
 
 
-@pytest.mark.sweep
 def test_the_keyboard_alone_sorts(browser: Chrome, site: Path) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.keys import Keys
@@ -257,7 +256,6 @@ def test_the_keyboard_alone_sorts(browser: Chrome, site: Path) -> None:
     assert browser.switch_to.active_element == focused, "sorting keeps the focus"
 
 
-@pytest.mark.sweep
 def test_light_and_dark(browser: Chrome, site: Path) -> None:
     brightness = {}
     for name in ("light", "dark"):
@@ -273,7 +271,6 @@ def test_light_and_dark(browser: Chrome, site: Path) -> None:
     assert brightness["dark"].max() > 200
 
 
-@pytest.mark.sweep
 @pytest.mark.parametrize("kind", ["index", "method", "run", "failed"])
 def test_a_phone_scrolls_tables_and_not_the_page(browser: Chrome, site: Path, kind: str) -> None:
     size(browser, *PHONE)

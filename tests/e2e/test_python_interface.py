@@ -209,6 +209,7 @@ def test_bars_in_a_notebook(images: Path, tmp_path: Path, unmeasured: None, monk
         assert len(vpbench.measure("linear", timing=False)) == 2
 
 
+@pytest.mark.sweep
 def test_tune(images: Path, tmp_path: Path, unmeasured: None) -> None:
     space = tmp_path / "space.toml"
     space.write_text(

@@ -179,7 +179,7 @@ def test_show_run(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "entries"),
     [
-        ("methods", {"linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt"}),
+        pytest.param("methods", {"linear", "vpt", "e2vpt", "insvp", "viapt", "ivpt"}, marks=pytest.mark.sweep),
         pytest.param("datasets", {"digits", "sprites-location", "sprites-orientation"}, marks=pytest.mark.sweep),
         pytest.param("suites", {"mini", "custom"}, marks=pytest.mark.sweep),
         ("searches", {"vpt-grid", "prompt-length", "adamw"}),

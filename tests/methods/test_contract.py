@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from sweeps import REPRESENTATIVE, case, marks, some
+from sweeps import FEW, case, marks, some
 from timm.models import SwinTransformer, VisionTransformer, register_model
 from torch import Tensor
 
@@ -141,7 +141,7 @@ def pairs() -> Iterator[Any]:
         for name in BACKBONES:
             works = original(name).shape.family in method_class(label.partition(":")[0]).families
             if works and (name == "vit" or ":" not in label):
-                always = {"vit": NAMES, "swin": REPRESENTATIVE}.get(name, ("vpt", "ivpt"))
+                always = {"vit": NAMES, "swin": {*FEW, "ivpt", "lora"}}.get(name, ("vpt", "ivpt"))
                 yield pytest.param((label, name), id=f"{label}-{name}", marks=marks(label, always))
 
 

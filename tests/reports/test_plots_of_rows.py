@@ -43,7 +43,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 NAMES = ("pareto", "curves", "hyperparameters", "seeds", "heatmap", "critical-difference", "noise", "confusion", "trials")
-SOME = ("pareto", "curves", "critical-difference", "trials")
+SOME = ("pareto", "critical-difference")
 
 
 @pytest.mark.parametrize("name", [case(name, always=SOME) for name in NAMES])

@@ -25,6 +25,7 @@ def store_with_features(folder: Path, *rows: dict[str, Any], **changes: Any) -> 
     return store
 
 
+@pytest.mark.sweep
 def test_figures_are_written_as_png_and_pdf(tmp_path: Path) -> None:
     rows = [make_row(method, dataset) for dataset in ("digits", "flowers") for method in ("linear", "vpt")]
     store = store_with_features(tmp_path / "runs", *rows)

@@ -62,6 +62,7 @@ def test_a_host_with_an_odd_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert names(tmp_path) == ["a.csv"]
 
 
+@pytest.mark.sweep
 def test_the_next_command_sweeps(tmp_path: Path) -> None:
     """A process is killed while it has published its runs and writes a checkpoint, a row and an artefact."""
     code = (

@@ -69,10 +69,17 @@ class _Undrawn(TorchFunctionMode):
     """In the block no random initial values are drawn: that takes a second for a ViT-B, and a file fills all tensors anyway."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in _DRAWS else func(*args, **(kwargs or {}))
+        if func not in _DRAWS:
+            return func(*args, **(kwargs or {}))
+        return args[0] if args else (kwargs or {})["tensor"]
 
 
-_DRAWS = frozenset({torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.erfinv_})
+# A function of torch.nn.init that asks for overrides itself comes here as a whole, and what it calls does not.
+_DRAWS = frozenset(
+    {torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.erfinv_}
+    | {nn.init.uniform_, nn.init.normal_, nn.init.trunc_normal_, nn.init.orthogonal_}
+    | {nn.init.kaiming_uniform_, nn.init.kaiming_normal_, nn.init.xavier_uniform_, nn.init.xavier_normal_}
+)
 
 
 def _architecture(spec: BackboneSpec, card: BackboneCard | None) -> Any:
