@@ -14,6 +14,8 @@ The Python interface is a few functions, which the command line calls too::
     model = vpbench.create_method("vpt", "vit_base_patch16_224", 100, weights="random", prompt_length=10)
     model = vpbench.load_run("3fa9")  # as trained: model(model.transform("photo.jpg")[None]) are logits
 
+A mistake raises ``vpbench.VpbenchError``, whose text is one line that says what to do.
+
 Importing vpbench imports no torch; the functions do when they need it.
 """
 
@@ -25,14 +27,15 @@ from typing import TYPE_CHECKING, Any
 
 from vpbench.core.version import __version__
 
-_HOMES = {  # of functions that are not in vpbench.api
+_HOMES = {  # of names that are not in vpbench.api
     **dict.fromkeys(("compare", "load_results", "remove_runs", "report", "show"), "vpbench.results"),
     **dict.fromkeys(("create_method", "measure"), "vpbench.model_api"),
     "load_run": "vpbench.deploy.load_run",
+    "VpbenchError": "vpbench.core.errors",
 }
 __all__ = [
-    "__version__", "compare", "create_method", "load_results", "load_run", "measure", "remove_runs", "report", "run", "show",
-    "tune",
+    "VpbenchError", "__version__", "compare", "create_method", "load_results", "load_run", "measure", "remove_runs", "report",
+    "run", "show", "tune",
 ]  # fmt: skip
 
 # In a checkout that is not installed, methods/, benchmarks/ and reports/ lie beside this folder: make them subpackages.
@@ -42,13 +45,14 @@ if not (Path(__file__).parent / "methods").exists() and (_CHECKOUT / "methods" /
 
 if TYPE_CHECKING:
     from vpbench.api import run, tune
+    from vpbench.core.errors import VpbenchError
     from vpbench.deploy.load_run import load_run
     from vpbench.model_api import create_method, measure
     from vpbench.results import compare, load_results, remove_runs, report, show
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 def __getattr__(name: str) -> Any:

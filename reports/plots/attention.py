@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from vpbench.core.errors import UnsupportedError
 from vpbench.reporting.figures import sections
@@ -80,7 +81,8 @@ def _figure(
     lines, columns = len(sample.pixels) * len(shown), len(blocks) + 1
     longest = min(max(map(len, shown)), 24)
     side = 0.95 if columns <= 8 else 0.66
-    figure = Figure(figsize=(side * columns + 0.07 * longest + 0.3, (side + 0.1) * lines + 1.0), layout="constrained")
+    room = ConstrainedLayoutEngine(w_pad=0.08)  # inches: labels left of images are else cut by a pixel or two
+    figure = Figure(figsize=(side * columns + 0.07 * longest + 0.6, (side + 0.1) * lines + 1.0), layout=room)
     axes = figure.subplots(lines, columns, squeeze=False)
     for picture, pixels in enumerate(sample.pixels):
         for place, (label, attention) in enumerate(shown.items()):

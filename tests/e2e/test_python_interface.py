@@ -78,6 +78,9 @@ def test_names() -> None:
     functions = {"run", "tune", "report", "show", "load_results", "create_method", "compare", "measure", "remove_runs"}
     assert functions <= set(vpbench.__all__)
     assert all(callable(getattr(vpbench, name)) for name in functions)
+    assert {name for name in dir(vpbench) if not name.startswith("__")} == {*vpbench.__all__} - {"__version__"}
+    with pytest.raises(vpbench.VpbenchError, match="Did you mean 'table'"):
+        vpbench.report(tabel=1)
 
 
 def test_texts_where_lists_are_meant(finished: Path) -> None:
@@ -118,6 +121,7 @@ def test_texts_where_lists_are_meant(finished: Path) -> None:
         (lambda: vpbench.measure("vpt", clases=3), "argument of vpbench.measure 'clases'. Did you mean 'classes'"),
         (lambda: vpbench.load_results(results="runs"), "argument of vpbench.load_results 'results'"),
         (lambda: vpbench.show("method", nam="vpt"), "Did you mean 'name'"),
+        (lambda: vpbench.measure("linear", classes="x"), r"classes: take a whole number of at least 1 \(given: 'x'\)"),
         (lambda: vpbench.create_method("vpt", "vit-nano", 0), "classes=0: a head needs a whole number of classes, from 1 up"),
         (lambda: vpbench.create_method("vpt", "vit-nano", -3), "classes=-3"),
         (lambda: vpbench.create_method("vpt", "vit-nano", 2.5), "classes=2.5"),

@@ -141,6 +141,8 @@ def _usage_in_a_line(command: str = "vpbench") -> Iterator[None]:
         if type(error).__name__ == "NoArgsIsHelpError":
             raise
         text = _without_such_option(error) or error.format_message().rstrip(".")
+        if text.startswith("Missing") and (about := getattr(getattr(error, "param", None), "help", None)):
+            text = f"{text}: {about.rstrip('.')}"
         where = command if error.ctx is None else error.ctx.command_path
         raise UsageError(f"{text[:1].lower()}{text[1:]}{'' if text.endswith('?') else '.'} See {where} --help.") from error
 

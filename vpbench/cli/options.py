@@ -108,7 +108,12 @@ def _parameter(name: str, field: FieldInfo, flag: Flag) -> inspect.Parameter:
     """A field as typer takes it."""
     words = flag.name or f"--{name.replace('_', '-')}"
     shown = flag.shown is not None
-    shared = {"metavar": flag.metavar, "help": field.description, "show_default": shown, "autocompletion": completes(name)}
+    shared: dict[str, Any] = {
+        "metavar": flag.metavar,
+        "help": field.description,
+        "show_default": shown,
+        "autocompletion": completes(name),
+    }
     option = number(words, flag.least, **shared) if flag.kind is int else typer.Option(words, **shared)
     default = False if flag.kind is bool else flag.shown
     kind: Any = list[flag.kind] if flag.repeatable else flag.kind  # type: ignore[name-defined]

@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vpbench.core.errors import MissingDataError
+from vpbench.core.errors import MissingDataError, UsageError
 from vpbench.core.user_folders import data_folder, user_path
 from vpbench.data.catalog import DatasetCard
 
 
 def data_root(given: str | Path | None = None) -> Path:
-    """``given``, else ``VPBENCH_DATA``, else the user's data folder."""
+    """``given``, else ``VPBENCH_DATA``, else the user's data folder; it need not exist.
+
+    Raises:
+        UsageError: for a file in its place.
+    """
     chosen = given or os.environ.get("VPBENCH_DATA")
-    return user_path(chosen) if chosen else data_folder()
+    root = user_path(chosen) if chosen else data_folder()
+    if root.is_file():
+        raise UsageError(f"{root} is a file; --data-root, or VPBENCH_DATA, names a folder.")
+    return root
 
 
 def find_folder(card: DatasetCard, root: Path) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Any
 from vpbench.backbones.named import check_backbone_name
 from vpbench.core.errors import UsageError
 from vpbench.models.registry import check_preset, expand_labels, options_by_method, resolve_method
+from vpbench.spec.parsing import whole_number
 from vpbench.spec.run_spec import DEFAULT_TASK, MethodSpec, TaskSpec
 from vpbench.tasks import resolve_task
 
@@ -53,9 +54,14 @@ class CostRequest:
         Raises:
             UsageError: for an unknown name, or a value that does not fit.
         """
-        for name in ("classes", "batch", "repeat"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name} {getattr(self, name)}: a number from 1 up.")
+        for name in ("image_size", "classes", "batch", "repeat", "threads"):
+            given = getattr(self, name)
+            if given is None and name in ("image_size", "threads"):
+                continue
+            try:
+                whole_number(given, least=1)
+            except ValueError as error:
+                raise UsageError(f"{name}: {error} (given: {given!r})") from None
         check_backbone_name(self.backbone)
         labels = expand_labels(self.methods)
         of_task = {name: value for name, value in self.settings.items() if name.startswith(TASK_PREFIX)}

@@ -36,6 +36,10 @@ def split_settings(request: Request) -> tuple[dict[str, dict[str, Any]], dict[st
             continue
         if len(parts) == 2 and parts[0] == "recipe":
             recipes[""][parts[1]] = value
+        elif parts[0] == "preprocess":
+            raise UsageError(
+                f"--set {name}: preprocessing is the suite's, the same for every method; 'vpbench new suite' makes your own."
+            )
         elif len(parts) == 3 and parts[1] == "recipe":
             recipes.setdefault(_asked(parts[0], asked, name), {})[parts[2]] = value
         elif len(parts) == 2:

@@ -97,6 +97,8 @@ def convert(
     if dataset not in convertible(source):
         other: Source = "original" if source == "tfds" else "tfds"
         hint = f"; it can be from {other}" if dataset in convertible(other) else ""
+        if not hint and card.downloads:
+            hint = f"; 'vpbench data get {dataset}' fetches it"
         raise UsageError(f"{dataset} cannot be converted from {source}{hint}. From {source}: {', '.join(convertible(source))}.")
     existing = find_folder(card, root)
     if existing and not force:

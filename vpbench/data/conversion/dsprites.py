@@ -106,5 +106,7 @@ def _readable(file: Path) -> Iterator[None]:
         yield
     except KeyError as error:
         raise DataError(f"{file} has no array {error}; it is not dSprites' .npz file.") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError) as error:
+    except ValueError as error:  # numpy advises to unpickle what it cannot read
+        raise DataError(f"{file} is cut off or no .npz file; get it again.") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise DataError(f"{file} is cut off or no .npz file ({error}); get it again.") from error
