@@ -9,7 +9,7 @@ from report_rows import fill, frame_of, make_row
 
 from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import load_definition
-from vpbench.reporting.describe import describe, in_words
+from vpbench.reporting.describe import describe, in_words, without_empty
 from vpbench.reporting.frame import arrange, sections_in
 from vpbench.reporting.keys import ColumnKey, RowKey, SectionKey
 from vpbench.reporting.make_report import make_report
@@ -84,6 +84,8 @@ def test_codes_are_words_for_readers() -> None:
     assert facts["fit"] == "train+val"
     assert in_words(facts)["trained_on"] == "training and validation images"
     assert "fit" not in in_words(facts)
+    assert (facts["preprocess"]["orientation"], "orientation" in in_words(facts)["preprocess"]) == ("stored", False)
+    assert without_empty({"a": None, "b": "", "c": [], "d": {"e": None}, "f": False, "g": 0}) == {"f": False, "g": 0}
     assert in_words({"fidelity": "both-differ"}) == {"fidelity": "paper and released code differ; presets for both"}
 
 

@@ -58,7 +58,7 @@ def show(
 
     from vpbench.cli.list_runs import list_runs
     from vpbench.core.errors import UsageError
-    from vpbench.reporting.describe import describe, describe_method, in_words
+    from vpbench.reporting.describe import describe, describe_method, in_words, without_empty
     from vpbench.reporting.describe_recipe import describe_recipe
     from vpbench.spec.parsing import settings_of
 
@@ -99,9 +99,8 @@ def show(
         from vpbench.reporting.describe_run import for_readers
 
         facts = for_readers(facts)
-    for key, value in in_words(facts).items():
-        if kind != "recipe" or value:
-            _print(terminal, key, value)
+    for key, value in without_empty(in_words(facts)).items():
+        _print(terminal, key, value)
 
 
 def _print(terminal: Terminal, key: str, value: Any) -> None:

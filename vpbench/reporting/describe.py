@@ -20,6 +20,7 @@ from vpbench.models.registry import method_class, options_by_method, resolve_met
 from vpbench.planning.suites import suite_card, suite_names
 from vpbench.reporting.row_labels import images_text, selection_text
 from vpbench.search.space import read_space, space_names
+from vpbench.spec.decoding_rule import OWN_DECODING
 from vpbench.spec.run_spec import BackboneSpec, MethodSpec
 
 KINDS = ("methods", "datasets", "suites", "backbones", "searches")
@@ -50,6 +51,8 @@ def in_words(facts: Mapping[str, Any]) -> dict[str, Any]:
             found[name] = selection_text(value)
         elif name == "fit":
             found["trained_on"] = images_text(value)
+        elif name == "preprocess" and isinstance(value, Mapping):  # a suite's; decoding is on the cards of data sets
+            found[name] = {key: each for key, each in value.items() if key not in OWN_DECODING}
         elif name == "parameter_counts":
             found[name] = {key: _with_separators(each) for key, each in value.items()}
         elif name == "parameters_by_tensor":
@@ -57,6 +60,12 @@ def in_words(facts: Mapping[str, Any]) -> dict[str, Any]:
         else:
             found[name] = value
     return found
+
+
+def without_empty(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Without values that say nothing: None and empty texts and lists. False and 0 stay."""
+    within = {name: without_empty(value) if isinstance(value, Mapping) else value for name, value in facts.items()}
+    return {name: value for name, value in within.items() if value is not None and (not hasattr(value, "__len__") or len(value))}
 
 
 def _with_separators(value: Any) -> str:
