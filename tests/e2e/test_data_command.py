@@ -205,7 +205,7 @@ def test_verify_of_what_is_not_there(cards: Path) -> None:
             ("doctor --suite minni", 2, ["Did you mean 'mini'?"]),
             ("get by-hand", 3, ["Pictures cannot be downloaded automatically", "Ask at https://pictures.invalid/."]),
             ("get by-hand --dry-run", 3, ["Ask at https://pictures.invalid/."]),
-            ("get pictures --data-root {file}", 3, ["{file}", "--data-root"]),
+            ("get pictures --data-root {file}", 2, ["{file}", "--data-root"]),
         ],
         8,
     ),
