@@ -134,12 +134,12 @@ def test_a_run_that_takes_too_long(images: Path, store: Store, monkeypatch: pyte
             time.sleep(0.01)
 
     monkeypatch.setattr(Trainer, "fit", endless)
-    (job,) = make_jobs(planned(images, store), store, RunOptions(save=(), timeout_s=1))
+    (job,) = make_jobs(planned(images, store), store, RunOptions(save=(), timeout_s=5))
     row = run_job(job, store)
     assert row["status"] == "timeout"
     assert "in endless" in row["error"]
-    assert row["error"].splitlines()[-1] == "the run took longer than --timeout 1 s."
-    assert 1 <= row["wall_s"] < 20
+    assert row["error"].splitlines()[-1] == "the run took longer than --timeout 5 s."
+    assert 5 <= row["wall_s"] < 25
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
