@@ -49,7 +49,7 @@ def test_extras_of_executors_exist() -> None:
 @pytest.mark.parametrize("installed", [True, False])
 def test_a_command_works_in_a_clone_too(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "_is_installed", lambda: installed)
-    told = str(UsageError("it needs an extra: pip install 'vpbench[search]'."))
+    text = str(UsageError("it needs an extra: pip install 'vpbench[search]'."))
     place = "vpbench" if installed else str(ROOT)
-    assert told == f"it needs an extra: pip install '{place}[search]'."
+    assert text == f"it needs an extra: pip install '{place}[search]'."
     assert (Path(place) / "pyproject.toml").is_file() or installed

@@ -364,5 +364,5 @@ def test_converting_a_suite(cards: Path, tmp_path: Path, monkeypatch: pytest.Mon
         "vpbench: vtab.camelyon: TFDS cannot prepare it\nvpbench: vtab.eurosat, vtab.retinopathy: the same as vtab.camelyon.\n"
     )
     for words in ("doctor", "get --dry-run"):
-        told = vpbench("data", *words.split(), "--suite", "vtab1k-specialized").out.splitlines()
-        assert told[-1] == "'vpbench data convert --suite vtab1k-specialized' writes them."
+        lines = vpbench("data", *words.split(), "--suite", "vtab1k-specialized").out.splitlines()
+        assert lines[-1] == "'vpbench data convert --suite vtab1k-specialized' writes them."

@@ -1,4 +1,4 @@
-"""Curves, quantities and colours on the pages of ``vpbench report --html``."""
+"""Curves, quantities and the palette on the pages of ``vpbench report --html``."""
 
 from __future__ import annotations
 

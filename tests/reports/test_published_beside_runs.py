@@ -76,14 +76,14 @@ def test_figures_of_another_backbone_are_never_beside_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "method", "printed", "told"),
+    ("number", "method", "printed", "note"),
     [("1", "full", "68.90", "68.97"), ("1", "lora", "74.63", "0.035"), ("14", "vpt", "71.97", "71.96")],
 )
-def test_known_contradictions_of_ivpt(number: str, method: str, printed: str, told: str) -> None:
+def test_known_contradictions_of_ivpt(number: str, method: str, printed: str, note: str) -> None:
     table = reported([], "ivpt", number)
     found = cell(table.sections[0], method, "reported", "Mean of groups")
     assert found.text == printed
-    assert any(told in line for line in table.footer for letter in found.notes if line.startswith(f"[{letter}]"))
+    assert any(note in line for line in table.footer for letter in found.notes if line.startswith(f"[{letter}]"))
 
 
 def test_a_suspicious_line_of_swin_is_footnoted() -> None:

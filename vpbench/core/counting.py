@@ -13,7 +13,7 @@ EVERY_S = 10.0  # between two lines of a log
 
 
 class Lines:
-    """Prints a line now and then: the first some time after it was first told; what is done sooner says nothing."""
+    """Prints a line now and then: the first only after a while, so that short work prints nothing."""
 
     def __init__(self, console: Terminal) -> None:
         self._console, self._last = console, 0.0
@@ -27,7 +27,7 @@ class Lines:
 
 
 class Counter(Protocol):
-    """Told how many of how many are done (None: nobody knows), and what is at work now."""
+    """Takes how many are done, of how many (None: unknown), and what is being done now."""
 
     def __call__(self, done: int, total: int | None, text: str = "") -> None: ...
 
@@ -40,7 +40,7 @@ def counting(title: str, quiet: bool = False) -> Iterator[Counter]:
         title: what is counted.
         quiet: neither of them.
     """
-    # Imported here: what says nothing need not wait for rich's bars.
+    # Imported here: a quiet command need not wait for rich's bars.
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     console = Terminal(stderr=True)
