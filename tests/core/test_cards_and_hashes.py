@@ -55,7 +55,7 @@ def test_good_card(folder: Path) -> None:
         ('title = "T"\n', "", "it lacks title"),
         ("parameters = 3", 'parameters = "three"', "parameters: "),
         ("parameters = 3", "parameters = 0", "(given: 0)"),
-        ("parameters = 3", "parameters = 3\nparametres = 4", "parametres: Extra inputs are not permitted"),
+        ("parameters = 3", "parameters = 3\nparametres = 4", "parametres: there is no such field"),
         ("mean = [0.5, 0.5, 0.5]", "mean = [0.5, nan, 0.5]", "mean.1"),
         ("mean = [0.5, 0.5, 0.5]", "mean = [0.5]", "mean"),
         ('title = "T"', "title = T", "line 2"),

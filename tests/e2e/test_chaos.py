@@ -23,7 +23,7 @@ from vpbench.store.store import Store
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills processes by signals and finds them in /proc")
 
 # For the processes that vpbench starts: no measuring; a run lasts a moment, so that it can be hit; each row that is written
-# to the results folder (a Ray task has a folder of its own) is told to a file. Python imports ``sitecustomize`` when it starts.
+# to the results folder (a Ray task has a folder of its own) is noted in a file. Python imports ``sitecustomize`` when it starts.
 # Nothing is imported before the process does it itself: Ray's own processes must start quickly.
 START = """
 import importlib.util

@@ -214,8 +214,8 @@ def test_how_long_the_rest_takes(results: Path) -> None:
     runs = {"a" * 32: asdict(work), "b" * 32: asdict(replace(work, images=3 * work.images))}
 
     def left() -> tuple[int, float]:
-        told = json.loads(vpbench("status", "--json", "--results", results).out)
-        return told["left"], told["seconds_left"]
+        status = json.loads(vpbench("status", "--json", "--results", results).out)
+        return status["left"], status["seconds_left"]
 
     assert left() == (0, None)
     with store.claims.grid(runs):

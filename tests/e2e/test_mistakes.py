@@ -43,8 +43,8 @@ def check(done: Outcome, code: int, *parts: str) -> None:
         ("--image-size 1000000", 2, ["image size 1000000", "smaller --image-size"]),
         ("--methods ,", 2, ["--methods", "vpbench list methods"]),
         ("--methods vpt --set vpt.promt_length=3", 2, ["'promt_length'", "Did you mean 'prompt_length'?"]),
-        ("--methods vpt --set vpt.prompt_length=abc", 2, ["vpt.prompt_length", "integer", "'abc'"]),
-        ("--methods vpt --set vpt.prompt_length=0", 2, ["vpt.prompt_length", "greater than or equal to 1", "given: 0"]),
+        ("--methods vpt --set vpt.prompt_length=abc", 2, ["vpt.prompt_length", "must be a whole number", "'abc'"]),
+        ("--methods vpt --set vpt.prompt_length=0", 2, ["vpt.prompt_length", "at least 1", "given: 0"]),
         ("--methods vpt --set vpt.prompt_length", 2, ["vpt.prompt_length", "METHOD.OPTION=VALUE"]),
         ("--methods vpt --set prompt_length=3", 2, ["prompt_length", "METHOD.OPTION=VALUE"]),
         ("--methods vpt --set insvp.n=3", 2, ["insvp", "--methods vpt"]),
@@ -138,7 +138,7 @@ def test_what_is_given_twice(words: str, parts: list[str], tmp_path: Path, monke
 
 
 def test_published_data_that_is_not_there(tmp_path: Path) -> None:
-    """All that a suite misses is told at once, with what a person can do."""
+    """All that a suite misses is named at once, with what a person can do."""
     before = traces(tmp_path)
     done = vpbench("run", "--suite", "fgvc", "--methods", "vpt", "--data-root", tmp_path, "--results", tmp_path / "new")
     check(done, 3, "cub, nabirds, flowers, dogs, cars of fgvc are not in", str(tmp_path), "data get --suite fgvc", "VPBENCH_DATA")

@@ -33,7 +33,7 @@ def space(tmp_path: Path) -> Path:
     return path
 
 
-def told(done: Any) -> list[dict[str, Any]]:
+def outcomes(done: Any) -> list[dict[str, Any]]:
     assert done.code == 0, done.err
     return list(json.loads(done.out))
 
@@ -68,7 +68,7 @@ def test_a_grid_is_stopped_and_continued(tuning: list[str], space: Path, tmp_pat
     assert (limited.code, len(rows(results))) == (0, 3)
     assert "the same command continues" in limited.err
 
-    (outcome,) = told(vpbench(*words, "--json"))
+    (outcome,) = outcomes(vpbench(*words, "--json"))
     table = rows(results).set_index("run_id")
     trials, finals = table[table["stage"] == "search"], table[table["stage"] == "final"]
     assert (len(trials), len(finals)) == (4, 2)
@@ -98,12 +98,12 @@ def test_a_grid_is_stopped_and_continued(tuning: list[str], space: Path, tmp_pat
 @pytest.mark.usefixtures("unmeasured")
 def test_tpe_is_stopped_and_continued(tuning: list[str], tmp_path: Path) -> None:
     words = ["--space", "adamw", "--trials", 5, "--batch", 2, "--prune", 1, "--epochs", 2, "--seeds", 1]
-    (whole,) = told(vpbench(*tuning, tmp_path / "whole", *words, "--json"))
+    (whole,) = outcomes(vpbench(*tuning, tmp_path / "whole", *words, "--json"))
     assert [trial["number"] for trial in whole["trials"]] == list(range(5))
     assert len({trial["lr"] for trial in whole["trials"]}) == 5
     for limit in (3, 2):
         assert vpbench(*tuning, tmp_path / "parts", *words, "--limit", limit).code == 0
-    assert told(vpbench(*tuning, tmp_path / "parts", *words, "--json")) == [whole]
+    assert outcomes(vpbench(*tuning, tmp_path / "parts", *words, "--json")) == [whole]
     check_equal(tmp_path / "parts", tmp_path / "whole")
 
 
@@ -125,7 +125,7 @@ def test_worker_processes_give_the_same_rows(tuning: list[str], space: Path, tmp
             ('[parameters]\n"recipe.rl" = [1]', "", ["'rl'", "Did you mean 'lr'?", "mine"]),
             ('[parameters]\n"vptt.n" = [1]', "", ["'vptt'", "Did you mean 'vpt'?"]),
             ('[parameters]\n"vpt.promt_length" = [1]', "--methods vpt", ["'promt_length'", "Did you mean 'prompt_length'?"]),
-            ('[parameters]\n"vpt.prompt_length" = [1, 0]', "--methods vpt", ["prompt_length", "greater than or equal to 1", "0"]),
+            ('[parameters]\n"vpt.prompt_length" = [1, 0]', "--methods vpt", ["prompt_length", "at least 1", "0"]),
             ('[parameters]\n"recipe.lr" = [0.1, -1]', "", ["recipe.lr", "greater than 0", "-1"]),
             ('[parameters]\n"recipe.lr" = { low = -1.0, high = 1.0 }', "--sampler tpe --trials 3", ["recipe.lr", "-1"]),
             ("[parameters]\nprompt_length = [1]", "", ["linear", "'prompt_length'"]),

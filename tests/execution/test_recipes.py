@@ -188,8 +188,8 @@ def test_vpt_deep_lengths_on_fgvc(dataset: str, length: int) -> None:
 def test_vpt_deep_training(dataset: str, length: int, batch: int, peak: float, decay: float) -> None:
     for suite in VTAB_SGD if dataset.startswith("vtab.") else FGVC:
         config, recipe, _ = resolved("vpt", suite, dataset)
-        told = (config["prompt_length"], recipe.optimizer, recipe.batch_size, recipe.peak_lr, recipe.weight_decay)
-        assert told == (length, "sgd", batch, peak, decay)
+        used = (config["prompt_length"], recipe.optimizer, recipe.batch_size, recipe.peak_lr, recipe.weight_decay)
+        assert used == (length, "sgd", batch, peak, decay)
 
 
 def test_vpt_on_noah_trains_as_noah() -> None:

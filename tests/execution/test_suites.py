@@ -69,16 +69,16 @@ def test_what_all_published_suites_share(name: str) -> None:
 
 
 def test_preprocessing() -> None:
-    def told(name: str) -> tuple[object, ...]:
+    def values(name: str) -> tuple[object, ...]:
         given = suite_card(name).preprocess
         return given.resize, given.interpolation, given.antialias, given.normalisation, given.random_crop, given.random_flip
 
-    assert told("fgvc") == told("hta") == told("fewshot-4") == ("crop", "bilinear", True, "weights", True, True)
+    assert values("fgvc") == values("hta") == values("fewshot-4") == ("crop", "bilinear", True, "weights", True, True)
     assert 224 / suite_card("fgvc").preprocess.crop_ratio == 256
-    assert told("fgvc-vpt") == ("crop", "bilinear", True, "imagenet", True, True)
-    assert told("vtab1k") == ("stretch", "bicubic", True, "weights", False, False)
-    assert told("vtab1k-vpt") == ("stretch", "bilinear", False, "imagenet", False, False)
-    assert told("vtab1k-noah") == ("stretch", "bicubic", True, "imagenet", False, False)
+    assert values("fgvc-vpt") == ("crop", "bilinear", True, "imagenet", True, True)
+    assert values("vtab1k") == ("stretch", "bicubic", True, "weights", False, False)
+    assert values("vtab1k-vpt") == ("stretch", "bilinear", False, "imagenet", False, False)
+    assert values("vtab1k-noah") == ("stretch", "bicubic", True, "imagenet", False, False)
 
 
 def test_a_suite_fixes_the_image_size() -> None:
@@ -109,13 +109,14 @@ def test_images_and_means() -> None:
 
 
 def test_training() -> None:
-    def told(name: str) -> tuple[object, ...]:
+    def values(name: str) -> tuple[object, ...]:
         recipe, _ = resolve_recipe(suite_card(name), [], {})
         return recipe.optimizer, recipe.peak_lr, recipe.weight_decay, recipe.decay, recipe.warmup_from_zero
 
-    assert told("vtab1k") == told("fgvc") == told("hta") == told("fewshot-1") == ("sgd", 0.25, 1e-3, "not_head_bias", False)
-    assert told("vtab1k-vpt") == told("fgvc-vpt") == ("sgd", 0.25, 1e-3, "not_head_bias", True)
-    assert told("vtab1k-noah") == ("adamw", 1e-3, 1e-4, "all", False)
+    papers = ("sgd", 0.25, 1e-3, "not_head_bias", False)
+    assert values("vtab1k") == values("fgvc") == values("hta") == values("fewshot-1") == papers
+    assert values("vtab1k-vpt") == values("fgvc-vpt") == ("sgd", 0.25, 1e-3, "not_head_bias", True)
+    assert values("vtab1k-noah") == ("adamw", 1e-3, 1e-4, "all", False)
 
 
 def test_a_part_differs_from_its_suite_in_its_members_alone() -> None:

@@ -1,4 +1,4 @@
-"""Hostile names through the commands: what is printed is text, and a terminal is never told anything."""
+"""Hostile names through the commands: what is printed is text, and no terminal takes a command from it."""
 
 from __future__ import annotations
 

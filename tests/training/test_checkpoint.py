@@ -1,4 +1,4 @@
-"""A run that is left at any step goes on to the same weights, curve and predictions; a checkpoint that does not fit is told."""
+"""A run that stops at any step goes on to the same weights, curve and predictions; a checkpoint that does not fit is reported."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def undisturbed(run: RunSpec) -> tuple[Result, int]:
 
 
 def left_at(run: RunSpec, store: Store, stops: list[int]) -> tuple[Result, list[str]]:
-    """The result of a run that is left at the given opportunities of its attempts, and what was told meanwhile."""
+    """The result of a run that is left at the given opportunities of its attempts, and the messages meanwhile."""
     notes: list[str] = []
     for stop in stops:
         left = iter(range(stop))
@@ -176,7 +176,7 @@ def change_values(path: Path) -> None:
 def test_a_checkpoint_that_does_not_fit(
     spoil: Callable[[Path], None], identity: dict[str, str], words: str, tmp_path: Path
 ) -> None:
-    """It is told in one line, and the run starts again."""
+    """One line says so, and the run starts again."""
     run, store, notes = spec("linear"), Store(tmp_path), list[str]()
     with pytest.raises(Paused):
         result(trainer(run, Checkpoints(store, "abc", {"torch": "1.0"}, paused=lambda: True)))

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from vpbench.core.errors import UsageError
-from vpbench.core.names import shortened, unknown
+from vpbench.core.names import counted, shortened, unknown
 from vpbench.core.user_files import user_files
 
 Card = TypeVar("Card", bound=BaseModel)
@@ -175,12 +175,31 @@ def _place(details: Any) -> str:
     return ".".join(str(part) for part in details["loc"]) or "it"
 
 
+# Plain words for pydantic's commonest errors, by their type.
+_WORDS = {"extra_forbidden": "there is no such field", "missing": "it is missing"}
+_KINDS = {
+    "float": "a number", "int": "a whole number", "bool": "true or false", "string": "a text", "list": "a list",
+    "tuple": "a list", "dict": "a table", "model": "a table",
+}  # fmt: skip
+
+
 def _in_words(details: Any) -> str:
-    text = details["msg"].removeprefix("Value error, ")
     given = details.get("input")
-    return f"{_place(details)}: {text}" + (
+    return f"{_place(details)}: {_problem(details)}" + (
         f" (given: {_shown(given)})" if isinstance(given, str | int | float | bool | list) else ""
     )
+
+
+def _problem(details: Any) -> str:
+    kind = details["type"]
+    if kind in _WORDS:
+        return _WORDS[kind]
+    if kind.endswith(("_type", "_parsing", "_from_float")) and (wanted := _KINDS.get(kind.split("_")[0])):
+        return f"must be {wanted}"
+    if kind == "too_short":
+        return f"needs at least {counted(details['ctx']['min_length'], 'value')}"
+    text = details["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    return text.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
 
 
 def _shown(given: Any) -> str:

@@ -130,7 +130,7 @@ def draw_figures(
     """Write the figures called ``name`` as PNG (150 dots per inch) and PDF into ``folder``; their paths.
 
     Args:
-        on_figure: told each figure before it is written.
+        on_figure: called with each figure before it is written.
 
     Raises:
         UsageError: for an unknown figure, or a file in place of a folder.

@@ -83,7 +83,7 @@ def make_report(
         width: characters of a line in the terminal's format; None does not limit it.
         colour: let the terminal's format use escape codes.
 
-        on_figure: told each figure of a plot before it is written.
+        on_figure: called with each figure of a plot before it is written.
 
     Raises:
         StoreError: when the store holds no run, or not what the figure needs.

@@ -50,7 +50,7 @@ def draw_all(
     Args:
         runs: of the whole store, so that a filter changes no colour.
         large: draw overviews only, and name the command for each of the others.
-        on_progress: told the plots that are done, how many there are, and the figure that is drawn now.
+        on_progress: called with the plots that are done, how many there are, and the figure that is drawn now.
     """
     # Imported here: matplotlib takes a second that a refused folder need not wait for.
     from vpbench.reporting.figures import draw_figures
@@ -59,17 +59,17 @@ def draw_all(
     drawn = []
     for number, plot in enumerate(plots):
 
-        def told(figure: str = plot.option, done: int = number) -> None:
+        def report(figure: str = plot.option, done: int = number) -> None:
             if on_progress is not None:
                 on_progress(done, len(plots), figure)
 
-        told()
+        report()
         if large and not plot.overview:
             advice = f"vpbench report --plot {plot.option} --results RESULTS draws it, best with --dataset or --method."
             drawn.append(Drawn(plot.name, plot.title, (), f"left out, as there are so many runs: {advice}"))
             continue
         try:
-            paths = draw_figures(plot.name, store, runs, filters, site / FOLDER / plot.name, told)
+            paths = draw_figures(plot.name, store, runs, filters, site / FOLDER / plot.name, report)
         except OSError:
             raise  # a disk that is full, not the plot
         except Exception as error:  # a broken plot takes no other away

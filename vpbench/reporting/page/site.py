@@ -62,7 +62,7 @@ def write_page(
         seed: keep only this seed.
         figures: whether to draw what the store has data for.
         own_page: with more runs than this, runs that differ in their seed share a page, and figures are overviews.
-        on_progress: told the plots that are drawn, which takes most of the time.
+        on_progress: called with the plots that are drawn, which takes most of the time.
 
     Raises:
         StoreError: when the store holds no run.
