@@ -6,7 +6,6 @@ shown.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -21,13 +20,13 @@ from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import below, headline, short
 from vpbench.reporting.row_labels import row_label
+from vpbench.store.arrays import read_arrays
 from vpbench.store.store import Store
 
 PLACE = 45  # on a page
 MOST_CLASSES = 20  # of a panel
 NUMBERED = 10  # up to so many classes the cells hold numbers
 _COLUMNS = 3
-_FILE = "predictions.npz"
 
 
 def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
@@ -54,17 +53,13 @@ def counts_of(store: Store, runs: pd.DataFrame) -> tuple[dict[RowKey, NDArray[np
     found: dict[RowKey, NDArray[np.int64]] = {}
     names: tuple[str, ...] = ()
     for run in in_table_order(runs).to_dict("records"):
-        path = store.artefact_path(run["run_id"], _FILE)
-        if not path.exists():
+        arrays = read_arrays(store, run["run_id"], "predictions", ("labels", "ranked"), ("class_names",))
+        if arrays is None:
             continue
         classes = int(run["classes"])
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                labels, guesses = arrays["labels"].astype(np.int64), arrays["ranked"][:, 0].astype(np.int64)
-                names = tuple(map(str, arrays["class_names"])) if "class_names" in arrays else names
-            pairs = np.bincount(labels * classes + guesses, minlength=classes**2).reshape(classes, classes)
-        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
-            raise StoreError(f"{path} holds no predictions: {error}. Run it again with --save predictions.") from error
+        labels, guesses = arrays["labels"].astype(np.int64), arrays["ranked"][:, 0].astype(np.int64)
+        names = tuple(map(str, arrays["class_names"])) if "class_names" in arrays else names
+        pairs = np.bincount(labels * classes + guesses, minlength=classes**2).reshape(classes, classes)
         found[run["row"]] = found.get(run["row"], 0) + pairs
     count = max((len(pairs) for pairs in found.values()), default=0)
     return found, names if len(names) == count else tuple(map(str, range(count)))

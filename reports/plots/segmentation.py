@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from vpbench.reporting.looks import below, headline, short
 from vpbench.reporting.row_labels import row_label
 from vpbench.reporting.scores import has_masks
 from vpbench.reports.plots._models import show
+from vpbench.store.arrays import read_arrays
 from vpbench.store.store import Store
 
 PLACE = 70  # on a page
@@ -82,14 +82,10 @@ def predicted_masks(store: Store, run_id: str) -> list[Mask]:
     Raises:
         StoreError: when the file has none.
     """
-    try:
-        with np.load(io.BytesIO(store.read_artefact(run_id, "predictions.npz")), allow_pickle=False) as arrays:
-            found = [arrays[f"image_{place}"] for place in range(IMAGES) if f"image_{place}" in arrays]
-    except Exception as error:  # of zipfile and numpy, whatever is wrong with the file
-        raise StoreError(f"predictions of run {run_id} cannot be read: {error}. Run it again with --save predictions.") from error
+    found = read_arrays(store, run_id, "predictions", (), [f"image_{place}" for place in range(IMAGES)])
     if not found:
         raise StoreError(f"run {run_id} has no predicted masks: run it again with --save predictions.")
-    return found
+    return list(found.values())
 
 
 def _truth(run: dict[Any, Any], count: int) -> Truth:

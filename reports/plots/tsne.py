@@ -6,7 +6,6 @@ full feature space, agree on its class.
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import row_wise, short
 from vpbench.reporting.row_labels import row_label
 from vpbench.reporting.scores import score_title
+from vpbench.store.arrays import read_arrays
 from vpbench.store.store import Store
 
 PLACE = 80  # on a page
@@ -124,12 +124,11 @@ def _perplexity(n: int) -> float:
 
 def _load(store: Store, run: dict[Any, Any]) -> Panel:
     path = store.artefact_path(run["run_id"], "features.npz")
-    try:
-        with np.load(io.BytesIO(store.read_artefact(run["run_id"], "features.npz")), allow_pickle=False) as arrays:
-            features, labels, indices = arrays["features"].astype(np.float32), arrays["labels"], arrays["indices"]
-            names = tuple(map(str, arrays["class_names"])) if "class_names" in arrays else ()
-    except Exception as error:  # of zipfile and numpy, whatever is wrong with the file
-        raise StoreError(f"{path} holds no features: {error}. Run {row_label(run['row'])} again with --save features.") from error
+    arrays = read_arrays(store, run["run_id"], "features", ("features", "labels", "indices"), ("class_names",))
+    if arrays is None:
+        raise StoreError(f"{path} is missing: run {row_label(run['row'])} again with --save features.")
+    features, labels, indices = arrays["features"].astype(np.float32), arrays["labels"], arrays["indices"]
+    names = tuple(map(str, arrays.get("class_names", ())))
     if not np.isfinite(features).all():
         raise StoreError(f"features of run {run['run_id']} ({row_label(run['row'])}) hold NaN or infinity: {path}.")
     if len(labels) < FEWEST_IMAGES:

@@ -6,8 +6,6 @@ probabilities below 6e-8 count as 6e-8 in the likelihood.
 
 from __future__ import annotations
 
-import io
-import zipfile
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from vpbench.core.errors import StoreError
+from vpbench.store.arrays import read_arrays
 from vpbench.store.artefacts import ARTEFACTS
 from vpbench.store.store import Store
 
@@ -134,16 +133,12 @@ def read_probabilities(store: Store, run_id: str) -> Probabilities | None:
     Raises:
         StoreError: when the file is no such archive.
     """
-    path = store.artefact_path(run_id, ARTEFACTS["probabilities"])
-    if not path.exists():
+    arrays = read_arrays(store, run_id, "probabilities", ("probabilities", "labels", "val_probabilities", "val_labels"))
+    if arrays is None:
         return None
-    try:
-        with np.load(io.BytesIO(store.read_artefact(run_id, path.name)), allow_pickle=False) as arrays:
-            parts = [arrays[name] for name in ("probabilities", "labels", "val_probabilities", "val_labels")]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise StoreError(f"{path} holds no probabilities: {error}. Run it again with --save probabilities.") from error
-    test, labels, val, val_labels = parts
+    test, labels, val, val_labels = arrays.values()
     if test.ndim != 2 or val.ndim != 2 or len(test) != len(labels) or len(val) != len(val_labels):
+        path = store.artefact_path(run_id, ARTEFACTS["probabilities"])
         raise StoreError(f"{path} holds no probabilities of images by class. Run it again with --save probabilities.")
     if not len(test):
         return None  # of a task without probabilities of images

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vpbench.core.errors import StoreError
-from vpbench.store.artefacts import ARTEFACTS
+from vpbench.store.arrays import read_arrays
 from vpbench.store.store import Store
 
 Ids = NDArray[np.int64]
@@ -63,13 +60,8 @@ def read_predictions(store: Store, run_id: str) -> Predictions | None:
     Raises:
         StoreError: when the file is no such archive.
     """
-    path = store.artefact_path(run_id, ARTEFACTS["predictions"])
-    if not path.exists():
+    arrays = read_arrays(store, run_id, "predictions", ("labels", "ranked"), ("train_counts",))
+    if arrays is None:
         return None
-    try:
-        with np.load(io.BytesIO(store.read_artefact(run_id, path.name)), allow_pickle=False) as arrays:
-            labels, predicted = arrays["labels"].astype(np.int64), arrays["ranked"][:, 0].astype(np.int64)
-            counts = arrays["train_counts"].astype(np.int64) if "train_counts" in arrays else None
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
-        raise StoreError(f"{path} holds no predictions: {error}. Run it again with --save predictions.") from error
-    return Predictions(labels, predicted, counts)
+    counts = arrays["train_counts"].astype(np.int64) if "train_counts" in arrays else None
+    return Predictions(arrays["labels"].astype(np.int64), arrays["ranked"][:, 0].astype(np.int64), counts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vpbench.core.errors import UsageError
+from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.names import unknown
 from vpbench.models.registry import method_class
 from vpbench.reporting.definition import TableDefinition
@@ -36,6 +35,7 @@ from vpbench.reporting.statistics import (
     wins,
 )
 from vpbench.reporting.table import Cell, Column, Row, Section, Table
+from vpbench.store.arrays import read_arrays
 from vpbench.store.store import Store
 
 _HOW = (
@@ -227,14 +227,15 @@ def _predictions(store: Store, run_id: str) -> tuple[Any, Hits | Regions] | None
     Of a segmentation the labelled pixels of every class, (images, classes), and what :func:`compare_regions` takes of a seed.
     """
     try:
-        with np.load(io.BytesIO(store.read_artefact(run_id, "predictions.npz"))) as arrays:
-            if "intersection" in arrays:
-                shared, labelled, predicted = (arrays[name] for name in ("intersection", "labelled", "predicted"))
-                return labelled, np.stack([shared, labelled + predicted - shared], axis=1).astype(float)
-            labels, ranked = arrays["labels"], arrays["ranked"]
-            return labels, ranked[:, 0] == labels
-    except Exception:  # of zipfile and numpy, whatever is wrong with the file; the table says how many are missing
+        arrays = read_arrays(store, run_id, "predictions", (), ("labels", "ranked", "intersection", "labelled", "predicted"))
+    except StoreError:  # the table says how many are missing
         return None
+    if arrays and arrays.keys() >= {"intersection", "labelled", "predicted"}:
+        shared, labelled, predicted = (arrays[name] for name in ("intersection", "labelled", "predicted"))
+        return labelled, np.stack([shared, labelled + predicted - shared], axis=1).astype(float)
+    if arrays and arrays.keys() >= {"labels", "ranked"}:
+        return arrays["labels"], arrays["ranked"][:, 0] == arrays["labels"]
+    return None
 
 
 def _pair_row(pair: _Pair, adjusted: float | None) -> Row:
