@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +17,8 @@ from vpbench.spec.parsing import numbers, words
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from vpbench.checking.regressions import Comparison
 
 REGRESSION = 1
 DEFAULT_SUITE = "ci"
@@ -77,41 +81,104 @@ def check(
         of_a_grid = (suite, methods, datasets, seeds, results, keep, tolerance, fail_on_cost, markdown, junit, update)
         check_contribution(contribution, any(of_a_grid), as_json)
         return
-    import json
-
-    from vpbench.checking.baseline import merged, read_baseline, read_results, write_baseline
-    from vpbench.checking.gate_report import as_data, as_junit, as_markdown, as_text, write_text
     from vpbench.checking.regressions import compare
     from vpbench.checking.tolerance import Tolerances
     from vpbench.core.errors import UsageError
 
     if results is not None and (keep is not None or seeds is not None):
         raise UsageError("--results compares rows that are there; --seeds and --keep are for running new ones.")
-    tolerances, asked, sets = Tolerances.of(tolerance or []), words(methods), words(datasets)
-    old: pd.DataFrame | None = None
+    tolerances = Tolerances.of(tolerance or [])
+    old = _old_rows(baseline, update)
+    part = _Part(suite or (_only_suite(old, baseline) if old is not None else DEFAULT_SUITE), words(methods), words(datasets))
+    known = None if old is None else part.of(old)
+    if not update and (known is None or known.empty):
+        raise UsageError(f"the baseline {baseline} has no row of {part}; it has {_content(old)}.")
+    now = _run(part, seeds, known, keep, update) if results is None else _stored(part, results)
+    comparison = None if known is None or known.empty else compare(known, now, tolerances, fail_on_cost)
+    written = _write_baseline(part, old, now, baseline) if update else None
+    _show(comparison, baseline, markdown, junit, as_json)
+    if written is not None:
+        typer.echo(f"Wrote {baseline}: {len(written)} rows, {_content(written)}.", err=as_json)
+    elif comparison and comparison.failures:
+        raise typer.Exit(REGRESSION)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows that were asked for: of a suite, and of methods and data sets where they are named."""
+
+    suite: str
+    methods: list[str] | None
+    datasets: list[str] | None
+
+    def of(self, frame: pd.DataFrame) -> pd.DataFrame:
+        wanted = frame["suite"] == self.suite
+        for column, names in (("method", self.methods), ("dataset", self.datasets)):
+            if names:
+                wanted &= frame[column].isin(names)
+        return frame[wanted]
+
+    def __str__(self) -> str:
+        named = (("method", self.methods), ("data set", self.datasets))
+        return ", ".join([f"suite {self.suite}", *(f"{word} {', '.join(names)}" for word, names in named if names)])
+
+
+def _old_rows(baseline: Path, update: bool) -> pd.DataFrame | None:
+    """The baseline; None where ``--update`` replaces one that is absent or cannot be read."""
+    from vpbench.checking.baseline import read_baseline
+    from vpbench.core.errors import UsageError
+
     try:
-        old = read_baseline(baseline)
+        return read_baseline(baseline)
     except UsageError as error:
         if not update:
             raise
         if baseline.exists():
             typer.echo(f"The old baseline is replaced without a comparison: {error}", err=True)
-    suite = suite or (_only_suite(old, baseline) if old is not None else DEFAULT_SUITE)
-    known = None if old is None else _part(old, suite, asked, sets)
-    if not update and (known is None or known.empty):
-        raise UsageError(f"the baseline {baseline} has no row of {_said(suite, asked, sets)}; it has {_content(old)}.")
-    if results is not None:
-        with warnings_as_lines():
-            now = _part(read_results(results), suite, asked, sets)
-        if now.empty:
-            raise UsageError(f"the results folder {results} has no row of {_said(suite, asked, sets)}.")
-    else:
-        now = _run(suite, asked, sets, seeds, known, keep, update)
-    comparison = None if known is None or known.empty else compare(known, now, tolerances, fail_on_cost)
-    if update:
-        kept = old if old is None or asked or sets else old[old["suite"] != suite]
-        whole = merged(kept, now)
-        write_baseline(whole, baseline)
+        return None
+
+
+def _stored(part: _Part, results: Path) -> pd.DataFrame:
+    from vpbench.checking.baseline import read_results
+    from vpbench.core.errors import UsageError
+
+    with warnings_as_lines():
+        now = part.of(read_results(results))
+    if now.empty:
+        raise UsageError(f"the results folder {results} has no row of {part}.")
+    return now
+
+
+def _run(part: _Part, seeds: str | None, known: pd.DataFrame | None, keep: Path | None, update: bool) -> pd.DataFrame:
+    from vpbench.checking.gate_runs import plan_grid, run_grid
+    from vpbench.execution.run_progress import RunProgress
+    from vpbench.planning.plan import seeds_of
+    from vpbench.planning.suites import default_methods, suite_card
+
+    methods, datasets = part.methods, part.datasets
+    if known is not None and not known.empty:  # in the baseline's order, as a cell's seed depends on it
+        methods = list(dict.fromkeys([*known["method"], *(methods or ())]))
+        datasets = list(dict.fromkeys([*known["dataset"], *(datasets or ())]))
+    card = suite_card(part.suite)
+    chosen = numbers("--seeds", seeds, "42,44") if seeds is not None else (seeds_of(card, len(card.seeds)) if update else None)
+    plan = plan_grid(part.suite, methods or default_methods(card), datasets, chosen)
+    with RunProgress() as progress:
+        return run_grid(plan, progress, keep)
+
+
+def _write_baseline(part: _Part, old: pd.DataFrame | None, now: pd.DataFrame, baseline: Path) -> pd.DataFrame:
+    """The new baseline: of a whole suite it has the new rows alone, of a part of it also the other ones of before."""
+    from vpbench.checking.baseline import merged, write_baseline
+
+    whole_suite = not (part.methods or part.datasets)
+    whole = merged(old[old["suite"] != part.suite] if old is not None and whole_suite else old, now)
+    write_baseline(whole, baseline)
+    return whole
+
+
+def _show(comparison: Comparison | None, baseline: Path, markdown: Path | None, junit: Path | None, as_json: bool) -> None:
+    from vpbench.checking.gate_report import as_data, as_junit, as_markdown, as_text, write_text
+
     if comparison is not None:
         if markdown:
             write_text(as_markdown(comparison, baseline), markdown)
@@ -121,38 +188,6 @@ def check(
         typer.echo(json.dumps(as_data(comparison) if comparison else {"regression": False, "findings": []}, indent=2))
     elif comparison:
         typer.echo(as_text(comparison, shutil.get_terminal_size().columns if sys.stdout.isatty() else None), nl=False)
-    if update:
-        typer.echo(f"Wrote {baseline}: {len(whole)} rows, {_content(whole)}.", err=as_json)
-    elif comparison and comparison.failures:
-        raise typer.Exit(REGRESSION)
-
-
-def _run(
-    suite: str, methods: list[str] | None, datasets: list[str] | None, seeds: str | None, known: pd.DataFrame | None,
-    keep: Path | None, update: bool,
-) -> pd.DataFrame:  # fmt: skip
-    from vpbench.checking.gate_runs import plan_grid, run_grid
-    from vpbench.execution.run_progress import RunProgress
-    from vpbench.planning.plan import seeds_of
-    from vpbench.planning.suites import default_methods, suite_card
-
-    if known is not None and not known.empty:  # in the baseline's order, as a cell's seed depends on it
-        methods = list(dict.fromkeys([*known["method"], *(methods or ())]))
-        datasets = list(dict.fromkeys([*known["dataset"], *(datasets or ())]))
-    card = suite_card(suite)
-    chosen = numbers("--seeds", seeds, "42,44") if seeds is not None else (seeds_of(card, len(card.seeds)) if update else None)
-    plan = plan_grid(suite, methods or default_methods(card), datasets, chosen)
-    with RunProgress() as progress:
-        return run_grid(plan, progress, keep)
-
-
-def _part(frame: pd.DataFrame, suite: str, methods: list[str] | None, datasets: list[str] | None) -> pd.DataFrame:
-    """The rows that were asked for."""
-    wanted = frame["suite"] == suite
-    for column, names in (("method", methods), ("dataset", datasets)):
-        if names:
-            wanted &= frame[column].isin(names)
-    return frame[wanted]
 
 
 def _only_suite(frame: pd.DataFrame, baseline: Path) -> str:
@@ -162,14 +197,6 @@ def _only_suite(frame: pd.DataFrame, baseline: Path) -> str:
     if len(names) > 1:
         raise UsageError(f"the baseline {baseline} holds several suites ({', '.join(names)}); choose one with --suite.")
     return str(names[0])
-
-
-def _said(suite: str, methods: list[str] | None, datasets: list[str] | None) -> str:
-    parts = [
-        f"suite {suite}",
-        *(f"{word} {', '.join(names)}" for word, names in (("method", methods), ("data set", datasets)) if names),
-    ]
-    return ", ".join(parts)
 
 
 def _content(frame: pd.DataFrame | None) -> str:

@@ -72,7 +72,9 @@ def measure(
     if as_json:
         typer.echo(json.dumps({"costs": rows, "reported": _reported() if reported else []}, indent=2))
     else:
-        _print(rows, costs.request.timing)
+        _print_sizes(rows)
+        if costs.request.timing:
+            _print_times(rows)
         if reported:
             _print_reported(_reported())
     for row in rows:
@@ -88,7 +90,7 @@ def measure(
         raise typer.Exit(FAILED)
 
 
-def _print(rows: list[Row], timing: bool) -> None:
+def _print_sizes(rows: list[Row]) -> None:
     first = rows[0]
     _table(
         f"Size, and operations of one image of {first['image_size']} px, {first['classes']} classes, {first['backbone']}",
@@ -108,8 +110,10 @@ def _print(rows: list[Row], timing: bool) -> None:
         "computes; step: GFLOPs of forward and backward in training.\n"
     )
     _table("Parameters by part", [row for row in rows if row["params_by_part"]], {"parts": _parts})
-    if not timing:
-        return
+
+
+def _print_times(rows: list[Row]) -> None:
+    first = rows[0]
     batch = next((row["throughput_batch"] for row in rows if row["throughput_batch"]), "-")
     where = f"{first['device_name']}" + ("" if first["device"] == "cuda" else f", {first['threads']} threads")
     _table(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections import Counter
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,21 +36,22 @@ def run_and_show(request: Request, options: RunOptions, results: Path, as_json: 
 
 def show_plan(request: Request, options: RunOptions, results: Path, as_json: bool) -> list[dict[str, Any]]:
     """The plan, shown as a table unless it is wanted as JSON; its runs."""
-    from collections import Counter
-
-    from rich.table import Table
-
     from vpbench.api import expected_seconds, plan_request
-    from vpbench.cli.dry_run import absent_line, image_lines, recipe_facts, recipe_lines, work_line
-    from vpbench.core.names import counted
-    from vpbench.core.terminal import Terminal
     from vpbench.execution.run_progress import RunProgress
-    from vpbench.store.find_run import SHORT
     from vpbench.store.store import Store
 
     plan, store = plan_request(request, options, results, RunProgress(), without_data=True), Store(results)
-    expected, with_row = expected_seconds(plan, store, options), store.statuses()
-    rows: list[dict[str, Any]] = [
+    expected = expected_seconds(plan, store, options)
+    rows = _planned_rows(plan, store.statuses(), expected)
+    if not as_json:
+        _print_plan(plan, rows, list(expected.values()), request.suite or "", bool(request.data))
+    return rows
+
+
+def _planned_rows(plan: Plan, with_row: Container[str], expected: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    from vpbench.cli.dry_run import recipe_facts
+
+    return [
         {
             "run_id": run.spec.run_id if run.spec.data.digest else None, "status": _planned(run.spec.run_id, plan, with_row),
             "method": run.spec.method.label, "dataset": run.spec.data.dataset, "backbone": run.spec.backbone.name,
@@ -60,30 +62,46 @@ def show_plan(request: Request, options: RunOptions, results: Path, as_json: boo
         }
         for run in plan.runs
     ]  # fmt: skip
-    if as_json:
-        return rows
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    shown = ("run_id", "status", "method", "dataset", "backbone", "seed", "epochs", "expected_s")  # --json has more
-    for column in shown:
-        table.add_column(column, overflow="fold", no_wrap=column in UNBROKEN)
-    for row in rows:
-        row["expected_s"] = "" if row["expected_s"] is None else f"{max(1, row['expected_s']):.0f}"
-        table.add_row(*((row["run_id"] or "")[:SHORT] if name == "run_id" else str(row[name]) for name in shown))
-    Terminal().print(table)
+
+
+def _print_plan(plan: Plan, rows: list[dict[str, Any]], expected: list[float | None], suite: str, own: bool) -> None:
+    from vpbench.cli.dry_run import absent_line, image_lines, recipe_lines, work_line
+    from vpbench.core.names import counted
+
+    _print_runs(rows)
     for method, reason in dict.fromkeys((row["method"], row["unsupported"]) for row in rows if row["unsupported"]):
         typer.echo(f"{method} is unsupported here: {reason}")
-    for line in (*image_lines(plan.runs, bool(request.data)), *recipe_lines(plan.runs)):
+    for line in (*image_lines(plan.runs, own), *recipe_lines(plan.runs)):
         typer.echo(line)
-    for line in (work_line(plan.missing, plan.data), absent_line(plan.absent, request.suite or "")):
+    for line in (work_line(plan.missing, plan.data), absent_line(plan.absent, suite)):
         if line:
             typer.echo(line)
     kinds = Counter(row["status"] for row in rows)
     again = f", {kinds['again']} to be repeated" if kinds["again"] else ""
     typer.echo(
         f"{counted(len(rows), 'run')}, {kinds['stored']} stored, {kinds['missing']} missing{again}. "
-        f"{_cost(list(expected.values()))}Nothing was run."
+        f"{_cost(expected)}Nothing was run."
     )
-    return rows
+
+
+def _print_runs(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    from vpbench.core.terminal import Terminal
+    from vpbench.store.find_run import SHORT
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    shown = ("run_id", "status", "method", "dataset", "backbone", "seed", "epochs", "expected_s")  # --json has more
+    for column in shown:
+        table.add_column(column, overflow="fold", no_wrap=column in UNBROKEN)
+    for row in rows:
+        texts = {
+            **row,
+            "run_id": (row["run_id"] or "")[:SHORT],
+            "expected_s": "" if row["expected_s"] is None else f"{max(1, row['expected_s']):.0f}",
+        }
+        table.add_row(*(str(texts[column]) for column in shown))
+    Terminal().print(table)
 
 
 def _planned(run_id: str, plan: Plan, with_row: Container[str]) -> str:
