@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from vpbench.core.errors import StoreError, UsageError
+from vpbench.core.errors import UsageError
 from vpbench.core.files import write_atomically
 from vpbench.core.names import unknown
 from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import TableDefinition, leaderboard, load_definition
 from vpbench.reporting.formats import RENDERERS, SUFFIXES, terminal, web
 from vpbench.reporting.frame import Filters, Names, load_rows
+from vpbench.reporting.no_rows import no_rows
+from vpbench.reporting.plot_registry import find_plot
 from vpbench.reporting.published import with_reported
 from vpbench.reporting.scores import with_later_scales
 from vpbench.reporting.table import Table
@@ -158,7 +160,7 @@ def _table(store: Store, definition: TableDefinition, paper: str, keep: Filters,
         return build_table(runs, definition, keep, mix)
     runs = with_later_scales(load_rows(store, definition.numbers, definition.shifts), store, definition.scales)
     if runs.empty:
-        warnings.warn(f"no runs in {store.folder}: only what the paper reports is shown.", stacklevel=2)
+        warnings.warn(f"only what the paper reports is shown: {no_rows(store, definition.shifts)}", stacklevel=2)
     return with_reported(build_table(runs, definition, keep, mix), definition, paper)
 
 
@@ -186,7 +188,8 @@ def _figures(name: str, store: Store, keep: Filters, folder: Path, on_figure: Ca
     # Imported here: matplotlib and scikit-learn take a second that a table need not wait for.
     from vpbench.reporting.figures import draw_figures
 
-    runs = _runs(store)
+    needs_runs = not find_plot(name).of_trials or not store.folder.is_dir()
+    runs = _runs(store) if needs_runs else load_rows(store)
     with _written_to(folder):
         return draw_figures(name, store, runs, keep, folder, on_figure)
 
@@ -194,9 +197,7 @@ def _figures(name: str, store: Store, keep: Filters, folder: Path, on_figure: Ca
 def _runs(store: Store, numbers: Collection[str] | None = None, shifts: bool = False) -> pd.DataFrame:
     runs = load_rows(store, numbers, shifts)
     if runs.empty:
-        raise StoreError(
-            f"no runs in {store.folder}. Fill it: vpbench run --methods linear,vpt --suite mini --results {store.folder}"
-        )
+        raise no_rows(store, shifts)
     return runs
 
 
