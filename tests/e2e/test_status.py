@@ -56,7 +56,7 @@ def test_watching_waits_for_the_folder(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "words",
     ["status", "status --collect --watch", "logs 3fa9", "report", "report --html {there}/page", "show run", "show run 3fa9",
-     "predict 3fa9 {there}", "export 3fa9 --to folder", "rm 3fa9 --yes", "compact", "export --to {there}/a.csv"],
+     "export 3fa9 --to folder", "rm 3fa9 --yes", "compact", "export --to {there}/a.csv"],
 )  # fmt: skip
 def test_a_folder_that_is_not_there(words: str, tmp_path: Path) -> None:
     done = vpbench(*words.format(there=tmp_path).split(), "--results", tmp_path / "none")
