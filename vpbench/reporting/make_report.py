@@ -64,7 +64,7 @@ def make_report(
     costs: Path | str | None = None,
     width: int | None = None,
     colour: bool = False,
-    on_figure: Callable[[str], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> str | list[Path]:
     """A table as text, or the paths of the files written. Without ``table`` and ``plot``: table 1.
 
@@ -84,8 +84,7 @@ def make_report(
         costs: of the table ``methods``: a file of ``vpbench measure --output`` with times and memory.
         width: characters of a line in the terminal's format; None does not limit it.
         colour: let the terminal's format use escape codes.
-
-        on_figure: called with each figure of a plot before it is written.
+        on_progress: called with each figure before it is written, and with each method before it is counted.
 
     Raises:
         StoreError: when the store holds no run, or not what the figure needs.
@@ -103,14 +102,14 @@ def make_report(
     if plot is not None:
         if format is not None:
             raise UsageError("--format is for tables; figures are always written as PNG and PDF.")
-        return _figures(plot, store, keep, Path(out or DEFAULT_FIGURES), on_figure)
+        return _figures(plot, store, keep, Path(out or DEFAULT_FIGURES), on_progress)
     target = Path(out) if out is not None else None
     kind = _format(format, target)
     if pairs or statistics:
         name = "comparison" if pairs else "statistics"
         built = _tests(store, keep, pairs, mix)
     elif table == METHODS:
-        name, built = METHODS, _methods(keep, costs)
+        name, built = METHODS, _methods(keep, costs, on_progress)
     elif table == SCORES:
         # Imported here: SciPy's optimisers are not needed for other tables.
         from vpbench.reporting.scores_table import scores_table
@@ -164,14 +163,15 @@ def _table(store: Store, definition: TableDefinition, paper: str, keep: Filters,
     return with_reported(build_table(runs, definition, keep, mix), definition, paper)
 
 
-def _methods(keep: Filters, costs: Path | str | None) -> Table:
+def _methods(keep: Filters, costs: Path | str | None, on_progress: Callable[[str], None] | None) -> Table:
     """The table of all methods, or of some, on one backbone."""
     if len(keep.backbone or ()) > 1 or keep.dataset or keep.suite or keep.seed is not None:
         raise UsageError(f"--table {METHODS} reads no runs: of the filters it takes --method and one --backbone.")
     # Imported here: methods are counted with torch.
     from vpbench.reporting.methods_table import methods_table
 
-    return methods_table(keep.method or ("all",), next(iter(keep.backbone or ()), None), costs=Path(costs) if costs else None)
+    backbone, file = next(iter(keep.backbone or ()), None), Path(costs) if costs else None
+    return methods_table(keep.method or ("all",), backbone, costs=file, on_method=on_progress)
 
 
 def _tests(store: Store, keep: Filters, pairs: Sequence[tuple[str, str]], mix: bool) -> Table:
@@ -184,14 +184,14 @@ def _tests(store: Store, keep: Filters, pairs: Sequence[tuple[str, str]], mix: b
     return statistics_table(runs, leaderboard(), keep, mix)
 
 
-def _figures(name: str, store: Store, keep: Filters, folder: Path, on_figure: Callable[[str], None] | None) -> list[Path]:
+def _figures(name: str, store: Store, keep: Filters, folder: Path, on_progress: Callable[[str], None] | None) -> list[Path]:
     # Imported here: matplotlib and scikit-learn take a second that a table need not wait for.
     from vpbench.reporting.figures import draw_figures
 
     needs_runs = not find_plot(name).of_trials or not store.folder.is_dir()
     runs = _runs(store) if needs_runs else load_rows(store)
     with _written_to(folder):
-        return draw_figures(name, store, runs, keep, folder, on_figure)
+        return draw_figures(name, store, runs, keep, folder, on_progress)
 
 
 def _runs(store: Store, numbers: Collection[str] | None = None, shifts: bool = False) -> pd.DataFrame:
