@@ -88,7 +88,7 @@ def _found(run: str, store: Store, weights: str | Path | None, device: torch.dev
     if is_run_id(run):
         return _stored(find_run_id(store, run), store, weights, device)
     if (found := _REPOSITORY.fullmatch(run)) and not place.parent.is_dir():
-        return load_saved(_from_hub(run, **found.groupdict()), weights, device)
+        return load_saved(_from_hub(run, **found.groupdict()), weights, device, "Remove it, and it is fetched again.")
     raise UsageError(
         f"'{shortened(run)}' is no run: give a run's id in {store.folder}, a file of trained weights, a folder with "
         f"{MODEL_FILE}, or owner/name on the Hugging Face hub."
