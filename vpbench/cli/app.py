@@ -187,11 +187,14 @@ def _options(
     ] = False,
 ) -> None:
     if cards:
+        from vpbench.core.errors import UsageError
         from vpbench.core.user_files import add_places
         from vpbench.core.user_folders import user_path
 
         if context.invoked_subcommand == "new":  # which may fill a folder that is not there yet
             user_path(cards[0]).mkdir(parents=True, exist_ok=True)
+        if absent := next((given for given in cards if not user_path(given).exists()), None):
+            raise UsageError(f"--cards {absent}: there is no such folder; correct it, or create it.")
         add_places(cards)
 
 

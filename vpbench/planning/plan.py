@@ -43,6 +43,8 @@ from vpbench.store.schema import SETTLED
 from vpbench.store.store import Store
 from vpbench.tasks import Task, make_task, resolve_task, task_class
 
+MOST_SEEDS = 1000
+
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -311,7 +313,13 @@ def _normalised(backbone: BackboneSpec, suite: SuiteCard) -> BackboneSpec:
 
 
 def seeds_of(suite: SuiteCard, count: int) -> list[int]:
-    """The first ``count`` seeds of a suite; beyond its own list, the numbers after the last one."""
+    """The first ``count`` seeds of a suite; beyond its own list, the numbers after the last one.
+
+    Raises:
+        UsageError: for more than :data:`MOST_SEEDS`, which nobody means and which would fill the memory.
+    """
+    if count > MOST_SEEDS:
+        raise UsageError(f"--seeds {count}: take at most {MOST_SEEDS:,}; it is how many seeds, not a seed.")
     own = list(suite.seeds[:count])
     return own + [suite.seeds[-1] + 1 + extra for extra in range(count - len(own))]
 
