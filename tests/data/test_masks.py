@@ -156,6 +156,8 @@ def test_what_is_missing(tmp_path: Path) -> None:
         own(tmp_path / "a")
     with pytest.raises(DataError, match=r"b has no test images; add a split 'test' with images and masks"):
         own(write(tmp_path / "b", train=3))
+    with pytest.raises(DataError, match=r"alone has 1 image, too few to be divided into train, validation and test; add some"):
+        own(write(tmp_path / "alone", "{kind}", train=1))
     (tmp_path / "c" / "images" / "train").mkdir(parents=True)
     (tmp_path / "c" / "masks" / "train").mkdir(parents=True)
     with pytest.raises(DataError, match=r"images/train holds no images; put some there"):

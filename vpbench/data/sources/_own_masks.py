@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from vpbench.core.errors import DataError
 from vpbench.core.names import counted
 from vpbench.data.decoding import check_decodes, upright_size, white_levels
+from vpbench.data.flaws import flaws_of
 from vpbench.data.image_errors import SHOWN, UnreadableError
 from vpbench.data.masks import IGNORED, MOST_CLASSES, Mask, MaskValues, mask_values
 from vpbench.data.raw import SPLITS, RawData
-from vpbench.data.sources._own_split import OwnSplit, readable
+from vpbench.data.sources._own_split import OwnSplit, check_splits, readable
 from vpbench.data.splitting import Indices, hold_out
 
 SEED = 0
@@ -121,12 +122,13 @@ def assemble_masks(
         DataError: for a split without images, a mask that does not fit, or values beyond the classes.
     """
     notes, given = list(known), count
-    kept = readable(select(np.arange(count)), notes) if skip_unreadable else np.arange(count)
+    kept = readable(select(np.arange(count)), origin, notes) if skip_unreadable else np.arange(count)
     count, membership = len(kept), None if membership is None else membership[kept]
+    check_splits(origin, membership, "with images and masks", notes)
+    if membership is None and count < 2:
+        few = f"{origin} has {counted(count, 'image')}, too few to be divided into train, validation and test; add some."
+        raise DataError(" ".join([few, *flaws_of(notes)]))
     parts = _parts(count, membership, notes)
-    for name in ("train", "test"):
-        if not len(parts[name]):
-            raise DataError(" ".join([f"{origin} has no {name} images; add a split '{name}' with images and masks.", *notes]))
     splits = {name: select(kept[part]) for name, part in parts.items()}
     values = {name: split.read_masks() for name, split in splits.items()}
     classes = list(names) if names is not None else _numbered(origin, values["train"])
