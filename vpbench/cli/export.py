@@ -115,7 +115,9 @@ def _export_rows(to: Path, results: Path, filters: dict[str, str | int | None], 
     from vpbench.store.store import Store, as_frame
 
     writer_for(to)
-    rows = Store(results).read()
+    store = Store(results)
+    store.check_there()
+    rows = store.read()
     for line in rows.left_out:
         typer.echo(f"warning: {line}", err=True)
     if not len(rows.table):

@@ -80,7 +80,7 @@ def report(
     """
     from vpbench.core.counting import counting
     from vpbench.core.errors import UsageError
-    from vpbench.reporting.make_report import make_report
+    from vpbench.reporting.make_report import METHODS, make_report
 
     if json and format not in (None, "json"):
         raise UsageError(f"--json and --format {format} exclude each other; leave one out.")
@@ -95,13 +95,14 @@ def report(
             )
         typer.echo(page)
         return
-    drawn = count()
-    with warnings_as_lines(), counting(f"figures of {plot}", quiet=plot is None) as on_progress:
+    done = count()
+    title = f"figures of {plot}" if plot else "counting methods"
+    with warnings_as_lines(), counting(title, quiet=plot is None and table != METHODS) as on_progress:
         made = make_report(
             table, plot, paper=paper, format="json" if json else format, results=results, out=out,
             dataset=dataset, suite=suite, backbone=backbone, method=method, seed=seed, width=_width(), colour=_colour(),
             reported=reported, mix=mix, compare=[compare] if compare else [], statistics=statistics,
-            costs=costs, on_figure=lambda figure: on_progress(next(drawn), None, figure),
+            costs=costs, on_progress=lambda name: on_progress(next(done), None, name),
         )  # fmt: skip
     if isinstance(made, str):
         write_styled(made)

@@ -143,7 +143,7 @@ def _planned(plan: SearchPlan, store: Store) -> list[dict[str, Any]]:
 def _show_plan(plan: SearchPlan, rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
-    from vpbench.cli.dry_run import absent_line
+    from vpbench.cli.dry_run import absent_line, data_lines
     from vpbench.core.terminal import Terminal
     from vpbench.execution.expected_time import format_duration
 
@@ -158,6 +158,9 @@ def _show_plan(plan: SearchPlan, rows: list[dict[str, Any]]) -> None:
     known = [row["expected_s"] for row in rows if row["expected_s"] is not None]
     count = f"{len(known)} of {len(rows)} searches"
     cost = f"Expected, by past rows: {format_duration(sum(known))} for {count}, one run after the other. " if known else ""
+    users = plan.trials.suite.data.keys() | set(plan.trials.data if plan.trials.request.data else ())
+    for line in data_lines(plan.trials.data, users):
+        typer.echo(line)
     if absent := absent_line(plan.trials.absent, plan.trials.request.suite or ""):
         typer.echo(absent)
     typer.echo(f"{plan.summary()} {cost}Nothing was run.")

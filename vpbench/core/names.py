@@ -88,3 +88,10 @@ def shortened(text: str, length: int = 60) -> str:
 def counted(number: int, thing: str) -> str:
     """``1 run``, ``2 runs``."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def quoted(names: Iterable[str], most: int = 5) -> str:
+    """``'a', 'b' and 7 more``: the first names in their order, and how many follow."""
+    known = list(names)
+    shown = ", ".join(f"'{name}'" for name in known[:most])
+    return f"{shown} and {len(known) - most} more" if len(known) > most else shown
