@@ -12,7 +12,7 @@ from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
 from vpbench.core.torch_state import own_torch_state
 from vpbench.spec.budget import Budget
-from vpbench.spec.flag import keywords_of
+from vpbench.spec.flag import keywords_of, option_keys
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.request import Request
 from vpbench.spec.run_options import RunOptions
@@ -134,8 +134,10 @@ def _models(function: str, given: dict[str, Any], *kinds: type[Any]) -> list[Any
     Raises:
         UsageError: for a name that none of them has, with a suggestion.
     """
-    known = {name for kind in kinds for name in kind.model_fields}
+    known, options = {name for kind in kinds for name in kind.model_fields}, option_keys(*kinds)
     for name in given:
+        if name not in known and name in options:  # as the command line and an experiment file have it
+            raise UsageError(f"unknown argument of vpbench.{function} '{name}'. Did you mean '{options[name]}'?")
         if name not in known:
             hint = f"For the recipe write settings={{'recipe.{name}': ...}}." if name in Recipe.model_fields else ""
             raise unknown(f"argument of vpbench.{function}", name, known, hint)

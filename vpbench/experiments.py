@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vpbench.api import plan_request, plan_tuning
-from vpbench.core.cards import line_of, read_toml
+from vpbench.core.cards import by_line, read_toml
 from vpbench.core.errors import UsageError, VpbenchError
 from vpbench.core.names import unknown
 from vpbench.core.user_folders import user_path
@@ -41,7 +41,7 @@ from vpbench.planning.user_settings import TASK
 from vpbench.search.space import read_space
 from vpbench.spec.budget import Budget
 from vpbench.spec.command_words import words_of
-from vpbench.spec.flag import flags_of
+from vpbench.spec.flag import option_keys
 from vpbench.spec.parsing import words
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.request import Request
@@ -116,7 +116,7 @@ class Experiment:
 
 
 def read_experiment(given: str | Path) -> Experiment:
-    """Read and check a file; data and weights are not looked at.
+    """Read and check a file; data are not looked at, and weights have to be there.
 
     Raises:
         UsageError: when there is no such file, or with line and key of everything that is wrong in it, in one line.
@@ -128,9 +128,7 @@ def read_experiment(given: str | Path) -> Experiment:
     reader = _Reader(file.absolute().parent, values)
     steps = reader.steps()
     if reader.problems:
-        text = file.read_text(encoding="utf-8")
-        lines = [f"line {line}: {what}" if (line := line_of(text, key)) else what for key, what in reader.problems]
-        raise UsageError(f"{file}: {'; '.join(dict.fromkeys(lines))}")
+        raise UsageError(f"{file}: {by_line(file.read_text(encoding='utf-8'), reader.problems)}")
     if not values.keys() - {"title", "results"}:
         raise UsageError(f"{file} says nothing to run: write methods, a suite or data into it (docs/experiments.md).")
     whole = {"experiment": file.read_text(encoding="utf-8")}
@@ -170,6 +168,7 @@ class _Reader:
         entries, suites, settings = self._methods(), self._suites(request), self._settings()
         budget, is_tuned = self._tuning(request)
         self._check_settings(settings, entries)
+        self._check_weights(request.get("weights"))
         if self.problems:
             return []
         found = []
@@ -193,7 +192,7 @@ class _Reader:
             also: keys that are read elsewhere.
             others: models whose options the table has, too.
         """
-        own, known = _options(kind), {key for each in (kind, *others) for key in _options(each)}
+        own, known = option_keys(kind), option_keys(kind, *others)
         found = {}
         for key, value in values.items():
             if key in also:
@@ -203,7 +202,9 @@ class _Reader:
                 with self._noting((*at, key), f"{name}: ", f"{'.'.join((*at, key))}: "):
                     found[name] = getattr(kind.from_keywords(**{name: self._value(name, value)}), name)
             elif key not in known and (not others or kind is Request):  # reported once
-                self._note((*at, key), str(unknown("key", ".".join((*at, key)), (*known, *also))))
+                self._note(
+                    (*at, key), str(unknown("key", ".".join((*at, key)), [".".join((*at, each)) for each in (*known, *also)]))
+                )
         return found
 
     def _value(self, name: str, value: Any) -> Any:
@@ -234,11 +235,11 @@ class _Reader:
             if not isinstance(value, dict):
                 self._note((*at, key), f"{key}: write a table, {{ name = value }}")
                 return
+        self._check_recipe(recipe, (*at, "recipe"))
         with self._noting(at):
             for label in expand_labels([self._method_path(table["name"])]):
                 resolve_method(label, options)
                 method = label.partition(":")[0]
-                self._check_recipe(recipe, (*at, "recipe"))
                 own = {f"{method}.{name}": value for name, value in options.items()}
                 yield _Entry(label, {**own, **{f"{method}.recipe.{name}": value for name, value in recipe.items()}})
 
@@ -291,6 +292,10 @@ class _Reader:
                 if parts[0] != "recipe" and methods and parts[0] not in methods:
                     raise UsageError(f"set.{name}: {parts[0]} is not among the methods {', '.join(sorted(methods))}")
 
+    def _check_weights(self, given: str | None) -> None:
+        if given not in (None, "random") and not Path(given).exists():
+            self._note(("weights",), f"weights: there is no file or folder {given}")
+
     def _check_recipe(self, recipe: Mapping[str, Any], at: tuple[str | int, ...]) -> None:
         for name in recipe:
             if name not in Recipe.model_fields:
@@ -331,7 +336,7 @@ class _Reader:
         return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
     def _note(self, at: tuple[str | int, ...], what: str) -> None:
-        self.problems.append((at, what.rstrip(".")))
+        self.problems.append((at, what))
 
     @contextmanager
     def _noting(self, at: tuple[str | int, ...], start: str = "", instead: str = "") -> Iterator[None]:
@@ -341,11 +346,6 @@ class _Reader:
         except UsageError as error:
             said = str(error)
             self._note(at, instead + said.removeprefix(start) if start and said.startswith(start) else said)
-
-
-def _options(kind: type[Any]) -> dict[str, str]:
-    """The fields that are options of commands, by their keys in a file."""
-    return {(flag.name or name).removeprefix("--").replace("-", "_"): name for name, _, flag in flags_of(kind)}
 
 
 def _commands(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
+from vpbench.core.user_warning import warn
 from vpbench.spec.flag import names_mistakes
 from vpbench.spec.parsing import words
 from vpbench.store.store import DEFAULT_FOLDER, Store
@@ -41,7 +41,7 @@ def load_results(folder: str | Path = DEFAULT_FOLDER, columns: Sequence[str] | s
         columns: the only ones to read, a list or names with commas, which is quicker with many rows; None for all.
     """
     if not Path(folder).is_dir():
-        warnings.warn(f"there is no results folder {folder}; an empty table is returned.", stacklevel=2)
+        warn(f"there is no results folder {folder}; an empty table is returned.")
     return Store(folder).load(words(columns) if isinstance(columns, str) else columns)
 
 
@@ -134,11 +134,14 @@ def remove_runs(runs: Sequence[str] | str, results: str | Path = DEFAULT_FOLDER)
         the ids of what was removed.
 
     Raises:
+        UsageError: for what are no ids.
         StoreError: when one of them is not there, ambiguous or under way; nothing has been removed then.
     """
     from vpbench.store.removing import find_runs
     from vpbench.store.removing import remove_runs as remove
 
+    if not isinstance(runs, str | Iterable):
+        raise UsageError(f"runs={runs!r}: write ids of runs, as a list or as a text with commas.")
     store = Store(results)
     found = [run.run_id for run in find_runs(store, words(runs) or [] if isinstance(runs, str) else runs)]
     remove(store, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +115,20 @@ def test_a_method_that_raises(
     assert statuses(tmp_path / "runs") == {"flaky": "ok", "linear": "ok"}
     linear = row_of(tmp_path / "runs", "linear")["run_id"] + ".parquet"
     assert traces(tmp_path / "runs")[linear] == before[linear]
+
+
+def test_a_plan_counts_no_unsupported_run(tmp_path: Path, command: list[str]) -> None:
+    words = [*command, tmp_path, "--methods", "ivpt,linear", "--set", "ivpt.ar_k=1", "--dry-run"]
+    words += ["--backbone", "vit_wee_patch16_reg1_gap_256", "--weights", "random", "--image-size", 32]
+    shown = vpbench(*words)
+    assert shown.code == 0, shown.err
+    assert "1 run, 0 stored, 1 missing; 1 more unsupported. Nothing was run." in shown.out
+    assert "ivpt is unsupported here: " in shown.out
+    planned = json.loads(vpbench(*words, "--json").out)
+    assert [(run["method"], run["status"], run["expected_s"]) for run in planned] == [
+        ("ivpt", "unsupported", None),
+        ("linear", "missing", None),
+    ]
 
 
 @pytest.mark.sweep

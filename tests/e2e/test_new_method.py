@@ -27,6 +27,8 @@ def test_a_new_method_runs(
     for source in (method, test):
         assert "NAME" not in source
         assert "TITLE" not in source
+    group = {"prompts": "prompts", "pixels": "prompts", "bias": "partial"}.get(kind, "extra")
+    assert f'    group = "{group}"  # ' in method
     imported = [node for node in ast.walk(ast.parse(method)) if isinstance(node, ast.ImportFrom)]
     public = {"__future__", "functools", "typing", "torch", "vpbench.interface"}
     assert {node.module for node in imported} <= public

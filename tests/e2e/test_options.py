@@ -18,7 +18,8 @@ import vpbench as package
 from vpbench.cli.app import COMMANDS, app
 from vpbench.core.errors import UsageError
 from vpbench.spec.budget import Budget
-from vpbench.spec.flag import flags_of
+from vpbench.spec.flag import flags_of, option_keys
+from vpbench.spec.parsing import seconds
 from vpbench.spec.request import Request
 from vpbench.spec.run_options import JobOptions, RunOptions
 
@@ -80,6 +81,8 @@ def test_the_signature_of_run_lists_all_fields() -> None:
     ("fields", "message"),
     [
         ({"timeout": 3}, r"unknown argument of vpbench.run 'timeout'. Did you mean 'timeout_s'?"),
+        ({"set": {"vpt.prompt_length": 3}}, r"unknown argument of vpbench.run 'set'. Did you mean 'settings'?"),
+        ({"datasets": 3}, "datasets: write names, as a list or as a text with commas (given: 3)"),
         ({"seeds": "many"}, "seeds: "),
         ({"save": ["curves"]}, "unknown thing to --save 'curves'. Did you mean 'curve'?"),
         ({"noise": []}, "--noise names no standard deviation"),
@@ -103,6 +106,34 @@ def test_a_run_gets_the_options_of_a_job() -> None:
     options = RunOptions(save=("curve",), noise=(0.1,), threads=2, workers=3)
     assert options.of_a_job == JobOptions(save=("curve", "weights"), threads=2)
     assert set(JobOptions.model_fields) < set(RunOptions.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("5", 5), ("90s", 90), ("30m", 1800), ("1.5h", 5400), ("1h30m", 5400), ("1d2h3m4s", 93784), ("never", None)],
+)
+def test_times(text: str, value: float | None) -> None:
+    assert seconds("--timeout", text) == value
+
+
+@pytest.mark.parametrize("text", ["soon", "", "0", "0h0m", "1h30", "30m1h", "5x", "h", "-3", "1 h"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(UsageError, match=r"write a time such as 90s, 30m, 1h30m or 1d \(a number alone: seconds\), or never"):
+        seconds("--timeout", text)
+
+
+def test_what_the_keywords_of_options_are_called() -> None:
+    """Those that are not called as the option are in the README, and a slip names them."""
+    keys = option_keys(Request, Budget, RunOptions)
+    others = {
+        "set": "settings",
+        "timeout": "timeout_s",
+        "checkpoint_every": "checkpoint_s",
+        "executor_option": "executor_options",
+    }
+    assert {key: name for key, name in keys.items() if key != name} == others
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in readme for name in others.values())
 
 
 def test_a_mistake_in_an_option_is_named(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_every_format_says_the_same(finished: Path, photos: Path, tmp_path: Path
     shown = vpbench(*words)
     assert all(name in shown.out.replace("\n", "") for name in ("0.png", "3.png", table["class"][0]))
     assert f"{100 * table['probability'][0]:.1f} %" in shown.out
+    assert shown.out.splitlines()[0].split() == ["image", "class", "1", "class", "2"]
 
 
 def test_unreadable_images_are_named_and_skipped(finished: Path, photos: Path, tmp_path: Path) -> None:

@@ -61,8 +61,9 @@ def test_no_methods_are_not_all_methods(images: Path, tmp_path: Path) -> None:
 
 
 def test_empty_results_have_all_columns(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="there is no results folder"):
+    with pytest.warns(UserWarning, match="there is no results folder") as caught:
         frame = vpbench.load_results(tmp_path / "none")
+    assert [warning.filename for warning in caught] == [__file__]
     assert len(frame) == 0
     assert list(frame.columns) == list(COLUMNS)
 
@@ -110,6 +111,10 @@ def test_texts_where_lists_are_meant(finished: Path) -> None:
     [
         (lambda: vpbench.run("linear", lr=3), r"unknown argument of vpbench.run 'lr'.*settings=\{'recipe.lr': ...\}"),
         (lambda: vpbench.run("linear", epoch=3), "Did you mean 'epochs'"),
+        (lambda: vpbench.load_run(3), "run=3: write a run's id as a text, e.g. load_run"),
+        (lambda: vpbench.remove_runs(3), "runs=3: write ids of runs, as a list or as a text with commas"),
+        (lambda: vpbench.remove_runs([3]), "3 is no run's id"),
+        (lambda: vpbench.run(3), r"methods: write names, as a list or as a text with commas \(given: 3\)"),
         (lambda: vpbench.tune("vpt", trails=3), "unknown argument of vpbench.tune 'trails'. Did you mean 'trials'"),
         (lambda: vpbench.report(tabel=1), "unknown argument of vpbench.report 'tabel'. Did you mean 'table'"),
         (lambda: vpbench.report(datasets="digits"), "Did you mean 'dataset'"),

@@ -129,6 +129,9 @@ def test_plan_of_a_new_folder_writes_nothing(tmp_path: Path, command: list[str])
     assert shown.code == 0
     assert shown.out.count("missing") == 3  # twice in the table, once in the sentence
     assert "2 runs, 0 stored, 2 missing" in shown.out
+    assert "expected_s" not in shown.out  # a column of nothing
+    assert "No expected times yet: there are no rows of similar runs, and the first run measures." in shown.out
+    assert shown.out.startswith("run_id ") and "No run ids" not in shown.out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,6 +15,7 @@ from sweeps import some
 from vpbench.core.errors import UsageError
 from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import TableDefinition, load_definition
+from vpbench.reporting.keys import RowKey, split_name
 from vpbench.reporting.table import Cell, Section
 
 
@@ -191,6 +192,18 @@ def test_footer_names_versions_and_recipes(tmp_path: Path) -> None:
     text = footer(table_of(tmp_path, make_row(), make_row("linear", git_dirty=True, recipe_source="assumption.")))
     assert "vpbench 0.1.0 (commit 84f0aa23); vpbench 0.1.0 (commit 84f0aa23, uncommitted changes: provisional)" in text
     assert "Recipe of vpt: VPT's released code.\nRecipe of linear: assumption." in text
+
+
+def test_a_group_has_one_name_everywhere() -> None:
+    """Methods that a definition does not name stand under what ``list methods`` calls their group."""
+    board, paper = load_definition("vpbench", "leaderboard"), load_definition("insvp", "1")
+    names = ("linear", "vpt", "vpt:shallow", "transhp", "lora", "nothing_of_this_name")
+    keys = [RowKey(*split_name(name)) for name in names]
+    assert [board.group_of(key) for key in keys] == ["Partial tuning", *["Prompts"] * 3, "Extra modules", "Other methods"]
+    assert [board.lists(key) for key in keys] == [True, True, True, False, False, False]
+    assert [paper.group_of(key) for key in keys[-2:]] == ["Other extra modules", "Other methods"]
+    assert paper.group_of(RowKey("self_prompt", "")) == "Other prompts"
+    assert sorted(keys, key=board.place)[3:] == [RowKey("transhp", ""), RowKey("lora", ""), RowKey("nothing_of_this_name", "")]
 
 
 def test_definitions_of_all_tables_are_valid() -> None:

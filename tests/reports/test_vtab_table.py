@@ -157,8 +157,8 @@ def test_the_legend_speaks_of_numbers_alone(tmp_path: Path) -> None:
     more = fill(tmp_path / "more", make_row("vpt"), make_row("linear", acc1=70.0), make_row("vpt", "flowers")).load()
     tables = [build_table(runs, load_definition("insvp", "1")) for runs in (two, more)]
     assert [table.legend for table in tables] == [
-        "best of a column within its section",
-        "best of a column within its section (a number alone in its column has no mark)",
+        "best of its column, over all groups of methods",
+        "best of its column, over all groups of methods (a number alone in its column has no mark)",
     ]
     assert all(table.ranked for table in tables)
 
@@ -166,6 +166,8 @@ def test_the_legend_speaks_of_numbers_alone(tmp_path: Path) -> None:
 def test_own_images_are_not_asked_for_a_papers_grid(tmp_path: Path) -> None:
     own = fill(tmp_path / "own", make_row("vpt", "photos", suite="custom")).load()
     mini = fill(tmp_path / "mini", make_row("vpt", suite="mini")).load()
-    footers = [" ".join(build_table(runs, load_definition("insvp", "2")).footer) for runs in (own, mini)]
-    assert "these are others." in footers[0] and "To fill this table" not in footers[0]
-    assert "To fill this table: vpbench run" in footers[1]
+    papers = fill(tmp_path / "papers", make_row("vpt", "vtab.dtd", suite="vtab1k")).load()
+    footers = [" ".join(build_table(runs, load_definition("insvp", "2")).footer) for runs in (own, mini, papers)]
+    for footer in footers[:2]:
+        assert "these are others." not in footer and "To fill this table" not in footer
+    assert "No run here has the paper's backbone" in footers[2] and "To fill this table: vpbench run" in footers[2]

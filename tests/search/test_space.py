@@ -37,7 +37,10 @@ def test_all_that_ship_are_sound() -> None:
 def test_what_concerns_a_method(tmp_path: Path) -> None:
     """A name with the method says more than one without, wherever it stands."""
     space = read_space(
-        write(tmp_path, '[parameters]\n"vpt.recipe.lr" = [3]\n"recipe.lr" = [1, 2]\n"insvp.n" = [7]\n"dropout" = [0.0, 0.5]\n')
+        write(
+            tmp_path,
+            '[parameters]\n"vpt.recipe.lr" = [3]\n"recipe.lr" = [1, 2]\n"insvp.prompt_length" = [7]\n"dropout" = [0.0, 0.5]\n',
+        )
     )
     assert space.parameters("vpt") == {"recipe.lr": (3,), "dropout": (0.0, 0.5)}
     assert space.parameters("linear") == {"recipe.lr": (1, 2), "dropout": (0.0, 0.5)}
@@ -68,20 +71,24 @@ def test_ranges(tmp_path: Path) -> None:
         ("", "it lacks parameters"),
         ('sampler = "random"\n[parameters]\nn = [1]', "sampler: must be 'grid' or 'tpe' (given: 'random')"),
         ("trials = 0\n[parameters]\nn = [1]", "trials: must be at least 1 (given: 0)"),
-        ("[parameters]\nn = []", "n must be a list of values"),
-        ("[parameters]\nn = 3", "n must be a list of values, or a table with low and high; it is 3"),
-        ("[parameters]\nn = [1, 2, 1]", "n has 1 twice"),
-        ("[parameters]\nn = { low = 1, hihg = 2 }", "unknown field of the range n 'hihg'. Did you mean 'high'?"),
-        ("[parameters]\nn = { low = 2, high = 1 }", "low 2 must be below high 1"),
+        ("[parameters]\nn = []", "line 5: parameters.n: must be a list of values"),
+        ("[parameters]\nn = 3", "parameters.n: must be a list of values, or a table with low and high (given: 3)"),
+        ("[parameters]\nn = [1, 2, 1]", "parameters.n: has 1 twice"),
+        (
+            "[parameters]\nn = { low = 1, hihg = 2 }",
+            "line 5: parameters.n: unknown field of a range 'hihg'. Did you mean 'high'?",
+        ),
+        ("[parameters]\nm = [1]\nn = { low = 2, high = 1 }", "line 6: parameters.n: low 2 must be below high 1"),
+        ("[parameters]\nn = { low = 'a', high = 1 }", "parameters.n: low"),
         ("[parameters]\nn = { low = 0, high = 1, log = true }", "low 0 must be above 0 on a log scale"),
         ('[parameters]\n"recipee.lr" = [1]', "unknown method 'recipee'. Did you mean 'recipe'?"),
-        ('[parameters]\n"vpt.recip.lr" = [1]', "parameter vpt.recip.lr: write recipe.FIELD"),
+        ('[parameters]\n"vpt.recip.lr" = [1]', "line 5: parameters.vpt.recip.lr: write recipe.FIELD"),
         ("[parameters]\nn = [1]\n[settings]\nn = 1", "n is both a setting and a parameter"),
         ("[parameters", "is not valid TOML"),
         ("[parameters]\nn = " + "[" * 100_000, "nested too deeply"),
         ("[parameters]\nn = [" + "[" * 300 + "]" * 300 + "]", "nested too deeply"),
         ("[parameters]\nn = [" + "9" * 5000 + "]", "is not valid TOML"),
-        (f"[parameters]\nn = {list(range(1001))}", "n has 1001 values; take 1000 at most"),
+        (f"[parameters]\nn = {list(range(1001))}", "n: has 1001 values; take 1000 at most"),
     ],
 )
 def test_mistakes(text: str, message: str, tmp_path: Path) -> None:
@@ -98,6 +105,24 @@ def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_space(str(path))
     assert "it lacks description, source, parameters; line 2: sampler: must be 'grid' or 'tpe'" in str(caught.value)
+    text = """\
+[parameters]
+"recipe.lrr" = [1]
+"recipe.lr" = { low = 1, high = 0.1 }
+"vpt.prompt_lengthh" = [5]
+"vptt.dropout" = [0]
+[settings]
+"vpt.recipe.wieght_decay" = 0
+"""
+    with pytest.raises(UsageError) as caught:
+        read_space(write(tmp_path, text))
+    assert str(caught.value).partition("mine.toml: ")[2].split("; ") == [
+        "line 5: parameters.recipe.lrr: unknown recipe field 'lrr'. Did you mean 'lr'?",
+        "line 6: parameters.recipe.lr: low 1 must be below high 0.1",
+        "line 7: parameters.vpt.prompt_lengthh: unknown option of vpt 'prompt_lengthh'. Did you mean 'prompt_length'?",
+        "line 8: parameters.vptt.dropout: unknown method 'vptt'. Did you mean 'vpt'?",
+        "line 10: settings.vpt.recipe.wieght_decay: unknown recipe field 'wieght_decay'. Did you mean 'weight_decay'?",
+    ]
 
 
 def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:

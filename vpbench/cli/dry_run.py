@@ -98,6 +98,17 @@ def work_line(runs: Iterable[PlannedRun], data: Mapping[str, RawData]) -> str:
     )
 
 
+def blank_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why no run has an id, or a time that it will take."""
+    to_run = [row for row in rows if row["status"] in ("missing", "again")]
+    lines = []
+    if rows and all(row["run_id"] is None for row in rows):
+        lines.append("No run ids yet: they are known when the data are there.")
+    if to_run and all(row["expected_s"] is None for row in to_run):
+        lines.append("No expected times yet: there are no rows of similar runs, and the first run measures.")
+    return lines
+
+
 def absent_line(names: Sequence[str], suite: str) -> str:
     """What is not there, how much of it a download is, and the way to it; empty when nothing is missing."""
     if not names:

@@ -106,7 +106,7 @@ class OptionsCommand:
 
 def _parameter(name: str, field: FieldInfo, flag: Flag) -> inspect.Parameter:
     """A field as typer takes it."""
-    words = flag.name or f"--{name.replace('_', '-')}"
+    words = flag.spelled(name)
     shown = flag.shown is not None
     shared: dict[str, Any] = {
         "metavar": flag.metavar,

@@ -117,7 +117,7 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("image", overflow="fold")
     for rank in range(1, most + 1):
-        table.add_column(f"{rank}", overflow="fold")
+        table.add_column("class" if most == 1 else f"class {rank}", overflow="fold")
     for name, *cells in _lines(rows, most):
         table.add_row(one_line(name), *map(one_line, cells))
     Terminal().print(table)

@@ -31,11 +31,12 @@ def run_experiment(
     """
     from vpbench.core.errors import UsageError
     from vpbench.experiments import read_experiment
+    from vpbench.spec.flag import flags_of
 
     asked, how = (
         {name: getattr(model, name) for name in type(model).model_fields if name in given} for model in (request, options)
     )
-    if what := [name for name in asked if name not in ANYWHERE]:
+    if what := [flag.spelled(name) for name, _, flag in flags_of(type(request)) if name in asked and name not in ANYWHERE]:
         raise UsageError(f"{what[0]}: {file} says what is run; change it there, or give options without a file.")
     experiment = read_experiment(file).changed(asked, how)
     place = experiment.results if experiment.results is not None and "results" not in given else results

@@ -41,7 +41,8 @@ def show_plan(request: Request, options: RunOptions, results: Path, as_json: boo
     from vpbench.store.store import Store
 
     plan, store = plan_request(request, options, results, RunProgress(), without_data=True), Store(results)
-    expected = expected_seconds(plan, store, options)
+    times = expected_seconds(plan, store, options)
+    expected = {run_id: seconds for run_id, seconds in times.items() if run_id not in plan.unsupported}
     rows = _planned_rows(plan, store.statuses(), expected)
     if not as_json:
         _print_plan(plan, rows, list(expected.values()), request.suite or "", bool(request.data))
@@ -65,24 +66,26 @@ def _planned_rows(plan: Plan, with_row: Container[str], expected: Mapping[str, f
 
 
 def _print_plan(plan: Plan, rows: list[dict[str, Any]], expected: list[float | None], suite: str, own: bool) -> None:
-    from vpbench.cli.dry_run import absent_line, data_lines, image_lines, recipe_lines, work_line
+    from vpbench.cli.dry_run import absent_line, blank_lines, data_lines, image_lines, recipe_lines, work_line
     from vpbench.core.names import counted
 
     _print_runs(rows)
+    for line in blank_lines(rows):
+        typer.echo(line)
     for method, reason in dict.fromkeys((row["method"], row["unsupported"]) for row in rows if row["unsupported"]):
         typer.echo(f"{method} is unsupported here: {reason}")
     users = {run.spec.data.dataset for run in plan.runs if run.spec.data.path}
     for line in (*data_lines(plan.data, users), *image_lines(plan.runs, own), *recipe_lines(plan.runs)):
         typer.echo(line)
-    for line in (work_line(plan.missing, plan.data), absent_line(plan.absent, suite)):
+    able = [run for run in plan.missing if run.spec.run_id not in plan.unsupported]
+    for line in (work_line(able, plan.data), absent_line(plan.absent, suite)):
         if line:
             typer.echo(line)
     kinds = Counter(row["status"] for row in rows)
     again = f", {kinds['again']} to be repeated" if kinds["again"] else ""
-    typer.echo(
-        f"{counted(len(rows), 'run')}, {kinds['stored']} stored, {kinds['missing']} missing{again}. "
-        f"{_cost(expected)}Nothing was run."
-    )
+    count = counted(len(rows) - kinds["unsupported"], "run")
+    beside = f"; {kinds['unsupported']} more unsupported" if kinds["unsupported"] else ""
+    typer.echo(f"{count}, {kinds['stored']} stored, {kinds['missing']} missing{again}{beside}. {_cost(expected)}Nothing was run.")
 
 
 def _print_runs(rows: list[dict[str, Any]]) -> None:
@@ -92,7 +95,8 @@ def _print_runs(rows: list[dict[str, Any]]) -> None:
     from vpbench.store.find_run import SHORT
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    shown = ("run_id", "status", "method", "dataset", "backbone", "seed", "epochs", "expected_s")  # --json has more
+    columns = ("run_id", "status", "method", "dataset", "backbone", "seed", "epochs", "expected_s")  # --json has more
+    shown = [column for column in columns if any(row[column] is not None for row in rows)]
     for column in shown:
         table.add_column(column, overflow="fold", no_wrap=column in UNBROKEN)
     for row in rows:
@@ -106,8 +110,11 @@ def _print_runs(rows: list[dict[str, Any]]) -> None:
 
 
 def _planned(run_id: str, plan: Plan, with_row: Container[str]) -> str:
-    """What the command does with a run: ``stored`` is skipped, ``missing`` is run, and ``again`` is run though it has a row."""
-    return "stored" if run_id in plan.stored else "again" if run_id in with_row else "missing"
+    """What the command does with a run: ``stored`` is skipped, ``unsupported`` gets a row that says so, ``missing`` is run, and
+    ``again`` is run though it has a row."""
+    if run_id in plan.stored:
+        return "stored"
+    return "unsupported" if run_id in plan.unsupported else "again" if run_id in with_row else "missing"
 
 
 def _cost(expected: list[float | None]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from vpbench.core.escaping import visible
+from vpbench.core.user_warning import VpbenchWarning
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -66,7 +67,7 @@ def plain_warnings() -> Iterator[None]:
     usual = warnings.formatwarning
 
     def written(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
-        if Path(filename).is_relative_to(PACKAGE):
+        if issubclass(category, VpbenchWarning) or Path(filename).is_relative_to(PACKAGE):
             return f"warning: {' '.join(str(message).split())}\n"
         return usual(message, category, filename, lineno, line)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache
 from importlib.resources import files
@@ -125,11 +125,14 @@ def validated(
     lacking = [_place(details) for details in found if details["type"] == "missing"]
     wrong = [(details["loc"], _in_words(details) + _guess(details, kind)) for details in found if details["type"] != "missing"]
     text = file.read_text(encoding="utf-8")
-    problems = [f"it lacks {', '.join(lacking)}"] if lacking else []
-    for place, what in (*wrong, *also):
-        line = line_of(text, place)
-        problems.append((f"line {line}: " if line else "") + what)
-    raise UsageError(f"{shown(file)}: {'; '.join(dict.fromkeys(problems))}")
+    problems = [((), f"it lacks {', '.join(lacking)}")] if lacking else []
+    raise UsageError(f"{shown(file)}: {by_line(text, (*problems, *wrong, *also))}")
+
+
+def by_line(text: str, problems: Iterable[tuple[Sequence[str | int], str]]) -> str:
+    """What is wrong in a TOML file, field and message of each, in one line and in the order of the file's lines."""
+    lines = sorted({(line_of(text, place) or 0, what.rstrip(".")): None for place, what in problems}, key=lambda each: each[0])
+    return "; ".join(f"line {line}: {what}" if line else what for line, what in lines)
 
 
 def line_of(text: str, field: Sequence[str | int]) -> int | None:

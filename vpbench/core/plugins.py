@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pkgutil
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib import import_module
@@ -22,6 +21,7 @@ from typing import Any, Generic, TypeVar
 from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
 from vpbench.core.user_files import user_files
+from vpbench.core.user_warning import warn
 
 T = TypeVar("T")
 
@@ -72,11 +72,11 @@ class Registry(Generic[T]):
         for name in self.names():
             if name in modules and name in points:
                 hidden = f"{self.kind} '{name}' of {points[name][0].value} is hidden by vpbench's own: rename or uninstall it."
-                warnings.warn(hidden, stacklevel=2)
+                warn(hidden)
             try:
                 yield name, self.get(name)
             except UsageError as error:
-                warnings.warn(f"{error} It is left out.", stacklevel=2)
+                warn(f"{error} It is left out.")
 
     def _file(self, name: str) -> Path | None:
         """The user's file of that name, which nothing else may have."""

@@ -57,6 +57,8 @@ def load_run(
         WeightsError: when the backbone's weights are not on this machine, or are others than the run's.
         UsageError: for other class names, or for something that is none of the above.
     """
+    if not isinstance(run, str | Path):
+        raise UsageError(f"run={shortened(repr(run))}: write a run's id as a text, e.g. load_run('3fa9'), a path, or owner/name.")
     model = _found(str(run), Store(user_path(results)), weights, device)
     if class_names is not None:
         check_class_names(str(run), model.class_names, class_names)

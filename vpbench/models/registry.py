@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, get_args
@@ -14,6 +13,7 @@ from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
 from vpbench.core.plugins import Registry, subclass_in
 from vpbench.core.user_files import add_file
+from vpbench.core.user_warning import warn
 from vpbench.interface import Method
 from vpbench.interface.config import renamed_options
 from vpbench.interface.method import Group
@@ -69,7 +69,7 @@ def _installed(group: str | None = None) -> Iterator[str]:
         if method.extra is None or find_spec(method.extra) is not None:
             yield name
         else:
-            warnings.warn(f"method '{name}' is left out: it needs an extra, pip install 'vpbench[{method.extra}]'.", stacklevel=2)
+            warn(f"method '{name}' is left out: it needs an extra, pip install 'vpbench[{method.extra}]'.")
 
 
 def working_methods(group: str | None = None) -> Iterator[tuple[str, type[Method[Any]]]]:

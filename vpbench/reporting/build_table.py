@@ -102,14 +102,16 @@ def _select(runs: pd.DataFrame, definition: TableDefinition, filters: Filters) -
     """The runs for a table, and remarks for its footer.
 
     The paper's suites and backbones are shown alone when the store has runs of them; a column that the user filters is not
-    restricted further. Without such runs the others are shown, and the remark names the command to run, unless all are of users'
-    own images, to which a paper's whole grid adds nothing. A table without any run always names it.
+    restricted further. Without such runs the others are shown. A remark names what is missing and the command to run where some
+    runs are of the paper's suites; to own data, and to other suites, a paper's whole grid adds nothing. A table without any run
+    always names it.
 
     Args:
         runs: as :func:`arrange` returns them.
     """
     way = f" To fill this table: {' && '.join(definition.run)}" if definition.run else ""
-    fill = "" if _are_own(runs) else way
+    is_asked = runs["suite"].isin(definition.suites).any()
+    fill = way if is_asked else ""
     remarks = _deleted(runs)
     if definition.task:
         kept = runs[runs["task"] == definition.task]
@@ -135,16 +137,10 @@ def _select(runs: pd.DataFrame, definition: TableDefinition, filters: Filters) -
             others = sorted(set(runs[column].dropna()) - set(wanted))
             remarks += _left_out(len(runs) - len(kept), f"with another {column}: {', '.join(others)} (--{column} shows them)")
             runs = kept
-    if absent:
+    if absent and is_asked:
         remarks += (f"No run here has the paper's {' or '.join(absent)}; these are others.{fill}",)
         fill = ""
     return runs, (*remarks, *_missing_rows(runs, definition, filters, fill), *_missing_scales(runs, definition))
-
-
-def _are_own(runs: pd.DataFrame) -> bool:
-    """Whether all runs are of users' own images."""
-    pairs = runs[["suite", "dataset"]].drop_duplicates().itertuples(index=False, name=None)
-    return all((card := known_suite(str(suite))) is not None and (card.is_own or name in card.data) for suite, name in pairs)
 
 
 def _elsewhere(runs: pd.DataFrame, column: str, definition: TableDefinition) -> pd.Series[bool]:

@@ -14,6 +14,7 @@ from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.names import unknown
 from vpbench.core.user_files import user_files
 from vpbench.reporting.keys import RowKey, split_name
+from vpbench.reporting.method_groups import group_place, group_title
 from vpbench.reporting.paper_tables import MADE, paper_tables
 from vpbench.reporting.scores import ACCURACY, SCORE
 from vpbench.store.schema import COLUMNS
@@ -151,7 +152,16 @@ class TableDefinition(FrozenModel):
         return tuple(line for rows in self.rows for line in rows.lines)
 
     def place(self, key: RowKey) -> tuple[int, int, str]:
-        """Sort key of a row: its group, its position there, its name. What is not listed comes last."""
+        """Sort key of a row: its group, its position there, its name. What is not listed comes last: in its group, or where the
+        groups are a paper's own, behind them."""
+        if (listed := self._listed(key)) is not None:
+            return listed
+        titles = [rows.group for rows in self.rows]
+        if not self.published and (title := group_title(key.method)) in titles:
+            return titles.index(title), len(self.rows[titles.index(title)].methods), key.name
+        return len(self.rows) + group_place(key.method), 0, key.name
+
+    def _listed(self, key: RowKey) -> tuple[int, int, str] | None:
         for index, rows in enumerate(self.rows):
             for position, line in enumerate(rows.lines):
                 if line.label == key.line and line.is_of(key.method):
@@ -160,7 +170,7 @@ class TableDefinition(FrozenModel):
             for index, rows in enumerate(self.rows):
                 if name in rows.methods:
                     return index, rows.methods.index(name), key.name
-        return len(self.rows), 0, key.name
+        return None
 
     def order(self, key: RowKey) -> tuple[tuple[int, int, str], RowKey]:
         """Sort key of a row and its variants."""
@@ -169,11 +179,14 @@ class TableDefinition(FrozenModel):
     def group_of(self, key: RowKey) -> str:
         """The heading above a row."""
         index = self.place(key)[0]
-        return self.rows[index].group if index < len(self.rows) else "Other methods"
+        if index < len(self.rows):
+            return self.rows[index].group
+        title = group_title(key.method)
+        return f"Other {title.lower()}" if any(rows.group == title for rows in self.rows) else title or "Other methods"
 
     def lists(self, key: RowKey) -> bool:
         """Whether a row is named."""
-        return self.place(key)[0] < len(self.rows)
+        return self._listed(key) is not None
 
     def rows_on(self, backbone: str | None) -> tuple[RowKey, ...]:
         """The rows that the paper prints for a backbone, whether there are runs of them or not; none for another backbone."""

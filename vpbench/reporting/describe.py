@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +13,7 @@ from pydantic import BaseModel
 from vpbench.backbones.named import backbone_card, backbone_names, resolve_backbone
 from vpbench.core.errors import UsageError
 from vpbench.core.names import unknown
+from vpbench.core.user_warning import warn
 from vpbench.data.catalog import dataset_card, dataset_names
 from vpbench.interface import Method
 from vpbench.models.registry import method_class, options_by_method, resolve_method, working_methods
@@ -105,7 +105,7 @@ def _lines(names: Iterable[str], read: Callable[[str], BaseModel], fields: str) 
         try:
             card = read(name).model_dump(mode="json")
         except UsageError as error:
-            warnings.warn(f"{error} It is left out.", stacklevel=2)
+            warn(f"{error} It is left out.")
         else:
             found.append({"name": name, **{field: card[field] for field in fields.split()}})
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,6 +15,7 @@ import pandas as pd
 from vpbench.core.errors import UsageError, VpbenchError
 from vpbench.core.hashing import canonical_json
 from vpbench.core.names import unknown
+from vpbench.core.user_warning import warn
 from vpbench.models.registry import method_registry, resolve_method
 from vpbench.planning.suites import SuiteCard, method_options, recipe_card, resolve_recipe, suite_card, suite_names
 from vpbench.reporting.definition import Line
@@ -51,10 +51,10 @@ def load_rows(store: Store, numbers: Collection[str] | None = None, shifts: bool
     columns = None if numbers is None else [*_ABOUT, *numbers, *(["acc1"] if SCORE in numbers else [])]
     rows = store.read(columns)
     for line in rows.left_out:
-        warnings.warn(line, stacklevel=2)
+        warn(line)
     if len(rows.versions) > 1:
         counts = ", ".join(f"{count} of version {version}" for version, count in sorted(rows.versions.items()))
-        warnings.warn(f"the results follow several schema versions ({counts}); what a version lacks stays empty.", stacklevel=2)
+        warn(f"the results follow several schema versions ({counts}); what a version lacks stays empty.")
     frame = with_scores(as_frame(rows.table))
     is_shift, wanted = frame["stage"] == "shift", frame["stage"] != "search"
     if shifts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 from vpbench.core.errors import UsageError
 from vpbench.core.files import write_atomically
 from vpbench.core.names import unknown
+from vpbench.core.user_warning import warn
 from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import TableDefinition, leaderboard, load_definition
 from vpbench.reporting.formats import RENDERERS, SUFFIXES, terminal, web
@@ -159,7 +159,7 @@ def _table(store: Store, definition: TableDefinition, paper: str, keep: Filters,
         return build_table(runs, definition, keep, mix)
     runs = with_later_scales(load_rows(store, definition.numbers, definition.shifts), store, definition.scales)
     if runs.empty:
-        warnings.warn(f"only what the paper reports is shown: {no_rows(store, definition.shifts)}", stacklevel=2)
+        warn(f"only what the paper reports is shown: {no_rows(store, definition.shifts)}")
     return with_reported(build_table(runs, definition, keep, mix), definition, paper)
 
 

@@ -11,19 +11,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from vpbench.core.errors import StoreError, UnsupportedError, UsageError
 from vpbench.interface import Method
 from vpbench.models.registry import expand_labels, method_class, resolve_method
 from vpbench.reporting.keys import ColumnKey, RowKey
+from vpbench.reporting.method_groups import GROUPS
 from vpbench.reporting.table import Cell, Column, Row, Section, Table
 from vpbench.spec.run_spec import BackboneSpec
 
 BACKBONE = "vit-b16-in21k"
 CLASSES = 100
-GROUPS: Mapping[str, str] = MappingProxyType({"partial": "partial tuning", "extra": "extra modules", "prompts": "visual prompts"})
 # Heading, column of a cost file or of the counts, unit of it, digits.
 NUMBERS = (
     ("parameters", "params_method", 1, 0),

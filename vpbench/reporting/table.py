@@ -123,4 +123,5 @@ class Table:
     def legend(self) -> str:
         """What the mark of the best means, for a table that is ranked."""
         alone = any(section.has_a_number_alone for section in self.sections)
-        return "best of a column within its section" + (" (a number alone in its column has no mark)" if alone else "")
+        where = "its column" if len(self.sections) == 1 else "a column in its section"
+        return f"best of {where}, over all groups of methods" + (" (a number alone in its column has no mark)" if alone else "")

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, PlainValidator, ValidationError, model_validator
 
 from vpbench.core.cards import card_file, card_names, first_error, read_toml, shown, validated
 from vpbench.core.errors import UsageError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.hashing import digest
-from vpbench.core.names import shortened, unknown
+from vpbench.core.names import unknown
 from vpbench.core.user_folders import user_path
 from vpbench.models.registry import method_class, method_registry
 from vpbench.spec.parsing import is_shallow
+from vpbench.spec.recipe import Recipe
 
 FOLDER = "searches"
 MOST_VALUES = 1000  # of a parameter
@@ -50,6 +51,26 @@ class Range(FrozenModel):
 Parameter = tuple[JsonValue, ...] | Range
 
 
+def _parameter(given: Any) -> Parameter:
+    """A parameter by its own kind, so that the error names what is wrong with it."""
+    if isinstance(given, Range | tuple):
+        return given
+    if isinstance(given, dict):
+        if strange := [key for key in given if key not in Range.model_fields]:
+            raise ValueError(str(unknown("field of a range", strange[0], Range.model_fields)))
+        try:
+            return Range.model_validate(given)
+        except ValidationError as error:
+            raise ValueError(first_error(error).removeprefix("it: ")) from error
+    if not isinstance(given, list) or not given:
+        raise ValueError("must be a list of values, or a table with low and high")
+    if len(given) > MOST_VALUES:
+        raise ValueError(f"has {len(given)} values; take {MOST_VALUES} at most, or a table with low and high")
+    if repeated := [value for place, value in enumerate(given) if value in given[:place]]:
+        raise ValueError(f"has {repeated[0]!r} twice")
+    return tuple(given)
+
+
 class SpaceCard(FrozenModel):
     """A search space.
 
@@ -67,32 +88,7 @@ class SpaceCard(FrozenModel):
         None, ge=1, description="of each trial, unless --trial-epochs says otherwise; else the recipe's"
     )
     settings: dict[str, JsonValue] = Field(default_factory=dict, description="the same in every trial")
-    parameters: dict[str, Parameter] = Field(min_length=1)
-
-    @field_validator("parameters", mode="before")
-    @classmethod
-    def _by_kind(cls, given: Any) -> Any:
-        """Each parameter by its own kind, so that the error names what is wrong with it."""
-        if not isinstance(given, dict):
-            return given
-        return {name: _parameter(name, value) for name, value in given.items()}
-
-
-def _parameter(name: str, given: Any) -> Parameter:
-    if isinstance(given, dict):
-        if strange := [key for key in given if key not in Range.model_fields]:
-            raise ValueError(str(unknown(f"field of the range {name}", strange[0], Range.model_fields)))
-        try:
-            return Range.model_validate(given)
-        except ValidationError as error:
-            raise ValueError(f"{name}.{first_error(error)}") from error
-    if not isinstance(given, list) or not given:
-        raise ValueError(f"{name} must be a list of values, or a table with low and high; it is {shortened(repr(given))}")
-    if len(given) > MOST_VALUES:
-        raise ValueError(f"{name} has {len(given)} values; take {MOST_VALUES} at most, or a table with low and high")
-    if repeated := [value for place, value in enumerate(given) if value in given[:place]]:
-        raise ValueError(f"{name} has {repeated[0]!r} twice")
-    return tuple(given)
+    parameters: dict[str, Annotated[Parameter, PlainValidator(_parameter)]] = Field(min_length=1)
 
 
 class Space:
@@ -186,25 +182,42 @@ def _card(file: Path) -> SpaceCard:
     given = read_toml(file)
     if not is_shallow(given):
         raise UsageError(f"{shown(file)} is nested too deeply for a search space.")
-    card = validated(SpaceCard, given, file)
-    try:
-        for name in (*card.parameters, *card.settings):
-            _check_name(name)
-        if both := sorted(card.parameters.keys() & card.settings.keys()):
-            raise UsageError(f"{both[0]} is both a setting and a parameter; keep one.")
-    except UsageError as error:
-        raise UsageError(f"{shown(file)}: {error}") from error
-    return card
+    return validated(SpaceCard, given, file, list(_wrong_names(given)))
+
+
+def _wrong_names(card: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Parameters and settings that nothing has: the field of each, and what is wrong with its name."""
+    tables = {key: card[key] for key in ("parameters", "settings") if isinstance(card.get(key), dict)}
+    for key, table in tables.items():
+        for name in table:
+            try:
+                _check_name(name)
+            except UsageError as error:
+                yield (key, name), f"{key}.{name}: {error}"
+    for name in sorted(tables.get("parameters", {}).keys() & tables.get("settings", {}).keys()):
+        yield ("settings", name), f"{name} is both a setting and a parameter; keep one"
 
 
 def _check_name(name: str) -> None:
+    """
+    Raises:
+        UsageError: for a field that no recipe has, an unknown method, or an option that it does not have.
+    """
     owner, dot, rest = name.partition(".")
-    if not dot or (owner == "recipe" and "." not in rest):
+    if not dot:
+        return  # an option of whatever methods are searched
+    if owner != "recipe" and owner not in (methods := method_registry().names()):
+        raise unknown("method", owner, [*methods, "recipe"])
+    field = rest if owner == "recipe" else rest.removeprefix(RECIPE)
+    if "." in field:
+        raise UsageError("write recipe.FIELD, METHOD.recipe.FIELD, METHOD.OPTION or OPTION")
+    if owner == "recipe" or rest.startswith(RECIPE):
+        if field not in Recipe.model_fields:
+            raise unknown("recipe field", field, Recipe.model_fields)
         return
-    if owner not in (methods := method_registry().names()):
-        raise unknown("method", owner, [*methods, "recipe"], f"It is in the parameter {name}.")
-    if "." in rest and (not rest.startswith(RECIPE) or "." in rest.removeprefix(RECIPE)):
-        raise UsageError(f"parameter {name}: write recipe.FIELD, METHOD.recipe.FIELD, METHOD.OPTION or OPTION.")
+    options = method_class(owner).Config
+    if field not in options.model_fields and field not in options.former_names():
+        raise unknown(f"option of {owner}", field, options.model_fields)
 
 
 def _of_method(given: Mapping[str, Any], method: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def words_of(model: BaseModel) -> list[str]:
     for name, field, flag in flags_of(type(model)):
         value = getattr(model, name)
         if value != field.get_default(call_default_factory=True):
-            option = flag.name or f"--{name.replace('_', '-')}"
+            option = flag.spelled(name)
             words += [word for given in _given(value, flag) for word in (option, *given)]
     return words
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
 
 from vpbench.core.names import unknown
-from vpbench.spec.parsing import whole_number
+from vpbench.spec.parsing import whole_number, words
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -41,15 +41,21 @@ class Flag:
     least: int | None = None
     repeatable: bool = False
 
+    def spelled(self, field: str) -> str:
+        """The option of a field: ``--image-size`` of ``image_size``."""
+        return self.name or f"--{field.replace('_', '-')}"
+
     def read(self, given: Any) -> Any:
         """A text as on the command line, ``"2h"``, ``"0,2"`` or ``"linear,vpt"``; anything else as it is. A number is checked.
 
         Raises:
             UsageError: for a text that the command line refuses.
-            ValueError: for what is no such number.
+            ValueError: for what is no such number, or no names.
         """
         if self.kind is int and self.parse is None and given is not None:
             return whole_number(given, self.least)
+        if self.parse is words and not isinstance(given, str | Iterable | None):
+            raise ValueError("write names, as a list or as a text with commas")
         texts = [given] if self.repeatable and isinstance(given, str) else given
         is_text = isinstance(given, str) or (self.repeatable and isinstance(given, list))
         return self.parse(texts) if self.parse is not None and is_text else given
@@ -57,6 +63,13 @@ class Flag:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
         """What pydantic makes of the field: texts are read first, wherever they come from."""
         return BeforeValidator(self.read).__get_pydantic_core_schema__(source, handler)
+
+
+def option_keys(*models: type[BaseModel]) -> dict[str, str]:
+    """The fields that are options of the command line, by the options' names with ``_`` for ``-``: ``set`` of ``settings``."""
+    return {
+        flag.spelled(name).removeprefix("--").replace("-", "_"): name for model in models for name, _, flag in flags_of(model)
+    }
 
 
 def flags_of(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, Flag]]:

@@ -13,6 +13,9 @@ from vpbench.core.names import shortened
 DEEPEST = 20  # levels of lists and mappings in a setting
 LONGEST_S = 1000 * 86400  # of a run, far below what timers take
 
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_TIME = re.compile(rf"{_NUMBER}|(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?")
+
 
 def words(text: str | None) -> list[str] | None:
     """``"vpt, insvp"`` to its words; None stays None."""
@@ -147,17 +150,19 @@ def is_shallow(value: Any, levels: int = DEEPEST) -> bool:
 
 
 def seconds(option: str, text: str | None) -> float | None:
-    """``90``, ``90s``, ``30m``, ``2h`` or ``1d`` in seconds; None for ``never`` and for nothing.
+    """``90``, ``90s``, ``30m``, ``1h30m`` or ``1d`` in seconds; None for ``never`` and for nothing.
 
     Raises:
         UsageError: for anything else; it names ``option``.
     """
     if text is None or text == "never":
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
-    value = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0
+    found = _TIME.fullmatch(text.strip())
+    value = sum(float(number or 0) * unit for number, unit in zip(found.groups(), (1, 86400, 3600, 60, 1))) if found else 0
     if not value:
-        raise UsageError(f"{option} {shortened(text)}: write a time such as 90s, 30m, 2h or 1d, or never.")
+        raise UsageError(
+            f"{option} {shortened(text)}: write a time such as 90s, 30m, 1h30m or 1d (a number alone: seconds), or never."
+        )
     if value > LONGEST_S:
         raise UsageError(f"{option} {shortened(text)} is more than {LONGEST_S // 86400} days: write a shorter time, or never.")
     return value

@@ -43,7 +43,10 @@ class JobOptions(FrozenModel):
         default=False, description="Less memory in training, longer steps, the same numbers."
     )
     timeout_s: Annotated[float | None, Flag(name="--timeout", metavar="TIME", parse=partial(seconds, "--timeout"))] = Field(
-        default=None, gt=0, le=LONGEST_S, description="Give up a run after 90s, 30m, 2h or 1d. Default: never."
+        default=None,
+        gt=0,
+        le=LONGEST_S,
+        description="Give up a run after 90s, 30m, 1h30m or 1d (a number alone: seconds). Default: never.",
     )
     checkpoint_s: Annotated[
         float | None,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from vpbench.core.errors import StoreError
+from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.names import counted, shortened
 from vpbench.store.store import Store, as_dicts
 
@@ -29,7 +29,10 @@ def find_run_id(store: Store, beginning: str, known: Sequence[str] | None = None
 
     Raises:
         StoreError: when there is none, or several, or no results folder.
+        UsageError: for what is no text.
     """
+    if not isinstance(beginning, str):
+        raise UsageError(f"{shortened(repr(beginning))} is no run's id: write its first digits as a text, e.g. '3fa9'.")
     store.check_there()
     ids = [row["run_id"] for row in store.read_columns(["run_id"])] if known is None else known
     found = [run_id for run_id in ids if run_id.startswith(beginning)]

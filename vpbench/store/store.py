@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from numbers import Integral, Real
@@ -28,6 +27,7 @@ from vpbench.core.file_names import inside
 from vpbench.core.files import remove_partials, write_atomically
 from vpbench.core.hashing import file_sha256
 from vpbench.core.names import unknown
+from vpbench.core.user_warning import warn
 from vpbench.store.artefacts import CHECKSUMS, read_checksums, write_checksums
 from vpbench.store.checked_parquet import table_bytes
 from vpbench.store.claims import Claims
@@ -274,7 +274,7 @@ class Store:
         """
         rows = self.read(columns)
         for line in rows.left_out:
-            warnings.warn(line, stacklevel=2)
+            warn(line)
         for name in columns or ():
             if name not in rows.table.column_names:
                 raise unknown("column", name, COLUMNS)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from vpbench.core.files import write_atomically
 from vpbench.core.hub import HubData, hub_api, hub_errors, hub_token
 from vpbench.core.names import counted
 from vpbench.core.user_folders import cache_root
+from vpbench.core.user_warning import warn
 from vpbench.data.flaws import Flaw
 from vpbench.data.raw import RawData
 from vpbench.data.sources._columns import choose_columns
@@ -52,7 +52,7 @@ def pinned_now(path: str) -> str:
         found = None if isinstance(error.__cause__, HfHubHTTPError) else _last_seen(data)  # an answer of the hub holds
         if not found:
             raise
-        warnings.warn(f"{error} Taken from there: {data} at commit {found[:12]}.", stacklevel=2)
+        warn(f"{error} Taken from there: {data} at commit {found[:12]}.")
     return str(HubData(data.repository, data.config, found))
 
 

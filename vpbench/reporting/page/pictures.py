@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import struct
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pandas as pd
 
 from vpbench.core.counting import Counter
 from vpbench.core.errors import VpbenchError
+from vpbench.core.user_warning import warn
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.plot_registry import Plot, plot_registry
 from vpbench.store.store import Store
@@ -77,7 +77,7 @@ def draw_all(
             reason = str(error)
             if not isinstance(error, VpbenchError):
                 reason = f"{type(error).__name__}: {reason}"
-                warnings.warn(f"the plot {plot.option} cannot be drawn: {reason}", stacklevel=2)
+                warn(f"the plot {plot.option} cannot be drawn: {reason}")
             drawn.append(Drawn(plot.name, plot.title, (), without_folder(reason, store)))
             continue
         pictures = tuple(_picture(path, site) for path in paths if path.suffix == ".png")
