@@ -39,8 +39,8 @@ def push(
     Examples:
 
     \b
-      vpbench push 3fa9 me/vpt-flowers    one model
-      vpbench push 3fa9 81c0 me/flowers --public    several, a folder each
+      vpbench push 3fa9 me/vpt-flowers  # one model
+      vpbench push 3fa9 81c0 me/flowers --public  # several, a folder each
       vpbench push results/runs lab/leaderboard
       vpbench push results/runs lab/leaderboard --artefacts curve,predictions
     """

@@ -32,7 +32,8 @@ def status(
     \b
       vpbench status
       vpbench status --results results/vtab --watch
-      vpbench status --collect    runs whose Slurm task ended without a row get one that says why
+      # runs whose Slurm task ended without a row get one that says why
+      vpbench status --collect
     """
     import json
     import time

@@ -52,10 +52,14 @@ def tune(
     Examples:
 
     \b
-      vpbench tune --methods linear,vpt --suite vtab1k --dry-run    VPT's grid of 40 rates and weight decays: what it costs
-      vpbench tune --methods vpt,e2vpt --space prompt-length --datasets digits --seeds 3
-      vpbench tune --methods vpt,insvp --space adamw --trials 30 --prune 3 --workers 4
-      vpbench tune --methods vpt --space my.toml --sampler tpe --trials 16 --executor ray
+      # VPT's grid of 40 rates and weight decays: what it costs
+      vpbench tune --methods linear,vpt --suite vtab1k --dry-run
+      vpbench tune --methods vpt,e2vpt --space prompt-length --datasets digits \\
+          --seeds 3
+      vpbench tune --methods vpt,insvp --space adamw --trials 30 --prune 3 \\
+          --workers 4
+      vpbench tune --methods vpt --space my.toml --sampler tpe --trials 16 \\
+          --executor ray
     """
     import json
 
