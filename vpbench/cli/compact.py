@@ -11,6 +11,7 @@ from vpbench.cli import options
 
 def compact(
     results: options.Results = options.RESULTS,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be merged, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """Put the rows of a results folder, one file each, into one file: thousands of rows are then read at once.
@@ -21,7 +22,7 @@ def compact(
 
     \b
       vpbench compact
-      vpbench compact --results results/vtab
+      vpbench compact --results results/vtab --dry-run
     """
     import json
 
@@ -29,11 +30,12 @@ def compact(
     from vpbench.core.escaping import one_line
     from vpbench.core.names import counted
     from vpbench.store.compacting import compact as merge_files
+    from vpbench.store.compacting import to_compact
     from vpbench.store.store import Store
 
     if not results.is_dir():
         raise StoreError(f"there is no results folder {results}; --results chooses another one.")
-    done = merge_files(Store(results))
+    done = (to_compact if dry_run else merge_files)(Store(results))
     for path, reason in done.broken:
         typer.echo(
             f"warning: {one_line(str(path))} is not a readable result and is left where it is: {one_line(reason)}", err=True
@@ -42,8 +44,12 @@ def compact(
         facts = {"file": done.path and str(done.path), "rows": done.rows, "merged": done.merged, "left": done.left,
                  "broken": [str(path) for path, _ in done.broken]}  # fmt: skip
         typer.echo(json.dumps(facts, indent=2))
-    elif done.path is None:
+    elif not done.merged:
         typer.echo(f"{results}: nothing to merge.")
+    elif done.path is None:
+        typer.echo(
+            f"{counted(done.rows, 'row')} of {counted(done.merged, 'file')} would be put into one file. Nothing was written."
+        )
     else:
         size = done.path.stat().st_size / 1e6
         typer.echo(f"{counted(done.rows, 'row')} of {counted(done.merged, 'file')} are now in {done.path}, {size:.1f} MB.")

@@ -107,6 +107,19 @@ def hub_api() -> HfApi:
 
 
 @contextmanager
+def quiet_retries() -> Iterator[None]:
+    """In the block the hub's client does not log its retries; what fails in the end is an error, in one line."""
+    from huggingface_hub.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+@contextmanager
 def hub_errors(name: str, kind: type[VpbenchError], otherwise: str = "", file: str = "") -> Iterator[None]:
     """Whatever the hub's client raises in the block is one line.
 
@@ -120,7 +133,8 @@ def hub_errors(name: str, kind: type[VpbenchError], otherwise: str = "", file: s
         VpbenchError: of ``kind``; its cause is the client's.
     """
     try:
-        yield
+        with quiet_retries():
+            yield
     except VpbenchError:
         raise
     except Exception as error:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vpbench.core.errors import StoreError, UnsupportedError
-from vpbench.core.tensor_files import unfit_values
+from vpbench.core.tensor_files import UnreadableError, read_tensors, unfit_values
 from vpbench.interface import PEFT_PREFIX, PeftAdapter
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.saved import Description, TrainedModel, described_model
@@ -113,9 +112,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
-        found: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
+        found: dict[str, Tensor] = read_tensors(path)
+    except UnreadableError as error:
+        raise StoreError(f"{path} {error}.") from error
     if reason := unfit_values({name: each for name, each in found.items() if torch.is_floating_point(each)}):
         raise StoreError(f"{path}: {reason}.")
     return found
