@@ -47,9 +47,7 @@ def compact(
     elif not done.merged:
         typer.echo(f"{results}: nothing to merge.")
     elif done.path is None:
-        typer.echo(
-            f"{counted(done.rows, 'row')} of {counted(done.merged, 'file')} would be put into one file. Nothing was written."
-        )
+        typer.echo(f"{counted(done.rows, 'row')} of {counted(done.merged, 'file')} would be merged. Nothing was written.")
     else:
         size = done.path.stat().st_size / 1e6
         typer.echo(f"{counted(done.rows, 'row')} of {counted(done.merged, 'file')} are now in {done.path}, {size:.1f} MB.")
