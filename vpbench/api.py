@@ -222,6 +222,9 @@ def plan_request(
 
         check_scales(plan, options.scales)
     _note_data(plan, callback)
+    for warning in dict.fromkeys(run.warning for run in plan.runs if run.warning):
+        if callback is not None:
+            callback.note(warning)
     _note_seeds(request, sorted({run.spec.seed for run in plan.runs}), callback)
     return plan
 

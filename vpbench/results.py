@@ -29,7 +29,6 @@ NOT_FILTERS = (
     "figures",
     "own_page",
     "on_progress",
-    "on_figure",
 )
 
 

@@ -66,7 +66,10 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
             drawn = True
             yield f"segmentation_{section.stem}_{dataset}_seed{seed}", _of_runs(store, section, str(dataset), seed, chosen)
     if not drawn:
-        raise StoreError(f"no predicted masks in {store.folder}: vpbench run --suite mini-seg --save predictions makes some.")
+        raise StoreError(
+            f"no predicted masks in {store.folder}. Make some: "
+            f"vpbench run --suite mini-seg --save predictions --results {store.folder}"
+        )
 
 
 def _of_runs(store: Store, section: SectionRuns, dataset: str, seed: int, runs: pd.DataFrame) -> Figure:

@@ -25,6 +25,7 @@ from vpbench.reporting.settings import options_of, search_in, settings_in
 from vpbench.store.store import Store
 
 PLACE = 65  # on a page
+OF_TRIALS = True  # needs no run
 _COLUMNS = 3
 _FEW = 6  # values that have a tick each
 _GROUP = ("method", "backbone", "suite", "dataset", "search", "weights", "image_size", "data_digest")

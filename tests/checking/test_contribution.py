@@ -157,7 +157,7 @@ def test_unfair_searches(study: list[Row], tmp_path: Path) -> None:
         ([*trials[:7], *finals], "linear on digits: 7 of the 8 trials of its search rate-and-decay are there; add the others"),
         (finals, "0 of the 8 trials"),
         ([*study[:-1], other], "searched with different budgets (linear: sampler grid, trials 8, trial_epochs 4; linear: "),
-        ([*study[:-1], worse], "1 final run with other settings than the best trial of its search: 0.0005, 0.05 and not 0.1"),
+        ([*study[:-1], worse], "1 final run with other settings than the best trial of its search: 0.0005, 0.01 and not 0.032"),
         ([outside], "its recipe.lr is 0.3, which the search space rate-and-decay does not have"),
         ([{**longer, "search": trials[0]["search"]}, *study[1:]], "its recipe.epochs is 5, and by the suite mini it is 4"),
         ([own], "its search space mine has no card: add benchmarks/searches/mine.toml"),

@@ -101,6 +101,22 @@ def test_unknown_folder_beside_splits(tmp_path: Path) -> None:
     assert "folder 'holdout' with 4 images, which is no split" in open_path(tmp_path).note
 
 
+def test_many_folders_beside_splits_are_counted(tmp_path: Path) -> None:
+    fill(tmp_path, "train/cat", "train/dog", *(f"other{number}/cat" for number in range(5)))
+    words = r"Ignored: 10 images in 5 folders that are no splits \('other0', 'other1', 'other2' and 2 more\)\.$"
+    with pytest.raises(DataError, match=words):
+        open_path(tmp_path)
+
+
+def test_what_was_left_out_stays_with_runs_unless_it_is_hidden(tmp_path: Path) -> None:
+    fill(tmp_path, "train/cat", "train/dog", "test/cat", "test/dog")
+    (tmp_path / ".DS_Store").write_bytes(b"")
+    raw = open_path(tmp_path)
+    assert "Ignored: 1 hidden." in raw.note and raw.all_flaws == ()
+    fill(tmp_path, "holdout/cat")
+    assert open_path(tmp_path).all_flaws == ("Ignored: 1 hidden; folder 'holdout' with 2 images, which is no split.",)
+
+
 def test_two_folders_for_one_split(tmp_path: Path) -> None:
     fill(tmp_path, "train/cat", "test/cat", "dev/cat", "val/cat")
     with pytest.raises(DataError, match="has both 'dev' and 'val', which are one split"):

@@ -15,6 +15,7 @@ from test_folder_layouts import encoded, fill
 
 from vpbench.core.errors import DataError, UsageError
 from vpbench.data.sources import open_path
+from vpbench.data.sources._columns import choose_columns
 from vpbench.planning.plan import make_plan
 from vpbench.spec.request import Request
 from vpbench.spec.run_spec import RunSpec
@@ -99,11 +100,20 @@ def test_columns_reach_the_runs(tmp_path: Path) -> None:
     assert coarse.run_id != planned(data=data).run_id
     assert RunSpec.model_validate(coarse.identity()).run_id == coarse.run_id
     assert "columns" not in planned(data=data).identity()["data"]
+    for same in ("label=fine_label", "image=img", "image=img,label=fine_label"):  # what is read without --columns, too
+        assert planned(data=data, columns=same).run_id == planned(data=data).run_id
+    assert planned(data=data, columns="image=img,label=coarse_label").run_id == coarse.run_id
     with pytest.raises(UsageError, match="--columns goes with --data"):
         planned(suite="mini", columns="label=x")
     for odd in ("label", "lable=x", "label=x,label=y", "label="):
         with pytest.raises(UsageError, match=r"--columns .*write image=NAME,label=NAME,split=NAME"):
             Request(columns=odd)
+
+
+def test_columns_that_are_ambiguous_otherwise_stay(tmp_path: Path) -> None:
+    data = pa.schema([("left", pa.binary()), ("right", pa.binary()), ("label", pa.int64())])
+    given = {"image": "left", "label": "label"}
+    assert choose_columns(data, given, "x.parquet", with_split=False).needed == {"image": "left"}
 
 
 def test_one_file_with_other_names(tmp_path: Path) -> None:

@@ -141,12 +141,23 @@ def test_masks_that_do_not_fit(tmp_path: Path, kind: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_all_masks_that_do_not_fit_at_once(tmp_path: Path) -> None:
+    root = write(tmp_path) / "masks" / "train"
+    for place in (0, 1):
+        mask_of(place, (WIDTH, HEIGHT + 1)).save(root / f"train_{place}.png")
+    mask_of(2).convert("RGB").save(root / "train_2.png")
+    with pytest.raises(DataError, match=r"its image 12 x 8.* 2 more masks cannot be used: .*train_1\.png, .*train_2\.png\.$"):
+        own(tmp_path)
+
+
 def test_what_is_missing(tmp_path: Path) -> None:
     (write(tmp_path / "a") / "masks" / "train" / "train_1.png").unlink()
     with pytest.raises(DataError, match=r"images/train/train_1.png has no mask: there is no .*masks/train/train_1.png; add it"):
         own(tmp_path / "a")
     with pytest.raises(DataError, match=r"b has no test images; add a split 'test' with images and masks"):
         own(write(tmp_path / "b", train=3))
+    with pytest.raises(DataError, match=r"alone has 1 image, too few to be divided into train, validation and test; add some"):
+        own(write(tmp_path / "alone", "{kind}", train=1))
     (tmp_path / "c" / "images" / "train").mkdir(parents=True)
     (tmp_path / "c" / "masks" / "train").mkdir(parents=True)
     with pytest.raises(DataError, match=r"images/train holds no images; put some there"):

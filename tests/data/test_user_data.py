@@ -127,9 +127,10 @@ def test_unreadable_images_are_left_out_on_request(tmp_path: Path) -> None:
         (tmp_path / "b" / place).unlink()
     kept, whole = open_path(root, skip_unreadable=True), open_path(tmp_path / "b", skip_unreadable=True)
     assert (kept.digest, kept.unreadable, whole.unreadable) == (whole.digest, 2, 0)
-    assert kept.note == f"Left out, as they cannot be read: 2 images ({root}/cat/3.png, {root}/dog/4.png). {whole.note}"
-    with_fewer = kept.with_splits(test=kept.splits["val"])
-    assert with_fewer.unreadable == 2
+    assert kept.note == f"Left out, as they cannot be read: 2 images (cat/3.png, dog/4.png). {whole.note}"
+    assert kept.all_flaws == ("Left out, as they cannot be read: 2 images (cat/3.png, dog/4.png).",) and not whole.all_flaws
+    with_fewer = kept.with_splits(test=kept.splits["train"])
+    assert (with_fewer.unreadable, with_fewer.flaws) == (2, kept.flaws)
     assert open_path(root).digest != whole.digest
     for file in (root / "dog").iterdir():
         file.write_bytes(b"")
@@ -142,7 +143,7 @@ def test_unreadable_rows_and_masks_are_left_out(tmp_path: Path, write: Callable[
     content["image"][1] = {"bytes": b"no image", "path": "1.png"}
     raw = open_path(write(pa.table(content)), skip_unreadable=True)
     assert (raw.unreadable, len(raw.splits["train"])) == (1, 8)
-    assert "1 image (row 1 of " in raw.note
+    assert "1 image (row 1 of own.parquet)" in raw.note  # rows of runs hold the note, and no path of this machine
 
     for number in range(12):
         for folder in ("images", "masks"):
@@ -166,7 +167,8 @@ def test_trains_may_be_a_class(tmp_path: Path) -> None:
 def test_images_shared_with_train_are_noted(tmp_path: Path) -> None:
     fill(tmp_path, {"train/a": 3, "train/b": 3, "val/a": 1, "val/b": 1, "test/a": 1, "test/b": 1})
     shutil.copy(tmp_path / "train/a/0.png", tmp_path / "test/a/again.png")
-    assert open_path(tmp_path).remarks == "Also in train: 1 of 3 test images."
+    raw = open_path(tmp_path)
+    assert raw.remarks == "Also in train: 1 of 3 test images." and raw.all_flaws == (raw.remarks,)
 
 
 BAD_FOLDERS = {
@@ -174,7 +176,7 @@ BAD_FOLDERS = {
     "flat": ({".": 3}, "holds no images in class folders"),
     "flat splits": ({"train": 3, "test": 3}, r"test holds no images in class folders; put them in .*test/CLASS"),
     "empty split": ({"train/a": 2, "train/b": 2, "test/a": 0}, r"test holds no images in class folders"),
-    "no test": ({"train/a": 2, "train/b": 2, "val/a": 1}, "has no test images; add a split 'test'"),
+    "no test": ({"train/a": 2, "train/b": 2, "val/a": 1}, "has no test images; add a split 'test' with images of every class.$"),
     "no train": ({"test/a": 2, "test/b": 2}, "has no train images"),
     "test only class": (
         {"train/a": 3, "train/b": 3, "test/a": 1, "test/b": 1, "test/newt": 1},
@@ -186,7 +188,12 @@ BAD_FOLDERS = {
     ),
     "class without test": ({"train/a": 3, "train/b": 3, "test/a": 1}, "train has images of class 'b', test has none"),
     "one class": ({"train/a": 3, "test/a": 3}, "one class only, class 'a'"),
-    "one image": ({"a": 3, "b": 1}, "train has images of class 'b', test has none"),
+    "one image": ({"a": 3, "b": 1}, "class 'b' has 1 image, too few to be divided .* add images, .* or take the class out"),
+    "one image each": ({"a": 3, "b": 1, "c": 1}, "classes 'b', 'c' have 1 image each, too few"),
+    "capital letters": (
+        {"train/Cat": 3, "train/Dog": 3, "test/cat": 1, "test/dog": 1},
+        "train has none; .* In train there is 'Cat', 'Dog': capital letters count, so write each class in one way.$",
+    ),
     "split twice": (
         {"train/a": 2, "val/a": 1, "valid/a": 1, "test/a": 1},
         "has both 'val' and 'valid', which are one split",

@@ -98,7 +98,7 @@ def test_the_command_of_another_seed(images: Path, tmp_path: Path, monkeypatch: 
     assert (second, "stored") in {(run["run_id"], run["status"]) for run in planned}
 
 
-@pytest.mark.parametrize("kind", ["methods", "datasets", "suites", "searches", "backbones"])
+@pytest.mark.parametrize("kind", ["methods", "datasets", "suites", "searches", "backbones", "tables"])
 def test_lists_have_a_line_for_each_entry(kind: str) -> None:
     listed = json.loads(vpbench("list", kind, "--json").out)
     lines = vpbench("list", kind).out.splitlines()

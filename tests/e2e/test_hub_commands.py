@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import pytest
 import torch
 from command import Outcome, rows, vpbench
 from hub_server import TOKEN, Hub, hub_serving, use_hub
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 import vpbench as package
 from vpbench.core.errors import StoreError, VpbenchError
+from vpbench.core.hub import hub_errors
 from vpbench.deploy.model_card import model_card
 from vpbench.store.artefacts import CHECKSUMS
 from vpbench.store.store import Store
@@ -221,6 +224,21 @@ def test_mistakes_are_one_line(hub: Hub, finished: Path, tmp_path: Path, monkeyp
         ("pull", "me/photos"): "holds no rows of vpbench; images are used where they are: --data hf:me/photos.",
         ("pull", "me/twice"): "'me/twice' is both a model and a data set: write models/me/twice or datasets/me/twice.",
         ("push", "me/x"): "what is to go to me/x? Say vpbench push RUN... me/x",
+        (
+            "push",
+            run_id[:8],
+            "--results",
+            finished,
+        ): f"the repository is missing. It comes last, owner/name: vpbench push {run_id[:8]} o",
+        ("push", finished): "the repository is missing. It comes last, owner/name",
+        ("push", "fr"): "the repository is missing. It comes last, owner/name: vpbench push fr owner/name",
+        ("push", run_id, run_id[:8]): "the repository is missing",
+        ("push", run_id, "me"): "'me' is no repository of the hub: write owner/name",
+        ("push", "no/folder", "me/x"): "there is no 'no/folder' on http",
+        ("push", run_id, "me/x", "--artefacts", "curve"): "--artefacts is for a results folder, and",
+        ("push", run_id, "me/x", "--on-conflict", "keep"): "--on-conflict is for a results folder, and",
+        ("push", finished, "me/x", "--weights", "w.pt"): "--weights is for models, and",
+        ("push", finished, "me/x", "--artefacts", ","): "--artefacts names no kind of file: take some of features, predictions",
         ("push", run_id, "me/x@main"): "a push is a new revision; leave out @main",
         (
             "push",
@@ -230,13 +248,13 @@ def test_mistakes_are_one_line(hub: Hub, finished: Path, tmp_path: Path, monkeyp
             finished,
         ): f"{hub.url} refuses this for other/x: set HF_TOKEN to a token that may",
         ("push", run_id, "me/x", "--results", bare): "left no weights",
-        ("push", finished, "me/x", "--artefacts", "curves"): "unknown thing to --save 'curves'",
+        ("push", finished, "me/x", "--artefacts", "curves"): "unknown kind of --artefacts 'curves'. Did you mean 'curve'? Known:",
         ("push", finished, run_id, "me/x"): "is a results folder: push it alone",
     }
     for words, said in cases.items():
         assert said in one_line(vpbench(*words)), words
     for name, said in (
-        ("me/nothing", "there is no 'me/nothing' on http"),
+        ("me/nothing", "there is no 'me/nothing' on http.* There is no file or folder 'me/nothing' here either"),
         ("me/twice", "me/twice on .* has no model.safetensors"),
     ):
         with pytest.raises(StoreError, match=said):
@@ -250,6 +268,22 @@ def test_mistakes_are_one_line(hub: Hub, finished: Path, tmp_path: Path, monkeyp
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert "http://127.0.0.1:9 cannot be reached" in one_line(vpbench("pull", "me/one"))
     assert isinstance(rows(finished), pd.DataFrame)
+
+
+def test_retries_are_not_told_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
+    """A rate limit is, since waiting for its end can take minutes."""
+    log = logging.getLogger("huggingface_hub.utils._http")
+    with hub_errors("me/x", StoreError):
+        log.warning("'[Errno -2] Name or service not known' thrown while requesting HEAD https://huggingface.co/x")
+        log.warning("Retrying in 1s [Retry 1/5].")
+        log.warning("Rate limited. Waiting 250s before retry [Retry 1/5].")
+    assert [record.getMessage() for record in caplog.records] == ["Rate limited. Waiting 250s before retry [Retry 1/5]."]
+
+
+def test_what_the_client_says_of_its_cache_alone_is_not_the_reason() -> None:
+    said = r"cannot be reached \(ConnectionError: no such host\)\. There is no folder\.$"
+    with pytest.raises(StoreError, match=said), hub_errors("me/x", StoreError, ending="There is no folder."):
+        raise LocalEntryNotFoundError("check your connection") from ConnectionError("no such host")
 
 
 def test_a_card_names_its_backbone_and_data_on_the_hub(finished: Path) -> None:

@@ -86,6 +86,7 @@ def rewritten(path: Path, **changes: Any) -> None:
     """The file with another description, as if it had been written so."""
     with safe_open(path, "pt") as content:
         metadata = content.metadata()
+    del metadata["sha256"]
     for name, value in changes.items():
         metadata[name] = json.dumps({**json.loads(metadata[name]), **value} if isinstance(value, dict) else value)
     save_file(load_file(path), path, metadata)

@@ -59,6 +59,7 @@ def check(done: Outcome, code: int, *parts: str) -> None:
         ("--backbone resnet18 --weights random", 6, ["ResNet cannot carry prompts", "choose a ViT"]),
         ("--image-size 41", 2, ["41", "patch size 8", "take 40"]),
         ("--seeds 0", 2, ["--seeds 0", "at least 1"]),
+        ("--seeds 99999999 --dry-run", 2, ["--seeds 99999999", "take at most 1,000"]),
         ("--device tpu", 2, ["tpu", "auto, cpu or cuda"]),
         ("--precision fp16", 2, ["'fp16'", "bf16"]),
         ("--selection best_test", 2, ["'best_test'", "best_val"]),

@@ -109,7 +109,7 @@ def _exported(results: Path, folder: Path) -> Path:
     [
         ("export --to rows.xlsx", 2, "rows.xlsx: give a name that ends with .parquet or .csv"),
         ("export --to {there}/rows.csv --method vptt", 2, "Did you mean 'vpt'?"),
-        ("export --to {there}/rows.csv --results {there}/none", 5, "no runs in {there}/none"),
+        ("export --to {there}/rows.csv --results {there}/none", 5, "there is no results folder {there}/none"),
         ("import {there}/none.parquet", 5, "{there}/none.parquet does not exist"),
         ("import {results} --on-conflict kepe", 2, "Did you mean 'keep'?"),
         ("import {results} {there}/newer", 5, "{there}/newer has rows of schema version 99"),

@@ -72,7 +72,7 @@ def test_cards_names_a_folder(where: str, work: Path, tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there() -> None:
     done = vpbench("list", "suites", "--cards", "nowhere")
     assert done.code == 2
-    assert "nowhere: there is no such folder" in done.err
+    assert "--cards nowhere: there is no such folder" in done.err
 
 
 def test_files_by_path(work: Path, unmeasured: None) -> None:

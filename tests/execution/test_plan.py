@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vpbench.core.errors import UnsupportedError, UsageError, WeightsError
+from vpbench.core.errors import DataError, UnsupportedError, UsageError, WeightsError
 from vpbench.models.registry import expand_labels, method_registry
 from vpbench.planning.plan import Plan, Request, make_plan, seeds_of
 from vpbench.planning.suites import RecipeEntry, method_options, resolve_recipe, suite_card
@@ -210,6 +210,12 @@ def test_several_own_data_sets(images: Path, tmp_path: Path) -> None:
     again = Path(shutil.copytree(images, tmp_path / "again" / "own"))
     with pytest.raises(UsageError, match=r"would both be called 'own': rename one of them"):
         plan(images, tmp_path / "runs", data=[images, again])
+    with pytest.raises(UsageError, match=r"own and --data .*own/ are the same data: name them once"):
+        plan(images, tmp_path / "runs", data=[images, f"{images}/"])
+    with pytest.raises(DataError, match=rf"does not exist; name each data set by itself: --data {images} --data {other}\.$"):
+        plan(images, tmp_path / "runs", data=f"{images},{other}")
+    with pytest.raises(DataError, match=r"does not exist; give a folder with"):
+        plan(images, tmp_path / "runs", data=f"{images},elsewhere")
 
 
 @pytest.mark.parametrize(

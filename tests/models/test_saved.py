@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vpbench.backbones.named import resolve_backbone
 from vpbench.core.errors import StoreError, VpbenchError, WeightsError
+from vpbench.core.tensor_digest import DIGEST
 from vpbench.core.version import __version__
 from vpbench.models.build import build_model
 from vpbench.models.prompted import PromptedModel
@@ -107,6 +108,7 @@ def test_metadata(tmp_path: Path) -> None:
     assert read["preprocess"]["resize"] == "crop"
     assert read["versions"] == {"vpbench": __version__, "torch": str(torch.__version__), "timm": timm.__version__}
     assert read["run_id"] == run_of("vpt:shallow").run_id
+    assert len(read[DIGEST]) == 64
 
 
 # --- what does not fit
@@ -115,7 +117,7 @@ def test_metadata(tmp_path: Path) -> None:
 def changed(path: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], None]) -> Path:
     """The file with other tensors or another description."""
     with safe_open(path, "pt") as content:
-        metadata = {name: json.loads(text) for name, text in content.metadata().items() if name != "format"}
+        metadata = {name: json.loads(text) for name, text in content.metadata().items() if name not in ("format", DIGEST)}
     tensors = load_file(path)
     change(tensors, metadata)
     new = path.with_name("changed.safetensors")
@@ -155,10 +157,27 @@ def test_damaged_and_missing_files(tmp_path: Path) -> None:
     content = path.read_bytes()
     for number, part in enumerate((b"", b"PK", content[:50], content[:-4], content[:8] + b"[" + content[9:])):
         (tmp_path / f"{number}.safetensors").write_bytes(part)
-        with pytest.raises(StoreError, match=rf"{number}\.safetensors cannot be read"):
+        with pytest.raises(
+            StoreError, match=rf"{number}\.safetensors cannot be read.* Copy it again, or run it again with --save"
+        ):
             load_saved(tmp_path / f"{number}.safetensors")
     with pytest.raises(StoreError, match=r"none\.safetensors cannot be read: No such file"):
         load_saved(tmp_path / "none.safetensors")
+
+
+def test_one_byte_that_is_another_is_found(tmp_path: Path) -> None:
+    """Of the tensors, and of what describes them; a file without a checksum is as those of earlier versions."""
+    path, model = written(tmp_path, "vpt")
+    content = path.read_bytes()
+    for place in (-1, -700, content.index(b"newt"), content.index(b"prompt_length") + 2):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(StoreError, match=r"cannot be read: its checksum .* does not fit.* Copy it again"):
+            load_saved(path)
+    path.write_bytes(content)
+    older = load_saved(changed(path, lambda tensors, metadata: None))
+    assert torch.equal(older.model(pictures()), model(pictures()))
 
 
 def test_weights_of_the_backbone_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

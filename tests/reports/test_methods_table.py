@@ -58,9 +58,11 @@ def test_without_measurements_there_are_no_times() -> None:
 
 
 def test_words_in_every_format() -> None:
+    named: list[str] = []  # on the way, as counting takes its time
     for kind in ("md", "csv", "tex", "html", "terminal"):
-        made = make_report("methods", method="lora", backbone="vit-nano", format=kind)
+        made = make_report("methods", method="lora", backbone="vit-nano", format=kind, on_progress=named.append)
         assert isinstance(made, str) and "qkv" in made and "2022" in made
+    assert named == ["lora"] * 5
     made = make_report("methods", method="lora", backbone="vit-nano", format="csv")
     lines = {line["column"]: line for line in csv.DictReader(io.StringIO(str(made)))}
     assert lines["changes"]["text"] == "qkv" and lines["changes"]["mean"] == ""

@@ -326,7 +326,7 @@ def test_a_method_that_was_deleted_still_has_a_page(tmp_path: Path) -> None:
 
 
 def test_only_failures_broken_files_and_an_empty_store(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no runs in"):
+    with pytest.raises(StoreError, match="no results folder"):
         write_page(tmp_path / "nothing", tmp_path / "page")
     assert not (tmp_path / "page").exists()
     store = fill(tmp_path / "runs", make_row("vpt", acc1=None, status="oom", error="out of memory"))

@@ -121,7 +121,7 @@ def test_a_file_that_cannot_be_written_is_one_line(store: Path, tmp_path: Path) 
 
 
 def test_an_empty_store_says_how_to_fill_it(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"no runs in .*nowhere.*vpbench run "):
+    with pytest.raises(StoreError, match=r"there is no results folder .*nowhere.*vpbench run "):
         make_report(results=tmp_path / "nowhere")
 
 

@@ -199,10 +199,16 @@ def test_definitions_of_all_tables_are_valid() -> None:
 
 
 def test_unknown_tables_papers_and_columns() -> None:
-    with pytest.raises(UsageError, match=r"unknown table '9'\. Known: 1"):
-        load_definition("insvp", "9")
+    with pytest.raises(UsageError, match=r"unknown table '99'\. Known: 1"):
+        load_definition("insvp", "99")
     with pytest.raises(UsageError, match=r"unknown paper 'insvpp'\. Did you mean 'insvp'"):
         load_definition("insvpp", "1")
+    with pytest.raises(UsageError, match=r"table 7 is none of insvp's but of ivpt: --paper ivpt\."):
+        load_definition("insvp", "7")
+    with pytest.raises(UsageError, match=r"Known: 1, 2, 3, 4, 5, methods, scores\. .* vpbench list tables has all\."):
+        load_definition("insvp", "foo")
+    with pytest.raises(UsageError, match="Did you mean 'scores'"):
+        load_definition("insvp", "score")
     with pytest.raises(ValueError, match="no column 'accuracy'"):
         TableDefinition(title="t", paper="p", number="1", metric="accuracy")
 

@@ -141,7 +141,7 @@ def test_figure_of_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_no_masks_to_show(tmp_path: Path) -> None:
     store = fill(tmp_path, row("linear", 60.0), make_row("vpt"))
-    with pytest.raises(StoreError, match="--suite mini-seg --save predictions makes some"):
+    with pytest.raises(StoreError, match="Make some: vpbench run --suite mini-seg --save predictions --results "):
         list(segmentation.draw(store, load_rows(store), Filters()))
 
 

@@ -343,8 +343,12 @@ def test_several_runs_that_begin_alike_are_listed(tmp_path: Path) -> None:
     for run_id in ("3fa9" + "0" * 28, "3fb1" + "1" * 28, "77" + "2" * 30):
         store.write_row(make_row(run_id))
     assert find_run_id(store, "3fa") == "3fa9" + "0" * 28
-    with pytest.raises(StoreError, match=r"2 runs begin with '3f' \(3fa9000000, 3fb1111111\); use more digits"):
+    with pytest.raises(StoreError, match=r"2 runs begin with '3f' \(3fa90000, 3fb11111\); use more digits"):
         find_run_id(store, "3f")
+    store.write_row(make_row("3fa90000" + "1" * 24))
+    with pytest.raises(StoreError, match=r"\(3fa900000, 3fa900001, 3fb111111\); use more digits"):
+        find_run_id(store, "3f")
+    store.row_path("3fa90000" + "1" * 24).unlink()
     with pytest.raises(StoreError, match=r"no run '9' \(3 runs there"):
         find_run_id(store, "9")
     runs, left_out = latest_runs(store)

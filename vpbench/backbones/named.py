@@ -13,7 +13,7 @@ from vpbench.core.cards import card_file, card_names, is_packaged, read_card
 from vpbench.core.errors import UsageError, WeightsError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.hashing import file_sha256
-from vpbench.core.names import unknown
+from vpbench.core.names import nearest, unknown
 from vpbench.core.user_folders import user_path
 from vpbench.spec.run_spec import BackboneSpec
 
@@ -256,7 +256,7 @@ def _timm_facts(name: str) -> tuple[Any, Any, tuple[int, int], str | None]:
 
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
-        raise unknown("backbone", name, [*backbone_names(), *_similar(_models_like_ours(timm), name)], HINT)
+        raise unknown("backbone", name, [*backbone_names(), *nearest(name, _models_like_ours(timm), 3)], HINT)
     try:
         facts = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
@@ -282,9 +282,3 @@ def timm_facts(name: str) -> tuple[str, str, str]:
 def _models_like_ours(timm: Any) -> list[str]:
     """timm's models of the families that work here, by its modules; names alone are no sign (vit_base_mci is a FastViT)."""
     return [*timm.list_models("vit_*", module="vision_transformer"), *timm.list_models("swin_*", module="swin_transformer")]
-
-
-def _similar(names: list[str], name: str) -> list[str]:
-    from difflib import get_close_matches
-
-    return get_close_matches(name, names, n=3, cutoff=0.6)

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from vpbench.cli.completion import VARIABLE
+from vpbench.cli.help_page import HelpPage
 from vpbench.cli.streams import guarded_streams, plain_warnings
 from vpbench.cli.strict import StrictTyper
 from vpbench.core.version import __version__
@@ -82,7 +83,7 @@ class LazyCommand(TyperCommand):
     """A command or a group of them that is imported when it is used; the list of commands needs its name and a line alone."""
 
     def __init__(self, name: str, place: str, help: str) -> None:
-        super().__init__(name, help=help, rich_markup_mode="rich")
+        super().__init__(name, help=help)
         self._place = place
 
     def built(self) -> Any:
@@ -91,7 +92,7 @@ class LazyCommand(TyperCommand):
         found = getattr(import_module(f"vpbench.cli.{module}"), attribute)
         if isinstance(found, typer.Typer):
             return typer.main.get_command(found)
-        own = StrictTyper(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich")
+        own = StrictTyper(pretty_exceptions_enable=False, add_completion=False)
         own.command(self.name)(found)
         return typer.main.get_command(own)
 
@@ -100,16 +101,11 @@ class LazyCommand(TyperCommand):
             return self.built().make_context(*words, **more)
 
 
-class Commands(TyperGroup):
+class Commands(HelpPage, TyperGroup):
     """All commands of :data:`COMMANDS`. ``--cards`` may stand anywhere."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(**{**more, "commands": {name: LazyCommand(name, *about) for name, about in COMMANDS.items()}})
-
-    def format_commands(self, context: Any, formatter: Any) -> None:
-        """The whole line of each, where click would cut it."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def parse_args(self, context: Any, words: list[str]) -> list[str]:
         end = words.index("--") if "--" in words else len(words)
@@ -164,7 +160,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    rich_markup_mode=None,  # rich takes twice as long to import as all the rest; a command's own help has it
     context_settings={"max_content_width": 110},
 )
 
@@ -187,11 +182,14 @@ def _options(
     ] = False,
 ) -> None:
     if cards:
+        from vpbench.core.errors import UsageError
         from vpbench.core.user_files import add_places
         from vpbench.core.user_folders import user_path
 
         if context.invoked_subcommand == "new":  # which may fill a folder that is not there yet
             user_path(cards[0]).mkdir(parents=True, exist_ok=True)
+        if absent := next((given for given in cards if not user_path(given).exists()), None):
+            raise UsageError(f"--cards {absent}: there is no such folder; correct it, or create it.")
         add_places(cards)
 
 

@@ -29,13 +29,17 @@ def check(
         "results/baselines/ci.parquet"
     ),
     suite: Annotated[
-        str | None, typer.Option(help="Data sets and protocol. Default: the baseline's; for a first one, ci.")
+        str | None, typer.Option(metavar="NAME", help="Data sets and protocol. Default: the baseline's; for a first one, ci.")
     ] = None,
-    methods: Annotated[str | None, typer.Option(help="Only these methods, with commas. Default: the baseline's.")] = None,
-    datasets: Annotated[str | None, typer.Option(help="Only these data sets of the suite, with commas.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Only these methods, with commas. Default: the baseline's.")
+    ] = None,
+    datasets: Annotated[str | None, typer.Option(metavar="NAMES", help="Only these data sets of the suite, with commas.")] = None,
     seeds: Annotated[
         str | None,
-        typer.Option(help="Seeds of every cell, with commas. Default: one of the suite's, in turn; all with --update."),
+        typer.Option(
+            metavar="0,2,...", help="Seeds of every cell, with commas. Default: one of the suite's, in turn; all with --update."
+        ),
     ] = None,
     results: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Compare the rows in this results folder; nothing is run.")
@@ -70,12 +74,15 @@ def check(
     Examples:
 
     \b
-      vpbench check    the baseline in results/baselines, a minute or two
+      vpbench check  # the baseline in results/baselines, a minute or two
       vpbench check --markdown check.md --junit check.xml
       vpbench check --results results/runs --suite mini --baseline mini.parquet
-      vpbench check --update    after a change that is meant to change numbers: all seeds, about 8 minutes
-      vpbench check --update --methods viapt    the same for the rows of one method
-      vpbench check --contribution mine.parquet    rows for results/published: clean commit, protocol, numbers
+      # after a change that is meant to change numbers: all seeds, about 8 minutes
+      vpbench check --update
+      # the same for the rows of one method
+      vpbench check --update --methods viapt
+      # rows for results/published: clean commit, protocol, numbers
+      vpbench check --contribution mine.parquet
     """
     if contribution:
         of_a_grid = (suite, methods, datasets, seeds, results, keep, tolerance, fail_on_cost, markdown, junit, update)

@@ -26,16 +26,15 @@ def compact(
     """
     import json
 
-    from vpbench.core.errors import StoreError
     from vpbench.core.escaping import one_line
     from vpbench.core.names import counted
     from vpbench.store.compacting import compact as merge_files
     from vpbench.store.compacting import to_compact
     from vpbench.store.store import Store
 
-    if not results.is_dir():
-        raise StoreError(f"there is no results folder {results}; --results chooses another one.")
-    done = (to_compact if dry_run else merge_files)(Store(results))
+    store = Store(results)
+    store.check_there()
+    done = (to_compact if dry_run else merge_files)(store)
     for path, reason in done.broken:
         typer.echo(
             f"warning: {one_line(str(path))} is not a readable result and is left where it is: {one_line(reason)}", err=True

@@ -23,8 +23,8 @@ def completion(shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash,
     Examples:
 
     \b
-      eval "$(vpbench completion bash)"                                        in ~/.bashrc
-      eval "$(vpbench completion zsh)"                                         in ~/.zshrc, behind compinit
+      eval "$(vpbench completion bash)"  # in ~/.bashrc
+      eval "$(vpbench completion zsh)"  # in ~/.zshrc, behind compinit
       vpbench completion fish > ~/.config/fish/completions/vpbench.fish
     """
     from typer.completion import get_completion_script  # type: ignore[attr-defined]

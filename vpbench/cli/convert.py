@@ -14,7 +14,7 @@ from vpbench.cli.data_progress import stepwise
 if TYPE_CHECKING:
     from vpbench.data.conversion import Source
 
-Ids = Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Data sets.", show_default=False)]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Data sets.", show_default=False)]
 
 
 def convert(
@@ -46,7 +46,8 @@ def convert(
     \b
       vpbench data convert vtab.dtd
       vpbench data convert --suite vtab1k
-      vpbench data convert vtab.dsprites-location --from original --path dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz
+      vpbench data convert vtab.dsprites-location --from original \\
+          --path dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz
     """
     from typing import cast, get_args
 

@@ -47,7 +47,9 @@ def list_datasets(as_json: AsJson = False) -> None:
 
 @app.command()
 def doctor(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Data sets; default: all.", show_default=False)] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="Data sets; default: all.", show_default=False)
+    ] = None,
     suite: Suite = None,
     data_root: Root = None,
     as_json: AsJson = False,
@@ -80,7 +82,7 @@ def doctor(
 
 @app.command()
 def get(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Data sets.", show_default=False)] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Data sets.", show_default=False)] = None,
     suite: Suite = None,
     data_root: Root = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be fetched and stop.")] = False,
@@ -136,7 +138,7 @@ def get(
 
 @app.command()
 def verify(
-    ids: Annotated[list[str], typer.Argument(metavar="IDS", help="Data sets.")],
+    ids: Annotated[list[str], typer.Argument(metavar="NAME...", help="Data sets.")],
     data_root: Root = None,
     images: Annotated[bool, typer.Option("--images", help="Decode every image, too.")] = False,
     as_json: AsJson = False,

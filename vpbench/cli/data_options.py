@@ -9,7 +9,7 @@ import typer
 Root = Annotated[
     str | None, typer.Option("--data-root", metavar="FOLDER", help="Where published data sets lie. Default: VPBENCH_DATA.")
 ]
-Suite = Annotated[str | None, typer.Option(help="The data sets of this suite.")]
+Suite = Annotated[str | None, typer.Option(metavar="NAME", help="The data sets of this suite.")]
 
 
 def chosen(ids: list[str] | None, suite: str | None, *, everything: bool = False) -> list[str]:

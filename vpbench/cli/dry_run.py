@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -43,6 +43,20 @@ def _values(recipe: Recipe) -> str:
     if recipe.optimizer != "sgd":
         shown.pop("momentum", None)
     return " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown.items())
+
+
+def data_lines(data: Mapping[str, RawData], own: Container[str]) -> list[str]:
+    """Classes and splits of each data set of the user's, the first things to check of it."""
+    from vpbench.core.escaping import one_line
+    from vpbench.core.names import quoted
+
+    lines = []
+    for name, raw in data.items():
+        if name in own:
+            sizes = ", ".join(f"{len(split)} {part}" for part, split in raw.splits.items())
+            classes = f"{len(raw.class_names)} classes ({quoted(map(one_line, raw.class_names))})"
+            lines.append(f"data {name}: {classes}; images: {sizes}")
+    return lines
 
 
 def image_lines(runs: Iterable[PlannedRun], own: bool) -> list[str]:

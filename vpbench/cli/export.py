@@ -23,10 +23,10 @@ def export(
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where a model is written. Default: named after it.")] = None,
     weights: Annotated[str | None, typer.Option(metavar="FILE", help="A model's backbone, if its weights have moved.")] = None,
     results: options.Results = options.RESULTS,
-    dataset: Annotated[str | None, typer.Option(help=_Only.format("data set"))] = None,
-    suite: Annotated[str | None, typer.Option(help=_Only.format("suite"))] = None,
-    backbone: Annotated[str | None, typer.Option(help=_Only.format("backbone"))] = None,
-    method: Annotated[str | None, typer.Option(help=_Only.format("method"))] = None,
+    dataset: Annotated[str | None, typer.Option(metavar="NAMES", help=_Only.format("data set"))] = None,
+    suite: Annotated[str | None, typer.Option(metavar="NAMES", help=_Only.format("suite"))] = None,
+    backbone: Annotated[str | None, typer.Option(metavar="NAMES", help=_Only.format("backbone"))] = None,
+    method: Annotated[str | None, typer.Option(metavar="NAMES", help=_Only.format("method"))] = None,
     seed: Annotated[int | None, options.number("--seed", None, "Of the rows, take only this seed.")] = None,
     publish: Annotated[
         bool, typer.Option("--publish", help="Rows to publish: no paths of this machine, no runs that went wrong.")
@@ -46,9 +46,11 @@ def export(
       vpbench export 3fa9 --to torch --out flowers/
       vpbench export 3fa9 --to onnx
       vpbench export weights.safetensors --to folder
-      vpbench export --to rows.parquet    all rows; 'vpbench import' reads them on another machine
+      # all rows; 'vpbench import' reads them on another machine
+      vpbench export --to rows.parquet
       vpbench export --to vpt.csv --method vpt --suite mini
-      vpbench export --publish --to results/published/mine.parquet    then: vpbench check --contribution
+      # to be published, when 'vpbench check --contribution' has checked it
+      vpbench export --publish --to results/published/mine.parquet
     """
     from vpbench.core.errors import UsageError
 
@@ -113,7 +115,9 @@ def _export_rows(to: Path, results: Path, filters: dict[str, str | int | None], 
     from vpbench.store.store import Store, as_frame
 
     writer_for(to)
-    rows = Store(results).read()
+    store = Store(results)
+    store.check_there()
+    rows = store.read()
     for line in rows.left_out:
         typer.echo(f"warning: {line}", err=True)
     if not len(rows.table):

@@ -19,14 +19,13 @@ def list_runs(results: Path, as_json: bool) -> None:
     import json
 
     from vpbench.cli.listing import print_entries
-    from vpbench.core.errors import StoreError
     from vpbench.core.names import counted
     from vpbench.store.find_run import SHORT, latest_runs
     from vpbench.store.store import Store
 
-    if not results.is_dir():
-        raise StoreError(f"there is no results folder {results}; --results chooses another one.")
-    runs, left_out = latest_runs(Store(results))
+    store = Store(results)
+    store.check_there()
+    runs, left_out = latest_runs(store)
     for line in left_out:
         typer.echo(line, err=True)
     if as_json:

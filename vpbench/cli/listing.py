@@ -10,7 +10,7 @@ from vpbench.cli.streams import warnings_as_lines
 
 
 def list_entries(
-    kind: Annotated[str, typer.Argument(help="methods, datasets, suites, backbones or searches", metavar="KIND")],
+    kind: Annotated[str, typer.Argument(help="methods, datasets, suites, backbones, searches or tables", metavar="KIND")],
     group: Annotated[str | None, typer.Option(metavar="GROUP", help="Methods of one group: partial, extra or prompts.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:

@@ -26,6 +26,7 @@ def logs(
     from vpbench.store.store import Store
 
     store = Store(results)
+    store.check_there()
     stored = {row["run_id"]: row["error"] for row in store.read_columns(["run_id", "error"])}
     known = {path.stem for path in store.logs_folder.glob("*.log")} | stored.keys()
     run_id = find_run_id(store, run, sorted(known))

@@ -17,21 +17,25 @@ Row = dict[str, Any]
 
 
 def measure(
-    methods: Annotated[str, typer.Option(help="Methods, with commas: insvp,vpt:shallow. 'all': every one there is.")] = "all",
-    backbone: Annotated[str, typer.Option(help="A name of 'vpbench list backbones', or any ViT of timm.")] = "vit-nano",
+    methods: Annotated[
+        str, typer.Option(metavar="NAMES", help="Methods, with commas: insvp,vpt:shallow. 'all': every one there is.")
+    ] = "all",
+    backbone: Annotated[
+        str, typer.Option(metavar="NAME", help="A name of 'vpbench list backbones', or any ViT of timm.")
+    ] = "vit-nano",
     image_size: Annotated[int | None, number("--image-size", 1, "Pixels. Default: the size of pretraining.")] = None,
     classes: Annotated[int, number("--classes", 1, "Classes of the head.")] = 100,
-    task: Annotated[str, typer.Option(help="Whose head: classification, or segmentation (--set task.head=setr-pup).")] = (
-        "classification"
-    ),
+    task: Annotated[
+        str, typer.Option(metavar="TASK", help="Whose head: classification, or segmentation (--set task.head=setr-pup).")
+    ] = ("classification"),
     batch: Annotated[int, number("--batch", 1, "Images of a training step, and of inference for throughput.")] = 8,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="METHOD.OPTION=VALUE", help="An option of a method. Repeatable.")
     ] = None,
     repeat: Annotated[int, number("--repeat", 1, "Rounds of timing, behind one that warms up.")] = 3,
     threads: Annotated[int | None, number("--threads", 1, "Threads on a CPU.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, tf32 (GPUs), bf16 or auto.")] = "fp32",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(metavar="KIND", help="fp32, tf32 (GPUs), bf16 or auto.")] = "fp32",
     no_timing: Annotated[bool, typer.Option("--no-timing", help="Parameters and operations alone: takes seconds.")] = False,
     reported: Annotated[bool, typer.Option("--reported", help="Show what the iVPT paper's Table 8 prints, apart.")] = False,
     output: Annotated[Path | None, typer.Option(metavar="FILE.parquet", help="Write the rows, too.")] = None,
@@ -46,9 +50,12 @@ def measure(
 
     \b
       vpbench measure --backbone vit-b16-in21k --threads 2
-      vpbench measure --methods vpt,ivpt --set vpt.prompt_length=50 --backbone vit-b16-in21k --no-timing
-      vpbench measure --backbone vit-b16-in21k --device cuda --batch 64 --output costs.parquet
-      vpbench measure --task segmentation --backbone vit-l16-in21k --image-size 512 --classes 150 --no-timing
+      vpbench measure --methods vpt,ivpt --set vpt.prompt_length=50 \\
+          --backbone vit-b16-in21k --no-timing
+      vpbench measure --backbone vit-b16-in21k --device cuda --batch 64 \\
+          --output costs.parquet
+      vpbench measure --task segmentation --backbone vit-l16-in21k \\
+          --image-size 512 --classes 150 --no-timing
     """
     import json
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = group_of_commands("Write a file of your own to start from, which works at once.")
 
-Name = Annotated[str, typer.Argument(help="its name, and that of its file")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="its name, and that of its file")]
 Folder = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Instead of your folder of cards: a checkout of vpbench, or a package.")
 ]
@@ -24,9 +24,9 @@ DEFAULT_BACKBONE = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 
 @app.command()
 def method(
-    name: Annotated[str, typer.Argument(help="a Python name in lower case, e.g. my_prompts")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="a Python name in lower case, e.g. my_prompts")],
     kind: Annotated[
-        str, typer.Option(help="What to start from: prompts, low-rank, adapter, scale-shift, bias or pixels.")
+        str, typer.Option(metavar="KIND", help="What to start from: prompts, low-rank, adapter, scale-shift, bias or pixels.")
     ] = "prompts",
     folder: Folder = None,
 ) -> None:
@@ -39,7 +39,8 @@ def method(
 
     \b
       vpbench new method my_prompts
-      vpbench new method my_lora --kind low-rank    a template that edits linear layers, and merges
+      # a template that edits linear layers, and merges
+      vpbench new method my_lora --kind low-rank
     """
     import keyword
     import re
@@ -100,7 +101,7 @@ def suite(
     name: Name,
     data: Annotated[str | None, typer.Option(metavar="PATHS", help="Your images: folders or parquet files, with commas.")] = None,
     datasets: Annotated[
-        str | None, typer.Option(help="Names of data sets, with commas. Default: digits, without --data.")
+        str | None, typer.Option(metavar="NAMES", help="Names of data sets, with commas. Default: digits, without --data.")
     ] = None,
     folder: Folder = None,
 ) -> None:
@@ -158,7 +159,8 @@ def backbone(
     Examples:
 
     \b
-      vpbench new backbone mine --timm vit_base_patch16_224 --weights mine.safetensors
+      vpbench new backbone mine --timm vit_base_patch16_224 \\
+          --weights mine.safetensors
       vpbench new backbone dinov2 --timm vit_small_patch14_dinov2.lvd142m
     """
     from vpbench.backbones.named import backbone_names, resolve_backbone, timm_facts

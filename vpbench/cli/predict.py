@@ -24,11 +24,11 @@ def predict(
     ensemble: Annotated[
         str | None, typer.Option(metavar="RUN,...", help="More runs, with commas: their probabilities are averaged with RUN's.")
     ] = None,
-    format: Annotated[str | None, typer.Option(help="On stdout: table, csv or json. Default: table.")] = None,
+    format: Annotated[str | None, typer.Option(metavar="FORMAT", help="On stdout: table, csv or json. Default: table.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write FILE.csv, FILE.json or FILE.parquet instead.")] = None,
     masks: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Of a segmentation: write each mask there as PNG.")] = None,
     column: Annotated[str | None, typer.Option(metavar="NAME", help="The column of images in parquet files.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
     batch: Annotated[int, options.number("--batch", 1, "Images of a forward pass.")] = 64,
     weights: Annotated[str | None, typer.Option(metavar="FILE", help="The backbone's weights, if they have moved.")] = None,
     results: options.Results = options.RESULTS,
@@ -43,9 +43,11 @@ def predict(
     \b
       vpbench predict 3fa9 photo.jpg
       vpbench predict 3fa9 holiday/ more.parquet --top 1 --out found.csv
-      vpbench predict 3fa9 holiday/ --ensemble 77ab,c01d    the mean of three seeds
+      # the mean of three seeds
+      vpbench predict 3fa9 holiday/ --ensemble 77ab,c01d
       vpbench predict weights.safetensors photo.jpg --format json
-      vpbench predict 51ab street/ --masks masks/    a segmentation: the value of a pixel is its class
+      # a segmentation: the value of a pixel is its class
+      vpbench predict 51ab street/ --masks masks/
     """
     from vpbench.core.counting import counting
     from vpbench.core.errors import DataError, UsageError

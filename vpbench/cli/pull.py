@@ -27,8 +27,9 @@ def pull(
     Examples:
 
     \b
-      vpbench pull lab/leaderboard --results results/lab    then: vpbench report --table 1 --results results/lab
-      vpbench pull me/vpt-flowers    then: vpbench predict RUN photos/
+      # rows, for vpbench report --table 1 --results results/lab
+      vpbench pull lab/leaderboard --results results/lab
+      vpbench pull me/vpt-flowers  # a model, for vpbench predict RUN photos/
     """
     from vpbench.cli.import_rows import check_choice, take_in
     from vpbench.sharing.fetch_shared import fetched

@@ -39,30 +39,68 @@ def push(
     Examples:
 
     \b
-      vpbench push 3fa9 me/vpt-flowers    one model
-      vpbench push 3fa9 81c0 me/flowers --public    several, a folder each
+      vpbench push 3fa9 me/vpt-flowers  # one model
+      vpbench push 3fa9 81c0 me/flowers --public  # several, a folder each
       vpbench push results/runs lab/leaderboard
       vpbench push results/runs lab/leaderboard --artefacts curve,predictions
     """
     from vpbench.cli.import_rows import check_choice
     from vpbench.core.errors import UsageError
-    from vpbench.sharing.repositories import check_token, repository_name
+    from vpbench.sharing.repositories import check_token
 
-    *runs, repository = given
-    if not runs:
-        raise UsageError(f"what is to go to {repository}? Say vpbench push RUN... {repository}, or a results folder for RUN.")
-    name, _, revision = repository_name(repository)
-    if revision:
-        raise UsageError(f"{repository}: a push is a new revision; leave out @{revision}.")
+    runs, name = _parted(given)
     check_choice(on_conflict)
-    check_token()
     folders = [run for run in runs if _is_results(Path(run))]
-    if not folders:
-        _push_models(runs, name, results, weights, public, as_json)
-    elif len(runs) == 1:
-        _push_rows(Path(folders[0]), name, public, artefacts, on_conflict, as_json)
-    else:
+    if folders and len(runs) > 1:
         raise UsageError(f"{folders[0]} is a results folder: push it alone, and runs into another repository.")
+    of_others = {"--weights": weights} if folders else {"--artefacts": artefacts, "--on-conflict": on_conflict}
+    if wrong := [option for option, value in of_others.items() if value is not None]:
+        what = f"models, and {runs[0]} is a results folder" if folders else f"a results folder, and {runs[0]} is none"
+        raise UsageError(f"{wrong[0]} is for {what}: leave it out.")
+    kinds = _kinds(artefacts)
+    check_token()
+    if folders:
+        _push_rows(Path(folders[0]), name, public, kinds, on_conflict, as_json)
+    else:
+        _push_models(runs, name, results, weights, public, as_json)
+
+
+def _parted(given: list[str]) -> tuple[list[str], str]:
+    """What is to be pushed, and the name of the repository behind it.
+
+    Raises:
+        UsageError: when one of the two is missing, or the repository's name cannot be one.
+    """
+    from vpbench.core.errors import UsageError
+    from vpbench.sharing.repositories import repository_name
+    from vpbench.store.find_run import is_run_id
+
+    *runs, last = given
+    if is_run_id(last) or (not runs and (Path(last).exists() or "/" not in last)):
+        raise UsageError(f"the repository is missing. It comes last, owner/name: vpbench push {' '.join(given)} owner/name.")
+    name, _, revision = repository_name(last)
+    if not runs:
+        raise UsageError(f"what is to go to {last}? Say vpbench push RUN... {last}, or a results folder for RUN.")
+    if revision:
+        raise UsageError(f"{last}: a push is a new revision; leave out @{revision}.")
+    return runs, name
+
+
+def _kinds(artefacts: str | None) -> list[str]:
+    """The kinds of files that ``--artefacts`` names.
+
+    Raises:
+        UsageError: for an unknown one, or none.
+    """
+    from vpbench.core.errors import UsageError
+    from vpbench.spec.parsing import words
+    from vpbench.store.artefacts import ARTEFACTS, artefact_files
+
+    kinds = words(artefacts) or []
+    if artefacts is not None and not kinds:
+        raise UsageError(f"--artefacts names no kind of file: take some of {', '.join(ARTEFACTS)}, with commas.")
+    artefact_files(kinds, "kind of --artefacts")
+    return kinds
 
 
 def _is_results(place: Path) -> bool:
@@ -86,17 +124,13 @@ def _push_models(runs: list[str], name: str, results: Path, weights: str | None,
         typer.echo(f'{what}: {page}. vpbench.load_run("{place}") loads it.')
 
 
-def _push_rows(folder: Path, name: str, public: bool, artefacts: str | None, on_conflict: str | None, as_json: bool) -> None:
+def _push_rows(folder: Path, name: str, public: bool, kinds: list[str], on_conflict: str | None, as_json: bool) -> None:
     import json
 
     from vpbench.cli.import_rows import tell
     from vpbench.core.names import counted
     from vpbench.sharing.shared_rows import push_rows
-    from vpbench.spec.parsing import words
-    from vpbench.store.artefacts import artefact_files
 
-    kinds = words(artefacts) or [] if artefacts else []
-    artefact_files(kinds)  # an unknown one is an error
     pushed = push_rows(folder, name, public=public, artefacts=kinds, on_conflict=on_conflict)
     merge = pushed.merge
     undecided = bool(merge.conflicts) and on_conflict is None

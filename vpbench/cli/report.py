@@ -14,21 +14,30 @@ import typer
 
 from vpbench.cli.options import number
 from vpbench.cli.streams import warnings_as_lines, write_styled
+from vpbench.reporting.paper_tables import in_a_line, paper_tables
 from vpbench.reports import plots
 
 # vpbench's own, listed without the registry, so that --help is fast.
+TABLES = "; ".join(f"{paper}: {in_a_line(tables)}" for paper, tables in paper_tables().items())
 PLOTS = sorted(name.replace("_", "-") for _, name, _ in iter_modules(plots.__path__) if not name.startswith("_"))
 _Only = "Keep only this {}; several with commas."
 
 
 def report(
     table: Annotated[
-        str | None, typer.Option(help="Number of a table, methods or scores; 1 when neither a table nor a plot is named.")
+        str | None,
+        typer.Option(
+            metavar="TABLE",
+            help=f"Its number ({TABLES}); methods or scores; or one of yours by name. See vpbench list tables. Default: 1.",
+        ),
     ] = None,
-    paper: Annotated[str, typer.Option(help="Paper that the table's number belongs to.")] = "insvp",
+    paper: Annotated[str, typer.Option(metavar="PAPER", help=f"Paper whose table it is: {', '.join(paper_tables())}.")] = "insvp",
     plot: Annotated[str | None, typer.Option(metavar="NAME", help=f"A figure instead: {', '.join(PLOTS)}.")] = None,
     format: Annotated[
-        str | None, typer.Option(help="terminal, md, tex, html, csv or json. Default: what --out ends with, else terminal.")
+        str | None,
+        typer.Option(
+            metavar="FORMAT", help="terminal, md, tex, html, csv or json. Default: what --out ends with, else terminal."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     results: Annotated[Path, typer.Option(metavar="FOLDER", help="Results folder.")] = Path("results/runs"),
@@ -45,29 +54,33 @@ def report(
         Path | None, typer.Option(metavar="FILE", help="With --table methods: times and memory, of vpbench measure --output.")
     ] = None,
     mix: Annotated[bool, typer.Option("--mix", help="Put runs that are not alike side by side.")] = False,
-    dataset: Annotated[str | None, typer.Option(help=_Only.format("data set"))] = None,
-    suite: Annotated[str | None, typer.Option(help=_Only.format("suite"))] = None,
-    backbone: Annotated[str | None, typer.Option(help=_Only.format("backbone"))] = None,
-    method: Annotated[str | None, typer.Option(help=_Only.format("method"))] = None,
+    dataset: Annotated[str | None, typer.Option(metavar="NAMES", help=_Only.format("data set"))] = None,
+    suite: Annotated[str | None, typer.Option(metavar="NAMES", help=_Only.format("suite"))] = None,
+    backbone: Annotated[str | None, typer.Option(metavar="NAMES", help=_Only.format("backbone"))] = None,
+    method: Annotated[str | None, typer.Option(metavar="NAMES", help=_Only.format("method"))] = None,
     seed: Annotated[int | None, number("--seed", None, "Keep only this seed.")] = None,
 ) -> None:
     """Show the stored runs as a table or a figure. Reads the results folder and nothing else.
 
     Examples:
 
-    - `vpbench report` - table 1 in the terminal
-    - `vpbench report --table 1 --out table1.tex` - the same for LaTeX; also .md, .csv, .json
-    - `vpbench report --suite mini --method vpt,insvp --format md`
-    - `vpbench report --paper ivpt --table 2 --reported` - beside what the paper prints
-    - `vpbench report --table methods --out methods.md` - all methods, what they change and what they cost
-    - `vpbench report --table scores` - calibration and macro F1, of runs made with `--save predictions,probabilities`
-    - `vpbench report --compare insvp vpt` - paired tests; `--statistics` for all methods
-    - `vpbench report --plot tsne --dataset digits` - needs runs made with `--save features`
-    - `vpbench report --html page` - leaderboard, figures, methods and runs: open page/index.html
+    \b
+      vpbench report  # table 1 in the terminal
+      vpbench report --table 1 --out table1.tex  # or .md, .html, .csv, .json
+      vpbench report --suite mini --method vpt,insvp --format md
+      vpbench report --paper ivpt --table 2 --reported  # and the paper's numbers
+      # all methods, what they change and what they cost
+      vpbench report --table methods --out methods.md
+      # calibration and macro F1, of runs with --save predictions,probabilities
+      vpbench report --table scores
+      vpbench report --compare insvp vpt  # paired tests; --statistics for all
+      vpbench report --plot tsne --dataset digits  # of runs with --save features
+      # leaderboard, figures, methods and runs; then open page/index.html
+      vpbench report --html page
     """
     from vpbench.core.counting import counting
     from vpbench.core.errors import UsageError
-    from vpbench.reporting.make_report import make_report
+    from vpbench.reporting.make_report import METHODS, make_report
 
     if json and format not in (None, "json"):
         raise UsageError(f"--json and --format {format} exclude each other; leave one out.")
@@ -82,13 +95,14 @@ def report(
             )
         typer.echo(page)
         return
-    drawn = count()
-    with warnings_as_lines(), counting(f"figures of {plot}", quiet=plot is None) as on_progress:
+    done = count()
+    title = f"figures of {plot}" if plot else "counting methods"
+    with warnings_as_lines(), counting(title, quiet=plot is None and table != METHODS) as on_progress:
         made = make_report(
             table, plot, paper=paper, format="json" if json else format, results=results, out=out,
             dataset=dataset, suite=suite, backbone=backbone, method=method, seed=seed, width=_width(), colour=_colour(),
             reported=reported, mix=mix, compare=[compare] if compare else [], statistics=statistics,
-            costs=costs, on_figure=lambda figure: on_progress(next(drawn), None, figure),
+            costs=costs, on_progress=lambda name: on_progress(next(done), None, name),
         )  # fmt: skip
     if isinstance(made, str):
         write_styled(made)

@@ -35,14 +35,13 @@ def rm(
     """
     import json
 
-    from vpbench.core.errors import StoreError, UsageError
+    from vpbench.core.errors import UsageError
     from vpbench.core.names import counted
     from vpbench.store.removing import find_runs, remove_runs
     from vpbench.store.store import Store
 
-    if not results.is_dir():
-        raise StoreError(f"there is no results folder {results}; --results chooses another one.")
     store = Store(results)
+    store.check_there()
     found = find_runs(store, runs)
     if not (yes or dry_run or (sys.stdin.isatty() and not as_json)):
         count = counted(len(found), "run")

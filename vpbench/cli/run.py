@@ -22,7 +22,7 @@ def run(
     request: Request,
     options: RunOptions,
     file: Annotated[
-        str | None, typer.Argument(metavar="[FILE.toml]", help="an experiment: docs/experiments.md", show_default=False)
+        str | None, typer.Argument(metavar="FILE.toml", help="an experiment: docs/experiments.md", show_default=False)
     ] = None,
     results: flags.Results = flags.RESULTS,
     dry_run: flags.DryRun = False,
@@ -33,17 +33,26 @@ def run(
     Examples:
 
     \b
-      vpbench run    six methods on the built-in suite and backbone
+      vpbench run  # six methods on the built-in suite and backbone
       vpbench run --methods linear,vpt,insvp:released --suite mini --seeds 3
-      vpbench run --data flowers.parquet --backbone vit_tiny_patch16_224 --weights vit_tiny.safetensors --image-size 96
-      vpbench run --data hf:uoft-cs/cifar100 --columns image=img,label=coarse_label    a data set of the Hugging Face hub
-      vpbench run --methods vpt,insvp --seeds 3 --track tensorboard,wandb    curves and rows in tools that are installed
-      vpbench run --methods vpt --set vpt.prompt_length=50 --set recipe.lr=0.005 --epochs 20 --dry-run
-      vpbench run --methods linear,vpt --backbone vit-nano,deit_tiny_patch16_224 --image-size 48
-      vpbench run --methods vpt,insvp --noise 0,0.1,0.2    then: vpbench report --plot noise
+      vpbench run --data flowers.parquet --backbone vit_tiny_patch16_224 \\
+          --weights vit_tiny.safetensors --image-size 96
+      # a data set of the Hugging Face hub
+      vpbench run --data hf:uoft-cs/cifar100 \\
+          --columns image=img,label=coarse_label
+      # curves and rows in tools that are installed
+      vpbench run --methods vpt,insvp --seeds 3 --track tensorboard,wandb
+      vpbench run --methods vpt --set vpt.prompt_length=50 --set recipe.lr=0.005 \\
+          --epochs 20 --dry-run
+      vpbench run --methods linear,vpt --backbone vit-nano,deit_tiny_patch16_224 \\
+          --image-size 48
+      # then: vpbench report --plot noise
+      vpbench run --methods vpt,insvp --noise 0,0.1,0.2
       vpbench run --methods linear,full --suite imagenet-16shot --wise-ft 0,0.5,1
-      vpbench run --workers 2 --timeout 2h    two worker processes on the CPUs; a run that hangs is given up
-      vpbench run experiment.toml    what the file says: methods with settings, suites, backbones, a search before
+      # two worker processes on the CPUs; a run that hangs is given up
+      vpbench run --workers 2 --timeout 2h
+      # what the file says: methods with settings, suites, backbones, a search
+      vpbench run experiment.toml
     """
     import json
 

@@ -21,6 +21,7 @@ def show(
     name: Annotated[
         str | None,
         typer.Argument(
+            metavar="NAME",
             help="its name, a recipe's method, or a run's id (its first digits are enough); without one, the latest runs",
             show_default=False,
         ),
@@ -48,11 +49,15 @@ def show(
 
     \b
       vpbench show method insvp
-      vpbench show method lora --backbone vit-b16-in21k --set lora.rank=16    parameters, tensor by tensor
-      vpbench show recipe vpt --suite fgvc --dataset cub    every value of the training and where it comes from
-      vpbench show run    the latest runs with their ids, by which 'show', 'predict', 'export', 'logs' and 'rm' know them
+      # parameters, tensor by tensor
+      vpbench show method lora --backbone vit-b16-in21k --set lora.rank=16
+      # every value of the training and where it comes from
+      vpbench show recipe vpt --suite fgvc --dataset cub
+      # the latest runs with their ids, which 'predict', 'export' and 'rm' take
+      vpbench show run
       vpbench show run 3fa9
-      vpbench show run 3fa9 --as-command    what to type to run it again, on another machine say
+      # what to type to run it again, on another machine say
+      vpbench show run 3fa9 --as-command
     """
     import json
 

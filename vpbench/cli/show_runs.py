@@ -69,13 +69,14 @@ def _planned_rows(plan: Plan, with_row: Container[str], expected: Mapping[str, f
 def _print_plan(
     plan: Plan, rows: list[dict[str, Any]], expected: list[float | None], suite: str, own: bool, absent_weights: list[str]
 ) -> None:  # fmt: skip
-    from vpbench.cli.dry_run import absent_line, image_lines, recipe_lines, work_line
+    from vpbench.cli.dry_run import absent_line, data_lines, image_lines, recipe_lines, work_line
     from vpbench.core.names import counted
 
     _print_runs(rows)
     for method, reason in dict.fromkeys((row["method"], row["unsupported"]) for row in rows if row["unsupported"]):
         typer.echo(f"{method} is unsupported here: {reason}")
-    for line in (*image_lines(plan.runs, own), *recipe_lines(plan.runs)):
+    users = {run.spec.data.dataset for run in plan.runs if run.spec.data.path}
+    for line in (*data_lines(plan.data, users), *image_lines(plan.runs, own), *recipe_lines(plan.runs)):
         typer.echo(line)
     for line in (work_line(plan.missing, plan.data), absent_line(plan.absent, suite), *absent_weights):
         if line:

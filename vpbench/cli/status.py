@@ -32,7 +32,8 @@ def status(
     \b
       vpbench status
       vpbench status --results results/vtab --watch
-      vpbench status --collect    runs whose Slurm task ended without a row get one that says why
+      # runs whose Slurm task ended without a row get one that says why
+      vpbench status --collect
     """
     import json
     import time
@@ -40,25 +41,36 @@ def status(
 
     from rich.live import Live
 
-    from vpbench.core.errors import StoreError, UsageError
+    from vpbench.core.errors import UsageError
     from vpbench.core.terminal import Terminal
     from vpbench.store.store import Store
 
+    terminal, store = Terminal(), Store(results)
     if watch and as_json:
         raise UsageError("--watch and --json exclude each other; ask for --json as often as you need it.")
-    if not results.is_dir():
-        raise StoreError(f"there is no results folder {results}; --results chooses another one.")
-    store = Store(results)
+    if collect or not watch:
+        store.check_there()
     collected = {"collected": _collect(store, quiet=as_json)} if collect else {}
     if as_json:
         typer.echo(json.dumps({**facts(store), **collected}, indent=2))
     elif not watch:
-        Terminal().print(_drawn(facts(store)))
+        terminal.print(_drawn(facts(store)))
     else:
-        with suppress(KeyboardInterrupt), Live(_drawn(facts(store)), console=Terminal(), auto_refresh=False) as live:
+        with suppress(KeyboardInterrupt), Live(_seen(store), console=terminal, auto_refresh=False) as live:
             while True:
                 time.sleep(EVERY_S)
-                live.update(_drawn(facts(store)), refresh=True)
+                live.update(_seen(store), refresh=True)
+        if not terminal.is_terminal:
+            terminal.line()  # which rich writes on a terminal only
+
+
+def _seen(store: Store) -> Group:
+    """What ``--watch`` shows now; a command that has just been started makes the folder when it has its plan."""
+    from rich.console import Group
+
+    if not store.folder.is_dir():
+        return Group(f"There is no results folder {store.folder} yet; waiting for it until Ctrl-C.")
+    return _drawn(facts(store))
 
 
 def _collect(store: Store, quiet: bool) -> dict[str, Any]:
@@ -157,8 +169,8 @@ def _drawn(known: dict[str, Any]) -> Group:
 
     rows, running = known["rows"], known["running"]
     counts = ", ".join(f"{count} {name}" for name, count in sorted(rows.items(), key=lambda item: (item[0] != "ok", item[0])))
-    parts: list[Any] = [f"{known['results']}: {counted(sum(rows.values()), 'row')}{f' ({counts})' if counts else ''}"]
-    parts += known["left_out"]
+    held = f": {counted(sum(rows.values()), 'row')} ({counts})" if counts else " holds no rows."
+    parts: list[Any] = [f"{known['results']}{held}", *known["left_out"]]
     if running:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in ("running", "place", "host", "process", "for"):
@@ -173,9 +185,10 @@ def _drawn(known: dict[str, Any]) -> Group:
     if known["left"]:
         time = known["seconds_left"]
         when = "time unknown" if time is None else f"about {format_duration(time)}"
-        parts += ["", f"{counted(known['left'], 'run')} left, {when}"]
+        loading = "" if running else "; none is under way at this moment"
+        parts += ["", f"{counted(known['left'], 'run')} left, {when}{loading}"]
     elif not running:
-        parts += ["", "Nothing is running."]
+        parts += ["", "Nothing is running." + ("" if counts else " --results chooses another folder.")]
     if known["table"]:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in ("method", "dataset"):

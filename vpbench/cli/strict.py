@@ -7,14 +7,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
+from vpbench.cli.help_page import HelpPage
 from vpbench.core.errors import UsageError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class StrictCommand(TyperCommand):
+class StrictCommand(HelpPage, TyperCommand):
     """A command each of whose options may be given once, but for flags and those that are repeatable."""
 
     def parse_args(self, context: Any, words: list[str]) -> list[str]:
@@ -27,8 +28,12 @@ class StrictCommand(TyperCommand):
         return super().parse_args(context, words)
 
 
+class CommandGroup(HelpPage, TyperGroup):
+    """Several commands below a word, with a page that lists them."""
+
+
 class StrictTyper(typer.Typer):
-    """A group of such commands."""
+    """An application of such commands."""
 
     def command(self, *names: Any, **options: Any) -> Callable[[Command], Command]:
         return super().command(*names, **{"cls": StrictCommand, **options})
@@ -36,7 +41,7 @@ class StrictTyper(typer.Typer):
 
 def group_of_commands(help: str) -> StrictTyper:
     """A group that lists its commands when none is named."""
-    return StrictTyper(help=help, add_completion=False, invoke_without_command=True, callback=_list_commands)
+    return StrictTyper(help=help, cls=CommandGroup, add_completion=False, invoke_without_command=True, callback=_list_commands)
 
 
 def _list_commands(context: typer.Context) -> None:

@@ -52,10 +52,14 @@ def tune(
     Examples:
 
     \b
-      vpbench tune --methods linear,vpt --suite vtab1k --dry-run    VPT's grid of 40 rates and weight decays: what it costs
-      vpbench tune --methods vpt,e2vpt --space prompt-length --datasets digits --seeds 3
-      vpbench tune --methods vpt,insvp --space adamw --trials 30 --prune 3 --workers 4
-      vpbench tune --methods vpt --space my.toml --sampler tpe --trials 16 --executor ray
+      # VPT's grid of 40 rates and weight decays: what it costs
+      vpbench tune --methods linear,vpt --suite vtab1k --dry-run
+      vpbench tune --methods vpt,e2vpt --space prompt-length --datasets digits \\
+          --seeds 3
+      vpbench tune --methods vpt,insvp --space adamw --trials 30 --prune 3 \\
+          --workers 4
+      vpbench tune --methods vpt --space my.toml --sampler tpe --trials 16 \\
+          --executor ray
     """
     import json
 
@@ -141,7 +145,7 @@ def _planned(plan: SearchPlan, store: Store) -> list[dict[str, Any]]:
 def _show_plan(plan: SearchPlan, rows: list[dict[str, Any]], absent_weights: list[str]) -> None:
     from rich.table import Table
 
-    from vpbench.cli.dry_run import absent_line
+    from vpbench.cli.dry_run import absent_line, data_lines
     from vpbench.core.terminal import Terminal
     from vpbench.execution.expected_time import format_duration
 
@@ -156,6 +160,9 @@ def _show_plan(plan: SearchPlan, rows: list[dict[str, Any]], absent_weights: lis
     known = [row["expected_s"] for row in rows if row["expected_s"] is not None]
     count = f"{len(known)} of {len(rows)} searches"
     cost = f"Expected, by past rows: {format_duration(sum(known))} for {count}, one run after the other. " if known else ""
+    users = plan.trials.suite.data.keys() | set(plan.trials.data if plan.trials.request.data else ())
+    for line in data_lines(plan.trials.data, users):
+        typer.echo(line)
     for line in (absent_line(plan.trials.absent, plan.trials.request.suite or ""), *absent_weights):
         if line:
             typer.echo(line)

@@ -10,7 +10,6 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from difflib import get_close_matches
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from vpbench.core.errors import UsageError
-from vpbench.core.names import counted, shortened, unknown
+from vpbench.core.names import closest, counted, shortened, unknown
 from vpbench.core.user_files import user_files
 
 Card = TypeVar("Card", bound=BaseModel)
@@ -45,7 +44,7 @@ def card_file(folder: str, name: str, word: str) -> Path:
     """
     found = card_files(folder, name)
     if not found:
-        raise unknown(word, name, card_names(folder), f"(vpbench list {folder})")
+        raise unknown(word, name, card_names(folder))
     if len(found) > 1:
         raise UsageError(f"{word} '{name}' has two cards, {shown(found[0])} and {shown(found[1])}; rename yours.")
     return found[0]
@@ -214,8 +213,8 @@ def _guess(details: Any, kind: type[BaseModel]) -> str:
     *place, name = details["loc"] or ("",)
     if details["type"] != "extra_forbidden" or (model := _model_at(kind, place)) is None:
         return ""
-    close = get_close_matches(str(name), model.model_fields, n=1, cutoff=0.5)
-    return f". Did you mean '{close[0]}'?" if close else ""
+    close = closest(str(name), model.model_fields)
+    return f". Did you mean '{close}'?" if close else ""
 
 
 def _model_at(kind: type[BaseModel], place: Sequence[str | int]) -> type[BaseModel] | None:

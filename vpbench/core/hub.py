@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import sys
@@ -29,6 +30,8 @@ _DATA = re.compile(f"{PREFIX}(?P<repository>{_REPOSITORY.pattern})(?::(?P<config
 # What huggingface_hub speaks HTTP through, whose errors are no OSError.
 _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_CLIENTS_LOG = "huggingface_hub.utils._http"
+_OF_RETRIES = ("thrown while requesting", "Retrying in")  # parts of its lines; that of a rate limit, minutes say, is shown
 
 
 def is_on_hub(path: object) -> bool:
@@ -108,19 +111,21 @@ def hub_api() -> HfApi:
 
 @contextmanager
 def quiet_retries() -> Iterator[None]:
-    """In the block the hub's client does not log its retries; what fails in the end is an error, in one line."""
-    from huggingface_hub.utils import logging
+    """In the block the hub's client does not write two lines for each of its retries; what they end with is the error."""
+    log = logging.getLogger(_CLIENTS_LOG)
 
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    def is_shown(record: logging.LogRecord) -> bool:
+        return not any(part in record.getMessage() for part in _OF_RETRIES)
+
+    log.addFilter(is_shown)
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        log.removeFilter(is_shown)
 
 
 @contextmanager
-def hub_errors(name: str, kind: type[VpbenchError], otherwise: str = "", file: str = "") -> Iterator[None]:
+def hub_errors(name: str, kind: type[VpbenchError], otherwise: str = "", file: str = "", ending: str = "") -> Iterator[None]:
     """Whatever the hub's client raises in the block is one line.
 
     Args:
@@ -128,6 +133,7 @@ def hub_errors(name: str, kind: type[VpbenchError], otherwise: str = "", file: s
         kind: of error to raise.
         otherwise: the way out where the hub cannot be reached.
         file: that is asked for.
+        ending: a sentence behind whatever is said.
 
     Raises:
         VpbenchError: of ``kind``; its cause is the client's.
@@ -141,7 +147,7 @@ def hub_errors(name: str, kind: type[VpbenchError], otherwise: str = "", file: s
         said = _answer(error, name, file) or _failure(error, name, otherwise)
         if said is None:
             raise
-        raise kind(said) from error
+        raise kind(f"{said} {ending}".rstrip()) from error
 
 
 def _answer(error: Exception, name: str, file: str) -> str | None:
@@ -170,8 +176,13 @@ def _failure(error: Exception, name: str, otherwise: str) -> str | None:
         place = error.filename or "the cache of the hub"
         return f"{name}: {place} cannot be written ({error.strerror}); set HF_HOME to another folder."
     if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENTS:
-        return f"{name}: {endpoint()} cannot be reached ({_first_line(error)}). {otherwise}".rstrip()
+        return f"{name}: {endpoint()} cannot be reached ({_first_line(_reason(error))}). {otherwise}".rstrip()
     return None
+
+
+def _reason(error: Exception) -> BaseException:
+    """What has kept the client from the hub, where it speaks of its own cache alone."""
+    return error.__cause__ if type(error).__name__ == "LocalEntryNotFoundError" and error.__cause__ else error
 
 
 def _first_line(error: BaseException) -> str:

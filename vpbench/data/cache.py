@@ -99,7 +99,7 @@ class CachedSplit:
 @dataclass(frozen=True)
 class CachedData:
     """A data set's splits, ready for batches; ``val`` may be empty. ``notes`` are what was odd about its pixels, ``levels`` what
-    became 255 in those of more than 8 bits per sample."""
+    became 255 in those of more than 8 bits per sample, ``flaws`` what stays with the rows of its runs."""
 
     train: CachedSplit
     val: CachedSplit
@@ -107,6 +107,7 @@ class CachedData:
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     levels: WhiteLevels = EACH_ALONE
+    flaws: tuple[str, ...] = ()
 
 
 def prepare(
@@ -151,12 +152,10 @@ def prepare(
         else CachedSplit(empty, split.labels, image_size)
         for name, split in raw.splits.items()
     }
-    plain = {name: plan.one_colour() for name, plan in plans.items()}
-    notes = [
-        f"{count} of {len(raw.splits[name])} {name} images are of one colour each." for name, count in plain.items() if count
-    ]
+    plain = {name: count for name, plan in plans.items() if (count := plan.one_colour())}
+    notes = [f"{count} of {len(raw.splits[name])} {name} images are of one colour each." for name, count in plain.items()]
     levels = raw.splits["train"].levels
-    return CachedData(**splits, class_names=raw.class_names, notes=tuple(notes), levels=levels)
+    return CachedData(**splits, class_names=raw.class_names, notes=tuple(notes), levels=levels, flaws=raw.all_flaws)
 
 
 def resized(image: Image.Image, preprocess: Preprocess, image_size: int, *, keep_margin: bool = False) -> Pixels:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpbench.core.errors import DataError
+from vpbench.data.flaws import Flaw
 
 LARGEST = 2**63 - 1  # of a label
 
@@ -62,5 +63,6 @@ def merged_names(names: Iterable[str], what: str, notes: list[str]) -> dict[str,
     for plain, written in forms.items():
         if len(written) > 1:
             listed = ", ".join(map(ascii, written))
-            notes.append(f"One class, '{plain}', is written in {len(written)} ways (spaces or composed letters): {listed}.")
+            said = f"One class, '{plain}', is written in {len(written)} ways (spaces or composed letters): {listed}."
+            notes.append(Flaw(said))
     return {name: plain for plain, written in forms.items() for name in written}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -203,6 +204,9 @@ def _level(images: list[DeepValues]) -> float | None:
     if odd is None and (stated or not 0 < top.largest < _LEAST_WHITE):
         return float(2 ** max(stated, next(bits for bits in _DEPTHS if top.largest < 2**bits)) - 1)
     seen = odd or top
+    if not (math.isfinite(seen.least) and math.isfinite(seen.largest)):
+        what = "NaN" if math.isnan(seen.least) else "infinite"
+        raise DataError(f"{seen.name} has samples that are {what}, which is no brightness; repair it, or take it out.")
     raise DataError(
         f"{seen.name} has samples from {seen.least:g} to {seen.largest:g}, and which value is white cannot be known; convert the "
         "images to 8 or 16 bits per sample."

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from vpbench.core.errors import DataError, MissingDataError, UsageError, WrongCountsError, WrongSplitsError
 from vpbench.data.catalog import DatasetCard
+from vpbench.data.check_images import image_problems
 from vpbench.data.places import find_folder
 from vpbench.data.protocols import split_sha256
-from vpbench.data.raw import RawData, RawSplit
+from vpbench.data.raw import RawData
 from vpbench.data.sources import check_source, counts, expected_counts, open_dataset, read_dataset
 
 Status = Literal["built in", "ready", "incomplete", "wrong size", "wrong splits", "wrong card", "missing"]
@@ -127,7 +127,7 @@ def verify(
     problems = [f"{part} is {value}, the card says {wanted[part]}" for part, value in found.items() if value != wanted[part]]
     if card.split_sha256 not in (None, listed) and not raw.val_in_train:
         problems.append(f"the split list's sha256 is {listed}, the card says {card.split_sha256}")
-    bad = _unreadable(raw, on_progress) if images else []
+    bad = [str(problem) for problem in image_problems(raw, on_progress)] if images else []
     if bad:
         problems.append(f"{len(bad)} of {_total(raw)} images cannot be read")
     return Verification(
@@ -137,33 +137,3 @@ def verify(
 
 def _total(raw: RawData) -> int:
     return sum(len(split) for split in raw.splits.values())
-
-
-def _unreadable(raw: RawData, on_progress: Callable[[int, int], None] | None) -> list[str]:
-    """Error messages of images that cannot be decoded. Pillow releases the GIL, so threads suffice."""
-    bad, done, total = [], 0, _total(raw)
-    with ThreadPoolExecutor() as pool:
-        for chunk in _chunks(raw):  # map() submits all of its input at once, which would fill the memory
-            for problem in pool.map(_problem, *zip(*chunk)):
-                done += 1
-                if problem:
-                    bad.append(problem)
-                if on_progress:
-                    on_progress(done, total)
-    return bad
-
-
-def _chunks(raw: RawData, size: int = 256) -> Iterator[list[tuple[RawSplit, int]]]:
-    for split in raw.splits.values():
-        for start in range(0, len(split), size):
-            yield [(split, index) for index in range(start, min(start + size, len(split)))]
-
-
-def _problem(split: RawSplit, index: int) -> str:
-    try:
-        image = split.image(index)
-        if split.has_masks:
-            split.mask(index, image.size)
-    except DataError as error:
-        return str(error)
-    return ""

@@ -6,8 +6,11 @@ does not read these.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from vpbench.data.flaws import Flaw
 
 PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
 
@@ -18,14 +21,19 @@ def count_shared(images: Sequence[str], others: Sequence[str]) -> int:
     return sum(image in known for image in images)
 
 
-def overlap_notes(splits: Mapping[str, Any]) -> list[str]:
+def seen_test_images(text: str) -> list[str]:
+    """Those sentences of :func:`overlap_notes` in a text that are about test images, which training or a choice has seen."""
+    return re.findall(r"Also in (?:train|val): \d+ of \d+ test images\.", text)
+
+
+def overlap_notes(splits: Mapping[str, Any]) -> list[Flaw]:
     """Sentences on all pairs of splits with images in common, and on repeated training images; none where all differ.
 
     Args:
         splits: of :class:`vpbench.data.raw.RawSplit`, by name.
     """
     notes = [
-        f"Also in {other}: {count} of {len(splits[split])} {split} images."
+        Flaw(f"Also in {other}: {count} of {len(splits[split])} {split} images.")
         for split, other in PAIRS
         if (count := count_shared(splits[split].identities, splits[other].identities))
     ]
@@ -38,5 +46,5 @@ def overlap_notes(splits: Mapping[str, Any]) -> list[str]:
         first.setdefault(image, label)
     if repeats:
         wrong = f", {conflicts} of them with another class" if conflicts else ""
-        notes.append(f"Repeated within train: {repeats} of {len(train)} images{wrong}.")
+        notes.append(Flaw(f"Repeated within train: {repeats} of {len(train)} images{wrong}."))
     return notes

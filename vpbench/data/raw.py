@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from PIL import Image
 from vpbench.core.hashing import digest
 from vpbench.data.class_names import normalised
 from vpbench.data.decoding import AS_LOADED, EACH_ALONE, WhiteLevels, decode
+from vpbench.data.flaws import Flaw, flaws_of
 from vpbench.data.overlaps import count_shared, overlap_notes
 from vpbench.spec.run_spec import Preprocess
 
@@ -188,6 +189,8 @@ class RawData:
             empty.
         val_in_train: whether ``train`` holds the validation images, too, because nothing says which they are.
         unreadable: how many of a user's own images could not be read and were left out, as asked for.
+        columns: names of columns, by what they hold, without which others would have been read.
+        flaws: those sentences of the note that stay with the rows of runs.
     """
 
     class_names: tuple[str, ...]
@@ -196,6 +199,8 @@ class RawData:
     note: str = ""
     val_in_train: bool = False
     unreadable: int = 0
+    columns: Mapping[str, str] = field(default_factory=dict)
+    flaws: tuple[Flaw, ...] = ()
 
     @classmethod
     def of(
@@ -209,7 +214,8 @@ class RawData:
         for name in class_names:
             normalised(name, "the class")
         members = {split: [splits[split].identities, splits[split].target_identities] for split in SPLITS}
-        return cls(tuple(class_names), splits, digest([list(class_names), members]), " ".join(notes), unreadable=unreadable)
+        identity = digest([list(class_names), members])
+        return cls(tuple(class_names), splits, identity, " ".join(notes), unreadable=unreadable, flaws=flaws_of(notes))
 
     @property
     def has_masks(self) -> bool:
@@ -217,9 +223,18 @@ class RawData:
         return self.splits["train"].has_masks
 
     @cached_property
+    def _overlaps(self) -> list[Flaw]:
+        return overlap_notes(self.splits)
+
+    @property
+    def all_flaws(self) -> tuple[Flaw, ...]:
+        """What stays with the rows of runs: the images that splits share or that train repeats, and the flaws of the note."""
+        return (*self._overlaps, *self.flaws)
+
+    @property
     def remarks(self) -> str:
         """The note, and what the images themselves tell: those that splits share or that train repeats."""
-        return " ".join(filter(None, [self.note, *overlap_notes(self.splits)]))
+        return " ".join(filter(None, [self.note, *self._overlaps]))
 
     def shared(self, split: str, other: str) -> int:
         """How many images of a split are in another one, too, by their identities."""
@@ -227,4 +242,5 @@ class RawData:
 
     def with_splits(self, **changed: RawSplit) -> RawData:
         """The same classes with other splits."""
-        return RawData.of(self.class_names, {**self.splits, **changed}, [self.note] if self.note else [], self.unreadable)
+        new = RawData.of(self.class_names, {**self.splits, **changed})
+        return replace(self, splits=new.splits, digest=new.digest, val_in_train=False)

@@ -88,7 +88,7 @@ def _found(run: str, store: Store, weights: str | Path | None, device: torch.dev
     if is_run_id(run):
         return _stored(find_run_id(store, run), store, weights, device)
     if (found := _REPOSITORY.fullmatch(run)) and not place.parent.is_dir():
-        return load_saved(_from_hub(**found.groupdict()), weights, device)
+        return load_saved(_from_hub(run, **found.groupdict()), weights, device, "Remove it, and it is fetched again.")
     raise UsageError(
         f"'{shortened(run)}' is no run: give a run's id in {store.folder}, a file of trained weights, a folder with "
         f"{MODEL_FILE}, or owner/name on the Hugging Face hub."
@@ -140,8 +140,12 @@ def _check_row(description: Description, row: dict[str, Any], path: Path) -> Non
             raise StoreError(f"{path} does not fit its row: the {what}, {of_file} in the file and {of_row} in the row. {AGAIN}")
 
 
-def _from_hub(name: str, folder: str | None, revision: str | None) -> Path:
-    """The file of a repository, from the hub's cache on this machine or from the hub."""
+def _from_hub(run: str, name: str, folder: str | None, revision: str | None) -> Path:
+    """The file of a repository, from the hub's cache on this machine or from the hub.
+
+    Args:
+        run: what the user has written, which may be a folder's name with a mistake in it.
+    """
     file = "/".join(filter(None, [folder, MODEL_FILE]))
-    with hub_errors(name, StoreError, file=file):
+    with hub_errors(name, StoreError, file=file, ending=f"There is no file or folder '{run}' here either."):
         return Path(hub_api().hf_hub_download(name, file, revision=revision))

@@ -103,8 +103,10 @@ def execute(
         row.update(status="timeout", error=f"{traceback.format_exc(limit=-6)}{timed_out(job.timeout_s)}")
     except Exception as error:
         row.update(status="oom" if is_out_of_memory(error) else "failed", error=traceback.format_exc(limit=-6))
-    if row["status"] == "ok" and row["error"]:
-        callback.note(f"{job.label}: {row['error']}")
+    if row["status"] == "ok":
+        if row["error"]:
+            callback.note(f"{job.label}: {row['error']}")
+        row["error"] = " ".join(filter(None, [row["error"], job.warning, *data.flaws]))  # these were said when it was planned
     row.update(describe(device), wall_s=checkpoints.elapsed_s)
     store.write_row(row)
     return row

@@ -43,12 +43,13 @@ def execute_plan(
     for job in jobs:
         opened.add(job, plan.data[job.spec.data.dataset])
     rows = executor(jobs, store, callback, opened)
-    for backbone in {run.spec.backbone for run in plan.missing}:
-        load_backbone(backbone)  # weights that do not fit are an error here, not after the images are decoded
     store.check_writable()
     if jobs:
-        with store.claims.grid({job.run_id: asdict(Work.of(job)) for job in jobs}), stopped_by_signals(executor, callback):
-            done = sum(1 for _ in rows)
+        with store.claims.grid({job.run_id: asdict(Work.of(job)) for job in jobs}):  # first, so that 'vpbench status' shows it
+            for backbone in {run.spec.backbone for run in plan.missing}:
+                load_backbone(backbone)  # weights that do not fit are an error here, not after the images are decoded
+            with stopped_by_signals(executor, callback):
+                done = sum(1 for _ in rows)
         if done < len(jobs) and executor.draining:
             raise StoppedError(STOPPED) if executor.pausing else KeyboardInterrupt
     stored = store.read()

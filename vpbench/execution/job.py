@@ -30,6 +30,7 @@ class Job(JobOptions):
         replaces: ``started_at`` of the row that the store had when the run was planned (a failed one, or one to be repeated),
             as ISO 8601; None when it had none. A row with another start has been written by another process since.
         results: results folder of the command, absolute, where trackers write.
+        warning: of the plan, for the row.
     """
 
     spec: RunSpec
@@ -45,6 +46,7 @@ class Job(JobOptions):
     cards: tuple[str, ...] = ()
     replaces: str | None = None
     results: str = ""
+    warning: str = ""
 
     @classmethod
     def of(
@@ -63,7 +65,7 @@ class Job(JobOptions):
             n_train=len(raw.splits["train"]), n_val=len(raw.splits["val"]), n_test=len(raw.splits["test"]),
             data_root=str(data_root(plan.request.data_root).absolute()), device=planned_device(plan.request.device).type,
             measured=run.measured, cards=tuple(map(str, places())), replaces=replaces,
-            results=str(Path(results).absolute()), **options.model_dump(),
+            results=str(Path(results).absolute()), warning=run.warning, **options.model_dump(),
         )  # fmt: skip
 
     @property
@@ -73,7 +75,7 @@ class Job(JobOptions):
     @property
     def planned(self) -> PlannedRun:
         """The run as a plan has it, which is what callbacks receive."""
-        return PlannedRun(self.spec, self.recipe_source, self.group, self.measured)
+        return PlannedRun(self.spec, self.recipe_source, self.group, self.measured, self.warning)
 
     @property
     def sizes(self) -> dict[str, int]:

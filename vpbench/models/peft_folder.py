@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from vpbench.core.errors import StoreError, UnsupportedError
-from vpbench.core.tensor_files import UnreadableError, read_tensors, unfit_values
+from vpbench.core.tensor_digest import checked_metadata, with_digest
+from vpbench.core.tensor_files import unfit_values, why_unreadable
 from vpbench.interface import PEFT_PREFIX, PeftAdapter
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.saved import Description, TrainedModel, described_model
@@ -41,7 +43,8 @@ def write_adapter(model: PromptedModel, folder: Path, base_model: str | None = N
     saved = [*(adapter.config.get("modules_to_save") or ()), classifier]
     config = {**adapter.config, "base_model_name_or_path": base_model, "modules_to_save": saved, "task_type": None}
     tensors = {**adapter.tensors, **{f"{PEFT_PREFIX}{classifier}.{name}": each for name, each in model.head.named_parameters()}}
-    save_file({name: each.detach().cpu().contiguous() for name, each in tensors.items()}, folder / TENSOR_FILE, {"format": "pt"})
+    content = save({name: each.detach().cpu().contiguous() for name, each in tensors.items()}, {"format": "pt"})
+    (folder / TENSOR_FILE).write_bytes(with_digest(content))
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -112,9 +115,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
-        found: dict[str, Tensor] = read_tensors(path)
-    except UnreadableError as error:
-        raise StoreError(f"{path} {error}.") from error
+        content = path.read_bytes()
+        found: dict[str, Tensor] = load(content)
+        checked_metadata(content)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except SafetensorError as error:
+        raise StoreError(f"{path} {why_unreadable(path)}.") from error
+    except (ValueError, KeyError) as error:
+        raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}. Copy it again.") from error
     if reason := unfit_values({name: each for name, each in found.items() if torch.is_floating_point(each)}):
         raise StoreError(f"{path}: {reason}.")
     return found

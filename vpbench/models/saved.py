@@ -3,7 +3,8 @@
 A tested run leaves a safetensors file with everything that training changed. Tensors of the backbone have timm's names
 (``blocks.11.attn.qkv.weight``), the head's begin with ``head.``, the method's own with ``own.``. The metadata describe the model,
 each entry as JSON: ``method`` with all options, ``backbone`` with the SHA-256 of its weights, ``class_names``, ``preprocess``,
-``data``, ``run_id``, ``precision`` and ``versions``. :func:`load_saved` puts all of it together.
+``data``, ``run_id``, ``precision`` and ``versions``; ``sha256`` is a checksum (``vpbench.core.tensor_digest``).
+:func:`load_saved` puts all of it together.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from vpbench.backbones.find_weights import find_weights
 from vpbench.core.cards import first_error
 from vpbench.core.errors import StoreError
 from vpbench.core.frozen_model import FrozenModel
+from vpbench.core.tensor_digest import checked_metadata, with_digest
 from vpbench.core.tensor_files import unfit_values
 from vpbench.core.version import __version__
 from vpbench.data.decoding import EACH_ALONE, WhiteLevels
@@ -37,6 +39,7 @@ from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, Precision,
 
 PARTS = ("own.", "head.", "backbone.")  # of a model, by the beginnings of its tensors' names; files of timm's names lack the last
 AGAIN = "Run it again with --save weights."
+COPY_AGAIN = "Copy it again, or run it again with --save weights."  # of a file that somebody names
 
 
 class Description(FrozenModel):
@@ -143,43 +146,35 @@ def packed_tensors(model: PromptedModel) -> dict[str, Tensor]:
 def encode_model(model: PromptedModel, description: Description) -> bytes:
     """The file of a trained model, with the same bytes in every process."""
     tensors = {name.removeprefix("backbone."): tensor for name, tensor in packed_tensors(model).items()}
-    return _with_sorted_header(save(tensors, description.metadata()))
+    return with_digest(save(tensors, description.metadata()))
 
 
-def _with_sorted_header(content: bytes) -> bytes:
-    """safetensors writes the metadata in another order in every process; offsets in the header count from its end."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content[end:]
-
-
-def decode_model(content: bytes, path: Path) -> SavedFile:
+def decode_model(content: bytes, path: Path, way_out: str = AGAIN) -> SavedFile:
     """What is in a file.
 
     Args:
         path: of the file, for messages.
+        way_out: of a damaged file, a sentence.
 
     Raises:
         StoreError: when it is damaged, or of a later vpbench.
     """
     try:
         tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = checked_metadata(content)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}. {AGAIN}") from error
-    metadata = header.get("__metadata__", {})
+        raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}. {way_out}") from error
     named = {name if name.startswith(PARTS) else f"backbone.{name}": tensor for name, tensor in tensors.items()}
-    return SavedFile(named, _description(metadata, path) if "method" in metadata else None)
+    return SavedFile(named, _description(metadata, path, way_out) if "method" in metadata else None)
 
 
-def _description(metadata: Mapping[str, str], path: Path) -> Description:
+def _description(metadata: Mapping[str, str], path: Path, way_out: str) -> Description:
     try:
         return Description.read(metadata)
     except ValueError as error:
         reason = first_error(error) if isinstance(error, ValidationError) else str(error)
         raise StoreError(
-            f"{path}: its description is damaged or of a later vpbench than {__version__} ({reason}). {AGAIN}"
+            f"{path}: its description is damaged or of a later vpbench than {__version__} ({reason}). {way_out}"
         ) from error
 
 
@@ -208,13 +203,16 @@ def restore(model: PromptedModel, saved: SavedFile, path: Path) -> None:
     model.restore(tensors)
 
 
-def load_saved(path: str | Path, weights: str | Path | None = None, device: torch.device | str = "cpu") -> TrainedModel:
+def load_saved(
+    path: str | Path, weights: str | Path | None = None, device: torch.device | str = "cpu", way_out: str = COPY_AGAIN
+) -> TrainedModel:
     """A trained model from its file alone: backbone, method, options and head as the run left them.
 
     Args:
         path: of a file of trained weights.
         weights: file or folder of the backbone's weights, where they are not in their usual place.
         device: where the model ends up.
+        way_out: of a damaged file, a sentence.
 
     Raises:
         StoreError: when the file is missing, damaged, without a description, or of another version of the method.
@@ -223,7 +221,7 @@ def load_saved(path: str | Path, weights: str | Path | None = None, device: torc
     """
     path = Path(path)
     try:
-        saved = decode_model(path.read_bytes(), path)
+        saved = decode_model(path.read_bytes(), path, way_out)
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
     return model_of(saved, path, weights, device)

@@ -10,6 +10,7 @@ from vpbench.backbones.named import check_backbone_name
 from vpbench.core.errors import UsageError
 from vpbench.core.hub import HubData, is_on_hub
 from vpbench.core.names import unknown
+from vpbench.core.user_folders import user_path
 from vpbench.data.catalog import dataset_card
 from vpbench.data.class_names import normalised
 from vpbench.data.target import TARGETS
@@ -116,11 +117,13 @@ def own_paths(request: Request) -> dict[str, str]:
     """The user's own data by the name of each.
 
     Raises:
-        UsageError: for two of one name.
+        UsageError: for two of one name, or one twice.
     """
     found: dict[str, str] = {}
     for path in request.data or ():
         name = own_name(Path(path))
+        if name in found and user_path(path).resolve() == user_path(found[name]).resolve() and not is_on_hub(path):
+            raise UsageError(f"--data {found[name]} and --data {path} are the same data: name them once.")
         if name in found:
             raise UsageError(f"--data {path} and --data {found[name]} would both be called '{name}': rename one of them.")
         found[name] = path

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from vpbench.backbones.named import resolve_backbone
 from vpbench.core.errors import UnsupportedError, UsageError, VpbenchError
 from vpbench.core.hub import PREFIX, is_on_hub
-from vpbench.core.names import unknown
+from vpbench.core.names import counted, unknown
 from vpbench.core.user_folders import user_path
 from vpbench.data.caches import activation_limit
 from vpbench.data.catalog import dataset_card
@@ -34,6 +34,7 @@ from vpbench.planning.user_settings import split_settings, task_settings
 from vpbench.planning.validation_images import check_validation
 from vpbench.spec.device import planned_device
 from vpbench.spec.precision import resolve_precision
+from vpbench.spec.recipe import Recipe
 from vpbench.spec.request import Request
 from vpbench.spec.run_options import RunOptions
 from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, RunSpec, Search, TaskSpec
@@ -42,18 +43,22 @@ from vpbench.store.schema import SETTLED
 from vpbench.store.store import Store
 from vpbench.tasks import Task, make_task, resolve_task, task_class
 
+MOST_SEEDS = 1000
+
 
 @dataclass(frozen=True)
 class PlannedRun:
     """One run, with what its row says beside the specification.
 
     ``measured`` tells whether latency, throughput and memory are measured; of the runs of one winner, the first seed's are.
+    ``warning`` is about the recipe, on these data.
     """
 
     spec: RunSpec
     recipe_source: str
     group: str
     measured: bool = True
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,8 @@ class ResolvedRequest:
             settled, _ = resolve_recipe(self.suite, entries, {**recipe, **overrides})
         if settled.iterations:
             settled = settled.for_images(len(self.data[name].splits["train"]))
+        set_here = {**(recipe or {}), **overrides}
+        warning = _batch_warning(name, settled, len(self.data[name].splits["train"])) if "batch_size" in set_here else ""
         if search:
             source = f"{source}; search {search.space} on validation images"
         path = own_paths(self.request)[name] if self.request.data else self.suite.data.get(name)
@@ -167,7 +174,7 @@ class ResolvedRequest:
                     method=chosen, backbone=self.backbone, preprocess=preprocess, recipe=settled, seed=seed,
                     data=self._data_spec(name, path, seed), selection=self.selection, precision=self.precision,
                     stage=self.stage, search=search, task=self.task,
-                ), source, group,
+                ), source, group, warning=warning,
             )
             for seed in seeds
         ]  # fmt: skip
@@ -175,7 +182,7 @@ class ResolvedRequest:
     def _data_spec(self, name: str, path: str | None, seed: int) -> DataSpec:
         """A data set as a run with this seed has it."""
         spec = DataSpec(
-            suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=path, columns=self.request.columns,
+            suite=self.suite_name, dataset=name, digest=self.data[name].digest, path=path, columns=dict(self.data[name].columns),
             hub=path.removeprefix(PREFIX) if path and is_on_hub(path) else None, unreadable=self.data[name].unreadable,
         )  # fmt: skip
         if self.suite.draws == "one":
@@ -306,9 +313,25 @@ def _normalised(backbone: BackboneSpec, suite: SuiteCard) -> BackboneSpec:
 
 
 def seeds_of(suite: SuiteCard, count: int) -> list[int]:
-    """The first ``count`` seeds of a suite; beyond its own list, the numbers after the last one."""
+    """The first ``count`` seeds of a suite; beyond its own list, the numbers after the last one.
+
+    Raises:
+        UsageError: for more than :data:`MOST_SEEDS`, which nobody means and which would fill the memory.
+    """
+    if count > MOST_SEEDS:
+        raise UsageError(f"--seeds {count}: take at most {MOST_SEEDS:,}; it is how many seeds, not a seed.")
     own = list(suite.seeds[:count])
     return own + [suite.seeds[-1] + 1 + extra for extra in range(count - len(own))]
+
+
+def _batch_warning(dataset: str, recipe: Recipe, images: int) -> str:
+    """On a batch that the user has set; small data sets have less than a batch of images in some suites, too."""
+    if recipe.batch_size <= images:
+        return ""
+    return (
+        f"warning: recipe.batch_size is {recipe.batch_size}, and {dataset} has {counted(images, 'training image')}: "
+        "an epoch is a single step; choose a smaller one."
+    )
 
 
 def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vpbench.core.errors import DataError, MissingDataError
-from vpbench.data.catalog import dataset_card
+from vpbench.data.catalog import DatasetCard, dataset_card
+from vpbench.data.check_images import check_images
 from vpbench.data.counted import CountedData
 from vpbench.data.how_to_get import how_to_get
 from vpbench.data.image_errors import offers_to_skip
@@ -23,32 +24,38 @@ def open_requested(request: Request, suite: SuiteCard, suite_name: str, without_
 
     Args:
         suite: of the request; ``suite_name`` is what it was asked for by.
-        without_data: whether data sets that are not there are counted by their cards.
+        without_data: whether the plan is only shown: data sets that are not there are counted by their cards, and the images of
+            one's own are decoded, which else happens before the first run.
 
     Raises:
         UsageError: for a name or an option that does not fit the suite.
         DataError: for data that is not there or damaged, with the way to get it.
     """
     check_datasets(request, suite, suite_name)
-    target = task_class(suite.task).target
-    if request.data:
+    target, skip = task_class(suite.task).target, request.skip_unreadable
+
+    def open_own(path: str) -> RawData:
         with offers_to_skip():
-            return {
-                name: open_path(path, request.columns, target, request.skip_unreadable)
-                for name, path in own_paths(request).items()
-            }
+            raw = open_path(path, request.columns, target, skip)
+            if without_data and not skip:  # which decodes every image already
+                check_images(raw)
+            return raw
+
+    def open_card(card: DatasetCard) -> RawData:
+        raw = open_dataset(card, request.data_root)
+        if without_data and card.path:
+            check_images(raw)
+        return raw
+
+    if request.data:
+        return {name: open_own(path) for name, path in own_paths(request).items()}
     names = request.datasets or suite.datasets
     opened: dict[str, RawData] = {}
     problems: dict[str, DataError] = {}
     for name in dict.fromkeys(names):
         try:
             own = suite.data.get(name)
-            with offers_to_skip():
-                opened[name] = (
-                    open_path(own, target=target, skip_unreadable=request.skip_unreadable)
-                    if own
-                    else open_dataset(dataset_card(name), request.data_root)
-                )
+            opened[name] = open_own(own) if own else open_card(dataset_card(name))
         except MissingDataError as error:
             if without_data:
                 opened[name] = CountedData.of_card(dataset_card(name))

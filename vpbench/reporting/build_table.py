@@ -15,7 +15,7 @@ from vpbench.reporting.frame import Filters, arrange, known_methods, known_suite
 from vpbench.reporting.keys import ColumnKey, RowKey, SectionKey, split_name
 from vpbench.reporting.notes import footer_lines, protocol
 from vpbench.reporting.row_labels import differences
-from vpbench.reporting.scores import score_titles
+from vpbench.reporting.scores import MULTI_SCALE, score_titles
 from vpbench.reporting.table import Cell, Column, Row, Section, Table
 
 _MIXED = SectionKey()
@@ -103,22 +103,23 @@ def _select(runs: pd.DataFrame, definition: TableDefinition, filters: Filters) -
 
     The paper's suites and backbones are shown alone when the store has runs of them; a column that the user filters is not
     restricted further. Without such runs the others are shown, and the remark names the command to run, unless all are of users'
-    own images, to which a paper's whole grid adds nothing.
+    own images, to which a paper's whole grid adds nothing. A table without any run always names it.
 
     Args:
         runs: as :func:`arrange` returns them.
     """
-    fill = f" To fill this table: {' && '.join(definition.run)}" if definition.run and not _are_own(runs) else ""
+    way = f" To fill this table: {' && '.join(definition.run)}" if definition.run else ""
+    fill = "" if _are_own(runs) else way
     remarks = _deleted(runs)
     if definition.task:
         kept = runs[runs["task"] == definition.task]
         if kept.empty:
-            return kept, (f"No run here is of {definition.task}.{fill}",)
+            return kept, (f"No run here is of {definition.task}.{way}",)
         runs, remarks = kept, (*remarks, *_left_out(len(runs) - len(kept), "of another task"))
     if definition.listed_only:
         kept = runs[[definition.lists(row) for row in runs["row"]]]
         if kept.empty:
-            return kept, (f"No run here is of {_listed(definition)}.{fill}",)
+            return kept, (f"No run here is of {_listed(definition)}.{way}",)
         runs, remarks = kept, (*remarks, *_left_out(len(runs) - len(kept), "of other methods or options"))
     absent = []
     for column, wanted, chosen in (
@@ -137,7 +138,7 @@ def _select(runs: pd.DataFrame, definition: TableDefinition, filters: Filters) -
     if absent:
         remarks += (f"No run here has the paper's {' or '.join(absent)}; these are others.{fill}",)
         fill = ""
-    return runs, (*remarks, *_missing_rows(runs, definition, filters, fill))
+    return runs, (*remarks, *_missing_rows(runs, definition, filters, fill), *_missing_scales(runs, definition))
 
 
 def _are_own(runs: pd.DataFrame) -> bool:
@@ -180,6 +181,15 @@ def _missing_rows(runs: pd.DataFrame, definition: TableDefinition, filters: Filt
         names += [key.name for backbone in backbones for key in definition.rows_on(backbone) if not key.line]
     missing = [definition.names.get(name, name) for name in dict.fromkeys(names) if name not in rows]
     return (f"No run here of {', '.join(missing)}.{fill}",) if missing else ()
+
+
+def _missing_scales(runs: pd.DataFrame, definition: TableDefinition) -> tuple[str, ...]:
+    """How runs that were scored on one scale alone get the others, of a table that shows several."""
+    wanted = [cost.column for cost in definition.costs if cost.column in MULTI_SCALE] if definition.scales else []
+    if not wanted or runs[wanted].notna().any(axis=None):
+        return ()
+    ratios = ",".join(f"{scale:g}" for scale in definition.scales)
+    return (f"No run here has a score of several scales: repeat the command that made it with --scales {ratios}.",)
 
 
 # Sections

@@ -84,7 +84,7 @@ def compare(store: Store, runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], 
     named = _by_title(labels.values()) | labels
     for name in (name for pair in pairs for name in pair):
         if name not in named:
-            raise unknown("method", name, labels, "Only runs that ended well can be compared.")
+            raise unknown("method", name, labels, "Only runs that ended well can be compared.", "")
     sections: list[Section] = []
     p_values: list[tuple[int, float]] = []
     compared: set[SectionKey] = set()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from importlib.resources import files
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, JsonValue, field_validator
@@ -16,6 +14,7 @@ from vpbench.core.frozen_model import FrozenModel
 from vpbench.core.names import unknown
 from vpbench.core.user_files import user_files
 from vpbench.reporting.keys import RowKey, split_name
+from vpbench.reporting.paper_tables import MADE, paper_tables
 from vpbench.reporting.scores import ACCURACY, SCORE
 from vpbench.store.schema import COLUMNS
 
@@ -213,28 +212,41 @@ def load_definition(paper: str, number: str) -> TableDefinition:
     Raises:
         UsageError: for a paper or a table that has no file, or a file that is not a definition.
     """
-    papers = {folder.name: folder for folder in _tables().iterdir() if folder.is_dir()}
+    papers, own = paper_tables(), user_files("tables")
     if paper not in papers:
         raise unknown("paper", paper, papers)
-    numbers = {file.name.removesuffix(".toml"): [file] for file in papers[paper].iterdir() if file.name.endswith(".toml")}
-    own = user_files("tables")
-    found = [*numbers.get(number, []), *own.get(number, [])]
+    found = [*filter(None, [papers[paper].get(number)]), *own.get(number, [])]
     if not found:
-        raise unknown("table", number, {**numbers, **own}, f"Those are of {paper}; --paper takes {', '.join(sorted(papers))}.")
+        raise _unknown_table(paper, number, own)
     if len(found) > 1:
         raise UsageError(f"table '{number}' is both {found[0]} and {found[1]}; rename yours.")
     return validated(TableDefinition, read_toml(found[0]), found[0])
 
 
+def _unknown_table(paper: str, number: str, own: Iterable[str]) -> UsageError:
+    """The error for a table that there is not, or of another paper only."""
+    papers = paper_tables()
+    if of_others := [other for other, numbers in papers.items() if number in numbers]:
+        choices = " or ".join(f"--paper {other}" for other in of_others)
+        return UsageError(f"table {number} is none of {paper}'s but of {' and '.join(of_others)}: {choices}.")
+    hint = f"Those with a number are of {paper}; vpbench list tables has all."
+    return unknown("table", number, [*papers[paper], *MADE, *own], hint)
+
+
+def listed_tables() -> list[dict[str, str]]:
+    """Every table by name, paper and title: those of papers, those that are made without a definition, and the user's."""
+    found = [(paper, number, file) for paper, numbers in paper_tables().items() for number, file in numbers.items()]
+    found += [("", name, file) for name, own in user_files("tables").items() for file in own]
+    titles = [(name, paper, validated(TableDefinition, read_toml(file), file).title) for paper, name, file in found]
+    titles += [(name, "", title) for name, title in MADE.items()]
+    return [{"name": name, "paper": paper, "title": title} for name, paper, title in titles]
+
+
 def table_numbers() -> list[str]:
     """Numbers of the tables that come with vpbench, of all papers."""
-    return sorted({file.name.removesuffix(".toml") for file in _tables().glob("*/*.toml")})
+    return sorted({number for numbers in paper_tables().values() for number in numbers})
 
 
 def leaderboard() -> TableDefinition:
     """The order in which reports list methods, and the method that the others are compared with."""
     return load_definition("vpbench", "leaderboard")
-
-
-def _tables() -> Path:
-    return Path(str(files("vpbench.reports").joinpath("tables")))

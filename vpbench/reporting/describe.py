@@ -18,12 +18,11 @@ from vpbench.data.catalog import dataset_card, dataset_names
 from vpbench.interface import Method
 from vpbench.models.registry import method_class, options_by_method, resolve_method, working_methods
 from vpbench.planning.suites import suite_card, suite_names
+from vpbench.reporting.definition import listed_tables
 from vpbench.reporting.row_labels import images_text, selection_text
 from vpbench.search.space import read_space, space_names
 from vpbench.spec.decoding_rule import OWN_DECODING
 from vpbench.spec.run_spec import BackboneSpec, MethodSpec
-
-KINDS = ("methods", "datasets", "suites", "backbones", "searches")
 
 # The values of ``Method.fidelity`` and of the column ``fidelity``, in words.
 _FIDELITY: Mapping[str, str] = MappingProxyType(
@@ -92,6 +91,7 @@ def listing(kind: str, group: str | None = None) -> list[dict[str, Any]]:
         "suites": lambda: _lines(suite_names(), suite_card, "title datasets backbone"),
         "backbones": lambda: _lines(backbone_names(), backbone_card, "title parameters pretraining licence"),
         "searches": lambda: _lines(space_names(), lambda name: read_space(name).card, "title description sampler"),
+        "tables": listed_tables,
     }
     if kind not in makers:
         raise unknown("listing", kind, makers)

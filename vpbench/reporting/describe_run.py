@@ -87,10 +87,10 @@ def for_readers(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _title(name: str, facts: Mapping[str, Any]) -> str:
-    """A score by the name of the metric that it is."""
+    """A score by the name of the metric that it is; what is no error as a warning."""
     if name in ("score", "val_score") and (metric := facts.get("metric")):
         return str(metric) if name == "score" else f"val_{metric}"
-    return name
+    return "warning" if name == "error" and facts.get("status") == "ok" else name
 
 
 def _text(name: str, value: Any) -> str:

@@ -12,16 +12,15 @@ import matplotlib
 import pandas as pd
 from matplotlib.backend_bases import FigureCanvasBase
 
-from vpbench.core.errors import UsageError
+from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.file_names import file_name
 from vpbench.core.files import write_atomically
 from vpbench.core.hashing import digest
-from vpbench.core.names import unknown
 from vpbench.reporting.definition import leaderboard
 from vpbench.reporting.figure_text import PLAIN, escape_text
 from vpbench.reporting.frame import Filters, arrange, of_section, sections_in
 from vpbench.reporting.keys import RowKey, SectionKey
-from vpbench.reporting.plot_registry import plot_names, plot_registry
+from vpbench.reporting.plot_registry import find_plot
 from vpbench.reporting.row_labels import section_titles
 from vpbench.reporting.scores import score_title
 from vpbench.store.store import Store
@@ -97,8 +96,17 @@ def sections(runs: pd.DataFrame, filters: Filters) -> Iterator[SectionRuns]:
 
 
 def sections_by_class(runs: pd.DataFrame, filters: Filters) -> Iterator[SectionRuns]:
-    """Those whose models give an image one class; what a segmentation leaves of an image is something else."""
-    return (section for section in sections(runs, filters) if not section.key.task)
+    """Those whose models give an image one class; what a segmentation leaves of an image is something else.
+
+    Raises:
+        StoreError: when there are others only.
+    """
+    found = list(sections(runs, filters))
+    own = [section for section in found if not section.key.task]
+    if found and not own:
+        tasks = " and ".join(sorted({str(section.key.task) for section in found}))
+        raise StoreError(f"this shows one class for each image, and all runs here are of {tasks}: choose other runs or results.")
+    return iter(own)
 
 
 def usable(runs: pd.DataFrame) -> pd.Series[bool]:
@@ -137,9 +145,7 @@ def draw_figures(
         OSError: when a file cannot be written.
         StoreError: when the store lacks what the figure needs.
     """
-    if (asked := name.replace("_", "-")) not in plot_names():
-        raise unknown("plot", name, plot_names())
-    plot = plot_registry().get(asked.replace("-", "_"))
+    plot = find_plot(name)
     if folder.suffix.lower().removeprefix(".") in FigureCanvasBase.get_supported_filetypes() and not folder.is_dir():
         raise UsageError(f"--out {folder} names a file; figures need a folder, as each is written as PNG and as PDF.")
     paths = []

@@ -112,7 +112,9 @@ def _matches(values: pd.Series[Any], kind: str, wanted: tuple[Any, ...]) -> pd.S
         if kind == "method":
             found |= values.str.partition(":")[0] == value
         if not found.any():
-            raise unknown(kind, str(value), {str(known) for known in values.dropna()}, "Only what the store holds can be shown.")
+            raise unknown(
+                kind, str(value), {str(known) for known in values.dropna()}, "Only what the store holds can be shown.", ""
+            )
         matches |= found
     return matches
 

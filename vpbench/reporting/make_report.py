@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from vpbench.core.errors import StoreError, UsageError
+from vpbench.core.errors import UsageError
 from vpbench.core.files import write_atomically
 from vpbench.core.names import unknown
 from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import TableDefinition, leaderboard, load_definition
 from vpbench.reporting.formats import RENDERERS, SUFFIXES, terminal, web
 from vpbench.reporting.frame import Filters, Names, load_rows
+from vpbench.reporting.no_rows import no_rows
+from vpbench.reporting.plot_registry import find_plot
 from vpbench.reporting.published import with_reported
 from vpbench.reporting.scores import with_later_scales
 from vpbench.reporting.table import Table
@@ -62,7 +64,7 @@ def make_report(
     costs: Path | str | None = None,
     width: int | None = None,
     colour: bool = False,
-    on_figure: Callable[[str], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> str | list[Path]:
     """A table as text, or the paths of the files written. Without ``table`` and ``plot``: table 1.
 
@@ -82,8 +84,7 @@ def make_report(
         costs: of the table ``methods``: a file of ``vpbench measure --output`` with times and memory.
         width: characters of a line in the terminal's format; None does not limit it.
         colour: let the terminal's format use escape codes.
-
-        on_figure: called with each figure of a plot before it is written.
+        on_progress: called with each figure before it is written, and with each method before it is counted.
 
     Raises:
         StoreError: when the store holds no run, or not what the figure needs.
@@ -101,14 +102,14 @@ def make_report(
     if plot is not None:
         if format is not None:
             raise UsageError("--format is for tables; figures are always written as PNG and PDF.")
-        return _figures(plot, store, keep, Path(out or DEFAULT_FIGURES), on_figure)
+        return _figures(plot, store, keep, Path(out or DEFAULT_FIGURES), on_progress)
     target = Path(out) if out is not None else None
     kind = _format(format, target)
     if pairs or statistics:
         name = "comparison" if pairs else "statistics"
         built = _tests(store, keep, pairs, mix)
     elif table == METHODS:
-        name, built = METHODS, _methods(keep, costs)
+        name, built = METHODS, _methods(keep, costs, on_progress)
     elif table == SCORES:
         # Imported here: SciPy's optimisers are not needed for other tables.
         from vpbench.reporting.scores_table import scores_table
@@ -158,18 +159,19 @@ def _table(store: Store, definition: TableDefinition, paper: str, keep: Filters,
         return build_table(runs, definition, keep, mix)
     runs = with_later_scales(load_rows(store, definition.numbers, definition.shifts), store, definition.scales)
     if runs.empty:
-        warnings.warn(f"no runs in {store.folder}: only what the paper reports is shown.", stacklevel=2)
+        warnings.warn(f"only what the paper reports is shown: {no_rows(store, definition.shifts)}", stacklevel=2)
     return with_reported(build_table(runs, definition, keep, mix), definition, paper)
 
 
-def _methods(keep: Filters, costs: Path | str | None) -> Table:
+def _methods(keep: Filters, costs: Path | str | None, on_progress: Callable[[str], None] | None) -> Table:
     """The table of all methods, or of some, on one backbone."""
     if len(keep.backbone or ()) > 1 or keep.dataset or keep.suite or keep.seed is not None:
         raise UsageError(f"--table {METHODS} reads no runs: of the filters it takes --method and one --backbone.")
     # Imported here: methods are counted with torch.
     from vpbench.reporting.methods_table import methods_table
 
-    return methods_table(keep.method or ("all",), next(iter(keep.backbone or ()), None), costs=Path(costs) if costs else None)
+    backbone, file = next(iter(keep.backbone or ()), None), Path(costs) if costs else None
+    return methods_table(keep.method or ("all",), backbone, costs=file, on_method=on_progress)
 
 
 def _tests(store: Store, keep: Filters, pairs: Sequence[tuple[str, str]], mix: bool) -> Table:
@@ -182,21 +184,20 @@ def _tests(store: Store, keep: Filters, pairs: Sequence[tuple[str, str]], mix: b
     return statistics_table(runs, leaderboard(), keep, mix)
 
 
-def _figures(name: str, store: Store, keep: Filters, folder: Path, on_figure: Callable[[str], None] | None) -> list[Path]:
+def _figures(name: str, store: Store, keep: Filters, folder: Path, on_progress: Callable[[str], None] | None) -> list[Path]:
     # Imported here: matplotlib and scikit-learn take a second that a table need not wait for.
     from vpbench.reporting.figures import draw_figures
 
-    runs = _runs(store)
+    needs_runs = not find_plot(name).of_trials or not store.folder.is_dir()
+    runs = _runs(store) if needs_runs else load_rows(store)
     with _written_to(folder):
-        return draw_figures(name, store, runs, keep, folder, on_figure)
+        return draw_figures(name, store, runs, keep, folder, on_progress)
 
 
 def _runs(store: Store, numbers: Collection[str] | None = None, shifts: bool = False) -> pd.DataFrame:
     runs = load_rows(store, numbers, shifts)
     if runs.empty:
-        raise StoreError(
-            f"no runs in {store.folder}. Fill it: vpbench run --methods linear,vpt --suite mini --results {store.folder}"
-        )
+        raise no_rows(store, shifts)
     return runs
 
 

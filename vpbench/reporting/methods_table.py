@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -36,8 +36,9 @@ WORDS = ("year", "changes", "merged for inference")
 
 
 def methods_table(
-    labels: Sequence[str] = ("all",), backbone: str | None = None, image_size: int | None = None, costs: Path | None = None
-) -> Table:
+    labels: Sequence[str] = ("all",), backbone: str | None = None, image_size: int | None = None, costs: Path | None = None,
+    on_method: Callable[[str], None] | None = None,
+) -> Table:  # fmt: skip
     """The table.
 
     Args:
@@ -45,6 +46,7 @@ def methods_table(
         backbone: on which sizes are counted; None: ViT-B/16.
         image_size: pixels; None for that of pretraining, 224 for ViT-B/16.
         costs: a file of ``vpbench measure --output`` for that backbone.
+        on_method: called with each method before it is counted, which takes a second or two.
 
     Raises:
         UsageError: for an unknown name, or a file that is of another backbone.
@@ -54,7 +56,11 @@ def methods_table(
 
     spec = resolve_backbone(backbone or BACKBONE, "random", image_size)
     measured = {} if costs is None else _measured(costs, spec)
-    rows = [_row(label, spec, measured.get(label, {})) for label in expand_labels(labels)]
+    rows = []
+    for label in expand_labels(labels):
+        if on_method is not None:
+            on_method(label)
+        rows.append(_row(label, spec, measured.get(label, {})))
     rows.sort(key=lambda row: list(GROUPS.values()).index(row.group))  # within a group, as methods are named
     columns = (
         *(Column("", name, "words", ColumnKey("other", name)) for name in WORDS),

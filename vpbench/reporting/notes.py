@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from vpbench.data.overlaps import seen_test_images
 from vpbench.reporting.definition import TableDefinition
 from vpbench.reporting.keys import SectionKey
 from vpbench.reporting.row_labels import epochs_text, selection_text, trained_on
@@ -81,6 +82,7 @@ def footer_lines(
         _seeds(n, filled),
         _grid(filled, cells),
         _without_number(runs, definition.score, definition.metric),
+        *_seen_in_training(runs),
         *_unsupported(runs),
         *(cost.note for cost in definition.costs),
         _repeats(runs),
@@ -112,6 +114,13 @@ def _without_number(runs: pd.DataFrame, column: str, metric: str) -> str:
     if empty := int((runs["status"].eq("ok") & runs[column].isna()).sum()):
         parts.append(f"{empty} ok but without {metric}")
     return f"Runs without a number: {', '.join(parts)}." if parts else ""
+
+
+def _seen_in_training(runs: pd.DataFrame) -> list[str]:
+    """One line per data set whose test images are partly those of training or validation, by what its rows say."""
+    known = runs.loc[runs["status"] == "ok", ["dataset", "error"]].fillna("").drop_duplicates().itertuples(index=False, name=None)
+    found = dict.fromkeys((dataset, " ".join(seen_test_images(text))) for dataset, text in known)
+    return [f"Not all test images of {dataset} are new to its models: {said}" for dataset, said in sorted(found) if said]
 
 
 def _unsupported(runs: pd.DataFrame) -> list[str]:

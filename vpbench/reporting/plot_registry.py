@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vpbench.core.errors import UsageError
+from vpbench.core.names import unknown
 from vpbench.core.plugins import Registry
 
 LAST = 1000
@@ -25,6 +26,7 @@ class Plot:
         title: what it shows, the first paragraph of the module's docstring.
         place: position on a page, smallest first; ``PLACE`` of the module.
         overview: whether it is readable, and quick to draw, for thousands of runs; ``OVERVIEW`` of the module.
+        of_trials: whether it shows the trials of searches, and so needs no run; ``OF_TRIALS`` of the module.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Plot:
     title: str
     place: int = LAST
     overview: bool = False
+    of_trials: bool = False
 
     @property
     def option(self) -> str:
@@ -49,10 +52,22 @@ def plot_names() -> list[str]:
     return [name.replace("_", "-") for name in plot_registry().names()]
 
 
+def find_plot(name: str) -> Plot:
+    """The plot that a user names.
+
+    Raises:
+        UsageError: for an unknown name.
+    """
+    if (asked := name.replace("_", "-")) not in plot_names():
+        raise unknown("plot", name, plot_names())
+    return plot_registry().get(asked.replace("-", "_"))
+
+
 def _pick(name: str, found: Any) -> Plot:
     """A plot from its module, or from a function ``draw`` that an entry point names."""
     draw = found if callable(found) else getattr(found, "draw", None)
     if draw is None:
         raise UsageError(f"plot '{name}': {found!r} has no function 'draw'.")
     title = " ".join((found.__doc__ or name).strip().split("\n\n")[0].replace("``", "").split())
-    return Plot(name, draw, title, getattr(found, "PLACE", LAST), getattr(found, "OVERVIEW", False))
+    more = (getattr(found, "PLACE", LAST), getattr(found, "OVERVIEW", False), getattr(found, "OF_TRIALS", False))
+    return Plot(name, draw, title, *more)

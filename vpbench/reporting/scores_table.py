@@ -40,8 +40,8 @@ def scores_table(store: Store, runs: pd.DataFrame, filters: Filters) -> Table:
     found = [part for section in sections_by_class(runs, filters) for part in _sections(store, section)]
     if not found:
         raise StoreError(
-            f"no predictions, probabilities or corruptions in {store.folder} for these runs: run them again with --save"
-            " predictions,probabilities."
+            f"no predictions, probabilities or corruptions in {store.folder} for these runs: repeat the command that made "
+            "them with --save predictions,probabilities, or with --corruptions all, which trains nothing that is stored."
         )
     footer = (
         "Mean and standard deviation over seeds. Many, medium, few: classes with more than 100, 20 to 100, fewer than 20 training"

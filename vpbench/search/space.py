@@ -176,7 +176,7 @@ def read_space(name: str) -> Space:
     """
     if not name.endswith(".toml"):
         if name not in space_names():
-            raise unknown("search space", name, space_names(), "(vpbench list searches), or give a file: --space my.toml.")
+            raise unknown("search space", name, space_names(), "A file works too: --space my.toml.")
         return Space(name, _card(card_file(FOLDER, name, "search space")))
     path = user_path(name)
     return Space(path.stem, _card(path))

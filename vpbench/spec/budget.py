@@ -15,10 +15,10 @@ DEFAULT_SPACE = "vpt-grid"
 class Budget(FrozenModel):
     """How settings are searched; None means the space's own value, or none."""
 
-    space: Annotated[str, Flag(shown=DEFAULT_SPACE)] = Field(
+    space: Annotated[str, Flag(metavar="NAME", shown=DEFAULT_SPACE)] = Field(
         default=DEFAULT_SPACE, description="What is searched: a name of 'vpbench list searches', or a file: my.toml."
     )
-    sampler: Annotated[str | None, Flag()] = Field(
+    sampler: Annotated[str | None, Flag(metavar="NAME")] = Field(
         default=None, description="grid (every point) or tpe (Optuna). Default: the space's."
     )
     trials: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(

@@ -21,18 +21,18 @@ class Request(FrozenModel):
     ``device`` is here because it decides the precision that ``auto`` means, which is part of a run's identity.
     """
 
-    methods: Annotated[tuple[str, ...] | None, Flag(parse=words)] = Field(
+    methods: Annotated[tuple[str, ...] | None, Flag(metavar="NAMES", parse=words)] = Field(
         default=None,
         description="Methods, with commas: insvp,vpt:shallow,./mine.py; all; group:partial, :extra or :prompts. Default: six.",
     )
-    suite: Annotated[str | None, Flag()] = Field(
+    suite: Annotated[str | None, Flag(metavar="NAME")] = Field(
         default=None, description="Data sets and protocol, by name or path (my.toml). Default: mini, built in."
     )
     data: Annotated[tuple[str, ...] | None, Flag(metavar="PATH", repeatable=True)] = Field(
         default=None,
         description="Your own images: an ImageFolder tree, images/ and masks/, parquet, or hf:owner/name[:config]. Repeatable.",
     )
-    task: Annotated[str | None, Flag()] = Field(
+    task: Annotated[str | None, Flag(metavar="TASK")] = Field(
         default=None, description="What is predicted on --data: classification, or segmentation of images with masks."
     )
     columns: Annotated[dict[str, str], Flag(metavar="image=NAME,label=NAME", parse=columns_of)] = Field(
@@ -48,10 +48,10 @@ class Request(FrozenModel):
     data_root: Annotated[str | None, Flag(metavar="FOLDER")] = Field(
         default=None, description="Where published data sets lie. Default: VPBENCH_DATA."
     )
-    datasets: Annotated[tuple[str, ...] | None, Flag(parse=words)] = Field(
+    datasets: Annotated[tuple[str, ...] | None, Flag(metavar="NAMES", parse=words)] = Field(
         default=None, description="Only these data sets of the suite, with commas."
     )
-    backbone: Annotated[tuple[str, ...] | None, Flag(parse=words)] = Field(
+    backbone: Annotated[tuple[str, ...] | None, Flag(metavar="NAMES", parse=words)] = Field(
         default=None, description="Names of 'vpbench list backbones', or any ViT or Swin of timm; several with commas."
     )
     weights: Annotated[str | None, Flag(metavar="FILE_OR_FOLDER")] = Field(
@@ -73,9 +73,11 @@ class Request(FrozenModel):
     settings: Annotated[dict[str, Any], Flag(name="--set", metavar="METHOD.OPTION=VALUE", parse=settings_of, repeatable=True)] = (
         Field(default_factory=dict, description="An option; recipe.lr=0.1 for the recipe. Repeatable.")
     )
-    precision: Annotated[str | None, Flag()] = Field(default=None, description="fp32, tf32 (GPUs), bf16 or auto.")
-    selection: Annotated[str | None, Flag()] = Field(default=None, description="Epoch that counts: last or best_val.")
-    device: Annotated[str, Flag(shown="auto")] = Field(default="auto", description="auto, cpu or cuda.")
+    precision: Annotated[str | None, Flag(metavar="KIND")] = Field(default=None, description="fp32, tf32 (GPUs), bf16 or auto.")
+    selection: Annotated[str | None, Flag(metavar="EPOCH")] = Field(
+        default=None, description="Epoch that counts: last or best_val."
+    )
+    device: Annotated[str, Flag(metavar="DEVICE", shown="auto")] = Field(default="auto", description="auto, cpu or cuda.")
 
     @field_validator("data", mode="before")
     @classmethod

@@ -26,7 +26,7 @@ def _kinds(text: str) -> list[str]:
 class JobOptions(FrozenModel):
     """How one run is done, wherever it is done."""
 
-    save: Annotated[tuple[str, ...], Flag(parse=_kinds, shown=",".join(DEFAULT_SAVE))] = Field(
+    save: Annotated[tuple[str, ...], Flag(metavar="KINDS", parse=_kinds, shown=",".join(DEFAULT_SAVE))] = Field(
         default=DEFAULT_SAVE,
         description="What to keep beside each tested row: features, predictions, probabilities, curve, weights, or none.",
     )
@@ -91,7 +91,7 @@ class RunOptions(JobOptions):
     scales: Annotated[tuple[float, ...] | None, Flag(metavar="0.5,1,...", parse=scales_of)] = Field(
         default=None, description="Test segmentations on these scales too, and mirrored, trained before or now; keeps weights."
     )
-    executor: Annotated[str | None, Flag()] = Field(
+    executor: Annotated[str | None, Flag(metavar="NAME")] = Field(
         default=None, description="Where runs happen: inline (this process), local, ray or slurm."
     )
     workers: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
@@ -109,7 +109,7 @@ class RunOptions(JobOptions):
     executor_options: Annotated[
         dict[str, Any], Flag(name="--executor-option", metavar="NAME=VALUE", parse=executor_options_of, repeatable=True)
     ] = Field(default_factory=dict, description="E.g. partition=gpu for slurm: docs/scale.md. Repeatable.")
-    rerun: Annotated[str | None, Flag()] = Field(
+    rerun: Annotated[str | None, Flag(metavar="WHICH")] = Field(
         default=None, description="Repeat stored runs: failed, stale (by other versions of vpbench or torch) or all."
     )
     limit: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(

@@ -80,7 +80,7 @@ class Preprocess(FrozenModel):
 class DataSpec(FrozenModel):
     """A data set and the digest of its images, labels and splits; ``path`` is no part of a run's identity.
 
-    ``columns`` are those of a user's parquet files that were chosen, ``hub`` is a data set of the Hugging Face hub,
+    ``columns`` are those of a user's parquet files that had to be named, ``hub`` is a data set of the Hugging Face hub,
     ``owner/name:config@commit``. Where every seed draws its own training images, ``digest`` is that of the run's, and
     ``drawn_from`` that of the whole data set.
     """
@@ -89,7 +89,7 @@ class DataSpec(FrozenModel):
     dataset: str
     digest: str
     path: str | None = Field(None, repr=False)
-    columns: dict[str, str] = Field(default_factory=dict, description="of 'image', 'label' and 'split', those given")
+    columns: dict[str, str] = Field(default_factory=dict, description="of image, label and split, those that had to be given")
     hub: str | None = None
     drawn_from: str | None = Field(
         default=None, description="digest of what each seed draws from; None: all seeds have the same images"

@@ -39,8 +39,11 @@ def write_checksums(known: Mapping[str, str], path: Path) -> None:
     path.write_text("".join(f"{known[name]}  {name}\n" for name in sorted(known)), encoding="utf-8", newline="\n")
 
 
-def artefact_files(kinds: Iterable[str]) -> list[str]:
+def artefact_files(kinds: Iterable[str], what: str = "thing to --save") -> list[str]:
     """File names of kinds of artefacts.
+
+    Args:
+        what: one of them is called by the option that names it, for the message.
 
     Raises:
         UsageError: for an unknown kind.
@@ -48,6 +51,6 @@ def artefact_files(kinds: Iterable[str]) -> list[str]:
     names = []
     for kind in kinds:
         if kind not in ARTEFACTS:
-            raise unknown("thing to --save", kind, ARTEFACTS)
+            raise unknown(what, kind, ARTEFACTS)
         names.append(ARTEFACTS[kind])
     return names

@@ -28,17 +28,26 @@ def find_run_id(store: Store, beginning: str, known: Sequence[str] | None = None
         known: ids of all runs, where they are read already.
 
     Raises:
-        StoreError: when there is none, or several.
+        StoreError: when there is none, or several, or no results folder.
     """
+    store.check_there()
     ids = [row["run_id"] for row in store.read_columns(["run_id"])] if known is None else known
     found = [run_id for run_id in ids if run_id.startswith(beginning)]
     if len(found) == 1:
         return found[0]
     many = f"no run '{shortened(beginning)}'"
     if found:
-        listed = ", ".join(run_id[: len(beginning) + SHORT] for run_id in sorted(found)[:SHOWN])
+        shown = sorted(found)[:SHOWN]
+        listed = ", ".join(run_id[: _apart(shown)] for run_id in shown)
         many = f"{len(found)} runs begin with '{beginning}' ({listed}{', ...' if len(found) > SHOWN else ''}); use more digits"
     raise StoreError(f"{store.folder}: {many} ({counted(len(ids), 'run')} there; --results chooses another folder).")
+
+
+def _apart(ids: Sequence[str]) -> int:
+    """How many digits tell ids apart; as many as are shown everywhere, or more where these begin alike."""
+    return next(
+        (digits for digits in range(SHORT, len(ids[0])) if len({run_id[:digits] for run_id in ids}) == len(ids)), len(ids[0])
+    )
 
 
 def latest_runs(store: Store) -> tuple[list[dict[str, Any]], list[str]]:

@@ -18,7 +18,7 @@ _IDENTITY = {
     "run_id": (pa.string(), "hash of the specification"),
     "group_id": (pa.string(), "the same without the seed"),
     "status": (pa.string(), "ok, diverged, oom, failed, timeout or unsupported"),
-    "error": (pa.string(), "what went wrong; when ok a warning about the training, or empty"),
+    "error": (pa.string(), "what went wrong; when ok warnings about the training and the data, or empty"),
     "started_at": (pa.timestamp("ms", tz="UTC"), "when the run began"),
     "wall_s": (pa.float64(), "seconds from start to row, measuring included"),
     "stage": (

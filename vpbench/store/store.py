@@ -79,6 +79,14 @@ class Store:
         """Path of an unfinished run's checkpoint (``vpbench.training.checkpoint``); removed when its row is written."""
         return inside(self.checkpoints_folder, f"{run_id}.pt")
 
+    def check_there(self) -> None:
+        """
+        Raises:
+            StoreError: when there is no such folder.
+        """
+        if not self.folder.is_dir():
+            raise StoreError(f"there is no results folder {self.folder}; --results chooses another one.")
+
     def check_writable(self) -> None:
         """Tests whether the folder is writable, before any work is done, and removes what killed processes have left.
 

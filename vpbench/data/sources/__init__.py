@@ -150,12 +150,20 @@ def open_path(
     place = user_path(path)
     with _readable(place):
         if not place.exists():
-            raise DataError(f"{place} does not exist; give a folder with {LAYOUTS[target]}, or a .parquet file.")
+            way = _several(str(path)) or f"give a folder with {LAYOUTS[target]}, or a .parquet file"
+            raise DataError(f"{place} does not exist; {way}.")
         if place.is_file() or find_shards(place):
             return _readers().get("parquet")(path=place, columns=columns, target=target, skip_unreadable=skip_unreadable)
         if columns:
             raise DataError(f"{place} is a folder of images, which has no columns; leave out --columns.")
         return _readers().get(OF_FOLDERS[target])(path=place, skip_unreadable=skip_unreadable)
+
+
+def _several(given: str) -> str:
+    """What to say of a path that is several with commas between them; empty for another one."""
+    parts = [part.strip() for part in given.split(",")]
+    there = len(parts) > 1 and all(part and user_path(part).exists() for part in parts)
+    return f"name each data set by itself: {' '.join(f'--data {part}' for part in parts)}" if there else ""
 
 
 @contextmanager

@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpbench.core.errors import DataError
+from vpbench.core.names import quoted
 from vpbench.data.class_names import merged_names
 from vpbench.data.decoding import white_levels
+from vpbench.data.flaws import flaws_of
 from vpbench.data.raw import SPLITS, Labels, RawData
-from vpbench.data.sources._own_split import OwnSplit, readable
+from vpbench.data.sources._own_split import OwnSplit, check_splits, readable
 from vpbench.data.splitting import Indices, hold_out
 
 SEED = 0
@@ -50,23 +52,20 @@ def assemble(
     if len(keys) == 0:
         raise DataError(f"{origin} holds no images; give a folder or file with at least two classes of images.")
     notes, given = list(known), len(keys)
-    kept = readable(select(np.arange(given), np.zeros(given, np.int64)), notes) if skip_unreadable else np.arange(given)
+    kept = readable(select(np.arange(given), np.zeros(given, np.int64)), origin, notes) if skip_unreadable else np.arange(given)
     keys, membership = keys[kept], None if membership is None else membership[kept]
     if not len(keys):
-        raise DataError(" ".join([f"{origin} holds no image that can be read.", *notes]))
+        raise DataError(" ".join([f"{origin} holds no image that can be read.", *flaws_of(notes)]))
     if keys.dtype.kind == "U":
         plain = merged_names(np.unique(keys).tolist(), f"{origin}: the class", notes)
         keys = np.array([plain[key] for key in keys.tolist()], np.str_)
+    check_splits(origin, membership, "with images of every class", notes)
     parts = _random_parts(keys, notes) if membership is None else {name: np.flatnonzero(membership == name) for name in SPLITS}
-    if membership is not None and len(parts["train"]) and not len(parts["val"]):
+    if membership is not None and not len(parts["val"]):
         parts = _with_validation(parts, keys, notes)
     if keys.dtype.kind == "i":
         _check_numbers(origin, np.unique(keys).tolist(), class_name, notes)
-    for name in ("train", "test"):
-        if not len(parts[name]):
-            refusal = f"{origin} has no {name} images; add a split '{name}' with images of every class."
-            raise DataError(" ".join([refusal, *notes]))
-    _check_classes(origin, {name: keys[part] for name, part in parts.items()}, class_name, notes)
+    _check_classes(origin, {name: keys[part] for name, part in parts.items()}, class_name, notes, drawn=membership is None)
 
     classes = np.unique(keys[parts["train"]])
     splits = {name: select(kept[part], np.searchsorted(classes, keys[part]).astype(np.int64)) for name, part in parts.items()}
@@ -114,7 +113,14 @@ def _check_classes(
     keys: dict[str, Keys],
     class_name: Callable[[int | str], str],
     notes: list[str],
+    *,
+    drawn: bool,
 ) -> None:
+    """That train and test have the same classes, two or more; what validation lacks is noted.
+
+    Args:
+        drawn: whether the splits are not the user's.
+    """
     sets = {split: set(np.unique(values).tolist()) for split, values in keys.items()}
 
     def named(classes: Iterable[int | str]) -> str:
@@ -124,10 +130,19 @@ def _check_classes(
         if extra := sets[split] - sets["train"]:
             raise DataError(
                 f"{origin}: {split} has images of {named(extra)}, train has none; add some to train or take them out."
+                + _in_other_case(map(class_name, extra), map(class_name, sets["train"]))
             )
     if len(sets["train"]) < 2:
         raise DataError(f"{origin} has one class only, {named(sets['train'])}; classification needs two or more.")
-    if absent := sets["train"] - sets["test"]:
+    absent = sets["train"] - sets["test"]
+    if absent and drawn:  # of each class with more than one image, some are test images
+        verb = "has 1 image" if len(absent) == 1 else "have 1 image each"
+        refusal = (
+            f"{origin}: {named(absent)} {verb}, too few to be divided into train, validation and test; add images, three or more "
+            f"in each class, or take the class{'' if len(absent) == 1 else 'es'} out."
+        )
+        raise DataError(" ".join([refusal, *flaws_of(notes)]))
+    if absent:
         raise DataError(
             f"{origin}: train has images of {named(absent)}, test has none; add some to test or take them out of train."
         )
@@ -135,8 +150,13 @@ def _check_classes(
         notes.append(f"Not in val: {named(absent)}.")
 
 
-def _listed(names: Sequence[str], most: int = 5) -> str:
+def _in_other_case(strange: Iterable[str], known: Iterable[str]) -> str:
+    """A hint on training classes that differ from ``strange`` ones by capital letters alone; empty where there are none."""
+    forms = {name.casefold() for name in strange}
+    alike = sorted(name for name in known if name.casefold() in forms)
+    return f" In train there is {quoted(alike)}: capital letters count, so write each class in one way." if alike else ""
+
+
+def _listed(names: Sequence[str]) -> str:
     """``classes 'a', 'b' and 7 more``."""
-    shown = ", ".join(f"'{name}'" for name in names[:most])
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"class{'es' if len(names) > 1 else ''} {shown}{more}"
+    return f"class{'es' if len(names) > 1 else ''} {quoted(names)}"

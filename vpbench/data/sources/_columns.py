@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,14 @@ USUAL = {
 @dataclass(frozen=True)
 class Columns:
     """Names of columns; ``label`` has the labels or the masks, as ``target`` says; ``split`` is None where the files' names say
-    it. ``note`` is empty unless one was guessed."""
+    it. ``note`` is empty unless one was guessed; ``needed`` are those of the given names without which others would be read."""
 
     image: str
     label: str
     split: str | None
     note: str = ""
     target: Target = "class"
+    needed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -50,6 +52,23 @@ class Columns:
 
 def choose_columns(
     schema: pa.Schema, given: Mapping[str, str], file: Path | str, *, with_split: bool, target: Target = "class"
+) -> Columns:  # fmt: skip
+    """See :func:`_chosen`, whose arguments and errors are the same; with the names that were needed for this choice."""
+
+    def choice(names: Mapping[str, str]) -> Columns:
+        return _chosen(schema, names, file, with_split=with_split, target=target)
+
+    chosen, needed = choice(given), dict(given)
+    for role in sorted(given):
+        fewer = {other: name for other, name in needed.items() if other != role}
+        with suppress(DataError):
+            if choice(fewer).names == chosen.names:
+                needed = fewer
+    return replace(chosen, needed=needed)
+
+
+def _chosen(
+    schema: pa.Schema, given: Mapping[str, str], file: Path | str, *, with_split: bool, target: Target
 ) -> Columns:  # fmt: skip
     """The columns that ``given`` names, else those of the usual names, else the only one of the right type.
 

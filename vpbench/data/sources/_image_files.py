@@ -10,7 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from vpbench.core.names import counted
+from vpbench.core.names import counted, quoted
+from vpbench.data.flaws import Flaw
 from vpbench.data.image_errors import UnreadableError
 
 # A file with one of these that cannot be decoded is an error; any other file is an image if its first bytes say so.
@@ -21,6 +22,7 @@ SUFFIXES = frozenset(
     )
 )
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "JPEG2000", "BMP")  # those with an unmistakable beginning
+NAMED, FEW = 9, 3  # kinds of files and empty folders that a note names; folders that it describes one by one
 _JUNK = frozenset({"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "lost+found"})
 
 
@@ -37,20 +39,29 @@ class Ignored:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences; none where nothing was left out."""
-        kinds = ", ".join(f"{suffix or 'no suffix'} {count}" for suffix, count in sorted(self.others.items()))
+        """Sentences; none where nothing was left out. Hidden files alone are nothing to remember."""
+        kinds = ", ".join(f"{suffix or 'no suffix'} {count}" for suffix, count in sorted(self.others.items())[:NAMED])
+        kinds += ", ..." if len(self.others) > NAMED else ""
         parts = [
             *([f"{counted(self.others.total(), 'file')} that Pillow does not know as images ({kinds})"] if self.others else []),
             *([f"{self.hidden} hidden"] if self.hidden else []),
             *([f"{counted(self.loose, 'image')} outside class folders"] if self.loose else []),
             *([f"{counted(self.links, 'link')} to folders that are read anyway"] if self.links else []),
-            *(f"folder '{name}' with {counted(count, 'image')}, which is no split" for name, count in self.folders.items()),
+            *self._other_folders,
         ]
-        names = ", ".join(f"'{name}'" for name in sorted(set(self.empty)))
+        kind = str if self.hidden and len(parts) == 1 else Flaw
         return [
-            *([f"Ignored: {'; '.join(parts)}."] if parts else []),
-            *([f"Class folders without images: {names}."] if self.empty else []),
+            *([kind(f"Ignored: {'; '.join(parts)}.")] if parts else []),
+            *([Flaw(f"Class folders without images: {quoted(sorted(set(self.empty)), NAMED)}.")] if self.empty else []),
         ]
+
+    @property
+    def _other_folders(self) -> list[str]:
+        """Folders that are no splits: each with its images, or all in one where they are many."""
+        if len(self.folders) <= FEW:
+            return [f"folder '{name}' with {counted(count, 'image')}, which is no split" for name, count in self.folders.items()]
+        total = counted(sum(self.folders.values()), "image")
+        return [f"{total} in {len(self.folders)} folders that are no splits ({quoted(self.folders, FEW)})"]
 
 
 def is_hidden(name: str) -> bool:

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpbench.core.errors import DataError
+from vpbench.core.names import counted
 from vpbench.data.decoding import check_decodes, upright_size, white_levels
-from vpbench.data.image_errors import UnreadableError
+from vpbench.data.flaws import flaws_of
+from vpbench.data.image_errors import SHOWN, UnreadableError
 from vpbench.data.masks import IGNORED, MOST_CLASSES, Mask, MaskValues, mask_values
 from vpbench.data.raw import SPLITS, RawData
-from vpbench.data.sources._own_split import OwnSplit, readable
+from vpbench.data.sources._own_split import OwnSplit, check_splits, readable
 from vpbench.data.splitting import Indices, hold_out
 
 SEED = 0
@@ -46,26 +48,36 @@ class OwnMasks(OwnSplit):
 
         Raises:
             UnreadableError: for all images that are none, and all whose masks are none.
-            DataError: for a mask of another size than its image, or in which all pixels are ignored.
+            DataError: for all masks of another size than their image, and those in which all pixels are ignored.
         """
-        self._mask_hashes, found, broken = [], set[int](), dict[str, str]()
+        self._mask_hashes, found, broken, wrong = [], set[int](), dict[str, str](), dict[str, str]()
         for index in range(len(self)):
             try:
-                content, size = self.mask_content(index), upright_size(self.content(index), self.name(index))
-                values = set(np.unique(mask_values(content, self.mask_name(index), size)).tolist()) - {IGNORED}
+                found |= self._read_mask(index)
             except UnreadableError as error:
                 broken.update(error.errors)
-                continue
-            self._mask_hashes.append(hashlib.sha256(content).hexdigest())
-            if not values:
-                raise DataError(
-                    f"{self.mask_name(index)} has the value {IGNORED} in all pixels, which are ignored; label some of them, or "
-                    "take image and mask out."
-                )
-            found |= values
+            except DataError as error:
+                wrong[self.mask_name(index)] = str(error)
         if broken:
             raise UnreadableError.of(broken)
+        if wrong:
+            first, *others = wrong
+            names = ", ".join(others[:SHOWN]) + (", ..." if len(others) > SHOWN else "")
+            more = f" {counted(len(others), 'more mask')} cannot be used: {names}." if others else ""
+            raise DataError(wrong[first] + more)
         return np.array(sorted(found), np.int64)
+
+    def _read_mask(self, index: int) -> set[int]:
+        """Identifies a mask; returns its values without the ignored one."""
+        content, size = self.mask_content(index), upright_size(self.content(index), self.name(index))
+        values = set(np.unique(mask_values(content, self.mask_name(index), size)).tolist()) - {IGNORED}
+        if not values:
+            raise DataError(
+                f"{self.mask_name(index)} has the value {IGNORED} in all pixels, which are ignored; label some of them, or take "
+                "image and mask out."
+            )
+        self._mask_hashes.append(hashlib.sha256(content).hexdigest())
+        return values
 
     def check(self, index: int) -> None:
         """
@@ -110,12 +122,13 @@ def assemble_masks(
         DataError: for a split without images, a mask that does not fit, or values beyond the classes.
     """
     notes, given = list(known), count
-    kept = readable(select(np.arange(count)), notes) if skip_unreadable else np.arange(count)
+    kept = readable(select(np.arange(count)), origin, notes) if skip_unreadable else np.arange(count)
     count, membership = len(kept), None if membership is None else membership[kept]
+    check_splits(origin, membership, "with images and masks", notes)
+    if membership is None and count < 2:
+        few = f"{origin} has {counted(count, 'image')}, too few to be divided into train, validation and test; add some."
+        raise DataError(" ".join([few, *flaws_of(notes)]))
     parts = _parts(count, membership, notes)
-    for name in ("train", "test"):
-        if not len(parts[name]):
-            raise DataError(" ".join([f"{origin} has no {name} images; add a split '{name}' with images and masks.", *notes]))
     splits = {name: select(kept[part]) for name, part in parts.items()}
     values = {name: split.read_masks() for name, split in splits.items()}
     classes = list(names) if names is not None else _numbered(origin, values["train"])

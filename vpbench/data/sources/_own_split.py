@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from vpbench.core.errors import DataError
 from vpbench.core.names import counted
 from vpbench.data.decoding import AS_LOADED, EACH_ALONE, DeepValues, WhiteLevels, check_decodes, decode, deep_values
+from vpbench.data.flaws import Flaw, flaws_of
 from vpbench.data.image_errors import SHOWN, UnreadableError
 from vpbench.data.raw import Labels, RawSplit
 from vpbench.data.splitting import Indices
@@ -69,8 +75,12 @@ class OwnSplit(RawSplit):
         return decode(self.content(index), self.name(index), preprocess, self.levels)
 
 
-def readable(split: OwnSplit, notes: list[str]) -> Indices:
-    """The images that can be decoded, every one of which is tried; a note counts the others and names the first ones."""
+def readable(split: OwnSplit, origin: str, notes: list[str]) -> Indices:
+    """The images that can be decoded, every one of which is tried; a note counts the others and names the first ones.
+
+    Args:
+        origin: the folder or file. Names in the note are those below it, since rows that are passed on hold the note.
+    """
 
     def is_broken(index: int) -> bool:
         try:
@@ -82,6 +92,23 @@ def readable(split: OwnSplit, notes: list[str]) -> Indices:
     with ThreadPoolExecutor() as pool:  # Pillow decodes without the GIL
         broken = np.array(list(pool.map(is_broken, range(len(split)))), bool)
     if names := [split.name(int(index)) for index in np.flatnonzero(broken)]:
+        place = Path(origin)
+        above = f"{place if place.is_dir() else place.parent}{os.sep}" if place.exists() else ""
+        names = [name.replace(above, "") if above else name for name in names]
         more = ", ..." if len(names) > SHOWN else ""
-        notes.append(f"Left out, as they cannot be read: {counted(len(names), 'image')} ({', '.join(names[:SHOWN])}{more}).")
+        shown = f"{', '.join(names[:SHOWN])}{more}"
+        notes.append(Flaw(f"Left out, as they cannot be read: {counted(len(names), 'image')} ({shown})."))
     return np.flatnonzero(~broken)
+
+
+def check_splits(origin: str, membership: NDArray[np.str_] | None, wanted: str, notes: Sequence[str]) -> None:
+    """
+    Args:
+        wanted: what a split has, in words.
+
+    Raises:
+        DataError: for splits without training or test images; it says what was left out, too.
+    """
+    for name in ("train", "test") if membership is not None else ():
+        if not (membership == name).any():
+            raise DataError(" ".join([f"{origin} has no {name} images; add a split '{name}' {wanted}.", *flaws_of(notes)]))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from vpbench.core.errors import DataError
+from vpbench.core.names import quoted
 from vpbench.data.raw import Labels, RawData
 from vpbench.data.sources._assemble import assemble
 from vpbench.data.sources._image_files import Ignored, images_below, images_here, read_image, subfolders
@@ -138,9 +138,9 @@ def _refuse_unknown_splits(base: Path) -> None:
     if not same or (len(same) == 1 and min(same).lower() in CONTAINERS):
         return
     if all({item.name for item in subfolders(folder)} == same for folder in folders[1:]):
-        inside = [folder.name for folder in folders]
+        above, below = quoted(sorted(folder.name for folder in folders), 3), quoted(sorted(same), 3)
         raise DataError(
-            f"{base}: its folders ({_some(inside)}) all hold folders of the same names ({_some(same)}), so they look like splits "
+            f"{base}: its folders ({above}) all hold folders of the same names ({below}), so they look like splits "
             "and not like classes; call them train, val and test, or put the images of each class into one folder."
         )
 
@@ -160,8 +160,3 @@ def _refuse_masks(base: Path) -> None:
                 f"{images} and {masks} hold files of the same names, so they look like images and their masks and not like "
                 "classes; say --task segmentation, or put the images of each class into one folder."
             )
-
-
-def _some(names: Iterable[str], most: int = 3) -> str:
-    known = sorted(names)
-    return ", ".join(f"'{name}'" for name in known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")

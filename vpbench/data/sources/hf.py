@@ -25,6 +25,7 @@ from vpbench.core.files import write_atomically
 from vpbench.core.hub import HubData, hub_api, hub_errors, hub_token
 from vpbench.core.names import counted
 from vpbench.core.user_folders import cache_root
+from vpbench.data.flaws import Flaw
 from vpbench.data.raw import RawData
 from vpbench.data.sources._columns import choose_columns
 from vpbench.data.sources._split_names import split_of
@@ -72,7 +73,7 @@ def read(path: str, columns: Mapping[str, str] | None = None, target: Target = "
     splits = _splits(data, list(tables), by_column="split" in given)
     parts = [Part(f"{data} ({name})", split, tables[name]) for name, split in splits.items()]
     left_out = [f"{name} ({counted(len(table), 'row')})" for name, table in tables.items() if name not in splits]
-    notes = [f"Ignored, as their names say no split: {', '.join(left_out)}."] if left_out else []
+    notes = [Flaw(f"Ignored, as their names say no split: {', '.join(left_out)}.")] if left_out else []
     chosen = choose_columns(parts[0].table.schema, given, str(data), with_split=False, target=target)
     return data_of(str(data), parts, chosen, notes, _contents, skip_unreadable=skip_unreadable)
 

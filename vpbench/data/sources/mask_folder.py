@@ -13,6 +13,7 @@ import numpy as np
 
 from vpbench.core.errors import DataError
 from vpbench.core.names import counted
+from vpbench.data.flaws import Flaw
 from vpbench.data.raw import RawData
 from vpbench.data.sources._image_files import Ignored, images_below, read_image, subfolders
 from vpbench.data.sources._own_masks import OwnMasks, assemble_masks
@@ -82,7 +83,7 @@ def read(path: str | Path, skip_unreadable: bool = False) -> RawData:
             raise DataError(f"{image_folder} holds no images; put some there, or remove the folder.")
         unused += len(theirs.keys() - ours.keys())
     if unused:
-        notes.append(f"Ignored: {counted(unused, 'mask')} without an image.")
+        notes.append(Flaw(f"Ignored: {counted(unused, 'mask')} without an image."))
     membership = np.array(splits) if any(splits) else None
     return assemble_masks(
         str(root), len(images), membership,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from vpbench.core.errors import DataError
 from vpbench.core.names import counted
 from vpbench.data.class_names import integer_labels
+from vpbench.data.flaws import Flaw
+from vpbench.data.image_errors import SHOWN
 from vpbench.data.raw import Labels, RawData
 from vpbench.data.sources._assemble import Keys, assemble
 from vpbench.data.sources._columns import Columns, choose_columns, class_names, is_image_type, name_of
@@ -130,14 +132,15 @@ def data_of(
     place_of = _places({part.name: len(part.table) for part in parts})
     if chosen.target == "mask":
         images, masks, count = encoded(chosen.image), encoded(chosen.label), sum(len(part.table) for part in parts)
-        return assemble_masks(
+        raw = assemble_masks(
             origin, count, _splits(parts, chosen.split), lambda part: ParquetMasks(images, masks, part, place_of),
             class_names(parts[0].table.schema, chosen.label) or None, [*([chosen.note] if chosen.note else []), *notes],
             skip_unreadable,
         )  # fmt: skip
+        return replace(raw, columns=chosen.needed)
     keys = _together([_labels(part.table[chosen.label], chosen.label, part.name) for part in parts], origin, chosen.label)
     images = encoded(chosen.image)
-    return assemble(
+    raw = assemble(
         origin,
         keys,
         _splits(parts, chosen.split),
@@ -146,6 +149,7 @@ def data_of(
         known=[*([chosen.note] if chosen.note else []), *notes],
         skip_unreadable=skip_unreadable,
     )
+    return replace(raw, columns=chosen.needed)
 
 
 def _splits(parts: Sequence[Part], column: str | None) -> NDArray[np.str_] | None:
@@ -206,8 +210,9 @@ def _left_out(shards: Shards) -> list[str]:
     """A note on files of other splits, with their rows."""
     if not shards.left_out:
         return []
-    names = ", ".join(f"{file.name} ({counted(pq.read_metadata(file).num_rows, 'row')})" for file in shards.left_out)
-    return [f"Ignored, as their names say no split: {names}."]
+    shown = [f"{file.name} ({counted(pq.read_metadata(file).num_rows, 'row')})" for file in shards.left_out[:SHOWN]]
+    more = f" and {len(shards.left_out) - SHOWN} more" if len(shards.left_out) > SHOWN else ""
+    return [Flaw(f"Ignored, as their names say no split: {', '.join(shown)}{more}.")]
 
 
 def _image_bytes(column: pa.ChunkedArray, name: str, file: Path | str, contents: Contents | None) -> pa.ChunkedArray:

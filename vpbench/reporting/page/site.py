@@ -20,10 +20,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vpbench.core.counting import Counter
-from vpbench.core.errors import StoreError, UsageError
+from vpbench.core.errors import UsageError
 from vpbench.core.escaping import visible
 from vpbench.core.version import __version__
 from vpbench.reporting.frame import Filters, Names, load_rows
+from vpbench.reporting.no_rows import no_rows
 from vpbench.reporting.page.leaderboard import Standings, standings
 from vpbench.reporting.page.links import OWN_PAGE, Place, places
 from vpbench.reporting.page.method_pages import MethodPage, method_pages
@@ -97,9 +98,7 @@ def _load(store: Store) -> tuple[pd.DataFrame, list[str]]:
     for warning in caught:
         warnings.warn(warning.message, stacklevel=3)
     if runs.empty:
-        raise StoreError(
-            f"no runs in {store.folder}. Fill it: vpbench run --methods linear,vpt --suite mini --results {store.folder}"
-        )
+        raise no_rows(store)
     return runs, [without_folder(" ".join(str(warning.message).split()), store) for warning in caught]
 
 
