@@ -17,7 +17,7 @@ _CODE = "JieShibo/PETL-ViT convpass/vtab/convpass.py"
 class ConvpassConfig(MethodConfig):
     """Options of Convpass."""
 
-    bottleneck: int = option(8, "channels r of the convolution", f"Convpass paper, section 4.1; {_CODE}", ge=1)
+    bottleneck: int = option(8, "channels r of the convolution", f"Convpass paper, section 4.1; {_CODE}", ge=1, le=1000)
     scale: float = option(
         1.0,
         "factor s on the bypasses",

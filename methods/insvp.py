@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from vpbench.core.errors import UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
+    MOST,
     NO_PARTS,
     Context,
     F,
@@ -37,17 +38,19 @@ def _odd(kernel: int) -> int:
     return kernel
 
 
-Kernel = Annotated[int, Field(ge=1), AfterValidator(_odd)]
+Kernel = Annotated[int, Field(ge=1, le=255), AfterValidator(_odd)]
 
 
 class InsVPConfig(MethodConfig):
     """Options of InsVP."""
 
     prompt_length: int = option(
-        9, "prompts L_p per block", "InsVP paper, section 4.1: 9; released scripts: 9, 16 or 20 by data set", ge=1
+        9, "prompts L_p per block", "InsVP paper, section 4.1: 9; released scripts: 9, 16 or 20 by data set", ge=1, le=MOST
     )
-    patch_hidden: int = option(16, "hidden width of the patch prompter", "released scripts: hid_dim 16", ge=1)
-    global_hidden: int = option(6, "channels between the global prompter's convolutions", "released code's default", ge=1)
+    patch_hidden: int = option(16, "hidden width of the patch prompter", "released scripts: hid_dim 16", ge=1, le=MOST)
+    global_hidden: int = option(
+        6, "channels between the global prompter's convolutions", "released code's default", ge=1, le=MOST
+    )
     global_kernels: tuple[Kernel, Kernel] = option(
         (11, 25), "kernel sizes of the global prompter at 224 pixels, odd", "released scripts; the paper names none"
     )
@@ -56,6 +59,7 @@ class InsVPConfig(MethodConfig):
         "dilation of the global prompter's convolutions",
         "assumption: the paper dilates by an amount it does not name, its code not",
         ge=1,
+        le=MOST,
     )
     specific_kernels: tuple[Kernel, Kernel, Kernel] = option(
         (9, 5, 3),

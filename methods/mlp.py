@@ -13,7 +13,7 @@ from vpbench.methods._batch_norm import batch_norm
 class MLPConfig(MethodConfig):
     """Options of MLP-k."""
 
-    layers: int = option(3, "hidden layers k", "VPT paper, table 1: MLP-3", ge=0)
+    layers: int = option(3, "hidden layers k", "VPT paper, table 1: MLP-3", ge=0, le=100)
     dropout: float = option(0.1, "behind every hidden layer", "KMnP/vpt src/models/mlp.py", ge=0, lt=1)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vpbench.interface import (
     ALL_FAMILIES,
+    MOST,
     NO_PARTS,
     Context,
     F,
@@ -31,7 +32,7 @@ class ProVPConfig(MethodConfig):
     """Options of ProVP."""
 
     prompt_length: int = option(
-        10, "prompt tokens N per block", f"assumption: iVPT names none for this row; {_CODE}: up to 50 on CLIP", ge=1
+        10, "prompt tokens N per block", f"assumption: iVPT names none for this row; {_CODE}: up to 50 on CLIP", ge=1, le=MOST
     )
     alpha: float | None = option(
         None,

@@ -7,8 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vpbench.core.errors import WeightsError
-from vpbench.core.tensor_files import load_pickled, unfit_values
-from vpbench.interface import ALL_FAMILIES, NO_PARTS, Context, F, Method, MethodConfig, Part, Preset, Session, nn, option, torch
+from vpbench.core.tensor_files import UnreadableError, read_tensors, unfit_values
+from vpbench.interface import (
+    ALL_FAMILIES,
+    MOST,
+    NO_PARTS,
+    Context,
+    F,
+    Method,
+    MethodConfig,
+    Part,
+    Preset,
+    Session,
+    nn,
+    option,
+    torch,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +46,7 @@ class SidetuneConfig(MethodConfig):
         "side of the images that the side network gets, pixels; null: as they are, but 64 where they are too small for it",
         "KMnP/vpt: the backbone's 224-pixel images; smaller ones: assumption",
         ge=SMALLEST,
+        le=MOST,
     )
 
 
@@ -132,21 +147,19 @@ def _state(weights: str) -> dict[str, Tensor]:
     Raises:
         WeightsError: when they cannot be fetched or read.
     """
+    if weights != "hub":
+        try:
+            return dict(read_tensors(Path(weights)))
+        except UnreadableError as error:
+            raise WeightsError(f"{weights} {error}. {WAY_OUT}") from error
     try:
-        if weights == "hub":
-            from torchvision.models import AlexNet_Weights
+        from torchvision.models import AlexNet_Weights
 
-            state: dict[str, Tensor] = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
-            return state
-        if weights.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            return dict(load_file(weights))
-        return dict(load_pickled(Path(weights)))
-    except Exception as error:  # of the network, the disk and whatever a damaged file does to its reader
-        what = "torchvision's AlexNet cannot be fetched" if weights == "hub" else f"{Path(weights)} cannot be read"
+        state: dict[str, Tensor] = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+        return state
+    except Exception as error:  # of the network and the disk
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{what}: {reason}. {WAY_OUT}") from error
+        raise WeightsError(f"torchvision's AlexNet cannot be fetched: {reason}. {WAY_OUT}") from error
 
 
 def load_alexnet(features: nn.Module, state: dict[str, Tensor]) -> None:

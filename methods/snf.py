@@ -22,6 +22,7 @@ class SNFConfig(MethodConfig):
         "planar flows K per shortcut",
         "assumption: nearest to the 0.29 M of iVPT's Table 1; Wang-Yaoming/SNF flow.py: 16",
         ge=0,
+        le=100,
     )
     init_bound: float = option(0.01, "v of the flows' initial U(-v, v)", "Wang-Yaoming/SNF flow.py", gt=0)
 

@@ -247,11 +247,30 @@ def test_bad_values_in_files_that_options_name(tmp_path: Path) -> None:
 # --- position embeddings of images that are not square
 
 
-@pytest.mark.parametrize(("tokens", "patches"), [(8 * 4 + 1, 32), (25, 24), (7, 6)])
+@pytest.mark.parametrize(("tokens", "patches"), [(8 * 4 + 1, 32), (7, 6)])
 def test_grid_that_is_not_square(tokens: int, patches: int, tmp_path: Path) -> None:
-    """25 tokens are 3 x 8 patches and a class token: not 5 x 5."""
     message = refusal(tmp_path / "a.pth", changed(pos_embed=torch.zeros(1, tokens, 64)))
     assert f"not square: pos_embed has {tokens} tokens, and {patches} patches are no square grid" in message
+
+
+@pytest.mark.parametrize(
+    ("tokens", "build", "words"),
+    [
+        (25, {}, "25 tokens, 5 x 5 patches and no class token, and this backbone has a class token"),
+        (27, {}, "27 tokens, 5 x 5 patches and 2 tokens beside them"),
+        (
+            26,
+            {"class_token": False, "global_pool": "avg"},
+            "26 tokens, 5 x 5 patches and a class token, and this",
+        ),
+    ],
+)
+def test_square_grid_with_other_tokens_beside_it(tokens: int, build: dict[str, Any], words: str, tmp_path: Path) -> None:
+    target = model(1, **build)
+    torch.save(changed(pos_embed=torch.zeros(1, tokens, 64)), tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"a\.pth does not match the architecture: pos_embed has ") as caught:
+        fill(target, tmp_path / "a.pth")
+    assert words in str(caught.value)
 
 
 def test_square_grid_is_resampled(tmp_path: Path) -> None:
@@ -259,3 +278,18 @@ def test_square_grid_is_resampled(tmp_path: Path) -> None:
     target = model(1)
     fill(target, tmp_path / "a.pth")
     assert target.pos_embed.shape == (1, 5, 64)
+
+
+# --- several state dicts in one file
+
+
+def test_note_on_other_state_dicts(tmp_path: Path) -> None:
+    content = {"model": changed(), "model_ema": changed(), "dino_loss": {"center": torch.zeros(64)}, "optimizer": {"state": {}}}
+    torch.save(content, tmp_path / "a.pth")
+    note = fill(model(1), tmp_path / "a.pth")
+    assert note.startswith(
+        "a.pth holds the state dicts 'model' and 'model_ema': 'model' is loaded. To load another, save it as a "
+    )
+    assert note.endswith("torch.save(torch.load('a.pth')['model_ema'], 'model_ema.pth').")
+    torch.save({"model": changed(), "epoch": 3}, tmp_path / "a.pth")
+    assert fill(model(1), tmp_path / "a.pth") == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -61,10 +62,38 @@ def test_not_in_the_cache(hub: Path) -> None:
     assert "--weights" in message
 
 
+def test_hub_that_cannot_be_reached(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:  # fmt: skip
+    """Three short tries in silence, then one line."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    from vpbench.backbones import fetch
+
+    tries: list[str] = []
+    logger = logging.getLogger("huggingface_hub.utils._http")
+
+    def unreachable(url: str) -> None:
+        tries.append(url)
+        logger.warning("Retrying in 1s")
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", unreachable)
+    monkeypatch.setattr(fetch.time, "sleep", lambda seconds: None)
+    with pytest.raises(
+        WeightsError, match=r"^weights of test_vit: timm/test_vit\S+: \S+ cannot be reached \(OSError: Name or"
+    ) as caught:
+        load_backbone(resolve_backbone("test_vit"))
+    assert len(tries) == 3 and "--weights" in str(caught.value) and "\n" not in str(caught.value)
+    assert not caplog.records
+
+
 def test_damaged_in_the_cache(hub: Path) -> None:
     path = keep(hub, "timm/test_vit.r160_in1k", {"a": torch.zeros(2)})
     with pytest.raises(WeightsError, match="does not match the architecture"):
         load_backbone(resolve_backbone("test_vit"))
     path.write_bytes(b"half a file")
-    with pytest.raises(WeightsError, match="damaged"):
+    with pytest.raises(WeightsError, match="is a text file, no weight file: fetch it again"):
         load_backbone(resolve_backbone("test_vit"))

@@ -101,7 +101,69 @@ def test_damaged(suffix: str, tmp_path: Path) -> None:
         path = tmp_path / f"{number}{suffix}"
         path.write_bytes(part)
         message = refusal(path, quick=True)
-        assert "damaged" in message and "--weights" in message, message
+        assert "fetch it again, or name another with --weights" in message, message
+
+
+KINDS: dict[str, tuple[str, bytes, str]] = {
+    "empty": ("a.pth", b"", "is empty: fetch it again"),
+    "empty safetensors": ("a.safetensors", b"", "is empty: fetch it again"),
+    "text": ("a.pth", b"404\n", "is a text file, no weight file: fetch it again"),
+    "web page": ("a.npz", b"\n<!DOCTYPE html><p>404", "is a web page, no weight file: fetch it again"),
+    "Git LFS": ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "'git lfs pull'"),
+    "Keras": ("a.h5", b"\x89HDF\r\n\x1a\n", "is an HDF5 file, as Keras writes: convert it to safetensors"),
+    "gzip": ("a.pth", b"\x1f\x8b\x08\x00", "is compressed with gzip: unpack it"),
+    "noise": ("a.pth", bytes(range(200, 256)), "is no weight file, or a damaged one: fetch it again"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_file_is_instead(kind: str, tmp_path: Path) -> None:
+    name, content, words = KINDS[kind]
+    (tmp_path / name).write_bytes(content)
+    assert f"{name} {words}" in refusal(tmp_path / name, quick=True) or words in refusal(tmp_path / name, quick=True)
+
+
+@pytest.mark.parametrize(
+    ("writer", "name", "suffix"),
+    [
+        ("plain.safetensors", "a.bin", ".safetensors"), ("plain.pth", "a.safetensors", ".pth"), ("old.pth", "a.npz", ".pth"),
+        ("google", "a.pth", ".npz"),
+    ],
+)  # fmt: skip
+def test_another_format_than_the_name_says(writer: str, name: str, suffix: str, tmp_path: Path) -> None:
+    if writer == "google":
+        np.savez(tmp_path / "a.npz", **google_arrays(source()))
+        (tmp_path / "a.npz").rename(tmp_path / name)
+    else:
+        WRITERS[writer](state(), tmp_path / name)
+    assert f"give it a name that ends in {suffix}, or name another" in refusal(tmp_path / name, quick=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pos_embed": torch.zeros(5, 64)}, "does not match the architecture: pos_embed has 2 dimensions instead of 3"),
+        ({"pos_embed": torch.zeros(64)}, "pos_embed has 1 dimension instead of 3"),
+        ({"pos_embed": torch.zeros(2, 10, 64)}, "1 of another shape (pos_embed (2, 10, 64) instead of (1, 5, 64))"),
+        ({"patch_embed.proj.weight": torch.zeros(7)}, "patch_embed.proj.weight has 1 dimension instead of 4"),
+        ({"cls_token": torch.zeros(())}, "1 of another shape (cls_token () instead of (1, 1, 64))"),
+        (
+            {"blocks.0.attn.qkv.weight": torch.zeros(64)},
+            "(blocks.0.attn.qkv.weight (64,) instead of (192, 64))",
+        ),
+        ({"visual.class_embedding": torch.zeros(2)}, "does not match the architecture"),
+        ({"blocks.1.norm1.bias": "zeros"}, "holds no state dict (a mapping of names to tensors), as it is or under"),
+        ({"norm.bias": torch.zeros(64).to_sparse()}, "norm.bias: sparse, or saved without values"),
+        ({"norm.bias": torch.zeros(64, device="meta")}, "norm.bias: sparse, or saved without values"),
+        ({"norm.bias": torch.zeros(64, dtype=torch.complex64)}, "norm.bias has complex64, not floating point"),
+    ],
+)
+def test_words_for_every_shape(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    """No message is torch's own."""
+    torch.save(state() | changes, tmp_path / "a.pth")
+    message = refusal(tmp_path / "a.pth", quick=True)
+    assert words in message
+    assert not any(word in message for word in ("invalid for input", "size of tensor", "Expected", "Error", "index out of range"))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +187,11 @@ def test_npz_of_another_kind(tmp_path: Path) -> None:
     assert last in refused(**{last: None})
     assert "7 blocks" in refused(**{"Transformer/encoderblock_6/LayerNorm_0/scale": np.zeros(64)})
     assert "width 32 instead of 6 of width 64" in refused(**{"embedding/kernel": np.zeros((16, 16, 3, 32), np.float32)})
-    assert "Choose the backbone" in refused(cls=np.zeros((1, 1, 63), np.float32))
+    assert "1 of another shape (cls (1, 1, 63) instead of (1, 1, 64))" in refused(cls=np.zeros((1, 1, 63), np.float32))
+    positions = "Transformer/posembed_input/pos_embedding"
+    assert "5 x 5 patches and no class token" in refused(**{positions: np.zeros((1, 25, 64), np.float32)})
+    assert "timm cannot read its arrays" in refused(**{positions: np.zeros(64, np.float32)})
+    assert "cls: object, not floating point" in refused(cls=np.full((1, 1, 64), "a", dtype=object))
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ def test_missing(tmp_path: Path) -> None:
     assert examine("pictures", card(offered("http://host/a.zip", b"x")), tmp_path).detail == "vpbench data get pictures"
     with pytest.raises(MissingDataError):
         open_dataset(card(), tmp_path)
+    verified = check(tmp_path)
+    assert (verified.state, verified.missing) == ("missing", found.detail)
 
 
 def without(*lost: str) -> Callable[[dict[str, bytes]], None]:

@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from command import rows, vpbench
 
 import vpbench as python
+from vpbench.backbones import weights
+from vpbench.backbones.weights import fill
 from vpbench.search.search_plan import plan_search
 from vpbench.spec.budget import Budget
 from vpbench.spec.request import Request
@@ -49,3 +53,48 @@ def test_a_search_for_each_backbone(images: Path) -> None:
         values = {"recipe.lr": 0.01, "recipe.weight_decay": 0.1}
         runs = [study.trial(values, None), *plan.runs_with(study, values)]
         assert {run.spec.backbone.name for run in runs} == {study.backbone.name}
+
+
+# --- weight files of a dry run
+
+SMALL = ("--backbone", "test_vit", "--image-size", 32, "--methods", "linear", "--dry-run")
+BAD: dict[str, tuple[object, str]] = {
+    "diverged": (torch.tensor(float("nan")), "norm.bias has NaN or infinite values"),
+    "quantised": (torch.zeros(64, dtype=torch.int8), "norm.bias has int8, not floating point"),
+    "misshapen": (torch.zeros(7), "1 of another shape (norm.bias (7,) instead of (64,))"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_dry_run_refuses_what_a_run_refuses(kind: str, command: list[str], tmp_path: Path) -> None:
+    value, words = BAD[kind]
+    content = timm.create_model("test_vit", img_size=32, num_classes=0).state_dict()
+    torch.save(content | {"norm.bias": value.expand(64) if kind == "diverged" else value}, tmp_path / "a.pth")  # type: ignore[attr-defined]
+    done = vpbench(*command, tmp_path / "runs", *SMALL, "--weights", tmp_path / "a.pth")
+    assert (done.code, done.out) == (4, "")
+    assert words in done.err and done.err.startswith(f"vpbench: {tmp_path / 'a.pth'}") and len(done.err.splitlines()) == 1
+
+
+def test_a_dry_run_loads_a_file_once_and_says_what_else_it_holds(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    content = timm.create_model("test_vit", img_size=32, num_classes=0).state_dict()
+    torch.save({"model": content, "model_ema": content}, tmp_path / "two.pth")
+    loaded: list[Path] = []
+    monkeypatch.setattr(weights, "fill", lambda model, path, *rest: loaded.append(path) or fill(model, path, *rest))
+    words = (*SMALL, "--methods", "linear,vpt", "--seeds", 2, "--weights", tmp_path / "two.pth")
+    done = vpbench(*command, tmp_path / "runs", *words)
+    assert done.code == 0, done.err
+    assert done.err.count("note on the weights: two.pth holds the state dicts 'model' and 'model_ema': 'model' is loaded.") == 1
+    assert loaded == [tmp_path / "two.pth"]
+
+
+def test_a_dry_run_says_what_is_downloaded(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.delenv("VPBENCH_WEIGHTS", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    line = "Not here, downloaded by the first run: the weights of test_vit, timm/test_vit.r160_in1k/model.safetensors.\n"
+    assert line in vpbench(*command, tmp_path / "runs", *SMALL).out
+    done = vpbench(*command, tmp_path / "runs", *SMALL, "--backbone", "vit-tiny-augreg")
+    assert "the weights of vit-tiny-augreg, " in done.out and ", at least 22.1 MB.\n" in done.out

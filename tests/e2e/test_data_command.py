@@ -183,6 +183,7 @@ def test_verify_of_what_is_not_there(cards: Path) -> None:
     done = vpbench("data", "verify", "digits", "pictures", "--json")
     assert done.code == 1
     first, second = json.loads(done.out)
+    assert vpbench("data", "verify", "pictures").out.startswith("pictures: missing, ")
     assert first["problems"] == []
     assert "Pictures is not in" in second["problems"][0]
 
@@ -346,6 +347,8 @@ def test_converting_a_suite(cards: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(conversion, "convert", write)
     monkeypatch.setattr(conversion, "fetch_original", fetch)
+    missing: list[str] = []
+    monkeypatch.setattr(conversion, "lacking", lambda source: "".join(missing) if source == "tfds" else "")
     planned = vpbench("data", "convert", "--suite", "vtab1k-specialized", "--dry-run")
     assert [line.partition(":")[0] for line in planned.out.splitlines()] == [
         "vtab.camelyon", "vtab.eurosat", "vtab.resisc45", "vtab.retinopathy",
@@ -365,4 +368,15 @@ def test_converting_a_suite(cards: Path, tmp_path: Path, monkeypatch: pytest.Mon
     )
     for words in ("doctor", "get --dry-run"):
         lines = vpbench("data", *words.split(), "--suite", "vtab1k-specialized").out.splitlines()
-        assert lines[-1] == "'vpbench data convert --suite vtab1k-specialized' writes them."
+        assert lines[-1].startswith("'vpbench data convert --suite vtab1k-specialized' writes them. ")
+    missing.append("TFDS is not installed.")
+    asked.clear()
+    done = vpbench("data", "convert", "--suite", "vtab1k-specialized")
+    assert done.code == 2
+    assert done.err == (
+        "vpbench: vtab.camelyon: TFDS is not installed.\nvpbench: vtab.eurosat, vtab.retinopathy: the same as vtab.camelyon.\n"
+    )
+    assert asked == ["vtab.resisc45 from original, fetched.zip"]
+    planned = vpbench("data", "convert", "vtab.dtd", "--dry-run")
+    assert (planned.code, planned.err) == (2, "vpbench: TFDS is not installed.\n")
+    assert planned.out.startswith("vtab.dtd: from tfds to ")

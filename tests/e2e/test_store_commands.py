@@ -19,6 +19,11 @@ from vpbench.store.store import Store
 
 def test_compact(results: Path, command: list[str]) -> None:
     table = vpbench("report", "--results", results).out
+    before = traces(results)
+    planned = vpbench("compact", "--results", results, "--dry-run")
+    assert (planned.code, planned.out, planned.err) == (0, "2 rows of 2 files would be merged. Nothing was written.\n", "")
+    assert json.loads(vpbench("compact", "--results", results, "--dry-run", "--json").out)["merged"] == 2
+    assert traces(results) == before
     done = vpbench("compact", "--results", results)
     assert (done.code, done.err) == (0, "")
     (path,) = results.glob("*.parquet")

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from command import Outcome, row_files, rows, traces, vpbench, write_images
 
 pytestmark = pytest.mark.usefixtures("work")
@@ -138,16 +140,25 @@ def test_every_template_is_a_good_card(work: Path) -> None:
 
 
 def test_a_backbone_from_a_file(work: Path) -> None:
-    from vpbench.core.cards import packaged_file
-
-    weights = packaged_file("backbones", "vit-nano.safetensors")
-    assert vpbench("new", "backbone", "b", "--weights", weights).code == 0
+    weights = work / "test_vit.pth"
+    torch.save(timm.create_model("test_vit").state_dict(), weights)
+    done = vpbench("new", "backbone", "b", "--timm", "test_vit", "--weights", weights)
+    assert done.code == 0, done.err
     text = (work / "vpbench_user" / "backbones" / "b.toml").read_text()
     assert f'file = "{weights}"' in text
     assert "sha256" in text
     from vpbench.backbones.named import resolve_backbone
 
     assert resolve_backbone("b").weights == "file"
+
+
+def test_weights_that_do_not_fit_make_no_card(work: Path) -> None:
+    from vpbench.core.cards import packaged_file
+
+    done = vpbench("new", "backbone", "b", "--weights", packaged_file("backbones", "vit-nano.safetensors"))
+    assert done.code == 4
+    assert "vit-nano.safetensors does not match the architecture: " in done.err
+    assert traces(work) == {}
 
 
 def test_new_without_a_terminal_keeps_what_is_there(work: Path) -> None:

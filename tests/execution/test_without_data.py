@@ -8,12 +8,14 @@ import pytest
 
 from vpbench.core.errors import DataError, MissingDataError, UsageError
 from vpbench.data.catalog import dataset_card
+from vpbench.data.conversion import tfds
 from vpbench.data.counted import CountedData
 from vpbench.data.doctor import examine
-from vpbench.data.how_to_get import how_to_get
+from vpbench.data.how_to_get import how_to_get, shared_sentences
 from vpbench.data.protocols import with_all_for_training, with_few_shots
 from vpbench.data.sources import open_dataset
 from vpbench.planning.plan import Request, make_plan, resolve
+from vpbench.planning.suites import suite_card
 from vpbench.search.search_plan import plan_search
 from vpbench.spec.budget import Budget
 from vpbench.store.store import Store
@@ -77,9 +79,33 @@ def test_what_is_damaged_is_no_plan(tmp_path: Path) -> None:
 
 def test_how_to_get() -> None:
     assert how_to_get(["cub"]) == "'vpbench data get cub' fetches it."
+    assert how_to_get(["vtab.resisc45"]) == "'vpbench data convert vtab.resisc45' writes it."
+
+
+@pytest.mark.parametrize("lacking", ["TensorFlow Datasets is not installed: pip install 'vpbench[tfds]'.", ""])
+def test_how_to_get_by_conversion(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it needs, takes, and leaves to be done by hand."""
+    monkeypatch.setattr(tfds, "lacking", lambda: lacking)
+    first = f" {lacking}" if lacking else ""
     assert how_to_get(["vtab.dtd", "cub"], "s") == (
-        "'vpbench data get --suite s' fetches cub. 'vpbench data convert --suite s' writes vtab.dtd."
+        f"'vpbench data get --suite s' fetches cub. 'vpbench data convert --suite s' writes vtab.dtd.{first} "
+        "It downloads the whole data set, through TensorFlow Datasets."
     )
+    message = how_to_get(["vtab.dtd", "vtab.retinopathy"], "s")
+    assert "It downloads whole data sets, some of them tens of gigabytes, through TensorFlow Datasets." in message
+    assert message.endswith(
+        " vtab.retinopathy by hand first: the images, with a Kaggle login, into TFDS's folder downloads/manual."
+    )
+
+
+def test_what_several_share_is_said_once() -> None:
+    advice = {name: dataset_card(name).how_to_get for name in suite_card("vtab1k").datasets}
+    left, shared = shared_sentences({**advice, "cub": "vpbench data get cub"})
+    (everyone, names), (few, four) = shared.items()
+    assert "'vpbench data convert NAME --from tfds' from TensorFlow Datasets, www.tensorflow.org/datasets (pip" in everyone
+    assert len(names) == 19 and few.startswith("Or from the original files") and len(four) == 4
+    assert left["vtab.dtd"] == "" and left["cub"] == "vpbench data get cub"
+    assert left["vtab.retinopathy"].startswith("TFDS cannot fetch the images: they need a Kaggle login")
 
 
 @pytest.mark.parametrize(

@@ -330,7 +330,7 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=r"VPT is no adapter of the library peft"):
         write_adapter(model_of("vpt"), tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(StoreError, match=r"adapter_model.safetensors cannot be read"):
+    with pytest.raises(StoreError, match=r"adapter_model.safetensors is a text file, no weight file: fetch it again"):
         read_adapter(model, tmp_path)
     (tmp_path / "adapter_config.json").unlink()
     with pytest.raises(StoreError, match=r"adapter_config.json cannot be read: No such file"):

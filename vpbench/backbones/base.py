@@ -59,12 +59,14 @@ class Backbone(nn.Module):
         skip_unused: whether a block may leave out outputs that nothing uses; what is used is the same.
         source_classifier: the classifier that the weights were trained with, on :meth:`pool`'s features; None where it was not
             asked for.
+        note: a sentence on the weight file for the user; empty where there is nothing to say.
     """
 
     shape: BackboneShape
     weights_sha256: str | None
     recomputing: bool = False
     linear_kernel: Kernel = "default"
+    note: str = ""
     skip_unused: bool = True
     source_classifier: nn.Module | None
     _checkpointed: bool = False

@@ -26,6 +26,7 @@ from vpbench.backbones.fetch import on_this_machine
 from vpbench.backbones.named import BackboneCard, backbone_card, backbone_names
 from vpbench.backbones.remap import encoder_of, unwrapped
 from vpbench.core.errors import UnsupportedError, WeightsError
+from vpbench.core.names import counted
 from vpbench.core.tensor_files import load_pickled, unfit_values
 from vpbench.spec.run_spec import BackboneSpec
 
@@ -111,6 +112,9 @@ def _module(heads: Heads, width: int, path: Path) -> nn.Module:
         raise UnsupportedError(f"{_without(f'the weights {path.name}')[:-1]} (its tensors are there, and zero).")
     if reason := unfit_values({f"the classifier's {name}": tensor for name, tensor in heads.items()}):
         raise WeightsError(f"{path}: {reason}. Name another file with --weights.")
+    for name in ("weight", "layer.weight"):
+        if name in heads and heads[name].ndim != 2:
+            raise WeightsError(f"{path}: the classifier's {name} has {counted(heads[name].ndim, 'dimension')} instead of 2.")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if "layer.weight" in heads:
         layers["fc"], layers["act"] = _linear(heads["layer.weight"], heads.get("layer.bias")), nn.Tanh()

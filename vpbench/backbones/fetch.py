@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from vpbench.backbones.named import BackboneCard, backbone_card, backbone_names
 from vpbench.core.errors import DataError, WeightsError
+from vpbench.core.hub import hub_errors
 from vpbench.core.user_folders import cache_root
 from vpbench.data.catalog import Download
 from vpbench.data.download import RetryPolicy, checksums, fetch
@@ -34,11 +36,7 @@ def on_this_machine(spec: BackboneSpec) -> Path | None:
     if kind == "url":
         target = _url_target(place)
         return target if target.exists() else None
-    from huggingface_hub import try_to_load_from_cache
-
-    repository, _, filename = place.rpartition("/")
-    found = try_to_load_from_cache(repository, filename)
-    return Path(found) if isinstance(found, str) else None
+    return _in_hub_cache(place)
 
 
 def _url_target(url: str) -> Path:
@@ -46,15 +44,47 @@ def _url_target(url: str) -> Path:
 
 
 def _from_hub(name: str, place: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub import constants, hf_hub_download
 
     repository, _, filename = place.rpartition("/")
     try:
-        return Path(hf_hub_download(repository, filename))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(f"weights of {name} cannot be fetched from the hub ({repository}): {reason} {WAY_OUT}") from error
+        with hub_errors(repository, WeightsError, WAY_OUT, filename):
+            if not (constants.HF_HUB_OFFLINE or _in_hub_cache(place)):
+                _reach_hub(repository, filename)
+            return Path(hf_hub_download(repository, filename))
+    except WeightsError as error:
+        raise WeightsError(f"weights of {name}: {error}") from error
+
+
+def _reach_hub(repository: str, filename: str) -> None:
+    """Asks for the file's size, a second and a third time where there is no answer.
+
+    The client's download waits half a minute for a hub that cannot be reached, which no setting of it shortens.
+
+    Raises:
+        Exception: of the client's transport, when there is no answer.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for wait_s in (1, 2, None):
+        try:
+            get_hf_file_metadata(hf_hub_url(repository, filename))
+            return
+        except HfHubHTTPError:  # an answer; the download says which
+            return
+        except Exception:
+            if wait_s is None:
+                raise
+            time.sleep(wait_s)
+
+
+def _in_hub_cache(place: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, filename = place.rpartition("/")
+    found = try_to_load_from_cache(repository, filename)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _from_url(name: str, card: BackboneCard, url: str, retries: RetryPolicy | None) -> Path:

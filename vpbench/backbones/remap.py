@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from vpbench.backbones import transformers_names
 from vpbench.core.errors import WeightsError
+from vpbench.core.names import counted
 
 State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
+ANY = (-1,)  # in place of a shape that is not compared
 
 # Under which a file may keep its tensors; the first that is there counts. DINO's pretraining keeps student and teacher, and
 # evaluates the teacher.
@@ -107,12 +109,33 @@ CLASSIFIERS = ("head.", "head_dist.", "pre_logits.")
 
 def unwrapped(loaded: Any) -> Any:
     """What a checkpoint keeps under its usual keys, through all layers of them."""
-    while isinstance(loaded, dict):
-        inner = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), dict)), None)
-        if inner is None:
-            break
-        loaded = inner
+    while isinstance(loaded, dict) and (key := _wrapper(loaded)):
+        loaded = loaded[key]
     return loaded
+
+
+def state_dicts(whole: Any) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Where :func:`unwrapped` finds the state dict of a checkpoint, and where others are; each as the keys that lead to it.
+
+    Others are as large, at least by half: losses keep a few tensors, too.
+    """
+    taken: list[str] = []
+    beside: dict[tuple[str, ...], Any] = {}
+    while isinstance(whole, dict) and (key := _wrapper(whole)):
+        beside |= {(*taken, str(name)): unwrapped(value) for name, value in whole.items() if name != key}
+        taken.append(key)
+        whole = whole[key]
+    if not isinstance(whole, dict):
+        return tuple(taken), []
+    return tuple(taken), [keys for keys, value in beside.items() if _is_state_dict(value) and 2 * len(value) >= len(whole)]
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(each, Tensor) for each in value.values())
+
+
+def _wrapper(whole: dict[Any, Any]) -> str | None:
+    return next((key for key in WRAPPERS if isinstance(whole.get(key), dict)), None)
 
 
 def encoder_of(state: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -149,36 +172,82 @@ def renamed(state: State, model: nn.Module, timm_filter: Callable[[State, nn.Mod
         The tensors, without classifiers, and names in the file that are not recognised.
 
     Raises:
-        WeightsError: when position embeddings are of images that are not square; it does not name the file.
+        WeightsError: when a tensor cannot be brought into the model's shape; to stand behind the file's name.
     """
     encoder, foreign = encoder_of(state)
     encoder = transformers_names.joined(encoder)
-    _check_grid(encoder.get("pos_embed"), model)
-    found = timm_filter(dict(encoder), model)
+    wanted = model.state_dict()
+    if "pos_embed" in encoder:
+        check_grid(tuple(encoder["pos_embed"].shape), model)
+    try:
+        found = timm_filter(dict(encoder), model)
+    except Exception as error:  # timm recognises layouts by their names and trusts their shapes
+        raise WeightsError(
+            f"does not match the architecture: {_misshapen(encoder, wanted)}. Choose the backbone it belongs to."
+        ) from error
     two_towers = any(name.startswith("visual.") for name in encoder)
     for name, tensor in encoder.items():
         left_out = LEFT_OUT.match(name) or (two_towers and TEXT_TOWER.match(name))
         if name not in found and not left_out and not _reached(name, tensor, found):
             foreign.append(name)
-    wanted = model.state_dict()
     return {name: tensor for name, tensor in found.items() if name in wanted or not name.startswith(CLASSIFIERS)}, foreign
 
 
-def _check_grid(embeddings: Tensor | None, model: Any) -> None:
-    """That position embeddings of another size, (1, tokens, D), can be resampled: timm takes their grid for a square."""
+def _misshapen(encoder: State, wanted: State) -> str:
+    """Why timm cannot read an encoder's tensors, as far as their shapes show it."""
+    both = {name: (tuple(tensor.shape), tuple(wanted[name].shape)) for name, tensor in encoder.items() if name in wanted}
+    dimensions = [
+        f"{name} has {counted(len(found), 'dimension')} instead of {len(right)}"
+        for name, (found, right) in both.items()
+        if len(found) != len(right)
+    ]
+    if dimensions:
+        return some(dimensions)
+    shapes = [f"{name} {found} instead of {right}" for name, (found, right) in both.items() if found != right]
+    if shapes:
+        return f"{len(shapes)} of another shape ({some(shapes)})"
+    return f"its tensors ({some(encoder)}) have other shapes than timm's files with such names"
+
+
+def check_grid(shape: tuple[int, ...], model: Any) -> None:
+    """That position embeddings of another size, (1, tokens, D), can be resampled: timm takes their grid for a square.
+
+    Raises:
+        WeightsError: when they cannot; to stand behind the file's name.
+    """
     own = getattr(model, "pos_embed", None)
-    if own is None or embeddings is None or embeddings.ndim != 3 or embeddings.shape == own.shape:
+    if own is None or len(shape) != 3 or shape == tuple(own.shape):
         return
-    tokens = embeddings.shape[1]
+    tokens = shape[1]
     # Where timm gives prefix tokens no position, files of DINOv2 still have one for the class token.
     prefixes = (0, 1) if getattr(model, "no_embed_class", False) else (getattr(model, "num_prefix_tokens", 1),)
-    patches = [tokens - prefix for prefix in prefixes]
-    if not any(count > 0 and math.isqrt(count) ** 2 == count for count in patches):
+    if any(_side(tokens - prefix) for prefix in prefixes):
+        return
+    other = next((count for count in _USUAL_PREFIXES if _side(tokens - count)), None)
+    if other is not None:
+        side = _side(tokens - other)
         raise WeightsError(
-            f"its position embeddings are of images that are not square: pos_embed has {tokens} tokens, and "
-            f"{' or '.join(map(str, patches))} patches are no square grid, which this backbone's images need. "
-            "Choose the backbone it belongs to, or weights of square images."
+            f"does not match the architecture: pos_embed has {tokens} tokens, {side} x {side} patches and "
+            f"{_prefix_words(other)}, and this backbone has {_prefix_words(prefixes[0])}. Choose the backbone it belongs to."
         )
+    patches = " or ".join(str(tokens - prefix) for prefix in prefixes)
+    raise WeightsError(
+        f"has position embeddings of images that are not square: pos_embed has {tokens} tokens, and {patches} patches are no "
+        "square grid, which this backbone's images need. Choose the backbone it belongs to, or weights of square images."
+    )
+
+
+_USUAL_PREFIXES = (0, 1, 2, 5)  # class token, distillation token, four registers
+
+
+def _side(patches: int) -> int:
+    """Of a square grid; 0 where it is none."""
+    side = math.isqrt(max(0, patches))
+    return side if side**2 == patches else 0
+
+
+def _prefix_words(count: int) -> str:
+    return {0: "no class token", 1: "a class token"}.get(count, f"{count} tokens beside them, such as class token and registers")
 
 
 # Resampled by timm into new memory, under another name.
@@ -201,7 +270,9 @@ def differences(found: Shapes, wanted: Shapes, foreign: Collection[str] = ()) ->
         if names:
             problems.append(f"{len(names)} {word} ({some(names)})")
     wrong = {
-        f"{name} {found[name]} instead of {wanted[name]}" for name in wanted.keys() & found.keys() if found[name] != wanted[name]
+        f"{name} {found[name]} instead of {wanted[name]}"
+        for name in wanted.keys() & found.keys()
+        if found[name] != wanted[name] and wanted[name] != ANY
     }
     if wrong:
         problems.append(f"{len(wrong)} of another shape ({some(wrong)})")
@@ -214,15 +285,25 @@ def some(names: Collection[str]) -> str:
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
-def google_names(vit: Any) -> tuple[set[str], tuple[str, ...]]:
-    """Names of Google's vision_transformer in an ``.npz`` file: those that a ViT needs, and beginnings of those it does not."""
-    needed = {"embedding/kernel", "embedding/bias", "Transformer/posembed_input/pos_embedding"}
-    needed |= {"cls"} if vit.cls_token is not None else set()
+POSITIONS = "Transformer/posembed_input/pos_embedding"
+
+
+def google_shapes(vit: Any) -> tuple[Shapes, tuple[str, ...]]:
+    """Names and shapes of Google's vision_transformer in an ``.npz`` file: those that a ViT needs, and beginnings of those it
+    does not. What timm resamples, the patches' kernel and the positions, has its own shape in each file, here ``ANY``."""
+    width, heads = vit.embed_dim, vit.blocks[0].attn.num_heads
+    hidden, each = vit.blocks[0].mlp.fc1.out_features, width // heads
+    shapes: Shapes = {"embedding/kernel": ANY, "embedding/bias": (width,), POSITIONS: ANY}
+    if vit.cls_token is not None:
+        shapes["cls"] = (1, 1, width)
     norms = ["Transformer/encoder_norm"]
     for index in range(len(vit.blocks)):
         block = f"Transformer/encoderblock_{index}/"
         norms += [f"{block}LayerNorm_0", f"{block}LayerNorm_2"]
-        layers = [f"{block}MultiHeadDotProductAttention_1/{part}" for part in ("query", "key", "value", "out")]
-        layers += [f"{block}MlpBlock_3/Dense_{index}" for index in (0, 1)]
-        needed |= {f"{layer}/{part}" for layer in layers for part in ("kernel", "bias")}
-    return needed | {f"{norm}/{part}" for norm in norms for part in ("scale", "bias")}, ("head/", "pre_logits/")
+        attention, mlp = f"{block}MultiHeadDotProductAttention_1/", f"{block}MlpBlock_3/Dense_"
+        for part in ("query", "key", "value"):
+            shapes |= {f"{attention}{part}/kernel": (width, heads, each), f"{attention}{part}/bias": (heads, each)}
+        shapes |= {f"{attention}out/kernel": (heads, each, width), f"{attention}out/bias": (width,)}
+        shapes |= {f"{mlp}0/kernel": (width, hidden), f"{mlp}0/bias": (hidden,)}
+        shapes |= {f"{mlp}1/kernel": (hidden, width), f"{mlp}1/bias": (width,)}
+    return shapes | {f"{norm}/{part}": (width,) for norm in norms for part in ("scale", "bias")}, ("head/", "pre_logits/")

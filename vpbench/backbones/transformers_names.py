@@ -48,6 +48,7 @@ def joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if match is None:
             continue
         parts = [f"{match['attention']}.{word}.{match['part']}" for word in ("query", "key", "value")]
-        if all(part in found for part in parts):
+        # Parts that do not fit each other stay as they are, and are reported as surplus.
+        if all(part in found for part in parts) and len({found[part].shape[1:] for part in parts}) == 1 and found[name].ndim:
             found[f"{match['attention']}.qkv.{match['part']}"] = torch.cat([found.pop(part) for part in parts])
     return found

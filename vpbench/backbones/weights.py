@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from collections.abc import Collection
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -22,10 +19,21 @@ from vpbench.backbones.classifier import add_classifier
 from vpbench.backbones.family import adapter_for, create, timm_filter
 from vpbench.backbones.fetch import fetched
 from vpbench.backbones.named import BackboneCard, backbone_card, backbone_names, weights_sha256
-from vpbench.backbones.remap import WRAPPERS, Shapes, differences, google_names, renamed, some, unwrapped
+from vpbench.backbones.remap import (
+    POSITIONS,
+    WRAPPERS,
+    Shapes,
+    check_grid,
+    differences,
+    google_shapes,
+    renamed,
+    some,
+    state_dicts,
+    unwrapped,
+)
 from vpbench.backbones.vit import ViTAdapter
 from vpbench.core.errors import UsageError, WeightsError
-from vpbench.core.tensor_files import load_pickled, refused_object, unfit_values
+from vpbench.core.tensor_files import UnreadableError, read_tensors, unfit_values, why_unreadable
 from vpbench.spec.run_spec import BackboneSpec, PosResample
 
 UNFILLED = -(2.0**100)  # no weight has this value
@@ -49,16 +57,17 @@ def load_backbone(spec: BackboneSpec, source_classifier: bool = False) -> Backbo
     with torch.random.fork_rng(devices=[]), _Undrawn() if is_filled else nullcontext():
         torch.manual_seed(RANDOM_SEED)
         model = _architecture(spec, card)
-    sha256, path = None, None
+    sha256, path, note = None, None, ""
     if spec.weights != "random":
         path = Path(spec.path) if spec.path else fetched(spec)
         sha256 = weights_sha256(path)
         if spec.sha256 and sha256 != spec.sha256:
             raise WeightsError(f"{path} is not the file that the run was planned with (its SHA-256 differs); plan the run again.")
-        fill(model, path, card.unused if card else (), card.fresh if card else (), spec.pos_resample)
+        note = fill(model, path, card.unused if card else (), card.fresh if card else (), spec.pos_resample)
     backbone = adapter_for(model, sha256, **({"pool_prompts": True} if card and card.pool_prompts else {}))
     if isinstance(backbone, ViTAdapter):
         backbone.pos_resample = spec.pos_resample
+    backbone.note = note
     backbone.shape = replace(backbone.shape, mean=spec.mean, std=spec.std)
     if source_classifier:
         add_classifier(backbone, spec, path, RANDOM_SEED)
@@ -108,7 +117,7 @@ def timm_architecture(spec: BackboneSpec) -> tuple[str, dict[str, Any]]:
 
 def fill(
     model: Any, path: Path, unused: Collection[str] = (), fresh: Collection[str] = (), pos_resample: PosResample = "bicubic"
-) -> None:  # fmt: skip
+) -> str:  # fmt: skip
     """Load a weight file into a model of timm, resampling position and patch embeddings to its sizes.
 
     Args:
@@ -118,22 +127,21 @@ def fill(
         fresh: tensors that may be missing in the file and keep the values they have.
         pos_resample: how position embeddings of another grid are resampled.
 
+    Returns:
+        a sentence for the user where the file holds further state dicts, else nothing.
+
     Raises:
         WeightsError: when the file cannot be read, a key is missing, surplus or of another shape, or a value is no weight: of an
             integer type, NaN or infinite.
     """
     if path.suffix == ".npz":
         _fill_from_npz(model, path)
-        return
-    state = _state(path)
+        return ""
+    state, note = _state(path)
     try:
         found, foreign = renamed(state, model, timm_filter(model, pos_resample))
     except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
-    except Exception as error:  # timm recognises foreign layouts by their keys and trusts their shapes
-        raise WeightsError(
-            f"{path} holds no weights of this {type(model).__name__} ({_line(error)}). Choose the backbone it belongs to."
-        ) from error
+        raise WeightsError(f"{path} {error}") from error
     wanted = model.state_dict()
     found = {name: tensor for name, tensor in found.items() if name in wanted or name not in unused}
     found.update({name: wanted[name] for name in fresh if name not in found})
@@ -142,6 +150,7 @@ def fill(
     if reason := unfit_values({name: tensor for name, tensor in found.items() if wanted[name].is_floating_point()}):
         raise _unfit(path, reason)
     model.load_state_dict({name: tensor.float() for name, tensor in found.items()}, strict=True)
+    return note
 
 
 def _unfit(path: Path, reason: str) -> WeightsError:
@@ -152,35 +161,36 @@ def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _state(path: Path) -> dict[str, Tensor]:
+def _state(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The state dict in a file, and a note on others beside it."""
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():  # of archives with code, which are refused below
-            warnings.simplefilter("ignore")
-            loaded = load_pickled(path)
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path}: there is no such file.") from error
-    except Exception as error:  # what a damaged file does to the readers is anybody's guess
-        if "TorchScript" in str(error):
-            raise WeightsError(
-                f"{path} is a TorchScript archive, as OpenAI publishes CLIP: it holds code and is not loaded. "
-                "Save its state dict alone, or take the same weights from the hub, as clip-vit-b16 does."
-            ) from error
-        if (name := refused_object(error)) is not None:
-            raise WeightsError(
-                f"{path} holds more than tensors{f' ({name})' if name else ''} and is not loaded for safety; save its state dict "
-                "alone."
-            ) from error
-        raise _unreadable(path, error) from error
-    loaded = unwrapped(loaded)
+        whole = read_tensors(path)
+    except UnreadableError as error:
+        more = " The hub has the same weights, which clip-vit-b16 takes." if "TorchScript" in str(error) else ""
+        raise WeightsError(f"{path} {error}, or name another with --weights.{more}") from error
+    loaded = unwrapped(whole)
     if (
         not isinstance(loaded, dict)
         or not loaded
         or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items())
     ):
         raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors){_contents(loaded)}.")
-    return loaded
+    if empty := [name for name, tensor in loaded.items() if tensor.layout != torch.strided or tensor.is_meta]:
+        raise WeightsError(f"{path}: {some(empty)}: sparse, or saved without values (device 'meta'); save dense tensors.")
+    return loaded, _other_state_dicts(path, whole)
+
+
+def _other_state_dicts(path: Path, whole: Any) -> str:
+    """That a checkpoint has further state dicts than the one that is loaded; empty where it has none."""
+    taken, others = state_dicts(whole)
+    if not others:
+        return ""
+    keys = "".join(f"[{key!r}]" for key in others[0])
+    names = ", ".join(f"'{'.'.join(keys)}'" for keys in others)
+    return (
+        f"{path.name} holds the state dicts '{'.'.join(taken)}' and {names}: '{'.'.join(taken)}' is loaded. To load another, "
+        f"save it as a file of its own: torch.save(torch.load('{path.name}'){keys}, '{others[0][-1]}.pth')."
+    )
 
 
 def _contents(loaded: Any) -> str:
@@ -192,18 +202,6 @@ def _contents(loaded: Any) -> str:
     return f", as it is or under {', '.join(WRAPPERS)}; it has {', '.join(others[:8])}{more}" if others else ""
 
 
-def _unreadable(path: Path, error: Exception) -> WeightsError:
-    return WeightsError(
-        f"{path} is no weight file, or a damaged one ({_line(error)}): fetch it again, or name another with --weights."
-    )
-
-
-def _line(error: Exception) -> str:
-    """An error's first line, or its type where it has none or torch's general advice."""
-    text = "" if isinstance(error, pickle.UnpicklingError) else str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
 def _fill_from_npz(vit: nn.Module, path: Path) -> None:
     """Google's JAX checkpoints, through timm's own mapping of their names."""
     if not isinstance(vit, VisionTransformer):
@@ -212,48 +210,58 @@ def _fill_from_npz(vit: nn.Module, path: Path) -> None:
         )
     try:
         with np.load(path, allow_pickle=False) as archive:
-            names, kinds = set(archive.files), _kinds(archive)
-            prefix = "opt/target/" if "opt/target/embedding/kernel" in names else ""
-            width = archive[f"{prefix}embedding/kernel"].shape[-1] if f"{prefix}embedding/kernel" in names else 0
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path}: there is no such file.") from error
-    except Exception as error:
-        raise _unreadable(path, error) from error
+            arrays = _headers(archive)
+    except Exception as error:  # as of the other formats
+        raise WeightsError(f"{path} {why_unreadable(path)}, or name another with --weights.") from error
     mismatch = f"{path} does not match the architecture:"
-    if not width:
+    prefix = "opt/target/" if "opt/target/embedding/kernel" in arrays else ""
+    kernel = arrays.get(f"{prefix}embedding/kernel")
+    if kernel is None:
         raise WeightsError(f"{mismatch} 1 missing (embedding/kernel), so it is none of Google's ViT files.")
-    blocks = {name.split("encoderblock_")[1].split("/")[0] for name in names if "encoderblock_" in name}
+    blocks = {name.split("encoderblock_")[1].split("/")[0] for name in arrays if "encoderblock_" in name}
+    width = kernel.shape[-1] if kernel.shape else 0
     if (len(blocks), width) != (len(vit.blocks), vit.embed_dim):
         raise WeightsError(
             f"{mismatch} it has {len(blocks)} blocks of width {width} instead of {len(vit.blocks)} of width {vit.embed_dim}. "
             "Choose the backbone it belongs to."
         )
-    needed, left_out = google_names(vit)
+    needed, left_out = google_shapes(vit)
     # Beside "opt/target/" lies the optimizer's state.
-    found: Shapes = {name.removeprefix(prefix): () for name in names if name.startswith(prefix)}
-    found = {name: () for name in found if not name.startswith(left_out)}
-    if problems := differences(found, dict.fromkeys(needed, ())):
+    own = {name.removeprefix(prefix): header for name, header in arrays.items() if name.startswith(prefix)}
+    found: Shapes = {name: header.shape for name, header in own.items() if not name.startswith(left_out)}
+    if problems := differences(found, needed):
         raise WeightsError(f"{mismatch} {problems}. Choose the backbone it belongs to.")
-    if whole := {name: kind for name, kind in kinds.items() if name.removeprefix(prefix) in needed and kind.kind in "biu"}:
+    if whole := {name: own[name].dtype for name in needed if own[name].dtype.kind != "f"}:
         raise _unfit(path, f"{some(whole)}: {next(iter(whole.values()))}, not floating point, which are no weights")
+    try:
+        check_grid(found[POSITIONS], vit)
+    except WeightsError as error:
+        raise WeightsError(f"{path} {error}") from error
     with torch.no_grad():  # timm passes over what the file does not have
         for parameter in vit.parameters():
             parameter.fill_(UNFILLED)
     try:
         vit.load_pretrained(str(path))
-    except Exception as error:
-        raise WeightsError(f"{mismatch} {_line(error)}. Choose the backbone it belongs to.") from error
+    except Exception as error:  # timm trusts shapes
+        raise WeightsError(f"{mismatch} timm cannot read its arrays. Choose the backbone it belongs to.") from error
     if empty := {name for name, parameter in vit.named_parameters() if (parameter == UNFILLED).any()}:
         raise WeightsError(f"{mismatch} {len(empty)} missing ({some(empty)}). Choose the backbone it belongs to.")
     if reason := unfit_values(dict(vit.named_parameters())):
         raise _unfit(path, reason)
 
 
-def _kinds(archive: Any) -> dict[str, np.dtype[Any]]:
-    """The type of each array of an open ``.npz`` file, from its header alone."""
+@dataclass(frozen=True)
+class _Header:
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def _headers(archive: Any) -> dict[str, _Header]:
+    """Shape and type of each array of an open ``.npz`` file, without its values."""
     found = {}
     for name in archive.files:
         with archive.zip.open(f"{name}.npy") as member:
             read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-            found[name] = read[np.lib.format.read_magic(member)[0]](member)[2]
+            shape, _, dtype = read[np.lib.format.read_magic(member)[0]](member)
+        found[name] = _Header(shape, dtype)
     return found

@@ -61,13 +61,29 @@ def convert(
     root, names = resolve(data_root), in_order(chosen(ids, suite))
     if len(names) > 1 and not force:
         names = _without_those_there(names, root)
+    sources = {name: cast(Source, source or default_source(name)) for name in names}
+    failed = _Failures(alone=len(names) == 1)
     if dry_run:
-        for name in names:
+        for name, origin in sources.items():
             target = root / (dataset_card(name).folders or (name,))[0]
             first = f" ({MANUAL[name]})" if name in MANUAL else ""
-            typer.echo(f"{name}: from {source or default_source(name)} to {target}{first}")
-        return
-    _convert_all({name: cast(Source, source or default_source(name)) for name in names}, path, root, force)
+            typer.echo(f"{name}: from {origin} to {target}{first}")
+        _without_those_lacking(sources, failed)
+    else:
+        _convert_all(_without_those_lacking(sources, failed), path, root, force, failed)
+    failed.end()
+
+
+def _without_those_lacking(sources: dict[str, Source], failed: _Failures) -> dict[str, Source]:
+    """Those that can be converted as far as installed packages go, which is said before anything is fetched."""
+    from vpbench.core.errors import UsageError
+    from vpbench.data.conversion import convertible, lacking
+
+    missing = {source: lacking(source) for source in set(sources.values())}
+    stopped = [name for name, source in sources.items() if name in convertible(source) and missing[source]]
+    for name in stopped:
+        failed.add(name, UsageError(missing[sources[name]]))
+    return {name: source for name, source in sources.items() if name not in stopped}
 
 
 def _without_those_there(names: list[str], root: Path) -> list[str]:
@@ -80,7 +96,7 @@ def _without_those_there(names: list[str], root: Path) -> list[str]:
     return [name for name in names if name not in there]
 
 
-def _convert_all(sources: dict[str, Source], path: Path | None, root: Path, force: bool) -> None:
+def _convert_all(sources: dict[str, Source], path: Path | None, root: Path, force: bool, failed: _Failures) -> None:
     """Under one bar of the images of all data sets. An error of the only one is raised; one of several is a line on stderr."""
     from vpbench.core.counting import counting
     from vpbench.core.errors import VpbenchError
@@ -91,7 +107,6 @@ def _convert_all(sources: dict[str, Source], path: Path | None, root: Path, forc
     cards = {name: dataset_card(name) for name in sources}
     sizes = {name: card.n_train + card.n_val + card.n_test for name, card in cards.items()}
     files: dict[str, Path | None] = dict.fromkeys(sources, path)
-    failed = _Failures(alone=len(sources) == 1)
     before = 0
     for name in [name for name, source in sources.items() if source == "original" and path is None]:
         try:
@@ -100,6 +115,8 @@ def _convert_all(sources: dict[str, Source], path: Path | None, root: Path, forc
         except VpbenchError as error:
             failed.add(name, error)
             del files[name]
+    if not files:
+        return
     with counting(f"converting {next(iter(files)) if len(files) == 1 else f'{len(files)} data sets'}") as on_progress:
         for name, file in files.items():
             try:
@@ -107,7 +124,6 @@ def _convert_all(sources: dict[str, Source], path: Path | None, root: Path, forc
             except VpbenchError as error:
                 failed.add(name, error)
             before += sizes[name]
-    failed.end()
 
 
 def _from(before: int, sizes: dict[str, int], on_progress: Callable[[int, int], None]) -> Callable[[int, int], None]:

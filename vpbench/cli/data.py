@@ -237,16 +237,21 @@ def _verification(one: Verification) -> dict[str, Any]:
 
 
 def _show(findings: list[Finding], root: Path) -> None:
-    """One line per data set; below it, what there is or what to do."""
+    """One line per data set; below it, what there is or what to do. What is to be done about several stands behind all."""
     from collections import Counter
 
     from vpbench.core.extras import runnable
+    from vpbench.data.how_to_get import shared_sentences
 
+    advice, shared = shared_sentences({one.name: one.detail for one in findings if one.status == "missing"})
     wide = max((len(one.name) for one in findings), default=0)
     for one in findings:
         typer.echo(f"{one.name:{wide}}  {one.status:12}  {one.folder or ''}".rstrip())
-        if one.status != "built in":
-            typer.echo(f"    {runnable(one.detail)}")
+        if one.status != "built in" and (said := advice.get(one.name, one.detail)):
+            typer.echo(f"    {runnable(said)}")
+    for sentence, names in shared.items():
+        who = "Each that is missing" if len(names) == len(advice) else ", ".join(names)
+        typer.echo(f"{who}: {runnable(sentence)}")
     if findings:
         others = Counter(one.status for one in findings if not one.ready)
         counted = "".join(f", {number} {status}" for status, number in others.items())
@@ -266,9 +271,12 @@ def _show_way(names: list[str], suite: str | None) -> None:
 
 
 def _show_verification(one: Verification) -> None:
+    from vpbench.core.extras import runnable
     from vpbench.data.doctor import NAMED
 
-    typer.echo(f"{one.name}: {'wrong' if one.problems else 'right'}{f', {one.folder}' if one.folder else ''}")
+    typer.echo(f"{one.name}: {one.state}{f', {one.folder}' if one.folder else ''}")
+    if one.missing:
+        typer.echo(f"    {runnable(one.missing)}")
     if one.counts:
         typer.echo("    " + ", ".join(f"{part} = {value}" for part, value in one.counts.items()))
     if one.split_sha256:
@@ -276,7 +284,7 @@ def _show_verification(one: Verification) -> None:
         typer.echo(f"    split list sha256 {one.split_sha256}" + (f" ({compared})" if not _other_list(one) else ""))
     if one.decoded is not None:
         typer.echo(f"    {one.decoded - len(one.unreadable)} of {one.decoded} images can be read")
-    for problem in one.problems:
+    for problem in () if one.missing else one.problems:
         typer.echo(f"    wrong: {problem}")
     for line in one.unreadable[:NAMED]:
         typer.echo(f"      {line}")

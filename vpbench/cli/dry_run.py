@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 if TYPE_CHECKING:
     from vpbench.data.raw import RawData
     from vpbench.planning.plan import PlannedRun
     from vpbench.spec.recipe import Recipe
+    from vpbench.spec.run_spec import BackboneSpec
 
 ALWAYS = ("optimizer", "lr", "weight_decay", "batch_size", "epochs")  # fields of a recipe that are shown at their defaults, too
 
@@ -121,6 +124,27 @@ def absent_line(names: Sequence[str], suite: str) -> str:
     sizes = [download.size for name in names for download in dataset_card(name).downloads]
     size = f", {decimal(sum(size for size in sizes if size))} to download" if any(sizes) else ""
     return f"Not here, counted from the cards: {', '.join(names)}{size}. {how_to_get(names, suite)}"
+
+
+def checked_weights(backbones: Iterable[BackboneSpec]) -> list[str]:
+    """Check weight files as a run does; a line for each that the first run downloads.
+
+    Raises:
+        WeightsError: for a file with which a run would stop.
+    """
+    from rich.filesize import decimal
+
+    from vpbench.planning.check_weights import check_weights, least_bytes
+
+    notes, absent = check_weights(backbones)
+    for note in notes:
+        typer.echo(note, err=True)
+    lines = []
+    for backbone in absent:
+        size = f", at least {decimal(known)}" if (known := least_bytes(backbone)) else ""
+        place = backbone.weights.partition(":")[2]
+        lines.append(f"Not here, downloaded by the first run: the weights of {backbone.name}, {place}{size}.")
+    return lines
 
 
 def recipe_facts(run: PlannedRun, data: Mapping[str, RawData]) -> dict[str, Any]:

@@ -163,18 +163,20 @@ def backbone(
           --weights mine.safetensors
       vpbench new backbone dinov2 --timm vit_small_patch14_dinov2.lvd142m
     """
-    from vpbench.backbones.named import backbone_names, resolve_backbone, timm_facts, weights_sha256
+    from vpbench.backbones.named import backbone_names, resolve_backbone, timm_facts
     from vpbench.core.errors import UsageError
-    from vpbench.core.user_folders import user_path
     from vpbench.models.build import empty_backbone
+    from vpbench.planning.check_weights import check_weights
 
     _check_name(name, "backbone", backbone_names())
     spec = resolve_backbone(timm, "random")
     model = empty_backbone(spec, "meta")
     architecture, tag, feature = timm_facts(timm)
     if weights:
-        file = user_path(weights).absolute()
-        where = f"file = {_text(str(file))}\nsha256 = {_text(weights_sha256(file))}"
+        found = resolve_backbone(timm, str(weights))
+        for note in check_weights([found])[0]:
+            typer.echo(note, err=True)
+        where = f"file = {_text(str(Path(found.path or weights).absolute()))}\nsha256 = {_text(found.sha256 or '')}"
     elif tag:
         where = f"tag = {_text(tag)}  # of timm's weights, on the hub; or file and sha256 of your own"
     else:

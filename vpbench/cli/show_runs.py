@@ -37,15 +37,17 @@ def run_and_show(request: Request, options: RunOptions, results: Path, as_json: 
 def show_plan(request: Request, options: RunOptions, results: Path, as_json: bool) -> list[dict[str, Any]]:
     """The plan, shown as a table unless it is wanted as JSON; its runs."""
     from vpbench.api import expected_seconds, plan_request
+    from vpbench.cli.dry_run import checked_weights
     from vpbench.execution.run_progress import RunProgress
     from vpbench.store.store import Store
 
     plan, store = plan_request(request, options, results, RunProgress(), without_data=True), Store(results)
+    absent = checked_weights(run.spec.backbone for run in plan.missing if run.spec.run_id not in plan.unsupported)
     times = expected_seconds(plan, store, options)
     expected = {run_id: seconds for run_id, seconds in times.items() if run_id not in plan.unsupported}
     rows = _planned_rows(plan, store.statuses(), expected)
     if not as_json:
-        _print_plan(plan, rows, list(expected.values()), request.suite or "", bool(request.data))
+        _print_plan(plan, rows, list(expected.values()), request.suite or "", bool(request.data), absent)
     return rows
 
 
@@ -65,7 +67,9 @@ def _planned_rows(plan: Plan, with_row: Container[str], expected: Mapping[str, f
     ]  # fmt: skip
 
 
-def _print_plan(plan: Plan, rows: list[dict[str, Any]], expected: list[float | None], suite: str, own: bool) -> None:
+def _print_plan(
+    plan: Plan, rows: list[dict[str, Any]], expected: list[float | None], suite: str, own: bool, absent_weights: list[str]
+) -> None:  # fmt: skip
     from vpbench.cli.dry_run import absent_line, blank_lines, data_lines, image_lines, recipe_lines, work_line
     from vpbench.core.names import counted
 
@@ -78,7 +82,7 @@ def _print_plan(plan: Plan, rows: list[dict[str, Any]], expected: list[float | N
     for line in (*data_lines(plan.data, users), *image_lines(plan.runs, own), *recipe_lines(plan.runs)):
         typer.echo(line)
     able = [run for run in plan.missing if run.spec.run_id not in plan.unsupported]
-    for line in (work_line(able, plan.data), absent_line(plan.absent, suite)):
+    for line in (work_line(able, plan.data), absent_line(plan.absent, suite), *absent_weights):
         if line:
             typer.echo(line)
     kinds = Counter(row["status"] for row in rows)

@@ -102,13 +102,15 @@ def tune_and_show(
 def show_search(request: Request, budget: Budget, options: RunOptions, results: Path, as_json: bool) -> dict[str, Any]:
     """The plan of a search, shown as a table unless it is wanted as JSON."""
     from vpbench import api
+    from vpbench.cli.dry_run import checked_weights
     from vpbench.execution.run_progress import RunProgress
     from vpbench.store.store import Store
 
     plan = api.plan_tuning(request, budget, options, results, RunProgress(), without_data=True)
+    absent = checked_weights(study.backbone for study in plan.studies)
     rows = _planned(plan, Store(results))
     if not as_json:
-        _show_plan(plan, rows)
+        _show_plan(plan, rows, absent)
     return {"search": plan.budget.model_dump(mode="json"), "studies": rows}
 
 
@@ -140,7 +142,7 @@ def _planned(plan: SearchPlan, store: Store) -> list[dict[str, Any]]:
     return rows
 
 
-def _show_plan(plan: SearchPlan, rows: list[dict[str, Any]]) -> None:
+def _show_plan(plan: SearchPlan, rows: list[dict[str, Any]], absent_weights: list[str]) -> None:
     from rich.table import Table
 
     from vpbench.cli.dry_run import absent_line, data_lines
@@ -161,8 +163,9 @@ def _show_plan(plan: SearchPlan, rows: list[dict[str, Any]]) -> None:
     users = plan.trials.suite.data.keys() | set(plan.trials.data if plan.trials.request.data else ())
     for line in data_lines(plan.trials.data, users):
         typer.echo(line)
-    if absent := absent_line(plan.trials.absent, plan.trials.request.suite or ""):
-        typer.echo(absent)
+    for line in (absent_line(plan.trials.absent, plan.trials.request.suite or ""), *absent_weights):
+        if line:
+            typer.echo(line)
     typer.echo(f"{plan.summary()} {cost}Nothing was run.")
 
 

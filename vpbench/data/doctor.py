@@ -53,7 +53,7 @@ def examine(name: str, card: DatasetCard, root: Path) -> Finding:
     except UsageError as error:
         return Finding(name, "wrong card", folder, str(error))
     except MissingDataError:
-        return Finding(name, "missing", folder, f"vpbench data get {name}" if card.downloads else card.how_to_get)
+        return Finding(name, "missing", folder, _way_to(name, card))
     except WrongCountsError as error:
         return Finding(name, "wrong size", folder, str(error))
     except WrongSplitsError as error:
@@ -62,6 +62,11 @@ def examine(name: str, card: DatasetCard, root: Path) -> Finding:
         return Finding(name, "incomplete", folder, str(error))
     numbers = ", ".join(f"{len(split)} {part}" for part, split in raw.splits.items())
     return Finding(name, "ready", folder, f"{len(raw.class_names)} classes; images: {numbers}. {raw.remarks}".rstrip())
+
+
+def _way_to(name: str, card: DatasetCard) -> str:
+    """How a data set that is not there is got."""
+    return f"vpbench data get {name}" if card.downloads else card.how_to_get
 
 
 def find_or_first(card: DatasetCard, root: Path) -> Path | None:
@@ -82,6 +87,7 @@ class Verification:
         decoded: number of images decoded; None if not requested.
         unreadable: an error message for each image that cannot be decoded.
         problems: all differences from the card, as sentences; empty if there are none.
+        missing: how to get the data set, which is not there; empty if it is.
     """
 
     name: str
@@ -93,6 +99,12 @@ class Verification:
     unreadable: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     note: str = ""
+    missing: str = ""
+
+    @property
+    def state(self) -> Literal["right", "wrong", "missing"]:
+        """In a word."""
+        return "missing" if self.missing else "wrong" if self.problems else "right"
 
 
 def verify(
@@ -108,7 +120,8 @@ def verify(
     try:
         raw = read_dataset(card, root)
     except DataError as error:
-        return Verification(name, folder, expected_sha256=card.split_sha256, problems=(str(error),))
+        missing = _way_to(name, card) if isinstance(error, MissingDataError) else ""
+        return Verification(name, folder, expected_sha256=card.split_sha256, problems=(str(error),), missing=missing)
     found, listed = counts(raw), split_sha256(raw)
     wanted = expected_counts(card, raw)
     problems = [f"{part} is {value}, the card says {wanted[part]}" for part, value in found.items() if value != wanted[part]]

@@ -95,8 +95,8 @@ def get_dataset(
     missing = sum(
         step.download.size - (0 if force else step.done) for step in steps if step.download.size and (force or not step.complete)
     )
-    check_room(folder, missing, card.title)
     with _working_in(folder):
+        check_room(folder, missing, card.title)
         sweep(folder)
         for step in steps:
             try:
@@ -133,17 +133,17 @@ def _unpack_once(archive: Path, folder: Path, force: bool, on_step: OnStep | Non
 
 @contextmanager
 def _working_in(folder: Path) -> Iterator[None]:
-    """Creates and locks the folder; removes it if it was new and stays empty."""
+    """Creates and locks the folder; removes it, and those above it, if they were new and stay empty."""
     try:
-        new = not folder.exists()
+        new = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             try:
                 yield
             finally:
-                if new:
-                    with suppress(OSError):  # it is not empty
-                        folder.rmdir()
+                with suppress(OSError):  # one is not empty
+                    for place in new:
+                        place.rmdir()
     except OSError as error:
         raise DataError(
             f"{error.filename or folder} cannot be written ({error.strerror or error}); choose another --data-root."

@@ -48,7 +48,8 @@ FEATURE_IMAGES = 1000  # test images whose features are kept for t-SNE
 
 
 def execute(
-    job: Job, data: CachedData, store: Store, callback: Callback, checkpoints: Checkpoints | None = None
+    job: Job, data: CachedData, store: Store, callback: Callback, checkpoints: Checkpoints | None = None,
+    is_new: Callable[[str], bool] = lambda note: True,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, test once, measure, and store. What goes wrong in the run becomes a row with a status and the error; what cannot
     be measured is empty in the row of a tested model, and its error says why.
@@ -63,6 +64,7 @@ def execute(
         store: receives the row, and before it the artefacts.
         callback: its ``epoch`` is called after every epoch.
         checkpoints: where the run resumes and may be paused; the time it took before counts, for ``timeout_s`` as well.
+        is_new: whether a note on the weights was not made yet.
 
     Returns:
         the row as stored.
@@ -82,7 +84,10 @@ def execute(
         left_s = None if job.timeout_s is None else max(0.001, job.timeout_s - checkpoints.elapsed_s)
         on_epoch = partial(callback.epoch, job.planned)
         with _time_limit(left_s, on_epoch) as after_epoch, float32_products(job.spec.precision):
-            row.update(_run(job, data, store, device, after_epoch, checkpoints))
+            model = _model(job, data, device)
+            if (note := model.backbone.note) and is_new(note):
+                callback.note(f"note on the weights: {note}")
+            row.update(_run(job, model, data, store, device, after_epoch, checkpoints))
     except (StoreError, WeightsError, StoppedError, UnusableCheckpointError):
         raise
     except DivergedError as error:
@@ -193,9 +198,8 @@ def _absolute(path: str | None) -> str | None:
     return located(path) if path else None
 
 
-def _run(
-    job: Job, data: CachedData, store: Store, device: torch.device, on_epoch: Callable[[Epoch], None], checkpoints: Checkpoints
-) -> dict[str, Any]:  # fmt: skip
+def _model(job: Job, data: CachedData, device: torch.device) -> PromptedModel:
+    """The model as it is before training."""
     spec = job.spec
     if lacks_validation(spec.method, len(data.val)):
         raise UnsupportedError(unsupported(spec))
@@ -203,6 +207,14 @@ def _run(
     model = build_model(spec.method, spec.backbone, len(data.class_names), device, spec.task)
     model.backbone.use_fastest_kernels(device.type, spec.precision)
     model.backbone.checkpoint_blocks(job.checkpoint_blocks)
+    return model
+
+
+def _run(
+    job: Job, model: PromptedModel, data: CachedData, store: Store, device: torch.device, on_epoch: Callable[[Epoch], None],
+    checkpoints: Checkpoints,
+) -> dict[str, Any]:  # fmt: skip
+    spec = job.spec
     normalise = Normaliser(spec.backbone.mean, spec.backbone.std, device)
     trainer = Trainer(model, data, spec, normalise, device, on_epoch, checkpoints, job.val_curve)
     sizes = {**parameter_counts(model), "params_by_part": json.dumps(parameters_by_part(model))}

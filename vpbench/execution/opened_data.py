@@ -1,5 +1,5 @@
 """What a process keeps between its jobs: data sets that are open, since opening one reads every image once to identify it, and
-what has been said of them."""
+what has been said of them and of weights."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class OpenedData:
         return self._opened[_key(job)]
 
     def is_new(self, note: str) -> bool:
-        """Whether a note on the data was not made yet: one that holds for every run is made once."""
+        """Whether a note on data or weights was not made yet: one that holds for every run is made once."""
         new = note not in self._said
         self._said.add(note)
         return new

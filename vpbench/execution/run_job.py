@@ -95,11 +95,11 @@ def _train_and_store(
     checkpoints = Checkpoints(store, job.run_id, _identity(job), job.checkpoint_s, paused, callback.note)
     with _tracked(job, callback, opened, checkpoints.resumes) as callback:
         try:
-            row = execute(job, data, store, callback, checkpoints)
+            row = execute(job, data, store, callback, checkpoints, opened.is_new)
         except UnusableCheckpointError as error:
             checkpoints.forget(error)
             checkpoints = Checkpoints(store, job.run_id, _identity(job), job.checkpoint_s, paused, callback.note)
-            row = execute(job, data, store, callback, checkpoints)
+            row = execute(job, data, store, callback, checkpoints, opened.is_new)
         callback.finished(job.planned, row)
     return row
 

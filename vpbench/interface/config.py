@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MOST = 10_000
+"""Of prompts, hidden units, ranks, clusters ...: no paper comes near, and many more exhaust the memory while a model is built."""
+
 Fidelity = Literal["paper", "released-code", "both-differ", "approximate"]
 
 

@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 
 from vpbench.core.errors import UsageError
 from vpbench.core.hashing import file_sha256
-from vpbench.core.tensor_files import load_pickled, unfit_values
+from vpbench.core.tensor_files import UnreadableError, read_tensors, unfit_values
 from vpbench.core.user_folders import user_path
 from vpbench.interface.lazy import torch
 
@@ -48,14 +48,9 @@ def pinned_tensors(value: str) -> dict[str, Tensor]:
     if not file_sha256(path).startswith(digest):
         raise UsageError(f"{name} is not the file that the run was planned with (its SHA-256 differs); plan the run again.")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            loaded: Any = load_file(path)
-        else:
-            loaded = load_pickled(path)
-    except Exception as error:  # of the readers, whatever is wrong with the file
-        raise UsageError(f"{name} cannot be read as tensors: {str(error).splitlines()[0]}") from error
+        loaded: Any = read_tensors(path)
+    except UnreadableError as error:
+        raise UsageError(f"{name} {error}, or name another file.") from error
     while isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(each, torch.Tensor) for each in loaded.values()):

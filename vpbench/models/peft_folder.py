@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vpbench.core.errors import StoreError, UnsupportedError
 from vpbench.core.tensor_digest import checked_metadata, with_digest
-from vpbench.core.tensor_files import unfit_values
+from vpbench.core.tensor_files import unfit_values, why_unreadable
 from vpbench.interface import PEFT_PREFIX, PeftAdapter
 from vpbench.models.prompted import PromptedModel
 from vpbench.models.saved import Description, TrainedModel, described_model
@@ -120,7 +120,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         checked_metadata(content)
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (SafetensorError, ValueError, KeyError) as error:
+    except SafetensorError as error:
+        raise StoreError(f"{path} {why_unreadable(path)}.") from error
+    except (ValueError, KeyError) as error:
         raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}. Copy it again.") from error
     if reason := unfit_values({name: each for name, each in found.items() if torch.is_floating_point(each)}):
         raise StoreError(f"{path}: {reason}.")

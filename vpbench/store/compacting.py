@@ -24,10 +24,10 @@ from vpbench.store.store import Store
 
 @dataclass(frozen=True)
 class Compaction:
-    """Result of :func:`compact`.
+    """Result of :func:`compact`, or of :func:`to_compact` what it would be.
 
     Attributes:
-        path: the new file; None if there was nothing to merge.
+        path: the new file; None if there was nothing to merge, or nothing was written.
         rows: number of rows in it.
         merged: number of files that it replaces.
         left: number of them that were not removed, because their runs are being executed again.
@@ -51,17 +51,36 @@ def compact(store: Store) -> Compaction:
     with only_one(store):
         for partial in store.folder.glob(f".{COMPACTED}*.partial.parquet"):  # of a killed process
             partial.unlink(missing_ok=True)
-        rows = read_rows(store.folder, use_copy=False)  # a damaged copy must not get into the new file
-        rows.refuse_newer(store.folder)
-        merged = _to_merge(rows)
+        rows, merged = _mergeable(store)
         if not merged:
             return Compaction(broken=rows.broken)
-        table = _of_these(rows.table.filter(pc.is_in(rows.origins, pa.array(merged))))
+        table = _table_of(rows, merged)
         path = store.write_compacted(table)
         sync(store.folder)
         left = [name for name in merged if not _remove(store, name, rows.files[name])]
         (store.folder / "_cache" / "rows.arrow").unlink(missing_ok=True)
         return Compaction(path, len(table), len(merged), len(left), rows.broken)
+
+
+def to_compact(store: Store) -> Compaction:
+    """What :func:`compact` would merge as the folder is now; nothing is written.
+
+    Raises:
+        StoreError: when a later vpbench wrote rows here.
+    """
+    rows, merged = _mergeable(store)
+    return Compaction(None, len(_table_of(rows, merged)) if merged else 0, len(merged), 0, rows.broken)
+
+
+def _mergeable(store: Store) -> tuple[Rows, list[str]]:
+    """All rows, and the files to merge."""
+    rows = read_rows(store.folder, use_copy=False)  # a damaged copy must not get into the new file
+    rows.refuse_newer(store.folder)
+    return rows, _to_merge(rows)
+
+
+def _table_of(rows: Rows, merged: list[str]) -> pa.Table:
+    return _of_these(rows.table.filter(pc.is_in(rows.origins, pa.array(merged))))
 
 
 @contextmanager

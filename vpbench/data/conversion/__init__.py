@@ -35,6 +35,11 @@ def default_source(dataset: str) -> Source:
     return "original" if dataset in DOWNLOADS else "tfds"
 
 
+def lacking(source: Source) -> str:
+    """What has to be installed before data sets can be converted from a source, in a sentence; empty where nothing is missing."""
+    return tfds.lacking() if source == "tfds" else ""
+
+
 def fetch_original(dataset: str, root: Path, on_step: OnStep | None = None) -> Path | None:
     """The original file of a data set, fetched into ``downloads`` below the data root; None for one that is got by hand.
 

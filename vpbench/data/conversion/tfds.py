@@ -177,6 +177,18 @@ def convert_tfds(
     return write_layout(target, examples, card, provenance, force=force, on_progress=on_progress)
 
 
+def lacking() -> str:
+    """What has to be installed before anything can be converted from TFDS, in a sentence; empty where it is there."""
+    is_there = importlib.util.find_spec("tensorflow_datasets") and (_has_tensorflow() or importlib.util.find_spec("array_record"))
+    return "" if is_there else _INSTALL
+
+
+_INSTALL = (
+    "TensorFlow Datasets is not installed: pip install 'vpbench[tfds]', or 'vpbench[tfds-light]' without TensorFlow for data "
+    "sets whose images are files."
+)
+
+
 def _tensorflow_datasets() -> Any:
     try:
         if _has_tensorflow():
@@ -186,10 +198,7 @@ def _tensorflow_datasets() -> Any:
             importlib.import_module("array_record")
         return importlib.import_module("tensorflow_datasets")
     except ImportError as error:
-        raise UsageError(
-            f"this conversion reads through TensorFlow Datasets, which is not installed ({error}): pip install 'vpbench[tfds]', "
-            "or 'vpbench[tfds-light]' without TensorFlow for data sets whose images are files."
-        ) from error
+        raise UsageError(_INSTALL if lacking() else f"TensorFlow Datasets cannot be imported ({_first_line(error)}).") from error
 
 
 def _has_tensorflow() -> bool:
