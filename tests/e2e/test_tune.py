@@ -181,6 +181,7 @@ def test_a_method_that_the_backbone_cannot_have_is_named_and_the_others_are_sear
     words = [*tuning, tmp_path / "runs", "--space", space, "--methods", "ilm_vp,linear", "--dry-run"]
     done = vpbench(*words)
     assert done.code == 0, done.err
+    assert "No expected times yet" in done.out and "expected_s" not in done.out
     assert "Not searched: ilm_vp on vit-nano: this method uses the classifier" in " ".join((done.out + done.err).split())
     assert [row["method"] for row in json.loads(vpbench(*words, "--json").out)["studies"]] == ["linear"]
     alone = vpbench(*[word if word != "ilm_vp,linear" else "ilm_vp" for word in words])

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vpbench.spec.run_spec import BackboneSpec
 
 ALWAYS = ("optimizer", "lr", "weight_decay", "batch_size", "epochs")  # fields of a recipe that are shown at their defaults, too
+NO_TIMES = "No expected times yet: there are no rows of similar runs, and the first run measures."
 
 
 def recipe_lines(runs: Iterable[PlannedRun]) -> list[str]:
@@ -108,7 +109,7 @@ def blank_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if rows and all(row["run_id"] is None for row in rows):
         lines.append("No run ids yet: they are known when the data are there.")
     if to_run and all(row["expected_s"] is None for row in to_run):
-        lines.append("No expected times yet: there are no rows of similar runs, and the first run measures.")
+        lines.append(NO_TIMES)
     return lines
 
 

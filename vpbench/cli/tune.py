@@ -145,19 +145,22 @@ def _planned(plan: SearchPlan, store: Store) -> list[dict[str, Any]]:
 def _show_plan(plan: SearchPlan, rows: list[dict[str, Any]], absent_weights: list[str]) -> None:
     from rich.table import Table
 
-    from vpbench.cli.dry_run import absent_line, data_lines
+    from vpbench.cli.dry_run import NO_TIMES, absent_line, data_lines
     from vpbench.core.terminal import Terminal
     from vpbench.execution.expected_time import format_duration
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    columns = ("method", "dataset", *_if_several(plan.studies), "trials", "finals", "stored", "epochs", "searched", "expected_s")
-    for column in columns:
+    columns = ("method", "dataset", *_if_several(plan.studies), "trials", "finals", "stored", "epochs", "searched")
+    known = [row["expected_s"] for row in rows if row["expected_s"] is not None]
+    for column in (*columns, *(["expected_s"] if known else [])):
         table.add_column(column, overflow="fold")
     for row in rows:
         seconds = row["expected_s"]
-        table.add_row(*(str(row[name]) for name in columns[:-1]), "" if seconds is None else f"{max(1, seconds):.0f}")
+        times = ["" if seconds is None else f"{max(1, seconds):.0f}"] if known else []
+        table.add_row(*(str(row[name]) for name in columns), *times)
     Terminal().print(table)
-    known = [row["expected_s"] for row in rows if row["expected_s"] is not None]
+    if rows and not known:
+        typer.echo(NO_TIMES)
     count = f"{len(known)} of {len(rows)} searches"
     cost = f"Expected, by past rows: {format_duration(sum(known))} for {count}, one run after the other. " if known else ""
     users = plan.trials.suite.data.keys() | set(plan.trials.data if plan.trials.request.data else ())
