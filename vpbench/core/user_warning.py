@@ -18,4 +18,4 @@ def warn(message: str) -> None:
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, VpbenchWarning, stacklevel=level - 1)
+    warnings.warn(message, VpbenchWarning, stacklevel=level)
