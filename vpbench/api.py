@@ -181,6 +181,7 @@ def run_request(
     options = elsewhere.options
     plan = plan_request(request, options, results, callback, executor)
     elsewhere.check(plan, store)
+    _note_untracked(plan, options, callback)
     frame = execute_plan(plan, store, options, callback, executor)
     retest(plan, store, frame, options, callback)
     for line in elsewhere.tested(plan, store, frame):
@@ -295,6 +296,15 @@ def _note_data(planned: Plan | ResolvedRequest, callback: Callback | None) -> No
     for name, raw in planned.data.items():
         if callback is not None and raw.remarks:
             callback.note(f"note on {name}: {raw.remarks}")
+
+
+def _note_untracked(plan: Plan, options: RunOptions, callback: Callback) -> None:
+    """That trackers receive nothing of runs that are stored already."""
+    if options.track and (stored := len(plan.runs) - len(plan.missing)):
+        runs = "1 run is" if stored == 1 else f"{stored} runs are"
+        callback.note(
+            f"{runs} stored already, and not reported to {', '.join(options.track)}; --rerun all repeats what is stored."
+        )
 
 
 def _note_seeds(request: Request, seeds: Sequence[int], callback: Callback | None) -> None:

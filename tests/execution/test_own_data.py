@@ -12,15 +12,18 @@ from local_runs import BARE, Notes, jobs_of, planned, run_job
 from vpbench.api import plan_request
 from vpbench.cli.dry_run import data_lines
 from vpbench.core.errors import DataError
+from vpbench.deploy.model_card import _measured
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.execute_plan import make_jobs
 from vpbench.execution.opened_data import OpenedData
 from vpbench.execution.run_job import prepare_data
 from vpbench.planning.plan import make_plan
 from vpbench.reporting.build_table import build_table
+from vpbench.reporting.comparisons import compare, statistics_table
 from vpbench.reporting.definition import load_definition
 from vpbench.reporting.describe_run import describe_run, for_readers
-from vpbench.reporting.frame import load_rows
+from vpbench.reporting.frame import Filters, load_rows
+from vpbench.reporting.notes import seen_in_training
 from vpbench.search.search_plan import plan_search
 from vpbench.spec.budget import Budget
 from vpbench.spec.request import Request
@@ -99,6 +102,29 @@ def test_shared_and_left_out_images_stay_with_the_row(images: Path, store: Store
     assert shown["warning"] == row["error"] and "error" not in shown
     footer = build_table(load_rows(store), load_definition("vpbench", "1")).footer
     assert [line for line in footer if "Also in" in line] == [f"Not all test images of noise are new to its models: {shared}"]
+
+
+def test_every_table_of_scores_has_the_footnote(tmp_path: Path) -> None:
+    said = "Also in val: 2 of 9 test images."
+    rows = [
+        {
+            "run_id": f"{method} {dataset} {seed}", "status": "ok", "error": said if dataset == "pets" else "", "method": method,
+            "dataset": dataset, "acc1": 50.0 + seed, "score": 50.0 + seed, "seed": seed, "method_config": "{}", "recipe": "{}",
+        }
+        for method in ("linear", "vpt") for dataset in ("pets", "birds") for seed in (1, 2)
+    ]  # fmt: skip
+    store = Store(tmp_path / "runs")
+    for row in rows:
+        store.write_row({**row, "metric": "acc1", "task": "classification"})
+    runs, note = load_rows(store), f"Not all test images of pets are new to its models: {said}"
+    tables = (
+        build_table(runs, load_definition("vpbench", "1")),
+        compare(store, runs, [("linear", "vpt")], Filters(), mix=True),
+        statistics_table(runs, load_definition("vpbench", "1"), Filters()),
+    )
+    assert [table.footer.count(note) for table in tables] == [1, 1, 1]
+    assert seen_in_training(runs[runs["dataset"] == "birds"]) == []
+    assert _measured({"error": f"warning: odd. {said}"}) == [f"| of the test images | {said} |"]  # a model card, too
 
 
 def test_images_left_out_on_request_stay_with_the_row(images: Path, store: Store) -> None:

@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from sweeps import case
 
+from vpbench import api
 from vpbench.core import plugins
 from vpbench.core.errors import UsageError
 from vpbench.data.cache import CachedData, CachedSplit
@@ -24,6 +26,7 @@ from vpbench.execution.opened_data import OpenedData
 from vpbench.execution.tracker import TrackedRun, check_trackers, numbers_of, texts_of, tracker_registry
 from vpbench.models.registry import resolve_method
 from vpbench.spec.recipe import Recipe
+from vpbench.spec.request import Request
 from vpbench.spec.run_options import JobOptions, RunOptions
 from vpbench.spec.run_spec import BackboneSpec, DataSpec, Preprocess, RunSpec
 from vpbench.store.schema import REPRODUCIBLE
@@ -57,6 +60,8 @@ class Fake(Tracker):
         if self.broken == name:
             raise ConnectionError("no network\\nhere")
 """
+
+RAISES = '            raise ConnectionError("no network\\nhere")'
 
 
 def split(count: int, seed: int) -> CachedSplit:
@@ -131,7 +136,9 @@ def test_a_tracker_never_harms_a_run(fake: Any, tmp_path: Path) -> None:
         fake.broken, opened = broken, OpenedData()
         row, notes = do(tmp_path / f"rows{broken}", "fake", opened=opened)
         assert {name: row.get(name) for name in REPRODUCIBLE} == {name: alone.get(name) for name in REPRODUCIBLE}
-        said = "warning: nothing more is reported to fake, and the runs go on (ConnectionError: no network here)."
+        place = f"{tmp_path / 'own' / 'trackers' / 'fake.py'}:{OWN_TRACKER.splitlines().index(RAISES) + 1}"
+        said = f"warning: the tracker fake has failed; nothing more is reported to it, and the runs go on ({place}: "
+        said += "ConnectionError: no network here)."
         assert notes == ([said] if broken else [])
     calls = len(fake.calls)
     assert do(tmp_path / "more", "fake", seed=43, opened=opened)[1] == []
@@ -165,6 +172,26 @@ def test_trackers_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         check_trackers(["tensorbord"])
     assert RunOptions(track="wandb,mlflow,wandb").track == ("wandb", "mlflow")
     assert {"mlflow", "tensorboard", "trackio", "wandb"} <= set(tracker_registry().names())
+
+
+@pytest.mark.parametrize("given", ["", ",", " , "])
+@pytest.mark.parametrize(
+    "option", ["track", "save", "test_on", "corruptions", "scales", "noise", "wise_ft", "datasets", "backbone", "columns"]
+)
+def test_an_option_that_names_nothing_is_refused(option: str, given: str) -> None:
+    model = RunOptions if option in RunOptions.model_fields else Request
+    with pytest.raises(UsageError, match=f"^--{option.replace('_', '-')} names no"):
+        model.from_keywords(**{option: given})
+
+
+def test_stored_runs_are_said_not_to_be_reported() -> None:
+    notes = Notes()
+    for runs, missing in ((2, 2), (3, 2), (5, 0)):
+        plan: Any = SimpleNamespace(runs=[None] * runs, missing=[None] * missing)
+        api._note_untracked(plan, RunOptions(track=("mlflow", "wandb")), notes)
+        api._note_untracked(plan, RunOptions(), notes)
+    end = "stored already, and not reported to mlflow, wandb; --rerun all repeats what is stored."
+    assert notes.texts == [f"1 run is {end}", f"5 runs are {end}"]
 
 
 def test_what_a_row_says() -> None:

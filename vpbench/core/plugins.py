@@ -113,7 +113,7 @@ class Registry(Generic[T]):
             try:
                 module = _imported_file(f"vpbench_user.{self._folder}.{name}", file)
             except (Exception, SystemExit) as error:
-                raise self._broken(name, _place(file, error), error) from error
+                raise self._broken(name, place_of(file, error), error) from error
             return self._pick(name, module)
         if name in self._modules():  # without looking at other distributions, which takes 50 ms
             return self._pick(name, self._imported(name))
@@ -165,8 +165,8 @@ def _imported_file(called: str, file: Path) -> ModuleType:
     return module
 
 
-def _place(file: Path, error: BaseException) -> str:
-    """``FILE:LINE`` of what failed in an import: a syntax error's own line, else the last line of the file that was run."""
+def place_of(file: Path, error: BaseException) -> str:
+    """``FILE:LINE`` of what failed in a plug-in's file: a syntax error's own line, else the last line of it that was run."""
     lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == str(file)]
     if isinstance(error, SyntaxError) and error.filename == str(file):
         lines.append(error.lineno or 1)

@@ -10,6 +10,7 @@ from typing import Any
 from vpbench.backbones.named import backbone_card, backbone_names
 from vpbench.core.escaping import for_markdown
 from vpbench.core.hub import PREFIX, HubData
+from vpbench.data.overlaps import seen_test_images
 from vpbench.models.registry import method_class
 from vpbench.models.saved import Description
 from vpbench.spec.run_spec import Preprocess
@@ -122,6 +123,7 @@ def _measured(row: Mapping[str, Any] | None) -> list[str]:
     found = {
         "test accuracy, top-1": None if row.get("acc1") is None else f"{row['acc1']:.2f} % of {row['total']} images",
         "test mIoU": None if row.get("miou") is None else f"{row['miou']:.2f} % on {row['total']} images",
+        "of the test images": " ".join(seen_test_images(row.get("error") or "")) or None,
         "trained parameters": None if row.get("params_trainable") is None else f"{row['params_trainable']:,}",
         "seed": row.get("seed"),
         "recipe": f"{row['optimizer']}, lr {row['lr']:g}, {row['epochs']} epochs, batch {row['batch_size']}"

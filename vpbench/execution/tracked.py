@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import socket
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vpbench.core.errors import StoppedError
+from vpbench.core.plugins import place_of
 from vpbench.core.torch_state import own_torch_state
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.job import Job
@@ -33,6 +35,7 @@ class TrackedCallback(Callback):
     def __init__(self, job: Job, callback: Callback, opened: OpenedData, resumed: bool) -> None:
         self._callback, self._opened = callback, opened
         self._trackers: dict[str, Tracker] = {}
+        self._files: dict[str, Path] = {}  # that define them
         for name in job.track:
             if name not in opened.failed_trackers:
                 self._guarded(name, partial(self._start, name, job, resumed))
@@ -43,7 +46,9 @@ class TrackedCallback(Callback):
             raise OSError(f"the results folder {results} is not on {socket.gethostname()}, and its files lie there")
         spec = job.spec
         run = TrackedRun(spec.run_id, spec.group_id, spec.label, spec.identity(), results / FOLDER / name, resumed)
-        self._trackers[name] = tracker_registry().get(name)(run)
+        tracker = tracker_registry().get(name)
+        self._files[name] = Path(inspect.getfile(tracker))
+        self._trackers[name] = tracker(run)
 
     def epoch(self, run: PlannedRun, epoch: Epoch) -> None:
         self._callback.epoch(run, epoch)
@@ -79,8 +84,11 @@ class TrackedCallback(Callback):
         except (Exception, SystemExit) as error:
             self._trackers.pop(name, None)
             self._opened.failed_trackers.add(name)
+            place = f"{place_of(self._files[name], error)}: " if name in self._files else ""
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-            self._callback.note(f"warning: nothing more is reported to {name}, and the runs go on ({reason}).")
+            self._callback.note(
+                f"warning: the tracker {name} has failed; nothing more is reported to it, and the runs go on ({place}{reason})."
+            )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from vpbench.models.registry import method_class
 from vpbench.reporting.definition import TableDefinition
 from vpbench.reporting.frame import Filters, arrange, known_methods, of_section, sections_in
 from vpbench.reporting.keys import ColumnKey, RowKey, SectionKey
-from vpbench.reporting.notes import protocol
+from vpbench.reporting.notes import protocol, seen_in_training
 from vpbench.reporting.row_labels import differences, row_label, row_labels, section_titles
 from vpbench.reporting.scores import ACCURACY, score_title
 from vpbench.reporting.statistics import (
@@ -102,6 +102,7 @@ def compare(store: Store, runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], 
     tasks = {key.task for key in compared}
     how = [line.replace(ACCURACY, " or ".join(sorted(map(score_title, tasks)))) for line in _HOW]
     how += [_REGIONS] if any(tasks) else []
+    how += seen_in_training(runs[runs["row"].isin({named[name] for pair in pairs for name in pair})])
     return Table("", "Paired comparison", tuple(_with_holm(sections, p_values)), tuple(how), tuple(compared))
 
 
@@ -297,7 +298,9 @@ def statistics_table(runs: pd.DataFrame, definition: TableDefinition, filters: F
         " adjusted by Holm for all pairs. Nemenyi: all pairs after Friedman's test. Wins/ties/losses: the row's method against"
         " the column's.",
     )
-    return Table("", "All methods over all data sets", tuple(sections), (*notes, *how), tuple(sections_in(runs)))
+    return Table(
+        "", "All methods over all data sets", tuple(sections), (*notes, *how, *seen_in_training(runs)), tuple(sections_in(runs))
+    )
 
 
 def _complete(runs: pd.DataFrame, definition: TableDefinition) -> pd.DataFrame:

@@ -82,7 +82,7 @@ def footer_lines(
         _seeds(n, filled),
         _grid(filled, cells),
         _without_number(runs, definition.score, definition.metric),
-        *_seen_in_training(runs),
+        *seen_in_training(runs),
         *_unsupported(runs),
         *(cost.note for cost in definition.costs),
         _repeats(runs),
@@ -116,7 +116,7 @@ def _without_number(runs: pd.DataFrame, column: str, metric: str) -> str:
     return f"Runs without a number: {', '.join(parts)}." if parts else ""
 
 
-def _seen_in_training(runs: pd.DataFrame) -> list[str]:
+def seen_in_training(runs: pd.DataFrame) -> list[str]:
     """One line per data set whose test images are partly those of training or validation, by what its rows say."""
     known = runs.loc[runs["status"] == "ok", ["dataset", "error"]].fillna("").drop_duplicates().itertuples(index=False, name=None)
     found = dict.fromkeys((dataset, " ".join(seen_test_images(text))) for dataset, text in known)

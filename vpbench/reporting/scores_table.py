@@ -15,6 +15,7 @@ from vpbench.reporting.definition import leaderboard
 from vpbench.reporting.figures import SectionRuns, rows_in_order, sections_by_class, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import ColumnKey, RowKey
+from vpbench.reporting.notes import seen_in_training
 from vpbench.reporting.table import Column, Row, Section, Table
 from vpbench.store.store import Store
 
@@ -37,7 +38,8 @@ def scores_table(store: Store, runs: pd.DataFrame, filters: Filters) -> Table:
     Raises:
         StoreError: when no run left predictions or probabilities, or a file is damaged.
     """
-    found = [part for section in sections_by_class(runs, filters) for part in _sections(store, section)]
+    by_class = list(sections_by_class(runs, filters))
+    found = [part for section in by_class for part in _sections(store, section)]
     if not found:
         raise StoreError(
             f"no predictions, probabilities or corruptions in {store.folder} for these runs: repeat the command that made "
@@ -49,6 +51,7 @@ def scores_table(store: Store, runs: pd.DataFrame, filters: Filters) -> Table:
         "ECE in 15 bins of equal width; NLL with the natural logarithm; Brier summed over classes. T: temperature that minimises"
         " NLL on validation images, empty without any.",
         "Corruptions: mean top-1 accuracy over five severities and then over the corruptions of a group.",
+        *seen_in_training(pd.concat([section.runs for section in by_class])),
     )
     return Table("", "Scores beside accuracy", tuple(found), footer)
 

@@ -19,6 +19,18 @@ def words(text: str | None) -> list[str] | None:
     return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
 
 
+def names_of(option: str, text: str, example: str) -> list[str]:
+    """``"vpt, insvp"`` to its words, as :func:`words`.
+
+    Raises:
+        UsageError: when there is none; it names ``option`` and shows the ``example``.
+    """
+    found = words(text)
+    if not found:
+        raise UsageError(f"{option} names nothing: write names with commas, e.g. {option} {example}.")
+    return found
+
+
 def whole_number(given: Any, least: int | None = None) -> int:
     """``"12"`` or 12 to 12.
 
@@ -106,6 +118,8 @@ def columns_of(text: str) -> dict[str, str]:
                 f"--columns {text}: write image=NAME,label=NAME,split=NAME (mask=NAME for label), or some of them, each once."
             )
         found[role] = name
+    if not found:
+        raise UsageError("--columns names no column: write e.g. --columns image=NAME,label=NAME.")
     return found
 
 

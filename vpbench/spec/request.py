@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from pydantic import Field, field_validator
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.spec.decoding_rule import Background
 from vpbench.spec.flag import Flag
-from vpbench.spec.parsing import columns_of, settings_of, words
+from vpbench.spec.parsing import columns_of, names_of, settings_of, words
 
 DEFAULT_SUITE = "mini"
 
@@ -48,12 +49,12 @@ class Request(FrozenModel):
     data_root: Annotated[str | None, Flag(metavar="FOLDER")] = Field(
         default=None, description="Where published data sets lie. Default: VPBENCH_DATA."
     )
-    datasets: Annotated[tuple[str, ...] | None, Flag(metavar="NAMES", parse=words)] = Field(
-        default=None, description="Only these data sets of the suite, with commas."
-    )
-    backbone: Annotated[tuple[str, ...] | None, Flag(metavar="NAMES", parse=words)] = Field(
-        default=None, description="Names of 'vpbench list backbones', or any ViT or Swin of timm; several with commas."
-    )
+    datasets: Annotated[
+        tuple[str, ...] | None, Flag(metavar="NAMES", parse=partial(names_of, "--datasets", example="digits"))
+    ] = Field(default=None, description="Only these data sets of the suite, with commas.")
+    backbone: Annotated[
+        tuple[str, ...] | None, Flag(metavar="NAMES", parse=partial(names_of, "--backbone", example="vit-nano"))
+    ] = Field(default=None, description="Names of 'vpbench list backbones', or any ViT or Swin of timm; several with commas.")
     weights: Annotated[str | None, Flag(metavar="FILE_OR_FOLDER")] = Field(
         default=None, description="Weights of the backbone, a folder for several of them; 'random' for none."
     )

@@ -13,25 +13,28 @@ from pydantic import Field, field_validator
 from vpbench.core.errors import UsageError
 from vpbench.core.frozen_model import FrozenModel
 from vpbench.spec.flag import Flag
-from vpbench.spec.parsing import LONGEST_S, alphas_of, executor_options_of, numbers, scales_of, seconds, sigmas_of, words
+from vpbench.spec.parsing import LONGEST_S, alphas_of, executor_options_of, names_of, numbers, scales_of, seconds, sigmas_of
 from vpbench.store.artefacts import artefact_files
 
 DEFAULT_SAVE = ("features", "predictions", "curve", "weights")
 
 
-def _kinds(text: str) -> list[str]:
-    return [] if text == "none" else words(text) or []
+def _kinds(option: str, text: str, example: str) -> list[str]:
+    return [] if text == "none" else names_of(option, text, example)
 
 
 class JobOptions(FrozenModel):
     """How one run is done, wherever it is done."""
 
-    save: Annotated[tuple[str, ...], Flag(metavar="KINDS", parse=_kinds, shown=",".join(DEFAULT_SAVE))] = Field(
+    save: Annotated[
+        tuple[str, ...],
+        Flag(metavar="KINDS", parse=partial(_kinds, "--save", example="curve,weights"), shown=",".join(DEFAULT_SAVE)),
+    ] = Field(
         default=DEFAULT_SAVE,
         description="What to keep beside each tested row: features, predictions, probabilities, curve, weights, or none.",
     )
-    track: Annotated[tuple[str, ...], Flag(metavar="NAME,...", parse=words)] = Field(
-        default=(), description="Report runs to tensorboard, wandb, mlflow or trackio, with commas; each is an extra."
+    track: Annotated[tuple[str, ...], Flag(metavar="NAME,...", parse=partial(names_of, "--track", example="tensorboard"))] = (
+        Field(default=(), description="Report runs to tensorboard, wandb, mlflow or trackio, with commas; each is an extra.")
     )
     threads: Annotated[int | None, Flag(kind=int, least=1, metavar="N")] = Field(
         default=None, description="Threads of each process on a CPU."
@@ -78,14 +81,18 @@ class RunOptions(JobOptions):
     noise: Annotated[tuple[float, ...] | None, Flag(metavar="0,0.1,...", parse=sigmas_of)] = Field(
         default=None, description="Test the models on images with such noise too, trained before or now; keeps weights."
     )
-    test_on: Annotated[tuple[str, ...] | None, Flag(metavar="NAMES", parse=_kinds)] = Field(
+    test_on: Annotated[
+        tuple[str, ...] | None, Flag(metavar="NAMES", parse=partial(_kinds, "--test-on", example="imagenet-v2"))
+    ] = Field(
         default=None,
         description="Test the models on these data sets too, or none; keeps weights. Default: the suite's.",
     )
     wise_ft: Annotated[tuple[float, ...] | None, Flag(metavar="0,0.5,...", parse=alphas_of)] = Field(
         default=None, description="Test with such shares of the trained weights too, the rest a linear probe's; keeps weights."
     )
-    corruptions: Annotated[tuple[str, ...] | None, Flag(metavar="all,blur,fog,...", parse=words)] = Field(
+    corruptions: Annotated[
+        tuple[str, ...] | None, Flag(metavar="all,blur,fog,...", parse=partial(names_of, "--corruptions", example="all"))
+    ] = Field(
         default=None, description="Test the models on images corrupted as in ImageNet-C too: all, groups or names; keeps weights."
     )
     scales: Annotated[tuple[float, ...] | None, Flag(metavar="0.5,1,...", parse=scales_of)] = Field(
@@ -121,6 +128,13 @@ class RunOptions(JobOptions):
     def _has_sigmas(cls, given: tuple[float, ...] | None) -> tuple[float, ...] | None:
         if given == ():
             raise UsageError("--noise names no standard deviation; for example --noise 0,0.1,0.2.")
+        return given
+
+    @field_validator("scales")
+    @classmethod
+    def _has_ratios(cls, given: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if given == ():
+            raise UsageError("--scales names no ratio; for example --scales 0.5,1,1.5.")
         return given
 
     @field_validator("wise_ft")
