@@ -12,6 +12,7 @@ from local_runs import BARE, Notes, jobs_of, planned, run_job
 from vpbench.api import plan_request
 from vpbench.cli.dry_run import data_lines
 from vpbench.core.errors import DataError
+from vpbench.deploy.model_card import _measured
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.execute_plan import make_jobs
 from vpbench.execution.opened_data import OpenedData
@@ -123,6 +124,7 @@ def test_every_table_of_scores_has_the_footnote(tmp_path: Path) -> None:
     )
     assert [table.footer.count(note) for table in tables] == [1, 1, 1]
     assert seen_in_training(runs[runs["dataset"] == "birds"]) == []
+    assert _measured({"error": f"warning: odd. {said}"}) == [f"| of the test images | {said} |"]  # a model card, too
 
 
 def test_images_left_out_on_request_stay_with_the_row(images: Path, store: Store) -> None:

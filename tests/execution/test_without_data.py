@@ -89,10 +89,10 @@ def test_how_to_get_by_conversion(lacking: str, monkeypatch: pytest.MonkeyPatch)
     first = f" {lacking}" if lacking else ""
     assert how_to_get(["vtab.dtd", "cub"], "s") == (
         f"'vpbench data get --suite s' fetches cub. 'vpbench data convert --suite s' writes vtab.dtd.{first} "
-        "It downloads the whole data set, through TensorFlow Datasets."
+        "The conversion downloads the whole data set, through TensorFlow Datasets."
     )
     message = how_to_get(["vtab.dtd", "vtab.retinopathy"], "s")
-    assert "It downloads whole data sets, some of them tens of gigabytes, through TensorFlow Datasets." in message
+    assert "The conversion downloads whole data sets, some of them tens of gigabytes, through TensorFlow Datasets." in message
     assert message.endswith(
         " vtab.retinopathy by hand first: the images, with a Kaggle login, into TFDS's folder downloads/manual."
     )

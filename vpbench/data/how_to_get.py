@@ -42,7 +42,7 @@ def _of_conversion(names: Sequence[str]) -> list[str]:
         return []
     whole = "whole data sets, some of them tens of gigabytes" if len(through_tfds) > 1 else "the whole data set"
     manual = [f"{name} {MANUAL[name]}." for name in names if name in MANUAL]
-    return [*filter(None, [lacking("tfds")]), f"It downloads {whole}, through TensorFlow Datasets.", *manual]
+    return [*filter(None, [lacking("tfds")]), f"The conversion downloads {whole}, through TensorFlow Datasets.", *manual]
 
 
 def shared_sentences(advice: Mapping[str, str], at_least: int = 3) -> tuple[dict[str, str], dict[str, list[str]]]:
