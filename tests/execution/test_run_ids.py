@@ -40,7 +40,7 @@ def planned_ids(case: dict[str, Any]) -> dict[str, list[str]]:
     suite = suite_card(case["suite"])
     own = {"data": "/somewhere/flowers"} if case["suite"] == "custom" else {"suite": case["suite"]}
     request = Request(methods=case["methods"], precision="fp32", device="cpu", **own, **case.get("request", {}))
-    raw: Any = SimpleNamespace(digest="0123456789abcdef0123456789abcdef", unreadable=0)
+    raw: Any = SimpleNamespace(digest="0123456789abcdef0123456789abcdef", unreadable=0, columns={})
     options, overrides = split_settings(request)
     resolved = ResolvedRequest(
         request, suite, suite.part_of or case["suite"], {}, {case["dataset"]: raw},
