@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
 
 from vpbench.core.names import unknown
-from vpbench.spec.parsing import whole_number, words
+from vpbench.spec.parsing import names_of, whole_number, words
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -54,7 +54,7 @@ class Flag:
         """
         if self.kind is int and self.parse is None and given is not None:
             return whole_number(given, self.least)
-        if self.parse is words and not isinstance(given, str | Iterable | None):
+        if getattr(self.parse, "func", self.parse) in (words, names_of) and not isinstance(given, str | Iterable | None):
             raise ValueError("write names, as a list or as a text with commas")
         texts = [given] if self.repeatable and isinstance(given, str) else given
         is_text = isinstance(given, str) or (self.repeatable and isinstance(given, list))
