@@ -18,7 +18,7 @@ from vpbench.spec.parsing import numbers, words
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vpbench.checking.regressions import Comparison
+    from vpbench.checking.findings import Comparison
 
 REGRESSION = 1
 DEFAULT_SUITE = "ci"

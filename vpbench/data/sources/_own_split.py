@@ -109,6 +109,7 @@ def check_splits(origin: str, membership: NDArray[np.str_] | None, wanted: str, 
     Raises:
         DataError: for splits without training or test images; it says what was left out, too.
     """
-    for name in ("train", "test") if membership is not None else ():
-        if not (membership == name).any():
+    present = None if membership is None else set(membership.tolist())
+    for name in ("train", "test"):
+        if present is not None and name not in present:
             raise DataError(" ".join([f"{origin} has no {name} images; add a split '{name}' {wanted}.", *flaws_of(notes)]))
