@@ -248,7 +248,7 @@ def test_mistakes_are_one_line(hub: Hub, finished: Path, tmp_path: Path, monkeyp
             finished,
         ): f"{hub.url} refuses this for other/x: set HF_TOKEN to a token that may",
         ("push", run_id, "me/x", "--results", bare): "left no weights",
-        ("push", finished, "me/x", "--artefacts", "curves"): "unknown kind of --artefacts 'curves'. Did you mean 'curve'? Known:",
+        ("push", finished, "me/x", "--artefacts", "curves"): "unknown kind of --artefacts 'curves'. Did you mean 'curve'?",
         ("push", finished, run_id, "me/x"): "is a results folder: push it alone",
     }
     for words, said in cases.items():

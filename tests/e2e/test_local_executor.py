@@ -287,7 +287,7 @@ def test_refusals(words: str, parts: list[str], command: list[str], tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("words", "part"), [("status", "no results folder"), ("logs ffff", "no run 'ffff'"), ("status --watch --json", "exclude")]
+    ("words", "part"), [("status", "no results folder"), ("logs ffff", "no results folder"), ("status --watch --json", "exclude")]
 )
 def test_other_refusals(words: str, part: str, tmp_path: Path) -> None:
     done = vpbench(*words.split(), "--results", tmp_path / "none")

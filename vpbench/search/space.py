@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, PlainValidator, ValidationError, model_validator
+from pydantic import Field, JsonValue, BeforeValidator, ValidationError, model_validator
 
 from vpbench.core.cards import card_file, card_names, first_error, read_toml, shown, validated
 from vpbench.core.errors import UsageError
@@ -88,7 +88,7 @@ class SpaceCard(FrozenModel):
         None, ge=1, description="of each trial, unless --trial-epochs says otherwise; else the recipe's"
     )
     settings: dict[str, JsonValue] = Field(default_factory=dict, description="the same in every trial")
-    parameters: dict[str, Annotated[Parameter, PlainValidator(_parameter)]] = Field(min_length=1)
+    parameters: dict[str, Annotated[Parameter, BeforeValidator(_parameter)]] = Field(min_length=1)
 
 
 class Space:
