@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, BeforeValidator, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
 
 from vpbench.core.cards import card_file, card_names, first_error, read_toml, shown, validated
 from vpbench.core.errors import UsageError
