@@ -18,7 +18,7 @@ from vpbench.core.errors import UnsupportedError
 from vpbench.reporting.figures import sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import below, headline, short
+from vpbench.reporting.looks import below, headline, shortened
 from vpbench.reporting.row_labels import row_label
 from vpbench.reports.plots._models import Group, Pictures, each, groups, load, pictures, show
 from vpbench.store.store import Store
@@ -88,7 +88,7 @@ def _figure(
         for place, (label, attention) in enumerate(shown.items()):
             line = picture * len(shown) + place
             show(axes[line, 0], pixels)
-            axes[line, 0].set_ylabel(short(label, 24), rotation=0, ha="right", va="center", labelpad=4, fontsize=7)
+            axes[line, 0].set_ylabel(shortened(label, 24), rotation=0, ha="right", va="center", labelpad=4, fontsize=7)
             for column, block in enumerate(blocks, start=1):
                 ax, weights = axes[line, column], attention[block]
                 show(ax, weights.patches[picture], cmap="viridis", vmin=0, vmax=float(weights.patches[picture].max()))

@@ -18,7 +18,7 @@ from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import SectionRuns, in_table_order, sections_by_class, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import below, headline, short
+from vpbench.reporting.looks import below, headline, shortened
 from vpbench.reporting.row_labels import row_label
 from vpbench.store.arrays import read_arrays
 from vpbench.store.store import Store
@@ -79,7 +79,7 @@ def _figure(
     shown = most_confused(counts)
     columns = min(len(counts), _COLUMNS)
     lines = -(-len(counts) // columns)
-    longest = max(len(short(names[k], 16)) for k in shown)
+    longest = max(len(shortened(names[k], 16)) for k in shown)
     side = max(1.7, 0.16 * len(shown))
     figure = Figure(
         figsize=(max(columns * (side + 0.1) + 0.06 * longest + 0.35, 3.6), lines * (side + 0.4) + 0.06 * longest + 1.0),
@@ -88,7 +88,7 @@ def _figure(
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for ax, (row, own) in zip(axes, counts.items()):
         _panel(ax, own, shown, names)
-        ax.set_title(f"{short(row_label(row), 28)}\n{100 * own.trace() / own.sum():.1f} %")
+        ax.set_title(f"{shortened(row_label(row), 28)}\n{100 * own.trace() / own.sum():.1f} %")
     for ax in axes[len(counts) :]:
         ax.set_visible(False)
     for place in range(0, len(counts), columns):
@@ -105,7 +105,7 @@ def _panel(ax: Axes, counts: NDArray[np.int64], shown: list[int], names: tuple[s
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     part = shares[np.ix_(shown, shown)]
     ax.imshow(part, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
-    labels = [short(names[k], 16) for k in shown]
+    labels = [shortened(names[k], 16) for k in shown]
     ax.set_xticks(range(len(shown)), labels, rotation=90)
     ax.set_yticks(range(len(shown)), labels)
     ax.tick_params(length=0, labelsize=6)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vpbench.reporting.figures import sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import below, headline, short
+from vpbench.reporting.looks import below, headline, shortened
 from vpbench.reporting.row_labels import row_label
 from vpbench.reports.plots._models import Group, Pictures, by_class_alone, each, groups, load, overlay, pictures, show
 from vpbench.store.store import Store
@@ -54,7 +54,7 @@ def _guesses(stored: StoredModel, sample: Pictures) -> list[str]:
     with torch.no_grad():
         confidence, guess = stored.model(sample.images).softmax(-1).max(-1)
     return [
-        f"{'right' if int(label) == int(place) else short(sample.names[int(place)], 18)}, {100 * float(sure):.0f} %"
+        f"{'right' if int(label) == int(place) else shortened(sample.names[int(place)], 18)}, {100 * float(sure):.0f} %"
         for label, place, sure in zip(sample.labels, guess, confidence)
     ]
 
@@ -65,13 +65,13 @@ def _figure(group: Group, sample: Pictures, columns: dict[RowKey, tuple[NDArray[
     axes: NDArray[Any] = figure.subplots(lines, len(columns) + 1, squeeze=False)
     for line, pixels in enumerate(sample.pixels):
         show(axes[line, 0], pixels)
-        axes[line, 0].set_xlabel(short(sample.names[int(sample.labels[line])], 16), fontsize=6, labelpad=1)
+        axes[line, 0].set_xlabel(shortened(sample.names[int(sample.labels[line])], 16), fontsize=6, labelpad=1)
         for column, (heat, guesses) in enumerate(columns.values(), start=1):
             overlay(axes[line, column], pixels, heat[line])
             axes[line, column].set_xlabel(guesses[line], fontsize=6, labelpad=1)
     axes[0, 0].set_title("image", fontsize=7)
     for ax, row in zip(axes[0, 1:], columns):
-        ax.set_title(short(row_label(row), 20), fontsize=7)
+        ax.set_title(shortened(row_label(row), 20), fontsize=7)
     headline(figure, f"Grad-CAM of the true class, {group.title}")
     below(
         figure,

@@ -20,7 +20,7 @@ from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import Look, below, headline, looks, short, tidy
+from vpbench.reporting.looks import Look, below, headline, looks, shortened, tidy
 from vpbench.reporting.row_labels import row_label
 from vpbench.reports.plots._models import Group, Pictures, each, groups, load, overlay, pictures, show, slug
 from vpbench.store.store import Store
@@ -98,7 +98,7 @@ def _images(axes: NDArray[Any], sample: Pictures, heat: NDArray[np.float32], pro
     # The largest hundredth may be cut off, so that one odd pixel does not make the others grey.
     scale = 1.0 if prompt is None else max(float(np.quantile(np.abs(prompt), 0.99)), 1e-6)
     for column, pixels in enumerate(sample.pixels):
-        axes[0, column].set_title(short(sample.names[int(sample.labels[column])], 16), fontsize=7)
+        axes[0, column].set_title(shortened(sample.names[int(sample.labels[column])], 16), fontsize=7)
         show(axes[0, column], pixels)
         if prompt is not None:
             show(axes[1, column], np.clip(0.5 + prompt[column] / (2 * scale), 0, 1))

@@ -17,7 +17,7 @@ from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import SectionRuns, in_table_order, sections_by_class, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import below, headline, short
+from vpbench.reporting.looks import below, headline, shortened
 from vpbench.reporting.row_labels import row_label
 from vpbench.store.store import Store
 
@@ -61,7 +61,7 @@ def _figure(
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for ax, (row, seeds) in zip(axes, found.items()):
         _panel(ax, seeds)
-        ax.set_title(short(row_label(row), 34))
+        ax.set_title(shortened(row_label(row), 34))
     for ax in axes[len(found) :]:
         ax.set_visible(False)
     for place in range(0, len(found), columns):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import SectionRuns, in_table_order, sections, usable
 from vpbench.reporting.frame import Filters
-from vpbench.reporting.looks import below, headline, short
+from vpbench.reporting.looks import below, headline, shortened
 from vpbench.reporting.row_labels import row_label
 from vpbench.reporting.scores import has_masks
 from vpbench.reports.plots._models import show
@@ -116,12 +116,13 @@ def _figure(title: str, truth: Truth, predicted: dict[str, tuple[float, list[Mas
     axes[0, 0].set_title("image", fontsize=7)
     axes[0, 1].set_title("label map", fontsize=7)
     for ax, (label, (score, _)) in zip(axes[0, 2:], predicted.items()):
-        ax.set_title(f"{short(label, 20)}\nmIoU {score:.1f} %", fontsize=7)
+        ax.set_title(f"{shortened(label, 20)}\nmIoU {score:.1f} %", fontsize=7)
     headline(figure, f"Segmentation, {title}")
     shown = [*truth.masks, *(mask for _, masks in predicted.values() for mask in masks[:lines])]
     present = sorted({int(label) for mask in shown for label in np.unique(mask)} - {IGNORED})
     keys = [
-        Patch(facecolor=colours[label], edgecolor="0.6", linewidth=0.4, label=short(truth.names[label], 20)) for label in present
+        Patch(facecolor=colours[label], edgecolor="0.6", linewidth=0.4, label=shortened(truth.names[label], 20))
+        for label in present
     ]
     more = "" if len(keys) <= LEGEND_LIMIT else f" The {len(keys)} classes shown have no legend."
     ignored = " White: ignored." if any((mask == IGNORED).any() for mask in truth.masks) else ""

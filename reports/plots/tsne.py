@@ -27,7 +27,7 @@ from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import in_table_order, sections, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import row_wise, short
+from vpbench.reporting.looks import row_wise, shortened
 from vpbench.reporting.row_labels import row_label
 from vpbench.reporting.scores import score_title
 from vpbench.store.arrays import read_arrays
@@ -166,7 +166,7 @@ def side_by_side(panels: Sequence[Panel], title: str, absent: Sequence[str], wha
         ax.set_visible(False)
     letters = max(32 * columns, 48)
     figure.suptitle(textwrap.fill(title, letters))
-    labels = [short(panels[0].names[k] if k < len(panels[0].names) else str(k), 20) for k in classes]
+    labels = [shortened(panels[0].names[k] if k < len(panels[0].names) else str(k), 20) for k in classes]
     keys = [Line2D([], [], ls="", marker=mark, color=hue, label=name) for name, (hue, mark) in zip(labels, styles)]
     across = max(1, min(8 if columns > 1 else 5, letters * 5 // 4 // (max(map(len, labels)) + 4)))
     shown = row_wise(keys, across) if legend else []

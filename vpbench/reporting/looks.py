@@ -138,11 +138,6 @@ def in_shares(values: Sequence[float]) -> list[float]:
     return [(value - low) / (high - low) if high > low else 0.0 for value in values]
 
 
-def short(name: str, letters: int) -> str:
-    """A name that fits."""
-    return name if len(name) <= letters else f"{name[: letters - 1]}…"
-
-
 def headline(figure: Figure, text: str) -> None:
     """The figure's title, broken into lines that fit its width."""
     figure.suptitle(_balanced(text, _letters(figure)))
