@@ -177,8 +177,9 @@ def test_remove_runs(results: Path) -> None:
 
 
 def test_report_of_figures_and_a_page(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match=r"x.svg names a file; figures need a folder"):
-        vpbench.report(plot="seeds", results=finished, out=tmp_path / "x.svg")
+    for name in ("x.svg", "x.docx"):
+        with pytest.raises(UsageError, match=rf"{name} names a file; figures need a folder"):
+            vpbench.report(plot="seeds", results=finished, out=tmp_path / name)
     figures = vpbench.report(plot="seeds", results=finished, out=tmp_path / "figures")
     assert sorted(path.name for path in figures) == ["seeds_vit-nano.pdf", "seeds_vit-nano.png"]
     monkeypatch.setattr(site, "draw_all", lambda *_: [])
