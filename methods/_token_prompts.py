@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 from vpbench.core.errors import UsageError
 from vpbench.interface import (
     ALL_PARTS,
-    MOST,
     NO_PARTS,
     Context,
     F,
@@ -35,7 +34,7 @@ class TokenPromptsConfig(MethodConfig):
     """Options of all of them."""
 
     prompt_length: int = option(
-        10, "prompt tokens N per block", "VPT paper, section 3.2; chosen per data set from 1 to 200", ge=1, le=MOST
+        10, "prompt tokens N per block", "VPT paper, section 3.2; chosen per data set from 1 to 200", ge=1
     )
     deep: bool = option(
         True,
@@ -47,7 +46,6 @@ class TokenPromptsConfig(MethodConfig):
         "first block with prompts: deep ones stand before it and every later one, shallow ones before it alone",
         "VPT paper, figure on prompt depth; 0 in all its tables",
         ge=0,
-        le=MOST,
     )
     dropout: float = option(
         0.1,

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from vpbench.core.errors import UsageError
-from vpbench.interface import ALL_FAMILIES, MOST, NO_PARTS, F, Method, MethodConfig, Part, Preset, Scope, Site, nn, option, torch
+from vpbench.interface import ALL_FAMILIES, NO_PARTS, F, Method, MethodConfig, Part, Preset, Scope, Site, nn, option, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 class AdapterConfig(MethodConfig):
     """Options of adapters."""
 
-    reduction: int = option(
-        64, "token width over bottleneck r", "KMnP/vpt ADAPTER.REDUCATION_FACTOR: 8, 64 or 256", ge=1, le=MOST
-    )
-    bottleneck: int | None = option(None, "r itself, instead of the reduction", "NOAH: 8", ge=1, le=MOST)
+    reduction: int = option(64, "token width over bottleneck r", "KMnP/vpt ADAPTER.REDUCATION_FACTOR: 8, 64 or 256", ge=1)
+    bottleneck: int | None = option(None, "r itself, instead of the reduction", "NOAH: 8", ge=1)
     placement: Literal["pfeiffer", "houlsby"] = option(
         "pfeiffer", "behind the MLP, or behind the attention and the MLP", "Pfeiffer et al., 2021; Houlsby et al., 2019"
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from vpbench.interface import ALL_FAMILIES, MOST, NO_PARTS, F, Method, MethodConfig, Part, Preset, Scope, Site, nn, option, torch
+from vpbench.interface import ALL_FAMILIES, NO_PARTS, F, Method, MethodConfig, Part, Preset, Scope, Site, nn, option, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,9 +19,7 @@ STD = {"houlsby": 0.01, "bert": 0.02}  # of the initial weights
 class AdapterPlusConfig(MethodConfig):
     """Options of Adapter+."""
 
-    bottleneck: int = option(
-        8, "width r of the bottleneck", f"{_CODE} conf/adapter/base_adapter.yaml; README: 1 to 32", ge=1, le=MOST
-    )
+    bottleneck: int = option(8, "width r of the bottleneck", f"{_CODE} conf/adapter/base_adapter.yaml; README: 1 to 32", ge=1)
     position: Literal["post", "pre", "parallel", "intermediate", "pfeiffer", "houlsby"] = option(
         "post",
         "what the adapter reads and where its output is added, see the method",

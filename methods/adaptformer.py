@@ -6,7 +6,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vpbench.interface import ALL_FAMILIES, MOST, NO_PARTS, F, Method, MethodConfig, Part, Preset, Scope, nn, option
+from vpbench.interface import ALL_FAMILIES, NO_PARTS, F, Method, MethodConfig, Part, Preset, Scope, nn, option
 from vpbench.methods._batch_norm import batch_norm
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class AdaptFormerConfig(MethodConfig):
     """Options of AdaptFormer."""
 
     bottleneck: int = option(
-        64, "width r of the bottleneck", f"AdaptFormer paper, section 4.1; {_CODE} main_image.py --ffn_num", ge=1, le=MOST
+        64, "width r of the bottleneck", f"AdaptFormer paper, section 4.1; {_CODE} main_image.py --ffn_num", ge=1
     )
     scale: float = option(
         0.1, "factor s on the bottleneck's output", f"AdaptFormer paper, equation 3; {_CODE} ffn_adapter_scalar", gt=0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from vpbench.interface import ALL_FAMILIES, MOST, NO_PARTS, F, Method, MethodConfig, Part, Preset, Scope, Site, nn, option, torch
+from vpbench.interface import ALL_FAMILIES, NO_PARTS, F, Method, MethodConfig, Part, Preset, Scope, Site, nn, option, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ SITES: dict[str, tuple[Site, ...]] = {"both": ("qkv", "fc1"), "attention": ("qkv
 class ARCConfig(MethodConfig):
     """Options of ARC."""
 
-    rank: int = option(50, "columns r of a basis", f"ARC paper, section 4.1; {_CODE}", ge=1, le=MOST)
+    rank: int = option(50, "columns r of a basis", f"ARC paper, section 4.1; {_CODE}", ge=1)
     sites: Literal["both", "attention"] = option("both", "in front of attention and MLP, or of the attention alone", _CODE)
     init: Literal["zero", "released"] = option(
         "zero",

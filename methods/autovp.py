@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
-    MOST,
     NO_PARTS,
     Context,
     F,
@@ -36,9 +35,7 @@ CLIP_SCALE = 100.0  # exp(logit_scale) of OpenAI's CLIP
 class AutoVPConfig(MethodConfig):
     """Options of AutoVP."""
 
-    image_size: int = option(
-        128, "side of the image inside an input of 224 pixels, at scale 1", "auto_vp/const.py: 128", ge=1, le=MOST
-    )
+    image_size: int = option(128, "side of the image inside an input of 224 pixels, at scale 1", "auto_vp/const.py: 128", ge=1)
     scale_image: bool = option(
         True, "scale that side by the input's size / 224", "assumption: the same share of an input of any size"
     )
@@ -55,7 +52,7 @@ class AutoVPConfig(MethodConfig):
         "paper, section 3; full and frequency are searched",
     )
     labels_per_class: int = option(
-        1, "source classes per class, whose logits are averaged (frequency)", "searched: 1, 5, 9 or 10", ge=1, le=MOST
+        1, "source classes per class, whose logits are averaged (frequency)", "searched: 1, 5, 9 or 10", ge=1
     )
     remap: bool = option(
         True, "count frequencies again after every epoch", "ray_tune_setting.py freqmap_interval: 1 or None, searched"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from vpbench.interface import ALL_FAMILIES, MOST, NO_PARTS, F, Method, MethodConfig, Part, Preset, Scope, nn, option, torch
+from vpbench.interface import ALL_FAMILIES, NO_PARTS, F, Method, MethodConfig, Part, Preset, Scope, nn, option, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,9 +26,7 @@ class BiAdapterConfig(MethodConfig):
     bits: Literal[1, 2, 4, 8, 32] = option(
         1, "per weight; 32: no quantisation", f"Bi-AdaptFormer paper, table 1; {_CODE}/main.py --bit"
     )
-    bottleneck: int = option(
-        32, "width h of the bottleneck", f"Bi-AdaptFormer paper, section 5.1; {_CODE}/main.py --dim", ge=1, le=MOST
-    )
+    bottleneck: int = option(32, "width h of the bottleneck", f"Bi-AdaptFormer paper, section 5.1; {_CODE}/main.py --dim", ge=1)
     scale: float = option(
         1.0, "factor s on the output", f"{_CODE}/main.py --scale: 1 unless said otherwise, 0.01 to 10 per task of VTAB-1k", gt=0
     )

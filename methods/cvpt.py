@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from vpbench.interface import (
-    MOST,
     NO_PARTS,
     Context,
     F,
@@ -33,7 +32,7 @@ SITES: dict[int, Site] = {2: "attention_branch", 3: "attention_branch", 4: "norm
 class CVPTConfig(MethodConfig):
     """Options of CVPT."""
 
-    prompt_length: int = option(10, "prompts P per block", f"{_CODE}: 1 to 200 per task; 10: assumption, as VPT", ge=1, le=MOST)
+    prompt_length: int = option(10, "prompts P per block", f"{_CODE}: 1 to 200 per task; 10: assumption, as VPT", ge=1)
     insert: Literal[1, 2, 3, 4, 5] = option(
         3,
         "where: in front of the block, beside the attention, behind it, beside the MLP's norm, or behind the block",

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import (
-    MOST,
     NO_PARTS,
     Context,
     F,
@@ -37,9 +36,9 @@ TUNED = (".norm1.weight", ".norm1.bias", ".norm2.bias", "proj.bias", "fc2.bias",
 class DAVPTConfig(MethodConfig):
     """Options of DA-VPT."""
 
-    prompt_length: int = option(10, "prompts P of a block without proxies", f"{_CODE} configs: 10 on CUB, 0 to 80", ge=0, le=MOST)
-    proxies: int = option(10, "prompts M of a block with proxies, at most as many as classes", f"{_CODE} configs", ge=1, le=MOST)
-    proxy_layers: int = option(2, "last blocks whose prompts are proxies", f"{_CODE} configs: 2 on CUB, 1 to 12", ge=1, le=MOST)
+    prompt_length: int = option(10, "prompts P of a block without proxies", f"{_CODE} configs: 10 on CUB, 0 to 80", ge=0)
+    proxies: int = option(10, "prompts M of a block with proxies, at most as many as classes", f"{_CODE} configs", ge=1)
+    proxy_layers: int = option(2, "last blocks whose prompts are proxies", f"{_CODE} configs: 2 on CUB, 1 to 12", ge=1)
     patch_weight: float = option(0.05, "of the loss on the mean patch token", f"{_CODE} configs: 0.05 on CUB", ge=0)
     cls_weight: float = option(0.05, "of the loss on the class token", f"{_CODE} configs: 0.05 on CUB", ge=0)
     cls_type: Literal["query", "cls"] = option("query", "the class token's query, or the class token itself", _CODE)

@@ -10,7 +10,6 @@ import numpy as np
 from vpbench.core.errors import UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
-    MOST,
     NO_PARTS,
     Context,
     Method,
@@ -38,7 +37,7 @@ REFERENCE_SIZE = 224  # pixels for which the border's width is meant
 class DAMVPConfig(MethodConfig):
     """Options of DAM-VP."""
 
-    pad: int = option(30, "width of the border at 224 pixels", "shikiw/DAM-VP arguments.py: prompt_size 30", ge=1, le=MOST)
+    pad: int = option(30, "width of the border at 224 pixels", "shikiw/DAM-VP arguments.py: prompt_size 30", ge=1)
     scale_pad: bool = option(
         True, "scale the border's width by image size / 224", "assumption: the same part of an image of any size"
     )
@@ -51,13 +50,9 @@ class DAMVPConfig(MethodConfig):
     threshold_share: float = option(
         0.9, "the threshold as a share of the mean distance of two images", "assumption: thresholds do not carry over", gt=0
     )
-    cluster_images: int = option(1000, "images that are clustered, drawn at random", "released code: 1,000", ge=2)
+    cluster_images: int = option(1000, "images that are clustered, drawn at random", "released code: 1,000", ge=2, le=10**9)
     max_clusters: int = option(
-        64,
-        "clusters at most; where the threshold gives more, the clustering is cut at this number",
-        "assumption: no limit",
-        ge=1,
-        le=MOST,
+        64, "clusters at most; where the threshold gives more, the clustering is cut at this number", "assumption: no limit", ge=1
     )
     init: Literal["zeros", "normal"] = option(
         "zeros",
@@ -77,7 +72,7 @@ class DAMVPConfig(MethodConfig):
     )
     meta_epochs: int = option(200, "epochs of meta-training, of the smallest data set", "released code: 200", ge=1)
     meta_inner_steps: int = option(
-        4, "steps of SGD per data set and batch", "released scripts: 4; the argument's default: 8", ge=1, le=MOST
+        4, "steps of SGD per data set and batch", "released scripts: 4; the argument's default: 8", ge=1
     )
     meta_step_size: float = option(
         0.5, "step towards the clusters' prompts", "released scripts: 0.5; the argument's default: 1", gt=0
@@ -86,7 +81,7 @@ class DAMVPConfig(MethodConfig):
         1.0, "learning rate of the inner steps, cosine", "released code: 1.0 (ViT-B/16, ImageNet-22k), or 0.5", gt=0
     )
     meta_head_lr: float = option(0.1, "learning rate of each data set's head, constant", "meta_ht.py: 0.1", gt=0)
-    meta_batch_size: int = option(128, "images per data set and step", "released code: 128", ge=1, le=MOST)
+    meta_batch_size: int = option(128, "images per data set and step", "released code: 128", ge=1)
     meta_weight_decay: float = option(1e-4, "of the prompts in the inner steps", "released code: 1e-4", ge=0)
 
 

@@ -12,7 +12,6 @@ from pydantic import field_validator
 from vpbench.core.errors import UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
-    MOST,
     NO_PARTS,
     Context,
     F,
@@ -43,11 +42,9 @@ class E2VPTConfig(MethodConfig):
     """Options of E2VPT."""
 
     prompt_length: int = option(
-        10, "visual prompts N_P per block", f"{_CODE} command.txt: 10 for most VTAB tasks, 5 for FGVC", ge=1, le=MOST
+        10, "visual prompts N_P per block", f"{_CODE} command.txt: 10 for most VTAB tasks, 5 for FGVC", ge=1
     )
-    kv_length: int = option(
-        5, "key-value prompts N_kv per block and head", f"{_CODE} command.txt: 5 for most data sets", ge=1, le=MOST
-    )
+    kv_length: int = option(5, "key-value prompts N_kv per block and head", f"{_CODE} command.txt: 5 for most data sets", ge=1)
     shared_kv: bool = option(True, "one tensor serves as key and as value prompts", f"{_CODE} SHARE_PARAM_KV")
     kv_init: Literal["kaiming", "trunc_normal", "uniform"] = option(
         "kaiming",
@@ -58,9 +55,7 @@ class E2VPTConfig(MethodConfig):
     prune: bool = option(
         True, "train, score, prune and rewind; else one plain training", "E2VPT paper, section on prompt pruning"
     )
-    segments: int = option(
-        16, "segments R that a prompt's channels fall into; must divide the token width", f"{_CODE}: 16", ge=1, le=MOST
-    )
+    segments: int = option(16, "segments R that a prompt's channels fall into; must divide the token width", f"{_CODE}: 16", ge=1)
     segment_layout: Literal["contiguous", "interleaved"] = option(
         "contiguous",
         "channels of a segment: neighbours, or equal modulo R",

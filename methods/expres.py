@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from vpbench.interface import (
     ALL_FAMILIES,
-    MOST,
     Context,
     Method,
     MethodConfig,
@@ -31,7 +30,6 @@ class EXPRESConfig(MethodConfig):
         "prompt tokens M",
         "assumption: M = 20 has the 0.98 M parameters mean head included, of iVPT's table 1",
         ge=1,
-        le=MOST,
     )
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 from vpbench.interface import (
     ALL_FAMILIES,
-    MOST,
     NO_PARTS,
     F,
     Method,
@@ -40,7 +39,7 @@ class FacTConfig(MethodConfig):
         "Tucker format (core and columns shared by all layers) or tensor train (own cores per layer)",
         "FacT paper, section 3",
     )
-    rank: int = option(16, "rank r", "JieShibo/PETL-ViT FacT/configs: 16 or 32 (tk), 4, 8 or 16 (tt), per task", ge=1, le=MOST)
+    rank: int = option(16, "rank r", "JieShibo/PETL-ViT FacT/configs: 16 or 32 (tk), 4, 8 or 16 (tt), per task", ge=1)
     scale: float = option(
         1.0,
         "factor s of the updates",

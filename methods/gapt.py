@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 from vpbench.core.errors import UnsupportedError
 from vpbench.interface import (
     ALL_PARTS,
-    MOST,
     NO_PARTS,
     Context,
     F,
@@ -34,7 +33,7 @@ LOWEST, HIGHEST = 0.01, 10.0
 class GaPTConfig(MethodConfig):
     """Options of GaPT."""
 
-    prompt_length: int = option(100, "prompt tokens N", f"{_CODE} README.md: 100 in its example, CUB on MAE", ge=1, le=MOST)
+    prompt_length: int = option(100, "prompt tokens N", f"{_CODE} README.md: 100 in its example, CUB on MAE", ge=1)
     gate_init: float = option(
         5.0,
         "G of the initial gates sigmoid(-G): near 0, prompts pass the blocks unchanged",

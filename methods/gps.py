@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from vpbench.core.errors import UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
-    MOST,
     NO_PARTS,
     Context,
     F,
@@ -38,7 +37,7 @@ class GPSConfig(MethodConfig):
     """Options of GPS."""
 
     per_neuron: int = option(
-        1, "weights k of every output neuron that are trained", f"{CODE}, times_para: 1 on VTAB, up to 20 on FGVC", ge=1, le=MOST
+        1, "weights k of every output neuron that are trained", f"{CODE}, times_para: 1 on VTAB, up to 20 on FGVC", ge=1
     )
     temperature: float = option(0.07, "of the contrastive loss that gives the gradients", f"{CODE}: SupConLoss's default", gt=0)
     smallest_crop: float = option(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 from vpbench.core.errors import UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
-    MOST,
     NO_PARTS,
     Context,
     Method,
@@ -33,11 +32,7 @@ class ILMVPConfig(MethodConfig):
     """Options of ILM-VP."""
 
     image_size: int = option(
-        128,
-        "side of the image inside an input of 224 pixels",
-        "released code: 32 for CIFAR, SVHN and GTSRB, else 128",
-        ge=1,
-        le=MOST,
+        128, "side of the image inside an input of 224 pixels", "released code: 32 for CIFAR, SVHN and GTSRB, else 128", ge=1
     )
     scale_image: bool = option(
         True, "scale that side by the input's size / 224", "assumption: the same share of an input of any size"

@@ -10,7 +10,6 @@ from pydantic import AfterValidator, Field
 from vpbench.core.errors import UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
-    MOST,
     NO_PARTS,
     Context,
     F,
@@ -45,12 +44,10 @@ class InsVPConfig(MethodConfig):
     """Options of InsVP."""
 
     prompt_length: int = option(
-        9, "prompts L_p per block", "InsVP paper, section 4.1: 9; released scripts: 9, 16 or 20 by data set", ge=1, le=MOST
+        9, "prompts L_p per block", "InsVP paper, section 4.1: 9; released scripts: 9, 16 or 20 by data set", ge=1
     )
-    patch_hidden: int = option(16, "hidden width of the patch prompter", "released scripts: hid_dim 16", ge=1, le=MOST)
-    global_hidden: int = option(
-        6, "channels between the global prompter's convolutions", "released code's default", ge=1, le=MOST
-    )
+    patch_hidden: int = option(16, "hidden width of the patch prompter", "released scripts: hid_dim 16", ge=1)
+    global_hidden: int = option(6, "channels between the global prompter's convolutions", "released code's default", ge=1)
     global_kernels: tuple[Kernel, Kernel] = option(
         (11, 25), "kernel sizes of the global prompter at 224 pixels, odd", "released scripts; the paper names none"
     )
@@ -59,7 +56,6 @@ class InsVPConfig(MethodConfig):
         "dilation of the global prompter's convolutions",
         "assumption: the paper dilates by an amount it does not name, its code not",
         ge=1,
-        le=MOST,
     )
     specific_kernels: tuple[Kernel, Kernel, Kernel] = option(
         (9, 5, 3),

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 from vpbench.core.errors import UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
-    MOST,
     Context,
     F,
     Method,
@@ -42,11 +41,8 @@ class IVPTConfig(MethodConfig):
         "iVPT paper, tables 15 and 16: 5 to 200 per data set, 10 to start with",
         former_name="n_prompts",
         ge=1,
-        le=MOST,
     )
-    ar_k: int = option(
-        10, "reinforced patch tokens k per block", "iVPT paper, tables 15 and 16: 1 to 100 per data set", ge=1, le=MOST
-    )
+    ar_k: int = option(10, "reinforced patch tokens k per block", "iVPT paper, tables 15 and 16: 1 to 100 per data set", ge=1)
     structure: Literal["cdc", "vpt", "provp", "express", "vanilla_cdc"] = option(
         "cdc", "how the prompts of neighbouring blocks are linked", "iVPT paper, figure 3: E (the method), A, B, C, D"
     )

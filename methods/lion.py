@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vpbench.interface import (
     ALL_FAMILIES,
-    MOST,
     NO_PARTS,
     Context,
     F,
@@ -33,15 +32,15 @@ CONTRACTION = 0.9  # largest Lipschitz constant of a layer's step, so that its f
 class LIONConfig(MethodConfig):
     """Options of LION."""
 
-    input_width: int = option(16, "hidden channels of the layer on the image, a 1 x 1 convolution", _OPEN, ge=1, le=MOST)
-    output_width: int = option(64, "hidden units of the layer on the features", _OPEN, ge=1, le=MOST)
+    input_width: int = option(16, "hidden channels of the layer on the image, a 1 x 1 convolution", _OPEN, ge=1)
+    output_width: int = option(64, "hidden units of the layer on the features", _OPEN, ge=1)
     input_blend: float = option(0.5, "share of the fixed point in the image that the backbone sees", _OPEN, ge=0, le=1)
     output_blend: float = option(0.5, "share of the fixed point in the features that the head reads", _OPEN, ge=0, le=1)
     solver: Literal["anderson", "iteration"] = option(
         "anderson", "how fixed points are found, forward and backward", f"{_OPEN}; Anderson acceleration: Bai et al., 2019"
     )
-    steps: int = option(10, "steps of the solver", _OPEN, ge=1, le=MOST)
-    memory: int = option(4, "outputs that Anderson acceleration mixes", _OPEN, ge=1, le=MOST)
+    steps: int = option(10, "steps of the solver", _OPEN, ge=1)
+    memory: int = option(4, "outputs that Anderson acceleration mixes", _OPEN, ge=1)
     threshold: float = option(
         0.1,
         "weights below this share of their tensor's mean magnitude are not critical: they decay to zero; 0: none is pruned",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vpbench.interface import ALL_FAMILIES, MOST, NO_PARTS, Context, Method, MethodConfig, Part, Scope, nn, option, torch
+from vpbench.interface import ALL_FAMILIES, NO_PARTS, Context, Method, MethodConfig, Part, Scope, nn, option, torch
 from vpbench.methods._added_pixels import take_into_positions
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ _CODE = "jincan333/LoR-VP trainer/visual_prompt.py"
 class LoRVPConfig(MethodConfig):
     """Options of LoR-VP."""
 
-    rank: int = option(4, "rank r of the pattern of each input channel", f"LoR-VP paper, section 4; {_CODE}", ge=1, le=MOST)
+    rank: int = option(4, "rank r of the pattern of each input channel", f"LoR-VP paper, section 4; {_CODE}", ge=1)
     init_std: float = option(0.01, "standard deviation of the initial A; B is zero", _CODE, gt=0)
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
-    MOST,
     NO_PARTS,
     PEFT_PREFIX,
     F,
@@ -46,7 +45,7 @@ SITES: dict[str, tuple[Site, ...]] = {"qkv": ("qkv",), "qv": ("qkv",), "all-line
 class LoRAConfig(MethodConfig):
     """Options of LoRA."""
 
-    rank: int = option(8, "rank r of each update", "LoRA paper, section 4.1; 8 in NOAH's and PETL-ViT's VTAB runs", ge=1, le=MOST)
+    rank: int = option(8, "rank r of each update", "LoRA paper, section 4.1; 8 in NOAH's and PETL-ViT's VTAB runs", ge=1)
     targets: Literal["qkv", "qv", "all-linears"] = option(
         "qkv",
         "what is updated: the joint projection with one A, queries and values with an A each, or all linear layers of a block",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from vpbench.core.errors import UsageError
-from vpbench.interface import ALL_FAMILIES, MOST, NO_PARTS, Method, MethodConfig, Part, Scope, option
+from vpbench.interface import ALL_FAMILIES, NO_PARTS, Method, MethodConfig, Part, Scope, option
 
 
 class PartialConfig(MethodConfig):
     """Options of Partial-k."""
 
-    blocks: int = option(1, "last blocks k that are trained", "VPT paper, table 1: Partial-1", ge=1, le=MOST)
+    blocks: int = option(1, "last blocks k that are trained", "VPT paper, table 1: Partial-1", ge=1)
 
 
 class Partial(Method[PartialConfig]):

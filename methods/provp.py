@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from vpbench.interface import (
     ALL_FAMILIES,
-    MOST,
     NO_PARTS,
     Context,
     F,
@@ -32,7 +31,7 @@ class ProVPConfig(MethodConfig):
     """Options of ProVP."""
 
     prompt_length: int = option(
-        10, "prompt tokens N per block", f"assumption: iVPT names none for this row; {_CODE}: up to 50 on CLIP", ge=1, le=MOST
+        10, "prompt tokens N per block", f"assumption: iVPT names none for this row; {_CODE}: up to 50 on CLIP", ge=1
     )
     alpha: float | None = option(
         None,

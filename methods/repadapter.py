@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from vpbench.core.errors import UsageError
-from vpbench.interface import ALL_FAMILIES, MOST, NO_PARTS, F, Method, MethodConfig, Part, Preset, Scope, Site, nn, option, torch
+from vpbench.interface import ALL_FAMILIES, NO_PARTS, F, Method, MethodConfig, Part, Preset, Scope, Site, nn, option, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,8 +19,8 @@ SITES: dict[str, tuple[Site, ...]] = {"both": ("qkv", "fc1"), "attention": ("qkv
 class RepAdapterConfig(MethodConfig):
     """Options of RepAdapter."""
 
-    bottleneck: int = option(8, "width r of the code", f"RepAdapter paper, section 4.1; {_CODE}", ge=1, le=MOST)
-    groups: int = option(2, "groups G of the second projection", f"RepAdapter paper, section 3.2; {_CODE}", ge=1, le=MOST)
+    bottleneck: int = option(8, "width r of the code", f"RepAdapter paper, section 4.1; {_CODE}", ge=1)
+    groups: int = option(2, "groups G of the second projection", f"RepAdapter paper, section 3.2; {_CODE}", ge=1)
     scale: float = option(
         1.0,
         "factor s",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vpbench.core.errors import UnsupportedError
-from vpbench.interface import ALL_PARTS, MOST, Context, F, Method, MethodConfig, Part, Scope, Tokens, nn, option, torch
+from vpbench.interface import ALL_PARTS, Context, F, Method, MethodConfig, Part, Scope, Tokens, nn, option, torch
 from vpbench.methods._frozen_attention import FrozenBlock
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ EVERY = 4  # blocks; in the first of them the prompts ask the image, in the othe
 class SA2VPConfig(MethodConfig):
     """Options of SA2VP."""
 
-    inner: int = option(16, "width r of the prompts' factors and of the bottlenecks", f"{_CODE}: 8 to 64 per task", ge=1, le=MOST)
+    inner: int = option(16, "width r of the prompts' factors and of the bottlenecks", f"{_CODE}: 8 to 64 per task", ge=1)
     scale: float = option(0.1, "factor s on what is exchanged", f"{_CODE}: 0.1 to 1.5 per task", gt=0)
     prompt_loss: float = option(
         0.2, "share of the loss on what the classifier makes of the prompts", "tommy-xq/SA2VP engine_for_train.py", ge=0, le=1

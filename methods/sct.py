@@ -10,7 +10,6 @@ from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
     ALL_PARTS,
-    MOST,
     NO_PARTS,
     F,
     Method,
@@ -35,8 +34,8 @@ SITES: dict[str, Site] = {"attention": "attention_branch", "mlp": "mlp_branch", 
 class SCTConfig(MethodConfig):
     """Options of SCT."""
 
-    reduction: int = option(8, "token width over selected channels K", "SCT paper: K = 96 of 768 channels, 1/8", ge=1, le=MOST)
-    channels: int | None = option(None, "K itself, instead of the reduction", "SCT paper: 96", ge=1, le=MOST)
+    reduction: int = option(8, "token width over selected channels K", "SCT paper: K = 96 of 768 channels, 1/8", ge=1)
+    channels: int | None = option(None, "K itself, instead of the reduction", "SCT paper: 96", ge=1)
     variant: Literal["attention", "mlp", "qkv"] = option(
         "attention",
         "what is transformed: the residual stream behind the attention, the MLP's output, or queries and values",

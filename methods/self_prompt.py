@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from vpbench.core.errors import UsageError
-from vpbench.interface import ALL_FAMILIES, MOST, Preset, Scope, Session, option, torch
+from vpbench.interface import ALL_FAMILIES, Preset, Scope, Session, option, torch
 from vpbench.methods._token_prompts import TokenPrompts, TokenPromptsConfig, sampled_images
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _CODE = "WangYZ1608/Self-Prompt-Tuning"
 class SelfPromptConfig(TokenPromptsConfig):
     """Options of self-prompt tuning."""
 
-    prompt_length: int = option(20, "prompt tokens N per block", f"{_CODE} README.md: 20 deep, 100 shallow", ge=1, le=MOST)
+    prompt_length: int = option(20, "prompt tokens N per block", f"{_CODE} README.md: 20 deep, 100 shallow", ge=1)
     dropout: float = option(0.0, "on the prompts, element by element, sampled for every image", f"{_CODE}: none", ge=0, lt=1)
     sample: Literal["random", "mean_pooling", "max_pooling", "kmeans"] = option(
         "random",
@@ -29,6 +29,7 @@ class SelfPromptConfig(TokenPromptsConfig):
         "training images whose tokens there are to choose from",
         f"assumption; {_CODE}: one in the script of MoCo v3, as many as there are training images in the others",
         ge=1,
+        le=10**9,
     )
 
 

@@ -8,21 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vpbench.core.errors import WeightsError
 from vpbench.core.tensor_files import UnreadableError, read_tensors, unfit_values
-from vpbench.interface import (
-    ALL_FAMILIES,
-    MOST,
-    NO_PARTS,
-    Context,
-    F,
-    Method,
-    MethodConfig,
-    Part,
-    Preset,
-    Session,
-    nn,
-    option,
-    torch,
-)
+from vpbench.interface import ALL_FAMILIES, NO_PARTS, Context, F, Method, MethodConfig, Part, Preset, Session, nn, option, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +32,6 @@ class SidetuneConfig(MethodConfig):
         "side of the images that the side network gets, pixels; null: as they are, but 64 where they are too small for it",
         "KMnP/vpt: the backbone's 224-pixel images; smaller ones: assumption",
         ge=SMALLEST,
-        le=MOST,
     )
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
-    MOST,
     NO_PARTS,
     Context,
     F,
@@ -46,7 +45,7 @@ class SPTConfig(MethodConfig):
         gt=0,
     )
     module: Literal["lora", "adapter"] = option("lora", "what a sensitive matrix gets", "SPT paper: SPT-LoRA and SPT-Adapter")
-    rank: int = option(8, "rank of low-rank modules, width of adapters", "ziplab/SPT configs, low_rank_dim", ge=1, le=MOST)
+    rank: int = option(8, "rank of low-rank modules, width of adapters", "ziplab/SPT configs, low_rank_dim", ge=1)
     alpha: float = option(
         10.0, "a matrix gets a module from 1/alpha of its size in sensitive scalars on", "ziplab/SPT configs", gt=0
     )

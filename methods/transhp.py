@@ -12,7 +12,6 @@ from vpbench.core.errors import UsageError
 from vpbench.core.user_folders import user_path
 from vpbench.interface import (
     ALL_FAMILIES,
-    MOST,
     NO_PARTS,
     Context,
     F,
@@ -34,14 +33,13 @@ class TransHPConfig(MethodConfig):
     """Options of TransHP."""
 
     block: int | None = option(
-        None, "prompting block, 0 to L-1; None: the one behind three quarters of them", "assumption: block 9 of 12", ge=0, le=MOST
+        None, "prompting block, 0 to L-1; None: the one behind three quarters of them", "assumption: block 9 of 12", ge=0
     )
     coarse_classes: int | None = option(
         None,
         "number of coarse classes M; None: that of coarse_labels, or the square root of the number of classes, rounded up",
         "assumption: TransHP's levels are WordNet's, which data sets do not have",
         ge=1,
-        le=MOST,
     )
     coarse_labels: tuple[int, ...] | None = option(
         None,

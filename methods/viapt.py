@@ -11,7 +11,6 @@ from pydantic import model_validator
 from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import (
     ALL_FAMILIES,
-    MOST,
     NO_PARTS,
     Context,
     F,
@@ -40,14 +39,13 @@ FIGURE = "ViaPT paper's method figure"
 class ViaPTConfig(MethodConfig):
     """Options of ViaPT. The paper leaves much open: an assumption is marked as one."""
 
-    n_dataset: int = option(5, "prompts n_D that all images share", f"assumption; {SCAFFOLD}: 4", ge=0, le=MOST)
-    n_instance: int = option(5, "prompts lambda that are sampled for each image", f"assumption; {SCAFFOLD}: 4", ge=0, le=MOST)
+    n_dataset: int = option(5, "prompts n_D that all images share", f"assumption; {SCAFFOLD}: 4", ge=0)
+    n_instance: int = option(5, "prompts lambda that are sampled for each image", f"assumption; {SCAFFOLD}: 4", ge=0)
     pca_dim: int | None = option(
         None,
         "retained coordinates m of a prompt's output: 0 keeps nothing, the width everything; null: a sixth of the width",
         "ViaPT paper: 128 is best at width 768; the same share of other widths: assumption",
         ge=0,
-        le=MOST,
     )
     pca_mode: BasisMode = option(
         "running",
@@ -58,7 +56,9 @@ class ViaPTConfig(MethodConfig):
         "running", "mode batch in evaluation; with batch a prediction depends on its neighbours", f"assumption; {SCAFFOLD}: batch"
     )
     pca_center: bool = option(True, "subtract the mean before projecting", f"definition of a PCA; {SCAFFOLD}")
-    detach_basis: bool = option(True, "no gradient through mean and basis", f"unbounded at equal variances; {SCAFFOLD}: false")
+    detach_basis: bool = option(
+        True, "no gradient through mean and basis", f"assumption: it is unbounded at equal variances; {SCAFFOLD}: false"
+    )
     pca_freeze_epoch: int | None = option(
         None,
         "epochs after which mode running keeps its basis; null: a tenth of the run, 10 of 100",
@@ -66,7 +66,7 @@ class ViaPTConfig(MethodConfig):
         ge=0,
     )
     below_rank: Literal["zeros", "error"] = option("zeros", "what to do where the rows span fewer than m coordinates", SCAFFOLD)
-    calibration_images: int = option(256, "training images that define the basis of mode fixed", "assumption", ge=1)
+    calibration_images: int = option(256, "training images that define the basis of mode fixed", "assumption", ge=1, le=10**9)
     fusion: Literal["concat", "subspace"] = option(
         "concat", "retained coordinates beside the learned values, or left where they live", f"{FIGURE}; subspace: assumption"
     )
@@ -77,7 +77,7 @@ class ViaPTConfig(MethodConfig):
     order: Literal["retained_first", "learned_first"] = option(
         "retained_first", "which features the retained coordinates take", f"{SCAFFOLD}; the figure draws the learned ones on top"
     )
-    gen_hidden: int = option(32, "channels of the generator", f"assumption: below VPT-deep; {SCAFFOLD}: 256", ge=1, le=MOST)
+    gen_hidden: int = option(32, "channels of the generator", f"assumption: below VPT-deep's parameters; {SCAFFOLD}: 256", ge=1)
     gen_kernel2: int = option(3, "kernel size of its second convolution, odd", SCAFFOLD, ge=1, le=99)
     gen_per_prompt: bool = option(False, "one Gaussian for each prompt instead of one for all prompts of an image", SCAFFOLD)
     gen_input: Literal["tokens", "pixels"] = option(
@@ -99,8 +99,8 @@ class ViaPTConfig(MethodConfig):
         "noise in evaluation: one draw for all images, several averaged, none",
         f"{SCAFFOLD}: fixed; the paper also has rounds",
     )
-    rounds: int = option(5, "draws of eval_mode multi", "ViaPT paper: R=5", ge=1, le=MOST)
-    eval_seed: int = option(0, "seed of the fixed draw and of the random projections; draw r has eval_seed + r", SCAFFOLD, ge=0)
+    rounds: int = option(5, "draws of eval_mode multi", "ViaPT paper: R=5", ge=1)
+    eval_seed: int = option(0, "seed of fixed draw and random projections; draw r has eval_seed + r", SCAFFOLD, ge=0, le=2**62)
     round_average: Literal["prob", "logit"] = option("prob", "what eval_mode multi averages", "assumption")
 
     @model_validator(mode="after")

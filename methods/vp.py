@@ -5,21 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from vpbench.core.errors import UsageError
-from vpbench.interface import (
-    ALL_FAMILIES,
-    MOST,
-    NO_PARTS,
-    Context,
-    F,
-    Method,
-    MethodConfig,
-    Part,
-    Preset,
-    Scope,
-    nn,
-    option,
-    torch,
-)
+from vpbench.interface import ALL_FAMILIES, NO_PARTS, Context, F, Method, MethodConfig, Part, Preset, Scope, nn, option, torch
 from vpbench.methods._added_pixels import take_into_positions
 
 if TYPE_CHECKING:
@@ -39,7 +25,6 @@ class VPConfig(MethodConfig):
         "pixels p: width of the border, side of the patch; null: 30 for 224-pixel images, in proportion for others",
         "VP paper, section 4: 30; other image sizes: assumption",
         ge=1,
-        le=MOST,
     )
     init_std: float = option(1.0, "standard deviation of the initial values, for normalised images", f"{CODE}: N(0, 1)", ge=0)
 

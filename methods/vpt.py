@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vpbench.core.errors import UnsupportedError
-from vpbench.interface import ALL_FAMILIES, MOST, Preset, nn, option, uniform_prompts
+from vpbench.interface import ALL_FAMILIES, Preset, nn, option, uniform_prompts
 from vpbench.methods._token_prompts import TokenPrompts, TokenPromptsConfig
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ class VPTConfig(TokenPromptsConfig):
         "width d' of the prompts; a linear layer takes them to the token width",
         "KMnP/vpt MODEL.PROMPT.PROJECT, off by default",
         ge=1,
-        le=MOST,
     )
 
 

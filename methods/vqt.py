@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from vpbench.interface import (
     ALL_PARTS,
-    MOST,
     Context,
     F,
     Method,
@@ -32,9 +31,7 @@ _CODE = "andytu28/VQT src/models/vit_backbones/h2t_vit.py"
 class VQTConfig(MethodConfig):
     """Options of VQT."""
 
-    queries: int = option(
-        1, "query tokens T per block", "andytu28/VQT run_demo_exp.sh: 1, 10 or 20 per task of VTAB-1k", ge=1, le=MOST
-    )
+    queries: int = option(1, "query tokens T per block", "andytu28/VQT run_demo_exp.sh: 1, 10 or 20 per task of VTAB-1k", ge=1)
     normalise: bool = option(True, "divide the class feature and each block's part by their L2 norms", _CODE)
     dropout: float = option(0.1, "on the queries, element by element, sampled for every image", _CODE, ge=0, lt=1)
 

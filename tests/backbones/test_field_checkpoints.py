@@ -290,6 +290,6 @@ def test_note_on_other_state_dicts(tmp_path: Path) -> None:
     assert note.startswith(
         "a.pth holds the state dicts 'model' and 'model_ema': 'model' is loaded. To load another, save it as a "
     )
-    assert note.endswith("torch.save(torch.load('a.pth')['model_ema'], 'model_ema.pth').")
+    assert note.endswith("torch.save(torch.load('a.pth', weights_only=True)['model_ema'], 'model_ema.pth').")
     torch.save({"model": changed(), "epoch": 3}, tmp_path / "a.pth")
     assert fill(model(1), tmp_path / "a.pth") == ""

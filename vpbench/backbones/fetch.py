@@ -73,7 +73,7 @@ def _reach_hub(repository: str, filename: str) -> None:
             return
         except HfHubHTTPError:  # an answer; the download says which
             return
-        except Exception:
+        except Exception:  # of its transport, which is no part of the client's interface; the last one is raised
             if wait_s is None:
                 raise
             time.sleep(wait_s)

@@ -189,7 +189,7 @@ def _other_state_dicts(path: Path, whole: Any) -> str:
     names = ", ".join(f"'{'.'.join(keys)}'" for keys in others)
     return (
         f"{path.name} holds the state dicts '{'.'.join(taken)}' and {names}: '{'.'.join(taken)}' is loaded. To load another, "
-        f"save it as a file of its own: torch.save(torch.load('{path.name}'){keys}, '{others[0][-1]}.pth')."
+        f"save it as a file of its own: torch.save(torch.load('{path.name}', weights_only=True){keys}, '{others[0][-1]}.pth')."
     )
 
 

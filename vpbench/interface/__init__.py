@@ -5,7 +5,7 @@ Importing this imports no torch.
 
 from vpbench.interface.attention_rows import ClassAttention, ReceivedAttention
 from vpbench.interface.autocast import full_precision
-from vpbench.interface.config import MOST, Fidelity, MethodConfig, Preset, option
+from vpbench.interface.config import Fidelity, MethodConfig, Preset, option
 from vpbench.interface.context import Context
 from vpbench.interface.lazy import F, nn, torch
 from vpbench.interface.method import ALL_PARTS, NO_PARTS, Method, Part
@@ -20,7 +20,6 @@ from vpbench.interface.tokens import Tokens
 __all__ = [
     "ALL_FAMILIES",
     "ALL_PARTS",
-    "MOST",
     "NO_PARTS",
     "PEFT_PREFIX",
     "SITES",

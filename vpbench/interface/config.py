@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 MOST = 10_000
 """Of prompts, hidden units, ranks, clusters ...: no paper comes near, and many more exhaust the memory while a model is built."""
@@ -22,7 +22,7 @@ def option(default: Any, description: str, source: str, *, former_name: str | No
         description: what it does, in one line.
         source: where default and meaning come from: a paper's equation, a file of a released code, or "assumption: ...".
         former_name: by which the option is accepted too, and hashed, so that run ids stay.
-        constraints: what pydantic's ``Field`` takes, e.g. ``ge=1``.
+        constraints: what pydantic's ``Field`` takes, e.g. ``ge=1``. A whole number without ``le`` is at most :data:`MOST`.
     """
     extra: dict[str, Any] = {"source": source, **({"former_name": former_name} if former_name else {})}
     return Field(default, description=description, json_schema_extra=extra, **constraints)
@@ -62,6 +62,15 @@ class MethodConfig(BaseModel):
     @classmethod
     def _accept_former_names(cls, values: Any) -> Any:
         return renamed_options(values, cls.former_names()) if isinstance(values, dict) else values
+
+    @field_validator("*")
+    @classmethod
+    def _at_most(cls, value: Any, info: ValidationInfo) -> Any:
+        """A mistyped count is refused before a model is built of it."""
+        own = any(hasattr(constraint, "le") for constraint in cls.model_fields[info.field_name or ""].metadata)
+        if isinstance(value, int) and value > MOST and not own:
+            raise ValueError(f"must be at most {MOST}")
+        return value
 
     head_init: Literal["torch", "vpt"] = option(
         "torch",
