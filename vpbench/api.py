@@ -227,7 +227,7 @@ def plan_request(
     _note_data(plan, callback)
     for warning in dict.fromkeys(run.warning for run in plan.runs if run.warning):
         if callback is not None:
-            callback.note(warning)
+            callback.note(f"warning: {warning}")
     _note_seeds(request, sorted({run.spec.seed for run in plan.runs}), callback)
     return plan
 

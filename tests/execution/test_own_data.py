@@ -71,10 +71,10 @@ def test_a_dry_run_shows_classes_and_splits(images: Path, store: Store) -> None:
 
 
 def test_a_batch_larger_than_the_training_images_is_noted(images: Path, store: Store) -> None:
-    words = "warning: recipe.batch_size is 100, and noise has 6 training images: an epoch is a single step; choose a smaller one."
+    words = "recipe.batch_size is 100, and noise has 6 training images: an epoch is a single step; choose a smaller one."
     notes = Notes()
     plan = plan_request(request(images, settings={"recipe.batch_size": 100}, seeds=2), BARE, store.folder, notes)
-    assert [note for note in notes.notes if "batch_size" in note] == [words]
+    assert [note for note in notes.notes if "batch_size" in note] == [f"warning: {words}"]
     job, _ = make_jobs(plan, store, BARE)
     assert run_job(job, store)["error"] == words
     usual = planned(images, store)  # its suite has batches of more than these six, too, and nobody has chosen that here

@@ -329,7 +329,7 @@ def _batch_warning(dataset: str, recipe: Recipe, images: int) -> str:
     if recipe.batch_size <= images:
         return ""
     return (
-        f"warning: recipe.batch_size is {recipe.batch_size}, and {dataset} has {counted(images, 'training image')}: "
+        f"recipe.batch_size is {recipe.batch_size}, and {dataset} has {counted(images, 'training image')}: "
         "an epoch is a single step; choose a smaller one."
     )
 
