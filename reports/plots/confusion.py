@@ -14,13 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from vpbench.analysis.class_scores import read_predictions
 from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import SectionRuns, in_table_order, sections_by_class, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import below, headline, shortened
 from vpbench.reporting.row_labels import row_label
-from vpbench.store.arrays import read_arrays
 from vpbench.store.store import Store
 
 PLACE = 45  # on a page
@@ -53,13 +53,13 @@ def counts_of(store: Store, runs: pd.DataFrame) -> tuple[dict[RowKey, NDArray[np
     found: dict[RowKey, NDArray[np.int64]] = {}
     names: tuple[str, ...] = ()
     for run in in_table_order(runs).to_dict("records"):
-        arrays = read_arrays(store, run["run_id"], "predictions", ("labels", "ranked"), ("class_names",))
-        if arrays is None:
+        predictions = read_predictions(store, run["run_id"])
+        if predictions is None:
             continue
-        classes = int(run["classes"])
-        labels, guesses = arrays["labels"].astype(np.int64), arrays["ranked"][:, 0].astype(np.int64)
-        names = tuple(map(str, arrays["class_names"])) if "class_names" in arrays else names
-        pairs = np.bincount(labels * classes + guesses, minlength=classes**2).reshape(classes, classes)
+        classes, names = int(run["classes"]), predictions.class_names or names
+        if max(predictions.labels.max(), predictions.predicted.max()) >= classes:
+            raise StoreError(f"the predictions of run {run['run_id']} are of more than its {classes} classes: run it again.")
+        pairs = np.bincount(predictions.labels * classes + predictions.predicted, minlength=classes**2).reshape(classes, classes)
         found[run["row"]] = found.get(run["row"], 0) + pairs
     count = max((len(pairs) for pairs in found.values()), default=0)
     return found, names if len(names) == count else tuple(map(str, range(count)))

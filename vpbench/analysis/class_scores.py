@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vpbench.core.errors import StoreError
 from vpbench.store.arrays import read_arrays
 from vpbench.store.store import Store
 
@@ -42,11 +43,13 @@ class Predictions:
         labels: true class ids, (n,).
         predicted: most probable ones, (n,).
         train_counts: training images per class, (classes,); None in files of earlier versions.
+        class_names: empty in files of earlier versions.
     """
 
     labels: Ids
     predicted: Ids
     train_counts: Ids | None
+    class_names: tuple[str, ...] = ()
 
     def scores(self) -> dict[str, float]:
         """``macro_f1``, and ``many``, ``medium`` and ``few`` where classes differ in that, percent."""
@@ -58,10 +61,14 @@ def read_predictions(store: Store, run_id: str) -> Predictions | None:
     """The predictions of a run; None where it left none.
 
     Raises:
-        StoreError: when the file is no such archive.
+        StoreError: when the file is no such archive, or not of images by class.
     """
-    arrays = read_arrays(store, run_id, "predictions", ("labels", "ranked"), ("train_counts",))
+    arrays = read_arrays(store, run_id, "predictions", ("labels", "ranked"), ("train_counts", "class_names"))
     if arrays is None:
         return None
+    labels, ranked = arrays["labels"], arrays["ranked"]
+    if labels.ndim != 1 or ranked.ndim != 2 or len(labels) != len(ranked):
+        raise StoreError(f"the predictions of run {run_id} are none of images by class. Run it again with --save predictions.")
     counts = arrays["train_counts"].astype(np.int64) if "train_counts" in arrays else None
-    return Predictions(arrays["labels"].astype(np.int64), arrays["ranked"][:, 0].astype(np.int64), counts)
+    names = tuple(map(str, arrays.get("class_names", ())))
+    return Predictions(labels.astype(np.int64), ranked[:, 0].astype(np.int64), counts, names)

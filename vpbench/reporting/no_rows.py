@@ -18,8 +18,10 @@ def no_rows(store: Store, shifts: bool = False) -> StoreError:
         shifts: whether that are stored models on other data sets; else runs that were tested.
     """
     folder = store.folder
-    if not folder.is_dir():
-        return StoreError(f"there is no results folder {folder}; --results chooses another one. Make it: {FILL.format(folder)}")
+    try:
+        store.check_there()
+    except StoreError as error:
+        return StoreError(f"{error} Make it: {FILL.format(folder)}")
     stages = Counter(row["stage"] for row in store.read_columns(["stage"]))
     trials, elsewhere = stages.pop("search", 0), stages.pop("shift", 0)
     if shifts and (runs := stages.total()):
