@@ -21,15 +21,11 @@ from vpbench.reports.plots import trials as trials_plot
 # Confusion and trials
 
 
-@pytest.mark.parametrize(
-    ("labels", "guesses", "message"),
-    [([0, 1], [0, 7], "of more than its 3 classes"), ([0, 1, 2], [0, 1], "none of images by class")],
-)
-def test_predictions_that_do_not_fit_their_run(tmp_path: Path, labels: list[int], guesses: list[int], message: str) -> None:
+def test_predictions_that_do_not_fit_their_run(tmp_path: Path) -> None:
     row = make_row("vpt", classes=3)
     store = fill(tmp_path, row)
-    save_predictions(store, row["run_id"], labels, guesses)
-    with pytest.raises(StoreError, match=message):
+    save_predictions(store, row["run_id"], [0, 1], [0, 7])
+    with pytest.raises(StoreError, match="of more than its 3 classes"):
         list(confusion.draw(store, store.load(), Filters()))
 
 
