@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import SectionRuns, in_table_order, sections, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import Look, below, headline, looks, tidy
+from vpbench.reporting.looks import Look, below, headline, logarithmic, looks, tidy
 from vpbench.reporting.row_labels import row_label
 from vpbench.reporting.scores import score_title
 from vpbench.store.store import Store
@@ -85,19 +85,11 @@ def _figure(
         _panel(ax, curves, style, name)
         ax.set(ylabel=PANELS[name].format(score_title(section.key.task)))
         if name != "val_acc1" and every[name].min() > 0:
-            _make_logarithmic(ax)
+            logarithmic(ax.yaxis)
     validated = "val_acc1" in shown
     headline(figure, f"Learning curves, {dataset}: {section.title}")
     below(figure, _caption(curves, validated, rows), [style[row].key(row_label(row), line=True) for row in curves])
     return figure
-
-
-def _make_logarithmic(ax: Axes) -> None:
-    ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    low, high = ax.get_ylim()
-    # Below a factor of ten a logarithmic axis has hardly a number of its own.
-    ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}") if high / low < 12 else NullFormatter())
 
 
 def _panel(ax: Axes, curves: dict[RowKey, list[pd.DataFrame]], style: dict[RowKey, Look], column: str) -> None:

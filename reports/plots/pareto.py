@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import SectionRuns, sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import Look, below, deviation_bars, headline, in_shares, looks, nested_sizes, tidy
+from vpbench.reporting.looks import Look, below, deviation_bars, headline, in_shares, logarithmic, looks, nested_sizes, tidy
 from vpbench.reporting.row_labels import row_label
 from vpbench.store.store import Store
 
@@ -133,17 +133,14 @@ def _panel(ax: Axes, cost: Cost, points: Sequence[Point], style: dict[RowKey, Lo
     x, y = [point.costs[cost.column] for point in shown], [point.accuracy for point in shown]
     front = pareto_front(x, y)
     ax.plot([x[i] for i in front], [y[i] for i in front], drawstyle="steps-post", color="0.55", linewidth=1, zorder=1)
-    logarithmic = min(x) > 0 and max(x) / min(x) > 8
-    places = list(zip(in_shares([math.log(value) for value in x] if logarithmic else x), in_shares(y), strict=True))
+    wide = min(x) > 0 and max(x) / min(x) > 8
+    places = list(zip(in_shares([math.log(value) for value in x] if wide else x), in_shares(y), strict=True))
     for point, cost_value, size in zip(shown, x, nested_sizes(places), strict=True):
         bars = None if point.deviation is None else deviation_bars([point.accuracy], [point.deviation])
         dot = style[point.row].dot
         ax.errorbar(cost_value, point.accuracy, yerr=bars, ls="", markersize=size, elinewidth=0.8, capsize=2, **dot)
-    if logarithmic:
-        ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(x) / min(x) < 100 else (1,)))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+    if wide:
+        logarithmic(ax.xaxis)
     else:
         ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.margins(0.12)

@@ -27,7 +27,7 @@ from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import in_table_order, sections, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import row_wise, shortened
+from vpbench.reporting.looks import below, headline, shortened
 from vpbench.reporting.row_labels import row_label
 from vpbench.reporting.scores import score_title
 from vpbench.store.arrays import read_arrays
@@ -164,17 +164,10 @@ def side_by_side(panels: Sequence[Panel], title: str, absent: Sequence[str], wha
         _scatter(ax, panel, classes, styles)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
-    letters = max(32 * columns, 48)
-    figure.suptitle(textwrap.fill(title, letters))
+    headline(figure, title)
     labels = [shortened(panels[0].names[k] if k < len(panels[0].names) else str(k), 20) for k in classes]
     keys = [Line2D([], [], ls="", marker=mark, color=hue, label=name) for name, (hue, mark) in zip(labels, styles)]
-    across = max(1, min(8 if columns > 1 else 5, letters * 5 // 4 // (max(map(len, labels)) + 4)))
-    shown = row_wise(keys, across) if legend else []
-    caption = textwrap.fill(_caption(panels[0], absent, what), letters + 10) + ("\nClasses:" if shown else "")
-    below = figure.legend(
-        handles=shown, ncols=across, title=caption, loc="outside lower center", frameon=False, handletextpad=0.1
-    )
-    below.get_title().set(multialignment="center", fontsize=7, color="0.3")
+    below(figure, _caption(panels[0], absent, what) + (" Colours: classes." if legend else ""), keys if legend else [])
     return figure
 
 

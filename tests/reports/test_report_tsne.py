@@ -12,8 +12,9 @@ from report_rows import clusters, fill, make_row, save_features
 
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.reporting.frame import Filters
+from vpbench.reporting.keys import RowKey
 from vpbench.reporting.make_report import make_report
-from vpbench.reports.plots.tsne import draw, embed, knn_accuracy
+from vpbench.reports.plots.tsne import Panel, draw, embed, knn_accuracy, side_by_side
 from vpbench.store.store import Store
 
 
@@ -74,6 +75,16 @@ def test_classes_have_their_names(tmp_path: Path) -> None:
     store.write_artefact(row["run_id"], "features.npz", lambda path: np.savez(path.open("wb"), **named))
     ((_, figure),) = draw(store, store.load(), Filters())
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"rose", "tulip", "a rather l… a flower"}
+
+
+@pytest.mark.parametrize(("count", "word"), [(1, "MOTHS OF BORNEO"), (3, "location of bin"), (3, "WW"), (3, "")])
+def test_a_legend_stays_inside(count: int, word: str) -> None:
+    names = tuple(f"{word} {k}" for k in range(16))
+    panels = [Panel(RowKey("vpt"), "run", 50.0, np.eye(16, dtype=np.float32), np.arange(16), np.arange(16), names)] * count
+    figure = side_by_side(panels, "a title", [])
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width and 0 <= box.y0 < box.y1 <= figure.bbox.height
 
 
 def test_neighbour_accuracy_by_hand() -> None:

@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+import matplotlib as mpl
 import pandas as pd
+from matplotlib import font_manager
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from vpbench.core.hashing import digest
 from vpbench.reporting.figures import data_sets, rows_in_order
@@ -24,6 +29,7 @@ from vpbench.reporting.keys import RowKey
 # Of variants of a method: hollow markers, and lines that are not full.
 _MARKERS = ("X", "p", "h", "*", "<", ">", "d", "8")
 _DASHES: tuple[Any, ...] = ((0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (7, 1.5)))
+_POINTS = 72  # per inch
 _DATA_SETS = ("#0173b2", "#de8f05", "#029e73", "#cc78bc", "#ca9161", "#56b4e9", "#6e6e6e", "#d55e00")
 
 
@@ -105,6 +111,17 @@ def tidy(ax: Axes, grid: str = "both") -> None:
     ax.set_axisbelow(True)
 
 
+def logarithmic(axis: Axis) -> None:
+    """A logarithmic scale for what is drawn. Numbers at 1, 2, 5, 10; at all digits of a short range, at powers of a long one."""
+    set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
+    set_scale("log")
+    low, high = axis.get_view_interval()
+    digits = range(1, 10) if high / low < 5 else (1, 2, 5) if high / low < 100 else (1,)
+    axis.set_major_locator(LogLocator(subs=tuple(map(float, digits))))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def name_ticks(ax: Axes, names: Sequence[str]) -> None:
     """Words below the places 0, 1, ... of a panel; on a slant where they would touch."""
     slant: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, names)) > 22 else {}
@@ -149,9 +166,7 @@ def below(figure: Figure, caption: str, keys: Sequence[Artist] = ()) -> None:
     if not keys:
         figure.supxlabel(_balanced(caption, round(1.25 * letters)), fontsize=7, color="0.3")
         return
-    # A key takes its label, its line and a gap.
-    widest = max((len(str(key.get_label())) for key in keys), default=1) + 9
-    columns = max(1, min(len(keys), letters // widest))
+    columns = max(1, min(len(keys), int(_POINTS * figure.get_figwidth() / max(map(_key_width, keys)))))
     lines = -(-len(keys) // columns)
     figure.set_figheight(figure.get_figheight() + 0.17 * (lines - 1))  # inches, so that a long legend takes no panel's place
     legend = figure.legend(
@@ -159,6 +174,13 @@ def below(figure: Figure, caption: str, keys: Sequence[Artist] = ()) -> None:
         loc="outside lower center", frameon=False, handletextpad=0.5,
     )  # fmt: skip
     legend.get_title().set(multialignment="center", fontsize=7, color="0.3")
+
+
+def _key_width(key: Artist) -> float:
+    """A column of a legend in points: the label, and in letter heights the line (2), the gaps (0.5 and 2)."""
+    size = font_manager.FontProperties(size=mpl.rcParams["legend.fontsize"]).get_size_in_points()
+    label = TextPath((0, 0), str(key.get_label()), size=size)
+    return 4.5 * size + (label.get_extents().width if len(label.vertices) else 0)
 
 
 def row_wise(keys: Sequence[Artist], columns: int) -> list[Artist]:
