@@ -99,3 +99,12 @@ def test_recipes_of_several_sources_name_their_data_sets(tmp_path: Path) -> None
     assert "Recipe of linear on digits: mini." in footer("mini", "custom")
     assert "Recipe of linear on photos: custom." in footer("mini", "custom")
     assert "Recipe of linear: mini." in footer("mini", "mini")
+
+
+def test_what_all_recipes_share_is_said_once(tmp_path: Path) -> None:
+    sources = {"linear": "mini; searched", "lora": "mini; LoRA: assumption; searched", "vpt": "mini; searched"}
+    store = fill(tmp_path, *(make_row(method, recipe_source=source) for method, source in sources.items()))
+    text = str(make_report(1, results=store.folder, format="md"))
+    assert [line for line in text.splitlines() if "Recipe" in line] == [
+        "- Recipe of all: mini; searched.", "- Recipe of lora, further: LoRA: assumption."
+    ]  # fmt: skip

@@ -165,11 +165,17 @@ def _searches(runs: pd.DataFrame) -> list[str]:
 
 
 def _recipes(runs: pd.DataFrame) -> list[str]:
-    """One line per source of recipes, with the data sets where a method has several."""
+    """What all recipes have as a source, then one line per other source, with the data sets where a method has several."""
     known = runs[["method", "dataset", "recipe_source"]].dropna()
     several = known.drop_duplicates(["method", "recipe_source"])["method"].duplicated().any()
-    lines = []
+    sources = {source: str(source).rstrip(". ").split("; ") for source in known["recipe_source"].unique()}
+    shared = [
+        part for part in next(iter(sources.values()), []) if len(sources) > 1 and all(part in own for own in sources.values())
+    ]
+    lines = [f"Recipe of all: {'; '.join(shared)}."] if shared else []
     for source, own in known.groupby("recipe_source"):
         sets = f" on {', '.join(sorted(set(own['dataset'])))}" if several else ""
-        lines.append(f"Recipe of {', '.join(sorted(set(own['method'])))}{sets}: {str(source).rstrip('. ')}.")
+        rest = "; ".join(part for part in sources[source] if part not in shared)
+        if rest:
+            lines.append(f"Recipe of {', '.join(sorted(set(own['method'])))}{sets}{', further' if shared else ''}: {rest}.")
     return lines
