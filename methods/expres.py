@@ -51,8 +51,7 @@ class EXPRES(Method[EXPRESConfig]):
         "No code was released, and the paper's values could not be read; iVPT prints it as EXPRESS, with 0.98 M parameters and"
         " the mean VTAB-1k head: M = 20 has 0.975 M.",
         "iVPT's caption has the residuals before the operations and its text behind them; public abstracts say that they are"
-        " added"
-        " to the output, so it is behind.",
+        " added to the output, so it is behind.",
         "assumption: residuals start at zero, tokens as VPT's, and the head reads the mean of the outputs behind the final norm.",
         "Method ivpt with structure=express, da=false and ar=none has the same residuals and lets the class token be classified.",
         "assumption: where the token width changes on the way, the prompts go through the merging of patches.",

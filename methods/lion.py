@@ -69,12 +69,11 @@ class LION(Method[LIONConfig]):
     families = ALL_FAMILIES
     notes = (
         "A documented stand-in: no code was released, and f, solver, blend, threshold and rates are not in what could be read."
-        " InsVP"
-        " prints four of ten data sets and does not name the backbone.",
+        " InsVP prints four of ten data sets and does not name the backbone.",
         "assumption: f is a residual bottleneck, kept a contraction by scaling its weights; blends are constants.",
-        "assumption: after half of the epochs, weights whose magnitude is below a tenth of their tensor's mean are not"
-        " critical: they get"
-        " no gradient from then on and decay linearly to zero by the last epoch but one. params_active counts the others.",
+        "assumption: after half of the epochs, weights whose magnitude is below a tenth of their tensor's mean are not critical:"
+        " they get no gradient from then on and decay linearly to zero by the last epoch but one. params_active counts the"
+        " others.",
         "The solver takes a fixed number of steps, so that an image's prediction does not depend on its batch.",
     )
     Config = LIONConfig

@@ -63,12 +63,10 @@ class ProVP(Method[ProVPConfig]):
     fidelity = "both-differ"
     families = ALL_FAMILIES
     notes = (
-        "Without a preset it is the structure that iVPT's tables call ProVP, the sum; method ivpt with structure=provp,"
-        " da=false and"
-        " ar=none is the same.",
+        "Without a preset it is the structure that iVPT's tables call ProVP, the sum; method ivpt with structure=provp, da=false"
+        " and ar=none is the same.",
         "The released code inserts nothing at the first block for N <= 4, and later blocks overwrite the first N patch tokens;"
-        " here"
-        " prompts are inserted for every N.",
+        " here prompts are inserted for every N.",
         "The released code classifies with CLIP's text features, without a head, on few images per class; here a head is"
         " trained.",
         "Re-formation compares normalised features of the backbone's pooling; the released code compares CLIP's, projected to the"

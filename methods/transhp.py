@@ -89,15 +89,13 @@ class TransHP(Method[TransHPConfig]):
     requires = ("labelled pass before training (without coarse_labels)",)
     notes = (
         "A documented stand-in: the released code trains all of a DeiT from scratch on ImageNet with eleven levels of WordNet."
-        " How"
-        " InsVP adapted it to a frozen backbone, which hierarchies and which weights it took is not public.",
+        " How InsVP adapted it to a frozen backbone, which hierarchies and which weights it took is not public.",
         "assumption: one level of coarse classes, one block, and no prompt for 'none of them', of which the released code has"
         " one.",
         "assumption: coarse classes are k-means of the classes' mean plain features, from training images only; classes without"
         " images belong to the first.",
         "As released: prompts and score vectors start from N(0, 0.02), outputs are scored without a norm, and nothing is"
-        " selected:"
-        " attention alone decides which prompt an image takes from.",
+        " selected: attention alone decides which prompt an image takes from.",
     )
     Config = TransHPConfig
 
