@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from vpbench.core.errors import StoreError, VpbenchError
+from vpbench.core.errors import StoreError
 from vpbench.core.hashing import digest
-from vpbench.reporting.figures import SectionRuns, in_table_order, usable
+from vpbench.reporting.figures import Made, SectionRuns, UnsuitedError, in_table_order, one_by_one, usable
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.row_labels import row_label
 from vpbench.store.store import Store
@@ -91,10 +90,6 @@ def groups(store: Store, sections: Iterator[SectionRuns]) -> list[Group]:
     return found
 
 
-class UnsuitedError(StoreError):
-    """A group that a figure is not for, which is no fault of the group."""
-
-
 def by_class_alone(group: Group) -> None:
     """
     Raises:
@@ -104,28 +99,11 @@ def by_class_alone(group: Group) -> None:
         raise UnsuitedError(f"this figure shows one class for each image, and {group.dataset} is for {group.section.key.task}.")
 
 
-def each(found: Sequence[Group], make: Callable[[Group], Iterator[tuple[str, Figure]]]) -> Iterator[tuple[str, Figure]]:
-    """The figures of all groups. One whose model, weights or data are not here is a warning, and the others are drawn.
-    Nothing is said of those that the figure is not for.
-
-    Raises:
-        VpbenchError: the first problem, when no figure came of any group.
-    """
-    problems: list[tuple[Group, VpbenchError]] = []
-    drawn = False
-    for group in found:
-        try:
-            for made in make(group):
-                drawn = True
-                yield made
-        except VpbenchError as error:
-            problems.append((group, error))
-    if problems and not drawn:
-        raise problems[0][1]
-    for group, error in problems:
-        if isinstance(error, UnsuitedError):
-            continue
-        warnings.warn(f"no figure of {group.dataset} on {group.section.stem}: {error}", stacklevel=2)
+def each(
+    found: Sequence[Group], make: Callable[[Group], Made], none: str = "there is nothing to draw"
+) -> Iterator[tuple[str, Any]]:
+    """The figures of all groups, by :func:`one_by_one`."""
+    return one_by_one([(f"{group.dataset} on {group.section.stem}", partial(make, group)) for group in found], none)
 
 
 def load(store: Store, group: Group) -> Iterator[tuple[RowKey, StoredModel]]:

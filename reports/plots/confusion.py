@@ -7,6 +7,7 @@ shown.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from vpbench.analysis.class_scores import read_predictions
 from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import SectionRuns, in_table_order, sections_by_class, usable
+from vpbench.reporting.figures import SectionRuns, by_dataset, in_table_order, sections_by_class, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import below, headline, shortened
@@ -35,16 +36,15 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     Raises:
         StoreError: when no run left its predictions, or a file holds none.
     """
-    drawn = False
-    for section in sections_by_class(runs, filters):
-        for dataset in section.datasets:
-            own = section.runs[(section.runs["dataset"] == dataset) & usable(section.runs)]
-            counts, names = counts_of(store, own)
-            if counts:
-                drawn = True
-                yield f"confusion_{section.stem}_{dataset}", _figure(section, dataset, counts, names, set(own["row"]))
-    if not drawn:
-        raise StoreError(f"no predictions in {store.folder} for these runs: run them again with --save predictions.")
+    none = f"no predictions in {store.folder} for these runs: run them again with --save predictions."
+    return by_dataset(sections_by_class(runs, filters), partial(_of_dataset, store), none)
+
+
+def _of_dataset(store: Store, section: SectionRuns, dataset: str, runs: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    own = runs[usable(runs)]
+    counts, names = counts_of(store, own)
+    if counts:
+        yield f"confusion_{section.stem}_{dataset}", _figure(section, dataset, counts, names, set(own["row"]))
 
 
 def counts_of(store: Store, runs: pd.DataFrame) -> tuple[dict[RowKey, NDArray[np.int64]], tuple[str, ...]]:
@@ -81,9 +81,10 @@ def _figure(
     lines = -(-len(counts) // columns)
     longest = max(len(shortened(names[k], 16)) for k in shown)
     side = max(1.7, 0.16 * len(shown))
+    names_below = 0.06 * longest * (2 if lines > 1 and len(counts) % columns else 1)  # also above places without a panel
     figure = Figure(
-        figsize=(max(columns * (side + 0.1) + 0.06 * longest + 0.35, 3.6), lines * (side + 0.4) + 0.06 * longest + 1.0),
-        layout="compressed",
+        figsize=(max(columns * (side + 0.1) + 0.06 * longest + 0.7, 3.6), lines * (side + 0.55) + names_below + 1.0),
+        layout="constrained",
     )
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for ax, (row, own) in zip(axes, counts.items()):

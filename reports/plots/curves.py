@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import SectionRuns, in_table_order, sections, usable
+from vpbench.reporting.figures import SectionRuns, by_dataset, in_table_order, sections, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import Look, below, headline, logarithmic, looks, tidy
@@ -37,16 +38,15 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         StoreError: when no run has a curve, or a file is none.
     """
     style = looks(runs)
-    drawn = False
-    for section in sections(runs, filters):
-        for dataset in section.datasets:
-            own = section.runs[section.runs["dataset"] == dataset]
-            curves = _curves(store, own)
-            if curves:
-                drawn = True
-                yield f"curves_{section.stem}_{dataset}", _figure(section, dataset, curves, style, set(own["row"]))
-    if not drawn:
-        raise StoreError(f"no learning curves in {store.folder} for these runs: run them again with --save curve.")
+    none = f"no learning curves in {store.folder} for these runs: run them again with --save curve."
+    return by_dataset(sections(runs, filters), partial(_of_dataset, store, style), none)
+
+
+def _of_dataset(
+    store: Store, style: dict[RowKey, Look], section: SectionRuns, dataset: str, runs: pd.DataFrame
+) -> Iterator[tuple[str, Figure]]:
+    if curves := _curves(store, runs):
+        yield f"curves_{section.stem}_{dataset}", _figure(section, dataset, curves, style, set(runs["row"]))
 
 
 def read_curve(store: Store, run_id: str) -> pd.DataFrame:

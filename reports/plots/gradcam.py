@@ -48,13 +48,13 @@ def _of_group(store: Store, group: Group) -> Iterator[tuple[str, Figure]]:
 
 
 def _guesses(stored: StoredModel, sample: Pictures) -> list[str]:
-    """The first guess for every image and its probability."""
+    """The first guess for every image, with a mark where it is right, and its probability."""
     import torch
 
     with torch.no_grad():
         confidence, guess = stored.model(sample.images).softmax(-1).max(-1)
     return [
-        f"{'right' if int(label) == int(place) else shortened(sample.names[int(place)], 18)}, {100 * float(sure):.0f} %"
+        f"{shortened(sample.names[int(place)], 18)}{' ✓' if int(label) == int(place) else ''}, {100 * float(sure):.0f} %"
         for label, place, sure in zip(sample.labels, guess, confidence)
     ]
 
@@ -76,6 +76,6 @@ def _figure(group: Group, sample: Pictures, columns: dict[RowKey, tuple[NDArray[
     below(
         figure,
         "Bright patches support the true class, by the gradient of its logit on the tokens that enter the last block; every "
-        "map is scaled to its own maximum. Below: the model's first guess and its probability.",
+        "map is scaled to its own maximum. Below: the model's first guess, ✓ where it is right, and its probability.",
     )
     return figure

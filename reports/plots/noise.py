@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from vpbench.analysis.noise import NOISE_FILE, read_noise
-from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import SectionRuns, in_table_order, sections, usable
+from vpbench.reporting.figures import SectionRuns, by_dataset, in_table_order, sections, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import Look, below, deviation_bars, headline, looks, tidy
@@ -26,18 +26,18 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         StoreError: when no run was evaluated under noise, or a file is no such table.
     """
     style = looks(runs)
-    drawn = False
-    for section in sections(runs, filters):
-        for dataset in section.datasets:
-            own = section.runs[section.runs["dataset"] == dataset]
-            if tables := _tables(store, own):
-                drawn = True
-                yield f"noise_{section.stem}_{dataset}", _figure(section, dataset, tables, style, set(own["row"]))
-    if not drawn:
-        raise StoreError(
-            f"no accuracy under noise in {store.folder} for these runs: repeat the command that made them with "
-            "--save weights --noise 0,0.1,0.2; a model that is stored is not trained again."
-        )
+    none = (
+        f"no accuracy under noise in {store.folder} for these runs: repeat the command that made them with "
+        "--save weights --noise 0,0.1,0.2; a model that is stored is not trained again."
+    )
+    return by_dataset(sections(runs, filters), partial(_of_dataset, store, style), none)
+
+
+def _of_dataset(
+    store: Store, style: Mapping[RowKey, Look], section: SectionRuns, dataset: str, runs: pd.DataFrame
+) -> Iterator[tuple[str, Figure]]:
+    if tables := _tables(store, runs):
+        yield f"noise_{section.stem}_{dataset}", _figure(section, dataset, tables, style, set(runs["row"]))
 
 
 def _tables(store: Store, runs: pd.DataFrame) -> dict[RowKey, pd.DataFrame]:

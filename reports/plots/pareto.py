@@ -113,29 +113,34 @@ def pareto_front(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
 def _figure(section: SectionRuns, points: Sequence[Point], style: dict[RowKey, Look]) -> Figure:
     figure = Figure(figsize=(6.9, 5.6), layout="constrained")
     axes = figure.subplots(2, 2, sharey=True)
-    lines = [_panel(ax, cost, points, style) for ax, cost in zip(axes.ravel(), COSTS)]
+    panels = [_panel(ax, cost, points, style) for ax, cost in zip(axes.ravel(), COSTS)]
     for line in axes:
         line[0].set_ylabel(section.score)
     headline(figure, f"{section.score_word} against cost, {_count(section.datasets)}: {section.title}")
-    below(figure, _caption(section, points, any(lines)), [style[point.row].key(row_label(point.row)) for point in points])
+    below(
+        figure,
+        _caption(section, points, *map(any, zip(*panels))),
+        [style[point.row].key(row_label(point.row)) for point in points],
+    )
     return figure
 
 
-def _panel(ax: Axes, cost: Cost, points: Sequence[Point], style: dict[RowKey, Look]) -> bool:
-    """Returns whether there is a line: a front of one point has none."""
+def _panel(ax: Axes, cost: Cost, points: Sequence[Point], style: dict[RowKey, Look]) -> tuple[bool, bool]:
+    """Returns whether there is a line, which a front of one point has not, and whether points lie in one place."""
     tidy(ax)
     ax.set(xlabel=cost.title)
     shown = [point for point in points if cost.column in point.costs]
     if not shown:
         ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color="0.4")
         ax.set_xticks([])
-        return False
+        return False, False
     x, y = [point.costs[cost.column] for point in shown], [point.accuracy for point in shown]
-    front = pareto_front(x, y)
+    front = pareto_front([float(f"{cost:.3g}") for cost in x], y)  # as tables print them: less is noise
     ax.plot([x[i] for i in front], [y[i] for i in front], drawstyle="steps-post", color="0.55", linewidth=1, zorder=1)
     wide = min(x) > 0 and max(x) / min(x) > 8
     places = list(zip(in_shares([math.log(value) for value in x] if wide else x), in_shares(y), strict=True))
-    for point, cost_value, size in zip(shown, x, nested_sizes(places), strict=True):
+    sizes = nested_sizes(places)
+    for point, cost_value, size in zip(shown, x, sizes, strict=True):
         bars = None if point.deviation is None else deviation_bars([point.accuracy], [point.deviation])
         dot = style[point.row].dot
         ax.errorbar(cost_value, point.accuracy, yerr=bars, ls="", markersize=size, elinewidth=0.8, capsize=2, **dot)
@@ -144,7 +149,7 @@ def _panel(ax: Axes, cost: Cost, points: Sequence[Point], style: dict[RowKey, Lo
     else:
         ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.margins(0.12)
-    return len(front) > 1
+    return len(front) > 1, len(set(sizes)) > 1
 
 
 def _count(datasets: Sequence[str]) -> str:
@@ -157,9 +162,9 @@ def _count(datasets: Sequence[str]) -> str:
     )
 
 
-def _caption(section: SectionRuns, points: Sequence[Point], line: bool) -> str:
+def _caption(section: SectionRuns, points: Sequence[Point], line: bool, nested: bool) -> str:
     parts = ["Grey line: Pareto front; no other method costs as little and scores as much."] if line else []
-    if len(points) > 1:
+    if nested:
         parts.append("Methods in one place are drawn inside one another.")
     if any(point.deviation is not None for point in points):
         parts.append("Bars: standard deviation over seeds.")

@@ -16,13 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import Look, below, headline, looks, shortened, tidy
 from vpbench.reporting.row_labels import row_label
-from vpbench.reports.plots._models import Group, Pictures, each, groups, load, overlay, pictures, show, slug
+from vpbench.reports.plots._models import Group, Pictures, by_class_alone, each, groups, load, overlay, pictures, show, slug
 from vpbench.store.store import Store
 
 if TYPE_CHECKING:
@@ -39,19 +38,15 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         StoreError: when no run left its tensors, or those that did have no prompts.
     """
     style = looks(runs)
-    found = groups(store, sections(runs, filters))
-    drawn = False
-    for made in each(found, lambda group: _of_group(store, group, style)):
-        drawn = True
-        yield made
-    if not drawn:
-        raise StoreError(
-            f"the trained models in {store.folder} have no prompts to show: vpbench run --methods vpt,insvp --save weights "
-            f"--results {store.folder}"
-        )
+    none = (
+        f"the trained models in {store.folder} have no prompts to show: vpbench run --methods vpt,insvp --save weights "
+        f"--results {store.folder}"
+    )
+    return each(groups(store, sections(runs, filters)), lambda group: _of_group(store, group, style), none)
 
 
 def _of_group(store: Store, group: Group, style: Mapping[RowKey, Look]) -> Iterator[tuple[str, Figure]]:
+    by_class_alone(group)
     for row, stored in load(store, group):
         figure = _figure(group, row, stored, style[row])
         if figure is not None:

@@ -6,6 +6,7 @@ A calibrated model is right as often as it says: its bars end on the diagonal.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vpbench.analysis.calibration import BINS, Probabilities, read_probabilities, reliability, with_temperature
-from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import SectionRuns, in_table_order, sections_by_class, usable
+from vpbench.reporting.figures import SectionRuns, by_dataset, in_table_order, sections_by_class, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import below, headline, shortened
@@ -32,15 +32,14 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     Raises:
         StoreError: when no run left its probabilities, or a file holds none.
     """
-    drawn = False
-    for section in sections_by_class(runs, filters):
-        for dataset in section.datasets:
-            own = section.runs[(section.runs["dataset"] == dataset) & usable(section.runs)]
-            if found := _by_row(store, own):
-                drawn = True
-                yield f"reliability_{section.stem}_{dataset}", _figure(section, dataset, found, set(own["row"]))
-    if not drawn:
-        raise StoreError(f"no probabilities in {store.folder} for these runs: run them again with --save probabilities.")
+    none = f"no probabilities in {store.folder} for these runs: run them again with --save probabilities."
+    return by_dataset(sections_by_class(runs, filters), partial(_of_dataset, store), none)
+
+
+def _of_dataset(store: Store, section: SectionRuns, dataset: str, runs: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    own = runs[usable(runs)]
+    if found := _by_row(store, own):
+        yield f"reliability_{section.stem}_{dataset}", _figure(section, dataset, found, set(own["row"]))
 
 
 def _by_row(store: Store, runs: pd.DataFrame) -> dict[RowKey, list[Probabilities]]:
@@ -73,7 +72,7 @@ def _figure(
     counts = sorted({len(seeds) for seeds in found.values()})
     parts = [
         f"{BINS} bins of equal width; width of a bar by the share of the images in its bin, all seeds together"
-        f" ({'/'.join(map(str, counts))} each). Red: the distance to the mean probability."
+        f" ({'/'.join(map(str, counts))} each). Red: the distance to the mean probability, darker where it lies on the bar."
     ]
     if any(len(seeds[0].val_labels) for seeds in found.values()):
         parts.append("Dots: at the temperature T that was fitted on validation images.")

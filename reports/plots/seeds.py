@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from vpbench.core.errors import StoreError
@@ -43,7 +44,7 @@ def _figure(section: SectionRuns, style: dict[RowKey, Look]) -> Figure:
     lines = -(-len(datasets) // columns)
     longest = max(len(row_label(row)) for row in rows)
     width = max(2.0 * columns + 0.065 * min(longest, 40) + 0.3, 4.2)
-    figure = Figure(figsize=(width, lines * (0.24 * len(rows) + 0.75) + 1.0), layout="constrained")
+    figure = Figure(figsize=(width, lines * (0.24 * len(rows) + 0.75) + 1.0), layout=ConstrainedLayoutEngine(w_pad=0.1))
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for ax, dataset in zip(axes.ravel(), datasets):
         _panel(ax, scored[scored["dataset"] == dataset], rows, style)
@@ -76,4 +77,6 @@ def _panel(ax: Axes, scored: pd.DataFrame, rows: list[RowKey], style: dict[RowKe
     ax.set_yticks(range(len(rows)), [label if len(label) <= 40 else f"{label[:39]}…" for label in labels])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.margins(x=0.1)
+    low, high = ax.get_xlim()
+    ax.set_xlim(max(low, -1), min(high, 101))  # percent, with room for a dot at the end
     ax.xaxis.set_major_locator(MaxNLocator(4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import SectionRuns, in_table_order, sections, usable
+from vpbench.reporting.figures import SectionRuns, by_dataset, in_table_order, sections, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.looks import below, headline, shortened
 from vpbench.reporting.row_labels import row_label
@@ -54,22 +55,21 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         StoreError: when no run has predictions of masks.
         DataError: when the data set is not on this machine.
     """
-    drawn = False
-    for section in sections(runs, filters):
-        if not has_masks(section.key.task):
-            continue
-        own = section.runs[usable(section.runs)]
-        stored = own["run_id"].map(lambda run_id: store.artefact_path(run_id, "predictions.npz").exists())
-        for dataset, group in own[stored.astype(bool)].groupby("dataset"):
-            seed = int(group["seed"].mode().min())
-            chosen = in_table_order(group[group["seed"] == seed])
-            drawn = True
-            yield f"segmentation_{section.stem}_{dataset}_seed{seed}", _of_runs(store, section, str(dataset), seed, chosen)
-    if not drawn:
-        raise StoreError(
-            f"no predicted masks in {store.folder}. Make some: "
-            f"vpbench run --suite mini-seg --save predictions --results {store.folder}"
-        )
+    none = (
+        f"no predicted masks in {store.folder}. Make some: "
+        f"vpbench run --suite mini-seg --save predictions --results {store.folder}"
+    )
+    own = (section for section in sections(runs, filters) if has_masks(section.key.task))
+    return by_dataset(own, partial(_of_dataset, store), none)
+
+
+def _of_dataset(store: Store, section: SectionRuns, dataset: str, runs: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    own = runs[usable(runs)]
+    own = own[own["run_id"].map(lambda run_id: store.artefact_path(run_id, "predictions.npz").exists()).astype(bool)]
+    if len(own):
+        seed = int(own["seed"].mode().min())
+        figure = _of_runs(store, section, dataset, seed, in_table_order(own[own["seed"] == seed]))
+        yield f"segmentation_{section.stem}_{dataset}_seed{seed}", figure
 
 
 def _of_runs(store: Store, section: SectionRuns, dataset: str, seed: int, runs: pd.DataFrame) -> Figure:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 
 from vpbench.core.errors import StoreError
-from vpbench.reporting.figures import in_table_order, sections, usable
+from vpbench.reporting.figures import SectionRuns, by_dataset, in_table_order, sections, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.looks import below, headline, shortened
@@ -74,24 +75,23 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     Raises:
         StoreError: when no run has features, or those of one figure are not of the same images.
     """
-    drawn = False
-    for section in sections(runs, filters):
-        own = section.runs[usable(section.runs)]
-        has_features = own["run_id"].map(lambda run_id: store.artefact_path(run_id, "features.npz").exists())
-        stored = own[has_features.astype(bool)]
-        for dataset, group in stored.groupby("dataset"):
-            seed = int(group["seed"].mode().min())
-            panels = [_load(store, run) for run in in_table_order(group[group["seed"] == seed]).to_dict("records")]
-            _check_same_images(panels)
-            same = section.runs[(section.runs["dataset"] == dataset) & (section.runs["seed"] == seed)]
-            absent = sorted(map(row_label, set(same["row"]) - {panel.row for panel in panels}))
-            drawn = True
-            yield (
-                f"tsne_{section.key.backbone}_{dataset}_seed{seed}{section.suffix}",
-                side_by_side(panels, f"{dataset}, seed {seed}: {section.title}", absent, _what(panels[0])),
-            )
-    if not drawn:
-        raise StoreError(f"no features in {store.folder} for these runs: run them again with --save features.")
+    none = f"no features in {store.folder} for these runs: run them again with --save features."
+    return by_dataset(sections(runs, filters), partial(_of_dataset, store), none)
+
+
+def _of_dataset(store: Store, section: SectionRuns, dataset: str, runs: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    own = runs[usable(runs)]
+    own = own[own["run_id"].map(lambda run_id: store.artefact_path(run_id, "features.npz").exists()).astype(bool)]
+    if own.empty:
+        return
+    seed = int(own["seed"].mode().min())
+    panels = [_load(store, run) for run in in_table_order(own[own["seed"] == seed]).to_dict("records")]
+    _check_same_images(panels)
+    absent = sorted(map(row_label, set(runs.loc[runs["seed"] == seed, "row"]) - {panel.row for panel in panels}))
+    yield (
+        f"tsne_{section.key.backbone}_{dataset}_seed{seed}{section.suffix}",
+        side_by_side(panels, f"{dataset}, seed {seed}: {section.title}", absent, _what(panels[0])),
+    )
 
 
 def knn_accuracy(features: NDArray[np.float32], labels: NDArray[np.int64], neighbours: int = NEIGHBOURS) -> float:
@@ -132,7 +132,7 @@ def _load(store: Store, run: dict[Any, Any]) -> Panel:
     if not np.isfinite(features).all():
         raise StoreError(f"features of run {run['run_id']} ({row_label(run['row'])}) hold NaN or infinity: {path}.")
     if len(labels) < FEWEST_IMAGES:
-        raise StoreError(f"{path} holds {len(labels)} images; t-SNE needs {FEWEST_IMAGES}.")
+        raise StoreError(f"{run['dataset']} has {len(labels)} test images; t-SNE needs {FEWEST_IMAGES}.")
     return Panel(run["row"], run["run_id"], run["score"], features, labels, indices, names, run["section"].task)
 
 
@@ -186,7 +186,8 @@ def _scatter(ax: Axes, panel: Panel, classes: NDArray[np.int64], styles: Sequenc
         x, y = positions[panel.labels == label].T
         ax.scatter(x, y, s=10, color=colour, marker=marker, linewidths=0, alpha=0.8)
     name = textwrap.fill(row_label(panel.row), 30)
-    ax.set_title(f"{name}\n{_score(panel)} {panel.score:.1f} %, kNN {knn_accuracy(panel.features, panel.labels):.1f} %")
+    neighbours = f", kNN {knn_accuracy(panel.features, panel.labels):.1f} %" if _has_neighbours(panel) else ""
+    ax.set_title(f"{name}\n{_score(panel)} {panel.score:.1f} %{neighbours}")
     ax.set(xticks=[], yticks=[])
     ax.set_box_aspect(1)
 
@@ -198,6 +199,11 @@ def _what(panel: Panel) -> str:
     return f"{{n}} patches of {len(np.unique(panel.indices))} test images, one for each class in an image"
 
 
+def _has_neighbours(panel: Panel) -> bool:
+    """Whether every image has as many others of its class as vote."""
+    return bool(np.unique(panel.labels, return_counts=True)[1].min() > NEIGHBOURS)
+
+
 def _score(panel: Panel) -> str:
     return "top-1" if panel.task is None else score_title(panel.task)
 
@@ -206,7 +212,10 @@ def _caption(panel: Panel, absent: Sequence[str], what: str) -> str:
     n, score = len(panel.labels), _score(panel)
     score = score.capitalize() if score.islower() else score  # mIoU stays
     missing = f" No features stored: {', '.join(absent)}." if absent else ""
-    return (
-        f"t-SNE of {what.format(n=n)}, perplexity {_perplexity(n):.0f}. {score}: on the whole test split. "
-        f"kNN: leave-one-out accuracy of {NEIGHBOURS} cosine neighbours.{missing}"
+    neighbours = (
+        f"kNN: leave-one-out accuracy of {NEIGHBOURS} cosine neighbours."
+        if _has_neighbours(panel)
+        else f"No kNN: a class has no more than {NEIGHBOURS} images."
     )
+    about = f"t-SNE of {what.format(n=n)}, perplexity {_perplexity(n):.0f}. {score}: on the whole test split."
+    return f"{about} {neighbours}{missing}"

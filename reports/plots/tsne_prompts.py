@@ -29,16 +29,11 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     Raises:
         StoreError: when no run left its tensors, or none of those has prompts that depend on the image.
     """
-    found = groups(store, sections(runs, filters))
-    drawn = False
-    for made in each(found, lambda group: _of_group(store, group)):
-        drawn = True
-        yield made
-    if not drawn:
-        raise StoreError(
-            f"no trained model in {store.folder} makes prompts for each image: vpbench run --methods insvp,viapt --save weights "
-            f"--results {store.folder}"
-        )
+    none = (
+        f"no trained model in {store.folder} makes prompts for each image: vpbench run --methods insvp,viapt --save weights "
+        f"--results {store.folder}"
+    )
+    return each(groups(store, sections(runs, filters)), lambda group: _of_group(store, group), none)
 
 
 def _of_group(store: Store, group: Group) -> Iterator[tuple[str, Figure]]:

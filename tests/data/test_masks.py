@@ -82,7 +82,7 @@ def test_names_of_classes(tmp_path: Path) -> None:
     (write(tmp_path) / "classes.txt").write_text("sky\nsea\nland\nship\n")
     raw = own(tmp_path)
     assert raw.class_names == ("sky", "sea", "land", "ship")
-    assert "Not in train: ship." in raw.note
+    assert "1 of 4 classes has no pixel in a training mask: ship." in raw.note
 
 
 def test_digest_depends_on_masks(tmp_path: Path) -> None:

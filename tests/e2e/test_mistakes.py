@@ -64,8 +64,14 @@ def check(done: Outcome, code: int, *parts: str) -> None:
         ("--precision fp16", 2, ["'fp16'", "bf16"]),
         ("--selection best_test", 2, ["'best_test'", "best_val"]),
         ("--save feature", 2, ["'feature'", "Did you mean 'features'?"]),
+        ("--save none,weights", 2, ["--save none,weights", "none stands alone"]),
+        ("--test-on nowhere --dry-run", 2, ["unknown dataset 'nowhere'"]),
+        ("--scales 0.5 --dry-run", 2, ["--scales is for segmentation, and a run here is of classification"]),
+        ("--epochs 999999999999 --dry-run", 2, ["epochs", "at most 100000"]),
         ("--noise loud", 2, ["--noise loud", "0,0.1,0.2"]),
         ("--noise 0,-0.1", 2, ["--noise -0.1", "from 0 up"]),
+        ("--noise nan", 2, ["--noise nan", "0,0.1,0.2"]),
+        ("--wise-ft inf", 2, ["--wise-ft inf", "0,0.25"]),
         ("--noise ,", 2, ["--noise", "0,0.1,0.2"]),
         ("--weights {missing}/weights.pth", 4, ["{missing}/weights.pth", "no such file"]),
         ("--weights {other}", 4, ["{other}", "does not match", "Choose the backbone"]),
@@ -136,6 +142,23 @@ def test_what_is_given_twice(words: str, parts: list[str], tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     check(vpbench(*words.split(), as_given=True), 2, *parts)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("run --data EMPTY --dry-run", "--data"),
+        ("run --results=EMPTY", "--results"),
+        ("report --html EMPTY", "--html"),
+        ("export --to EMPTY", "--to"),
+        ("show run EMPTY", "NAME"),
+        ("import EMPTY", "SOURCE..."),
+    ],
+)
+def test_an_empty_value_is_not_the_working_folder(words: str, name: str) -> None:
+    """As of a variable of the shell that is not set."""
+    done = vpbench(*(word.replace("EMPTY", "") for word in words.split()), as_given=True)
+    check(done, 2, f"{name} is empty: give a value, or leave it out.")
 
 
 def test_published_data_that_is_not_there(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from timm.models import VisionTransformer
@@ -32,6 +34,22 @@ def model_of(method: type[Method[Any]]) -> PromptedModel:
 @pytest.fixture
 def images() -> Tensor:
     return torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8), "torch.uint8"),
+        (torch.zeros(2, 1, SIZE, SIZE), "(2, 1, "),
+        (torch.zeros(2, 3, 4, 4), "(2, 3, 4, 4)"),
+        (torch.zeros(3, SIZE, SIZE), "given: torch.float32 (3, "),
+        (np.zeros((2, 3, SIZE, SIZE), np.float32), "given: float32"),
+    ],
+)
+def test_images_of_another_kind_are_refused(given: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"floating-point tensor (B, 3, {SIZE}, {SIZE})")) as refused:
+        model_of(Plain)(given)
+    assert said in str(refused.value)
 
 
 class ReadsTwo(Plain):

@@ -88,6 +88,16 @@ def test_a_front_of_one_point_has_no_line_and_no_caption_of_one(tmp_path: Path) 
         assert any(len(each.get_xdata()) > 1 and each.get_color() == "0.55" for ax in figure.axes for each in ax.lines) == line
 
 
+def test_a_front_of_noise_has_no_line(tmp_path: Path) -> None:
+    """Costs count to three digits, as tables print them."""
+    costs = [{"params_trainable": 10, "flops_forward": 10, "latency_ms_p50": 1.0, "mem_train_peak": int(1133.6 * 2**20)}]
+    costs.append({**costs[0], "mem_train_peak": int(1133.7 * 2**20)})
+    store = fill(tmp_path, make_row("linear", acc1=50, **costs[0]), make_row("vpt", acc1=60, **costs[1]))
+    ((_, figure),) = pareto.draw(store, store.load(), Filters())
+    assert not any(len(each.get_xdata()) > 1 and each.get_color() == "0.55" for ax in figure.axes for each in ax.lines)
+    assert "inside one another" not in figure.legends[0].get_title().get_text()
+
+
 def test_labels_of_ticks_do_not_touch() -> None:
     figure = Figure(figsize=(3, 2))
     ax = figure.subplots()

@@ -89,6 +89,16 @@ def test_curves_average_over_seeds_and_break_between_phases(tmp_path: Path) -> N
     assert "No curve stored: linear." in caption
 
 
+@pytest.mark.parametrize(("losses", "scale"), [([3.3, 3.2, 3.1], "linear"), ([3.3, 1.0, 0.1], "log")])
+def test_losses_that_are_nearly_equal_have_a_linear_axis(tmp_path: Path, losses: list[float], scale: str) -> None:
+    row = make_row("vpt")
+    store = fill(tmp_path, row)
+    save_curve(store, row["run_id"], losses)
+    ((_, figure),) = curves.draw(store, store.load(), Filters())
+    assert figure.axes[0].get_yscale() == scale
+    assert len(figure.axes[0].get_yticks()) > 2
+
+
 @pytest.mark.parametrize("text", ["", "epoch,loss\n1,2\n"])
 def test_a_broken_curve_is_named(tmp_path: Path, text: str) -> None:
     row = make_row()
@@ -151,6 +161,12 @@ def test_every_seed_is_a_dot_of_its_row(tmp_path: Path) -> None:
     assert [label.get_text() for label in ax.get_yticklabels()] == ["linear", "vpt"]
     dots = [list(line.get_xdata()) for line in ax.lines if line.get_linestyle() == "None"]
     assert dots == [[60, 61, 62], [80]]
+
+
+def test_no_axis_of_seeds_goes_beyond_100(tmp_path: Path) -> None:
+    store = fill(tmp_path, make_row("vpt", acc1=100.0), make_row("linear", acc1=60.0))
+    ((_, figure),) = seeds.draw(store, store.load(), Filters())
+    assert figure.axes[0].get_xlim()[1] <= 101
 
 
 def test_gains_over_linear_probing(tmp_path: Path) -> None:

@@ -112,6 +112,23 @@ def test_other_images_are_refused_with_the_runs_named(tmp_path: Path) -> None:
         make_report(plot="tsne", results=store.folder, out=tmp_path / "figures")
 
 
+def test_one_data_set_that_cannot_be_drawn_leaves_the_others(tmp_path: Path) -> None:
+    rows = [make_row("vpt", "digits"), make_row("vpt", "flowers")]
+    store = store_with_features(tmp_path, *rows)
+    store.artefact_path(rows[0]["run_id"], "features.npz").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match=r"no figure of digits on vit-nano: .*Run it again with --save features"):
+        assert [stem for stem, _ in draw(store, store.load(), Filters())] == ["tsne_vit-nano_flowers_seed0"]
+
+
+def test_no_neighbours_where_a_class_has_fewer_images_than_vote(tmp_path: Path) -> None:
+    row = make_row("vpt", acc1=50.0)
+    store = fill(tmp_path, row)
+    save_features(store, row["run_id"], *clusters(4, 5, 6, 0.5))
+    ((_, figure),) = draw(store, store.load(), Filters())
+    assert figure.axes[0].get_title() == "vpt\ntop-1 50.0 %"
+    assert "No kNN: a class has no more than 5 images." in " ".join(figure.legends[0].get_title().get_text().split())
+
+
 def test_no_features(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="--save features"):
         make_report(plot="tsne", results=fill(tmp_path, make_row()).folder)
@@ -134,7 +151,7 @@ def test_a_broken_or_small_file(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no features"):
         make_report(plot="tsne", results=store.folder)
     save_features(store, row["run_id"], np.eye(4), [0, 0, 1, 1])
-    with pytest.raises(StoreError, match="4 images; t-SNE needs 10"):
+    with pytest.raises(StoreError, match="4 test images; t-SNE needs 10"):
         make_report(plot="tsne", results=store.folder)
 
 

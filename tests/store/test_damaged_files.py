@@ -8,6 +8,8 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,6 +21,7 @@ from sweeps import some
 
 from vpbench.core.checksums import DamagedError
 from vpbench.core.errors import StoreError
+from vpbench.planning.plan import stored_runs
 from vpbench.store import reading
 from vpbench.store.artefacts import CHECKSUMS
 from vpbench.store.compacting import compact
@@ -150,6 +153,7 @@ def test_artefacts(name: str, store: Store) -> None:
         path.write_bytes(damaged)
         with pytest.raises(DamagedError, match="checksum"):
             store.read_artefact("a", name)
+    assert not store.has_artefact("a", name)
     path.write_bytes(content)
     for damaged in flips(sums.read_bytes(), 60):
         sums.write_bytes(damaged)
@@ -157,6 +161,16 @@ def test_artefacts(name: str, store: Store) -> None:
             assert store.read_artefact("a", name) == content
         except DamagedError:
             continue
+
+
+def test_a_run_with_a_damaged_artefact_is_done_again(store: Store) -> None:
+    """Where it is asked for, as the message says of whoever reads it."""
+    run: Any = SimpleNamespace(spec=SimpleNamespace(run_id="a"))
+    assert not stored_runs([run], store, ["curve.csv"])
+    path = store.write_artefact("a", "curve.csv", lambda partial: partial.write_text("epoch\n") and None)
+    assert stored_runs([run], store, ["curve.csv"]) == {"a"}
+    path.write_text("epocH\n")
+    assert (stored_runs([run], store, ["curve.csv"]), stored_runs([run], store, [])) == (frozenset(), {"a"})
 
 
 def test_artefacts_of_earlier_versions_have_no_checksum(store: Store) -> None:

@@ -11,6 +11,7 @@ from vpbench.analysis.corruptions import corruption_names
 from vpbench.analysis.noise import check_sigmas, evaluate_noise
 from vpbench.analysis.robustness import evaluate_corruptions
 from vpbench.core.errors import UsageError
+from vpbench.data.catalog import dataset_card
 from vpbench.data.raw import RawData
 from vpbench.execution.callbacks import Callback
 from vpbench.planning.plan import Plan
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 def check_options(options: RunOptions) -> None:
     """
     Raises:
-        UsageError: for a standard deviation or a corruption that does not exist.
+        UsageError: for a standard deviation, a corruption or a data set that does not exist.
     """
     if options.noise:
         check_sigmas(options.noise)
     if options.corruptions is not None:
         corruption_names(options.corruptions)
+    for name in options.test_on or ():
+        dataset_card(name)
 
 
 def check_plan(plan: Plan, options: RunOptions) -> None:

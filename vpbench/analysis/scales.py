@@ -86,6 +86,8 @@ def check_plan(plan: Plan, scales: Sequence[float]) -> None:
         UsageError: for a scale that is no number above 0, or a run whose task has no scales.
     """
     for task in {run.spec.task.name: run.spec.task for run in plan.runs}.values():
+        if "scales" not in task.config:
+            raise UsageError(f"--scales is for segmentation, and a run here is of {task.name}: leave it out.")
         with_scales(task, check_scales(scales))
 
 

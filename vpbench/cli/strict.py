@@ -1,4 +1,5 @@
-"""Commands that refuse an option which is given twice, where the last one would win without a word, and groups of them."""
+"""Commands that refuse an option which is given twice, where the last one would win without a word, and a value that is empty, as
+of a shell's variable that is not set, which would be read as the working folder; and groups of them."""
 
 from __future__ import annotations
 
@@ -19,12 +20,17 @@ class StrictCommand(HelpPage, TyperCommand):
     """A command each of whose options may be given once, but for flags and those that are repeatable."""
 
     def parse_args(self, context: Any, words: list[str]) -> list[str]:
-        _, _, given = self.make_parser(context).parse_args(args=list(words))
+        values, _, given = self.make_parser(context).parse_args(args=list(words))
         for option, times in Counter(given).items():
             once = option.param_type_name == "option" and not option.multiple and not getattr(option, "is_flag", False)
             if once and times > 1:
                 several = "; several values go with commas" if "commas" in (getattr(option, "help", None) or "") else ""
                 raise UsageError(f"{option.opts[0]} is given {times} times: give it once{several}.")
+        for option in given:
+            value = values.get(option.name)
+            if "" in (value if isinstance(value, list | tuple) else (value,)):
+                name = option.opts[0] if option.param_type_name == "option" else option.metavar or option.name.upper()
+                raise UsageError(f"{name} is empty: give a value, or leave it out.")
         return super().parse_args(context, words)
 
 

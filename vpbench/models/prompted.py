@@ -241,9 +241,25 @@ class PromptedModel(nn.Module):
         return self.backbone.pooled if block == self.backbone.shape.depth - 1 else "image"
 
     def forward(self, inputs: Inputs) -> Tensor:
+        """
+        Raises:
+            ValueError: for images of another shape or type than the backbone takes.
+        """
+        self._check(inputs)
         if self.method.first_block or isinstance(inputs, CachedActivations):
             return self._logits(self.features(inputs))
         return self._predict(inputs)[0]
+
+    def _check(self, inputs: Inputs) -> None:
+        if isinstance(inputs, CachedActivations | ImagesWithFeatures):
+            return
+        shape = self.backbone.shape
+        side = shape.image_size if not self.taps else None  # dense heads take images of any size
+        given = tuple(inputs.shape)
+        fits = len(given) == 4 and given[1] == shape.channels and (side is None or given[2:] == (side, side))
+        if not isinstance(inputs, Tensor) or not fits or not inputs.is_floating_point():
+            wanted = f"(B, {shape.channels}, {side or 'H'}, {side or 'W'})"
+            raise ValueError(f"a model takes normalised images, a floating-point tensor {wanted}; given: {inputs.dtype} {given}.")
 
     def _logits(self, features: Any) -> Any:
         """What the head makes of features; in training what the loss reads."""

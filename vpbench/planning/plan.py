@@ -375,13 +375,13 @@ def _why_unsupported(_kinds: tuple[type, type], classes: int, method: str, backb
 
 
 def stored_runs(runs: list[PlannedRun], store: Store, artefacts: Iterable[str]) -> frozenset[str]:
-    """Ids of the runs that need not be done: their rows are settled, and the wanted artefacts are there."""
+    """Ids of the runs that need not be done: their rows are settled, and the wanted artefacts are there and whole."""
     statuses, wanted = store.statuses(), list(artefacts)
 
     def is_stored(run_id: str) -> bool:
         status = statuses.get(run_id)
         if status == "ok":
-            return all(store.artefact_path(run_id, name).exists() for name in wanted)
+            return all(store.has_artefact(run_id, name) for name in wanted)
         return status in SETTLED
 
     return frozenset(run.spec.run_id for run in runs if is_stored(run.spec.run_id))

@@ -139,7 +139,7 @@ def describe(kind: str, name: str, results: Path) -> dict[str, Any]:
         "run": lambda: _run(name, results),
     }
     if kind not in makers:
-        raise unknown("thing to show", kind, makers)
+        raise unknown("thing to show", kind, [*makers, "recipe"])
     return makers[kind]()
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import pandas as pd
 
-from vpbench.core.errors import StoreError, UsageError
+from vpbench.core.errors import StoreError, UsageError, VpbenchError
 from vpbench.core.file_names import file_name
 from vpbench.core.files import write_atomically
 from vpbench.core.hashing import digest
@@ -25,12 +27,18 @@ from vpbench.reporting.scores import score_title
 from vpbench.store.store import Store
 
 # Text stays text in PDFs (type 42), and files of the same figure are equal: no date, no version in them.
-_STYLE: dict[Any, Any] = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 8, "figure.titlesize": 9, "pdf.fonttype": 42}
+_STYLE: dict[Any, Any] = {
+    "font.size": 8, "axes.titlesize": 8, "legend.fontsize": 8, "figure.titlesize": 9, "pdf.fonttype": 42,
+    "axes.formatter.useoffset": False,
+}  # fmt: skip
 _METADATA: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
     ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
 
+
+Made = Iterable[tuple[str, Any]]
+"""Pairs of a file name without suffix and a matplotlib figure."""
 
 _GAP = 3  # between tick labels, in hundredths of an inch
 
@@ -108,6 +116,53 @@ def sections_by_class(runs: pd.DataFrame, filters: Filters) -> Iterator[SectionR
     return iter(own)
 
 
+class UnsuitedError(StoreError):
+    """Something that a figure is not for, which is no fault."""
+
+
+def by_dataset(
+    found: Iterable[SectionRuns], make: Callable[[SectionRuns, str, pd.DataFrame], Made], none: str
+) -> Iterator[tuple[str, Any]]:
+    """The figures of every data set of every section, by :func:`one_by_one`.
+
+    Args:
+        make: from a section, the name of a data set and its runs; none, when they lack what the figure needs.
+    """
+    parts = [
+        (f"{dataset} on {section.stem}", partial(make, section, dataset, section.runs[section.runs["dataset"] == dataset]))
+        for section in found
+        for dataset in section.datasets
+    ]
+    return one_by_one(parts, none)
+
+
+def one_by_one(parts: Iterable[tuple[str, Callable[[], Made]]], none: str) -> Iterator[tuple[str, Any]]:
+    """All figures. A part whose files, model or data are damaged or absent is a warning, and the others are drawn; nothing is
+    said of a part that the figure is not for.
+
+    Args:
+        parts: what is drawn, in words, and what draws it.
+        none: the error when there is nothing to draw.
+
+    Raises:
+        VpbenchError: the first problem, or ``none``, when no figure came of any part.
+    """
+    problems: list[tuple[str, VpbenchError]] = []
+    drawn = False
+    for name, make in parts:
+        try:
+            for made in make():
+                drawn = True
+                yield made
+        except VpbenchError as error:
+            problems.append((name, error))
+    if not drawn:
+        raise problems[0][1] if problems else StoreError(none)
+    for name, error in problems:
+        if not isinstance(error, UnsuitedError):
+            warnings.warn(f"no figure of {name}: {error}", stacklevel=2)
+
+
 def usable(runs: pd.DataFrame) -> pd.Series[bool]:
     """Which runs ended well and are no repetition."""
     return (runs["status"] == "ok") & ~runs["repeat"].astype(bool)
@@ -155,7 +210,8 @@ def draw_figures(
             if on_figure is not None:
                 on_figure(stem)
             escape_text(figure)
-            figure.draw_without_rendering()
+            for _ in range(2):  # the first pass places the panels, and the second what is around them
+                figure.draw_without_rendering()
             figure.set_layout_engine("none")  # both files take the places that were found now
             _thin_out_labels(figure)
             paths += [_save(figure, folder / f"{file_name(stem)}{suffix}") for suffix in _METADATA]

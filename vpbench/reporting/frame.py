@@ -23,6 +23,7 @@ from vpbench.reporting.keys import RowKey, SectionKey, split_name
 from vpbench.reporting.scores import SCORE, with_scores
 from vpbench.reporting.settings import decoding_in, options_of, search_in, settings_in
 from vpbench.spec.decoding_rule import OWN_DECODING
+from vpbench.spec.parsing import whole_number
 from vpbench.spec.run_spec import DEFAULT_TASK
 from vpbench.store.store import Store, as_frame
 
@@ -79,7 +80,10 @@ class Filters:
     @classmethod
     def of(cls, dataset: Names, suite: Names, backbone: Names, method: Names, seed: int | None) -> Filters:
         """What a user asks for: one name, names with commas between them, or a list."""
-        seeds = None if seed is None else (seed,)
+        try:
+            seeds = None if seed is None else (whole_number(seed),)
+        except ValueError as error:
+            raise UsageError(f"seed={seed!r}: {error}.") from None
         return cls(_names_in(dataset), _names_in(suite), _names_in(backbone), _names_in(method), seeds)
 
     def apply(self, runs: pd.DataFrame) -> pd.DataFrame:

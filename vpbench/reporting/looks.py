@@ -112,10 +112,15 @@ def tidy(ax: Axes, grid: str = "both") -> None:
 
 
 def logarithmic(axis: Axis) -> None:
-    """A logarithmic scale for what is drawn. Numbers at 1, 2, 5, 10; at all digits of a short range, at powers of a long one."""
+    """A logarithmic scale for positive values that are drawn, unless the largest is not even three times the smallest.
+
+    Numbers stand at 1, 2, 5, 10; at all digits of a short range, at powers of ten of a long one.
+    """
+    low, high = axis.get_data_interval()
+    if high < 3 * low:
+        return
     set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
     set_scale("log")
-    low, high = axis.get_view_interval()
     digits = range(1, 10) if high / low < 5 else (1, 2, 5) if high / low < 100 else (1,)
     axis.set_major_locator(LogLocator(subs=tuple(map(float, digits))))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from operator import index
 from typing import Any
@@ -81,9 +82,12 @@ def scales_of(text: str) -> list[float]:
 
 def _floats(option: str, text: str, example: str) -> list[float]:
     try:
-        return [float(word) for word in words(text) or []]
+        found = [float(word) for word in words(text) or []]
     except ValueError:
-        raise UsageError(f"{option} {text}: write numbers with commas, e.g. {option} {example}.") from None
+        found = [math.nan]
+    if not all(map(math.isfinite, found)):
+        raise UsageError(f"{option} {text}: write numbers with commas, e.g. {option} {example}.")
+    return found
 
 
 def alphas_of(text: str) -> list[float]:
@@ -92,10 +96,7 @@ def alphas_of(text: str) -> list[float]:
     Raises:
         UsageError: for anything but numbers.
     """
-    try:
-        return [float(word) for word in words(text) or []]
-    except ValueError:
-        raise UsageError(f"--wise-ft {text}: write shares with commas, e.g. --wise-ft 0,0.25,0.5,0.75,1.") from None
+    return _floats("--wise-ft", text, "0,0.25,0.5,0.75,1")
 
 
 def settings_of(given: list[str]) -> dict[str, Any]:

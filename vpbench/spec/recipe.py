@@ -56,7 +56,7 @@ class Recipe(FrozenModel):
     decay: Literal["all", "not_head_bias", "matrices"] = Field(
         "all", description="which tensors decay: all, all but the head's bias (VPT), or only those with two or more dimensions"
     )
-    epochs: int = Field(100, ge=1)
+    epochs: int = Field(100, ge=1, le=100_000)
     iterations: int | None = Field(
         None, ge=1, json_schema_extra=LATER, description="steps of a training, in place of epochs; these are then what they take"
     )

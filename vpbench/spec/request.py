@@ -16,6 +16,16 @@ from vpbench.spec.parsing import columns_of, names_of, settings_of, words
 DEFAULT_SUITE = "mini"
 
 
+def _path(given: Any) -> str:
+    """
+    Raises:
+        ValueError: for an empty one, which would be the working folder.
+    """
+    if not str(given):
+        raise ValueError("it is empty; leave it out for none")
+    return str(given)
+
+
 class Request(FrozenModel):
     """What to run; None means the suite's own value. How and where is :class:`vpbench.spec.run_options.RunOptions`.
 
@@ -84,11 +94,14 @@ class Request(FrozenModel):
     @classmethod
     def _paths(cls, given: Any) -> Any:
         """A single path is a list of one; paths may have commas in them."""
-        if given is None or given == "":
+        if given is None:
             return None
-        return (str(given),) if isinstance(given, str | Path) else tuple(map(str, given)) or None
+        if not isinstance(given, str | Path | list | tuple):
+            raise ValueError("must be a path or a list of paths")
+        paths = (given,) if isinstance(given, str | Path) else given
+        return tuple(_path(path) for path in paths) or None
 
     @field_validator("data_root", "weights", mode="before")
     @classmethod
     def _as_text(cls, given: Any) -> Any:
-        return (str(given) if isinstance(given, Path) else given) or None
+        return _path(given) if isinstance(given, str | Path) else given

@@ -20,7 +20,10 @@ DEFAULT_SAVE = ("features", "predictions", "curve", "weights")
 
 
 def _kinds(option: str, text: str, example: str) -> list[str]:
-    return [] if text == "none" else names_of(option, text, example)
+    found = names_of(option, text, example)
+    if "none" in found and len(found) > 1:
+        raise UsageError(f"{option} {text}: none stands alone.")
+    return [] if found == ["none"] else found
 
 
 class JobOptions(FrozenModel):

@@ -208,6 +208,11 @@ class Store:
             raise DamagedError(f"its checksum in {CHECKSUMS} does not fit, so it is not as it was written")
         return content
 
+    def has_artefact(self, run_id: str, name: str) -> bool:
+        """Whether a run has left it, and it is as it was written. Reads all of it."""
+        path, wanted = self.artefact_path(run_id, name), read_checksums(self._checksums(run_id)).get(name)
+        return path.exists() and (wanted is None or file_sha256(path) == wanted)
+
     def _checksums(self, run_id: str) -> Path:
         return self.artefact_path(run_id, CHECKSUMS)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vpbench.core.errors import DataError
 from vpbench.core.names import counted
 from vpbench.data.decoding import check_decodes, upright_size, white_levels
-from vpbench.data.flaws import flaws_of
+from vpbench.data.flaws import Flaw, flaws_of
 from vpbench.data.image_errors import SHOWN, UnreadableError
 from vpbench.data.masks import IGNORED, MOST_CLASSES, Mask, MaskValues, mask_values
 from vpbench.data.raw import SPLITS, RawData
@@ -143,7 +143,7 @@ def assemble_masks(
                 f"{IGNORED} is for pixels that are ignored."
             )
     if absent := sorted(set(range(len(classes))) - set(values["train"].tolist())):
-        notes.append(f"Not in train: {', '.join(classes[each] for each in absent[:5])}{', ...' if len(absent) > 5 else ''}.")
+        notes.append(_absent(classes, absent, named=names is not None))
     levels = white_levels([deep for split in splits.values() for deep in split.read_all()])
     for split in splits.values():
         split.shared_levels, split.values = levels, MaskValues(len(classes))
@@ -164,6 +164,14 @@ def _parts(count: int, membership: NDArray[np.str_] | None, notes: list[str]) ->
         notes.append(f"No validation split: {len(held_out)} of {len(train)} training images became one, drawn with a fixed seed.")
         parts |= {"train": train[kept], "val": train[held_out]}
     return parts
+
+
+def _absent(classes: Sequence[str], absent: Sequence[int], named: bool) -> Flaw:
+    """That some classes are in no training mask; numbers with gaps are seldom meant as classes."""
+    some = ", ".join(classes[each] for each in absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+    have = "has" if len(absent) == 1 else "have"
+    gaps = "" if named else " The values of masks are counted as classes from 0 on: number them without gaps."
+    return Flaw(f"{len(absent)} of {len(classes)} classes {have} no pixel in a training mask: {some}.{gaps}")
 
 
 def _numbered(origin: str, values: NDArray[np.int64]) -> list[str]:
