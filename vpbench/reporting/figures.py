@@ -158,9 +158,9 @@ def one_by_one(parts: Iterable[tuple[str, Callable[[], Made]]], none: str) -> It
             problems.append((name, error))
     if not drawn:
         raise problems[0][1] if problems else StoreError(none)
-    for name, error in problems:
-        if not isinstance(error, UnsuitedError):
-            warnings.warn(f"no figure of {name}: {error}", stacklevel=2)
+    for name, problem in problems:
+        if not isinstance(problem, UnsuitedError):
+            warnings.warn(f"no figure of {name}: {problem}", stacklevel=2)
 
 
 def usable(runs: pd.DataFrame) -> pd.Series[bool]:

@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib import font_manager
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.textpath import TextPath
@@ -119,7 +119,7 @@ def logarithmic(axis: Axis) -> None:
     low, high = axis.get_data_interval()
     if high < 3 * low:
         return
-    set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
+    set_scale = axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale
     set_scale("log")
     digits = range(1, 10) if high / low < 5 else (1, 2, 5) if high / low < 100 else (1,)
     axis.set_major_locator(LogLocator(subs=tuple(map(float, digits))))
