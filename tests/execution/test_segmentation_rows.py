@@ -177,7 +177,7 @@ def test_what_is_refused(images: Path, tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text('title = "x"\ndescription = "x"\nbase = "mini-seg"\ndatasets = ["digits"]\nsource = "x"')
     with pytest.raises(UsageError, match=r"digits has a class for each image, and segmentation needs a mask for each image"):
         planned(images, Store(tmp_path / "runs"), data=None, suite=str(tmp_path / "own.toml"))
-    with pytest.raises(UsageError, match=r"unknown option of classification 'scales'"):
+    with pytest.raises(UsageError, match=r"--scales is for segmentation"):
         check_plan(plan_runs(Request(methods=("linear",), precision="fp32"), OPTIONS, Store(tmp_path / "runs")), [1.0])
 
 
