@@ -16,7 +16,7 @@ from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import SectionRuns, by_dataset, in_table_order, sections, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import Look, below, headline, logarithmic, looks, tidy
+from vpbench.reporting.looks import Look, below, headline, logarithmic, looks, shortened, small_panels, tidy
 from vpbench.reporting.row_labels import row_label
 from vpbench.reporting.scores import score_title
 from vpbench.store.store import Store
@@ -28,6 +28,7 @@ PANELS = {  # by column; runs of earlier versions have no validation loss
     "val_loss": "loss on validation images",
     "val_acc1": "{} on validation images (%)",
 }
+_MANY = 12  # rows, beyond which lines in one panel cannot be told apart
 WIDTHS = {1: 4.6, 2: 6.9, 3: 9.2}  # inches, by the number of panels
 
 
@@ -80,6 +81,8 @@ def _figure(
 ) -> Figure:
     every = pd.concat([curve for own in curves.values() for curve in own])
     shown = [name for name in PANELS if name == "train_loss" or every[name].notna().any()]
+    if len(curves) > _MANY:
+        return _many(section, dataset, curves, style, rows, shown[-1])
     figure = Figure(figsize=(WIDTHS[len(shown)], 3.8), layout="constrained")
     for ax, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         _panel(ax, curves, style, name)
@@ -92,15 +95,44 @@ def _figure(
     return figure
 
 
+def _many(
+    section: SectionRuns,
+    dataset: str,
+    curves: dict[RowKey, list[pd.DataFrame]],
+    style: dict[RowKey, Look],
+    rows: set[RowKey],
+    column: str,
+) -> Figure:
+    """A small panel per row, with the means of all others in grey."""
+    figure, axes = small_panels(len(curves))
+    for ax, row in zip(axes, curves, strict=True):
+        for other, own in curves.items():
+            colour, above = (style[row].colour, 2) if other == row else ("0.88", 1)
+            for part in _phases(own, column):
+                ax.plot(part.index, part["mean"], color=colour, linewidth=1, zorder=above)
+        ax.set_title(shortened(row_label(row), 18), fontsize=7)
+    axes[0].xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    if column == "train_loss" and min(curve[column].min() for own in curves.values() for curve in own) > 0:
+        logarithmic(axes[0].yaxis)
+    figure.supylabel(PANELS[column].format(score_title(section.key.task)), fontsize=8)
+    headline(figure, f"Learning curves, {dataset}: {section.title}")
+    caption = _caption(curves, column == "val_acc1", rows, "Mean")
+    below(figure, f"A panel per method, over its epochs; grey: the other methods. {caption}")
+    return figure
+
+
+def _phases(own: list[pd.DataFrame], column: str) -> list[pd.DataFrame]:
+    """``mean``, ``min`` and ``max`` over seeds by epoch; each phase of a training is a line of its own."""
+    over_seeds = pd.concat(own).groupby("at")[column].agg(["mean", "min", "max"])
+    phases = own[0].set_index("at")["phase"].reindex(over_seeds.index)
+    return [part.dropna() for _, part in over_seeds.groupby((phases != phases.shift()).cumsum())]
+
+
 def _panel(ax: Axes, curves: dict[RowKey, list[pd.DataFrame]], style: dict[RowKey, Look], column: str) -> None:
     tidy(ax)
     for row, own in curves.items():
         look = style[row]
-        stacked = pd.concat(own)
-        over_seeds = stacked.groupby("at")[column].agg(["mean", "min", "max"])
-        phases = own[0].set_index("at")["phase"].reindex(over_seeds.index)
-        for _, part in over_seeds.groupby((phases != phases.shift()).cumsum()):  # a new phase is a new line
-            part = part.dropna()
+        for part in _phases(own, column):
             step = max(1, len(part) // 8)
             ax.plot(part.index, part["mean"], ls=look.dashes, linewidth=1.2, markersize=4, markevery=step, **look.dot)
             if len(own) > 1:
@@ -113,9 +145,9 @@ def _has_phases(curves: dict[RowKey, list[pd.DataFrame]]) -> bool:
     return any(curve["phase"].nunique() > 1 for own in curves.values() for curve in own)
 
 
-def _caption(curves: dict[RowKey, list[pd.DataFrame]], validated: bool, rows: set[RowKey]) -> str:
+def _caption(curves: dict[RowKey, list[pd.DataFrame]], validated: bool, rows: set[RowKey], drawn: str = "Mean and range") -> str:
     seeds = sorted({len(own) for own in curves.values()})
-    parts = [f"Mean and range of {'/'.join(map(str, seeds))} seeds." if seeds[-1] > 1 else "One seed each."]
+    parts = [f"{drawn} of {'/'.join(map(str, seeds))} seeds." if seeds[-1] > 1 else "One seed each."]
     if _has_phases(curves):
         counts = {row: max(curve["phase"].nunique() for curve in own) for row, own in curves.items()}
         several = {row_label(row): count for row, count in counts.items() if count > 1}

@@ -25,6 +25,7 @@ from vpbench.reporting.row_labels import row_label
 from vpbench.store.store import Store
 
 PLACE = 10  # on a page
+_MANY = 12  # methods
 OVERVIEW = True  # readable with thousands of runs
 
 
@@ -144,12 +145,24 @@ def _panel(ax: Axes, cost: Cost, points: Sequence[Point], style: dict[RowKey, Lo
         bars = None if point.deviation is None else deviation_bars([point.accuracy], [point.deviation])
         dot = style[point.row].dot
         ax.errorbar(cost_value, point.accuracy, yerr=bars, ls="", markersize=size, elinewidth=0.8, capsize=2, **dot)
+    if len(shown) > _MANY:  # too many colours to find in a legend
+        for i in _apart(front, places):
+            ax.annotate(row_label(shown[i].row), (x[i], y[i]), xytext=(0, 5), textcoords="offset points", fontsize=6, ha="center")
     if wide:
         logarithmic(ax.xaxis)
     else:
         ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.margins(0.12)
     return len(front) > 1, len(set(sizes)) > 1
+
+
+def _apart(front: Sequence[int], places: Sequence[tuple[float, float]]) -> list[int]:
+    """Points of the front whose names do not touch, from the best one down."""
+    named: list[int] = []
+    for i in reversed(front):
+        if all(abs(places[i][0] - places[j][0]) > 0.2 or abs(places[i][1] - places[j][1]) > 0.06 for j in named):
+            named.append(i)
+    return named
 
 
 def _count(datasets: Sequence[str]) -> str:

@@ -40,16 +40,37 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     Raises:
         StoreError: when no trial of a search is stored.
     """
+    trials = trials_in(store, filters)
+    for (method, backbone, suite, dataset, search, *others), own in trials.groupby(list(_GROUP), dropna=False):
+        if has_score(own).any():
+            name = f"trials_{backbone}_{dataset}_{str(method).replace(':', '-')}_{digest([suite, search, *map(str, others)], 6)}"
+            yield name, _figure(own, f"{method} on {dataset}: {backbone}, suite {suite}", search_in(search))
+
+
+def trials_in(store: Store, filters: Filters) -> pd.DataFrame:
+    """The trials of all searches, in the order in which they were made.
+
+    Raises:
+        StoreError: when there is none.
+    """
     rows = with_scores(store.load())
     trials = rows[rows["stage"] == "search"].sort_values(["started_at", "run_id"])
     if trials.empty:
         raise StoreError(
             f"no trial of a search in {store.folder}. Make some: vpbench tune --methods vpt --suite mini --results {store.folder}"
         )
-    for (method, backbone, suite, dataset, search, *others), own in filters.apply(trials).groupby(list(_GROUP), dropna=False):
-        if (own["status"].eq("ok") & own["val_score"].notna()).any():
-            name = f"trials_{backbone}_{dataset}_{str(method).replace(':', '-')}_{digest([suite, search, *map(str, others)], 6)}"
-            yield name, _figure(own, f"{method} on {dataset}: {backbone}, suite {suite}", search_in(search))
+    return filters.apply(trials)
+
+
+def has_score(trials: pd.DataFrame) -> pd.Series[bool]:
+    """Which trials ended well."""
+    return trials["status"].eq("ok") & trials["val_score"].notna()
+
+
+def whole_ones(trials: pd.DataFrame) -> pd.DataFrame:
+    """Those that ended well; a pruned trial was a short run, and only whole ones are compared."""
+    done = trials[has_score(trials)]
+    return done[done["epochs"] == done["epochs"].max()]
 
 
 def tried(trials: pd.DataFrame, searched: Sequence[str]) -> pd.DataFrame:
@@ -63,9 +84,7 @@ def tried(trials: pd.DataFrame, searched: Sequence[str]) -> pd.DataFrame:
 
 
 def _figure(trials: pd.DataFrame, title: str, search: dict[str, Any]) -> Figure:
-    done = trials[trials["status"].eq("ok") & trials["val_score"].notna()]
-    # A pruned trial was a short run; only whole ones are compared.
-    whole = done[done["epochs"] == done["epochs"].max()]
+    whole = whole_ones(trials)
     values = tried(whole, search.get("searched", []))
     names = [name for name in values.columns if name != "score"]
     columns = min(len(names), _COLUMNS) or 1

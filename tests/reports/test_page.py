@@ -18,7 +18,7 @@ from vpbench.cli.report import report
 from vpbench.core import counting
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.reporting import figures
-from vpbench.reporting.page import write_page
+from vpbench.reporting.page import pictures, write_page
 from vpbench.reporting.page.links import file_stem
 from vpbench.reporting.page.site import MARKER, publish
 from vpbench.store.schema import COLUMNS
@@ -135,6 +135,18 @@ def test_figures_are_there_and_the_others_say_why_not(tmp_path: Path) -> None:
     assert "tsne" not in drawn
     assert re.search(r"tsne: [^.]*RESULTS.*--save features", text)
     assert str(tmp_path).encode() not in b"".join(files(site).values())
+
+
+def test_more_figures_of_a_kind_than_a_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [make_row("vpt", name) for name in ("cars", "digits")]
+    store = fill(tmp_path / "runs", *rows)
+    for row in rows:
+        store.write_artefact(str(row["run_id"]), "curve.csv", lambda path: path.write_text(CURVE))
+    monkeypatch.setattr(pictures, "MOST", 1)
+    site = write_page(store.folder, tmp_path / "page").parent
+    assert len(list((site / "figures" / "curves").glob("*.png"))) == 1
+    text = " ".join(Page(site / "index.html").text.split())
+    assert "No more than 1 are shown: vpbench report --plot curves --results RESULTS draws all." in text
 
 
 def test_drawing_says_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,10 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-NAMES = ("pareto", "curves", "hyperparameters", "seeds", "heatmap", "critical-difference", "noise", "confusion", "trials")
+NAMES = (
+    "pareto", "curves", "hyperparameters", "seeds", "heatmap", "critical-difference", "noise", "confusion", "trials",
+    "sensitivity",
+)  # fmt: skip
 SOME = ("pareto", "critical-difference")
 
 

@@ -15,7 +15,7 @@ from report_rows import fill, make_row
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.reporting.figures import sections
 from vpbench.reporting.frame import Filters
-from vpbench.reports.plots import confusion, curves, heatmap, hyperparameters, noise, pareto, seeds
+from vpbench.reports.plots import confusion, curves, heatmap, hyperparameters, noise, pareto, seeds, sensitivity
 from vpbench.reports.plots import trials as trials_plot
 
 # Confusion and trials
@@ -62,6 +62,24 @@ def test_trials_show_every_value_and_the_best(tmp_path: Path) -> None:
         list(trials_plot.draw(store, store.load(), Filters(method=("vtp",))))
 
 
+def test_sensitivity_by_hand(tmp_path: Path) -> None:
+    """Of four whole trials, with the best of the other setting at each value; the pruned one is not counted."""
+    store = fill(tmp_path, *trials(), make_row("vpt"))
+    found = dict(sensitivity.draw(store, store.load(), Filters()))
+    (rate,), (length,) = ([found[stem] for stem in found if name in stem] for name in ("recipe.lr", "prompt_length"))
+    assert rate.axes[0].get_title() == "vpt 1.3"
+    assert rate.axes[0].lines[0].get_xydata().tolist() == [[0.001, -3], [0.01, 0], [0.1, -1]]
+    assert length.axes[0].lines[0].get_xydata().tolist() == [[5, -2], [10, 0]]
+    assert [text.get_text() for text in rate.legends[0].get_texts()] == ["digits"]
+
+
+def test_words_have_no_sensitivity(tmp_path: Path) -> None:
+    row = {**trials()[0], "search": json.dumps({"space": "mine", "trials": 1, "searched": ["recipe.lr"]})}
+    store = fill(tmp_path, row)
+    with pytest.raises(StoreError, match="several numbers of one setting"):
+        list(sensitivity.draw(store, store.load(), Filters()))
+
+
 def test_a_cost_that_was_not_measured_says_so(tmp_path: Path) -> None:
     store = fill(tmp_path, make_row("linear"), make_row("vpt"))
     ((_, figure),) = pareto.draw(store, store.load(), Filters())
@@ -87,6 +105,20 @@ def test_curves_average_over_seeds_and_break_between_phases(tmp_path: Path) -> N
     caption = " ".join(figure.legends[0].get_title().get_text().split())
     assert "insvp trains in 2 phases" in caption
     assert "No curve stored: linear." in caption
+
+
+def test_curves_of_many_methods_have_a_panel_each(tmp_path: Path) -> None:
+    rows = [make_row(f"method_{place}") for place in range(13)]
+    store = fill(tmp_path, *rows)
+    for place, row in enumerate(rows):
+        save_curve(store, row["run_id"], [3.0, 1.0, 0.1 * (place + 1)])
+    ((_, figure),) = curves.draw(store, store.load(), Filters())
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    assert sorted(ax.get_title() for ax in shown) == sorted(row["method"] for row in rows)
+    for ax in shown:
+        (own,) = [line for line in ax.lines if line.get_color() != "0.88"]
+        assert own.get_ydata()[-1] == pytest.approx(0.1 * (int(ax.get_title().removeprefix("method_")) + 1))
+        assert len(ax.lines) == 13
 
 
 @pytest.mark.parametrize(("losses", "scale"), [([3.3, 3.2, 3.1], "linear"), ([3.3, 1.0, 0.1], "log")])

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -187,12 +188,19 @@ def in_table_order(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_figures(
-    name: str, store: Store, runs: pd.DataFrame, filters: Filters, folder: Path, on_figure: Callable[[str], None] | None = None
+    name: str,
+    store: Store,
+    runs: pd.DataFrame,
+    filters: Filters,
+    folder: Path,
+    on_figure: Callable[[str], None] | None = None,
+    most: int | None = None,
 ) -> list[Path]:
     """Write the figures called ``name`` as PNG (150 dots per inch) and PDF into ``folder``; their paths.
 
     Args:
         on_figure: called with each figure before it is written.
+        most: how many of the figures to write; None: all.
 
     Raises:
         UsageError: for an unknown figure, or a file in place of a folder.
@@ -206,7 +214,7 @@ def draw_figures(
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a user's matplotlibrc, with LaTeX say, is for other figures
         matplotlib.rcParams.update({**_STYLE, **PLAIN})
-        for stem, figure in plot.draw(store, runs, filters):
+        for stem, figure in islice(plot.draw(store, runs, filters), most):
             if on_figure is not None:
                 on_figure(stem)
             escape_text(figure)

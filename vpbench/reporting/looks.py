@@ -104,6 +104,22 @@ def data_set_colours(runs: pd.DataFrame) -> dict[str, str]:
     return {name: _DATA_SETS[place % len(_DATA_SETS)] for place, name in enumerate(data_sets(runs))}
 
 
+def small_panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure of so many small panels with the same axes, six in a row; numbers stand on the left and below each column."""
+    columns = min(count, 6)
+    lines = -(-count // columns)
+    figure = Figure(figsize=(max(1.25 * columns + 0.5, 4.2), 1.15 * lines + 1.2), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel().tolist()
+    for ax in axes[count:]:
+        ax.set_visible(False)
+    for ax in axes[max(0, count - columns) : count]:
+        ax.tick_params(labelbottom=True)
+    for ax in axes[:count]:
+        tidy(ax)
+        ax.tick_params(labelsize=6)
+    return figure, axes[:count]
+
+
 def tidy(ax: Axes, grid: str = "both") -> None:
     """No box around the panel, and a light grid in the background."""
     ax.spines[["top", "right"]].set_visible(False)

@@ -17,6 +17,7 @@ from vpbench.reporting.plot_registry import Plot, plot_registry
 from vpbench.store.store import Store
 
 FOLDER = "figures"
+MOST = 60  # figures of one kind
 _RESOLUTION = 150  # dots per inch of the PNGs
 _SCREEN = 96
 
@@ -34,7 +35,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Drawn:
-    """All figures of one kind; ``missing`` is the reason why there is none."""
+    """All figures of one kind; ``missing`` is the reason why there is none, or where the others are."""
 
     name: str
     title: str
@@ -69,7 +70,7 @@ def draw_all(
             drawn.append(Drawn(plot.name, plot.title, (), f"left out, as there are so many runs: {advice}"))
             continue
         try:
-            paths = draw_figures(plot.name, store, runs, filters, site / FOLDER / plot.name, report)
+            paths = draw_figures(plot.name, store, runs, filters, site / FOLDER / plot.name, report, MOST)
         except OSError:
             raise  # a disk that is full, not the plot
         except Exception as error:  # a broken plot takes no other away
@@ -81,7 +82,8 @@ def draw_all(
             drawn.append(Drawn(plot.name, plot.title, (), without_folder(reason, store)))
             continue
         pictures = tuple(_picture(path, site) for path in paths if path.suffix == ".png")
-        drawn.append(Drawn(plot.name, plot.title, pictures))
+        others = f"No more than {MOST} are shown: vpbench report --plot {plot.option} --results RESULTS draws all."
+        drawn.append(Drawn(plot.name, plot.title, pictures, others if len(pictures) == MOST else ""))
     return drawn
 
 
