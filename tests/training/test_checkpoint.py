@@ -279,6 +279,11 @@ def test_a_training_that_went_wrong_with_a_finite_loss() -> None:
     for made in (good, bad):
         made.fit()
     assert good.doubt() == ""
+    good.model.own.register_buffer("prototypes", torch.tensor([0.0, torch.inf]))
+    assert good.doubt() == ""  # of clusters that are not used
+    good.model.own.prototypes[0] = torch.nan
+    assert "own.prototypes is not finite" in good.doubt()
+    del good.model.own.prototypes
     assert bad.doubt().startswith("warning: the loss of the last epoch is ") and "that of guessing 1.1" in bad.doubt()
     with torch.no_grad():
         good.model.head.bias[0] = float("nan")

@@ -119,7 +119,7 @@ class Trainer:
 
     def doubt(self) -> str:
         """A warning about a training that has ended with a finite loss and yet went wrong; empty without reason for one."""
-        if broken := [name for name, tensor in self.model.own_tensors() if not torch.isfinite(tensor).all()]:
+        if broken := [name for name, tensor in self.model.own_tensors() if _is_broken(tensor)]:
             return f"warning: {broken[0]} is not finite after training; a smaller recipe.lr may help."
         loss, guessing = self.curve[-1].train_loss, math.log(max(2, len(self.data.class_names)))
         if loss > FAR_ABOVE * guessing:
@@ -385,3 +385,8 @@ class Trainer:
             return labels
         classes = len(self.data.class_names)
         return F.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
+
+
+def _is_broken(tensor: Tensor) -> bool:
+    """Whether a trained tensor is not finite, or a buffer has NaN; infinity can be meant, as of a cluster that is not used."""
+    return bool((~tensor.isfinite() if tensor.requires_grad else tensor.isnan()).any())
