@@ -10,12 +10,11 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from vpbench.core.errors import StoreError
 from vpbench.core.hashing import digest
 from vpbench.reporting.frame import Filters
-from vpbench.reporting.looks import below, data_set_colours, headline, shortened, small_panels
+from vpbench.reporting.looks import below, data_set_colours, headline, logarithmic, shortened, small_panels
 from vpbench.reporting.settings import search_in
 from vpbench.reports.plots.trials import trials_in, tried, whole_ones
 from vpbench.store.store import Store
@@ -73,13 +72,8 @@ def _figure(lost: pd.DataFrame, setting: str, title: str) -> Figure:
         for name, line in own.groupby("dataset", sort=False):
             ax.plot(line["value"], -line["lost"], marker="o", markersize=2, linewidth=1, color=colours[str(name)])
         ax.set_title(f"{shortened(method, 18)} {own['lost'].mean():.1f}", fontsize=7)
-    values = lost["value"].unique()
-    if values.min() > 0 and values.max() / values.min() > 8:
-        axes[0].set_xscale("log")
-        axes[0].xaxis.set_major_locator(LogLocator(numticks=4))
-        axes[0].xaxis.set_minor_locator(NullLocator())
-        axes[0].xaxis.set_minor_formatter(NullFormatter())
-        axes[0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if lost["value"].min() > 0:
+        logarithmic(axes[0].xaxis)
     figure.supylabel("points less than with the best value, validation images", fontsize=8)
     headline(figure, f"Sensitivity to {setting}: {title}")
     keys = [Line2D([], [], color=colours[name], marker="o", markersize=3, label=name) for name in names]

@@ -36,7 +36,7 @@ from vpbench.spec.device import planned_device
 from vpbench.spec.precision import resolve_precision
 from vpbench.spec.recipe import Recipe
 from vpbench.spec.request import Request
-from vpbench.spec.run_options import RunOptions
+from vpbench.spec.run_options import DEFAULT_SAVE, RunOptions
 from vpbench.spec.run_spec import BackboneSpec, DataSpec, MethodSpec, RunSpec, Search, TaskSpec
 from vpbench.store.artefacts import artefact_files
 from vpbench.store.schema import SETTLED
@@ -204,13 +204,16 @@ def absent(data: Mapping[str, RawData]) -> list[str]:
     return [name for name, raw in data.items() if isinstance(raw, CountedData)]
 
 
-def make_plan(request: Request, store: Store, artefacts: Iterable[str] = (), *, without_data: bool = False) -> Plan:
+def make_plan(
+    request: Request, store: Store, artefacts: Iterable[str] = (), *, whole: bool = False, without_data: bool = False
+) -> Plan:
     """Resolve and check everything before anything is computed. Reads the store, and writes nothing.
 
     Args:
         request: what to run.
         store: where rows are; a run counts as stored when its row is settled and has the wanted artefacts.
         artefacts: file names that each run has to leave beside its row.
+        whole: whether these are read to see if they are damaged, see :func:`stored_runs`.
         without_data: whether data sets that are not there are counted by their cards, for a plan that is only shown.
 
     Raises:
@@ -226,7 +229,7 @@ def make_plan(request: Request, store: Store, artefacts: Iterable[str] = (), *, 
         for run in own.runs(label, name, seeds)
     ]
     unsupported = check_runs(runs, resolved.data)
-    return Plan(runs, stored_runs(runs, store, artefacts), resolved.data, request, unsupported)
+    return Plan(runs, stored_runs(runs, store, artefacts, whole), resolved.data, request, unsupported)
 
 
 def plan_runs(request: Request, options: RunOptions, store: Store, *, without_data: bool = False) -> Plan:
@@ -235,7 +238,9 @@ def plan_runs(request: Request, options: RunOptions, store: Store, *, without_da
     Raises:
         VpbenchError: for anything in the request that cannot work.
     """
-    plan = make_plan(request, store, artefact_files(options.required), without_data=without_data)
+    plan = make_plan(
+        request, store, artefact_files(options.required), whole=options.save != DEFAULT_SAVE, without_data=without_data
+    )
     return replace(plan, stored=plan.stored - to_repeat(options.rerun, store))
 
 
@@ -374,14 +379,21 @@ def _why_unsupported(_kinds: tuple[type, type], classes: int, method: str, backb
     return ""
 
 
-def stored_runs(runs: list[PlannedRun], store: Store, artefacts: Iterable[str]) -> frozenset[str]:
-    """Ids of the runs that need not be done: their rows are settled, and the wanted artefacts are there and whole."""
+def stored_runs(runs: list[PlannedRun], store: Store, artefacts: Iterable[str], whole: bool = False) -> frozenset[str]:
+    """Ids of the runs that need not be done: their rows are settled, and the wanted artefacts are there.
+
+    Args:
+        whole: whether a damaged artefact counts as absent. All of it is read: for what a user asks for by name.
+    """
     statuses, wanted = store.statuses(), list(artefacts)
+
+    def is_there(run_id: str, name: str) -> bool:
+        return store.has_artefact(run_id, name) if whole else store.artefact_path(run_id, name).exists()
 
     def is_stored(run_id: str) -> bool:
         status = statuses.get(run_id)
         if status == "ok":
-            return all(store.has_artefact(run_id, name) for name in wanted)
+            return all(is_there(run_id, name) for name in wanted)
         return status in SETTLED
 
     return frozenset(run.spec.run_id for run in runs if is_stored(run.spec.run_id))
