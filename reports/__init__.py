@@ -1,1 +1,1 @@
-"""One definition per table (tables/), one module per figure (plots/), and the looks of methods (palette.toml)."""
+"""One definition per table (tables/), one module per figure (plots/), and the styles of methods (palette.toml)."""

@@ -18,8 +18,8 @@ from vpbench.core.errors import UnsupportedError
 from vpbench.reporting.figures import sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import below, headline, shortened
 from vpbench.reporting.row_labels import row_label
+from vpbench.reporting.styles import figure_title, legend_below, shortened
 from vpbench.reports.plots._models import Group, Pictures, each, groups, load, pictures, show
 from vpbench.store.store import Store
 
@@ -96,7 +96,7 @@ def _figure(
                     ax.set_xlabel(f"{100 * weights.prompts[picture]:.0f} %", fontsize=6, labelpad=1)
     for column, block in enumerate(blocks, start=1):
         axes[0, column].set_title(f"block {block + 1}" if side > 0.9 else str(block + 1), fontsize=7)
-    headline(figure, f"Attention by block, {group.title}")
+    figure_title(figure, f"Attention by block, {group.title}")
     by_class = frozen[0].prompts is not None
     parts = [
         "Attention of the class token to the patches, mean over heads; below a map the share that goes to prompts."
@@ -106,5 +106,5 @@ def _figure(
     ]
     if unreadable:
         parts.append(f"Not readable, as the method replaces the attention: {', '.join(map(row_label, unreadable))}.")
-    below(figure, " ".join(parts))
+    legend_below(figure, " ".join(parts))
     return figure

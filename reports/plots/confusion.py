@@ -20,8 +20,8 @@ from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import SectionRuns, by_dataset, in_table_order, sections_by_class, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import below, headline, shortened
 from vpbench.reporting.row_labels import row_label
+from vpbench.reporting.styles import figure_title, legend_below, shortened
 from vpbench.store.store import Store
 
 PLACE = 45  # on a page
@@ -97,8 +97,8 @@ def _figure(
     for ax in axes[max(len(counts) - columns, 0) : len(counts)]:
         ax.set_xlabel("first guess")
         ax.tick_params(labelbottom=True)
-    headline(figure, f"Confusion, {dataset}: {section.title}")
-    below(figure, _caption(len(shown), len(names), sorted(map(row_label, rows - counts.keys()))))
+    figure_title(figure, f"Confusion, {dataset}: {section.title}")
+    legend_below(figure, _caption(len(shown), len(names), sorted(map(row_label, rows - counts.keys()))))
     return figure
 
 

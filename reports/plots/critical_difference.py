@@ -19,9 +19,9 @@ from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import SectionRuns, sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import Look, below, headline, looks, nested_sizes
 from vpbench.reporting.row_labels import row_label
 from vpbench.reporting.statistics import ALPHA, LEAST_FRIEDMAN, LEAST_METHODS, Friedman, friedman
+from vpbench.reporting.styles import RowStyle, figure_title, legend_below, nested_sizes, row_styles
 from vpbench.store.store import Store
 
 PLACE = 30  # on a page
@@ -34,7 +34,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     Raises:
         StoreError: when no group has enough methods on enough data sets.
     """
-    style = looks(runs)
+    style = row_styles(runs)
     problems: list[tuple[int, str]] = []
     drawn = False
     for section in sections(runs, filters):
@@ -95,7 +95,7 @@ def cliques(ranks: Sequence[float], difference: float) -> list[tuple[int, int]]:
     return found
 
 
-def _figure(section: SectionRuns, scores: pd.DataFrame, style: Mapping[RowKey, Look]) -> Figure:
+def _figure(section: SectionRuns, scores: pd.DataFrame, style: Mapping[RowKey, RowStyle]) -> Figure:
     datasets, methods = scores.shape
     tested = friedman(scores)
     ranks, difference = tested.ranks.sort_values(kind="stable"), tested.critical
@@ -104,13 +104,13 @@ def _figure(section: SectionRuns, scores: pd.DataFrame, style: Mapping[RowKey, L
     height = 0.9 + 0.13 * len(groups) + 0.24 * half
     figure = Figure(figsize=(6.4, height + 1.25), layout="constrained")
     _diagram(figure.subplots(), ranks, difference, groups, style)
-    headline(figure, f"Mean ranks over {datasets} data sets: {section.title}")
-    below(figure, _caption(section, scores, tested))
+    figure_title(figure, f"Mean ranks over {datasets} data sets: {section.title}")
+    legend_below(figure, _caption(section, scores, tested))
     return figure
 
 
 def _diagram(
-    ax: Axes, ranks: pd.Series[float], difference: float, groups: Sequence[tuple[int, int]], style: Mapping[RowKey, Look]
+    ax: Axes, ranks: pd.Series[float], difference: float, groups: Sequence[tuple[int, int]], style: Mapping[RowKey, RowStyle]
 ) -> None:
     """The scale of ranks on top; labels left and right below it; thick lines join what is not significantly different."""
     methods, half = len(ranks), -(-len(ranks) // 2)
@@ -130,9 +130,9 @@ def _diagram(
         on_left = place < half
         y = start - (place if on_left else methods - 1 - place)
         edge = left if on_left else right
-        look, label = style[row], row_label(row)
+        row_style, label = style[row], row_label(row)
         ax.plot([rank, rank, edge], [0, y, y], color="0.45", linewidth=0.8)
-        ax.plot(rank, 0, ls="", markersize=sizes[place], clip_on=False, zorder=3 + place / methods, **look.dot)
+        ax.plot(rank, 0, ls="", markersize=sizes[place], clip_on=False, zorder=3 + place / methods, **row_style.marker_kwargs)
         text = f"{label}  {rank:.2f}" if on_left else f"{rank:.2f}  {label}"
         ax.text(edge - (0.02 if on_left else -0.02) * reach, y, text, ha="right" if on_left else "left", va="center")
     for place, (first, last) in enumerate(groups):

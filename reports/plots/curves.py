@@ -16,9 +16,18 @@ from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import SectionRuns, by_dataset, in_table_order, sections, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import Look, below, headline, logarithmic, looks, shortened, small_panels, tidy
 from vpbench.reporting.row_labels import row_label
 from vpbench.reporting.scores import score_title
+from vpbench.reporting.styles import (
+    RowStyle,
+    despine,
+    figure_title,
+    legend_below,
+    logarithmic,
+    row_styles,
+    shortened,
+    subplot_grid,
+)
 from vpbench.store.store import Store
 
 PLACE = 50  # on a page
@@ -38,13 +47,13 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     Raises:
         StoreError: when no run has a curve, or a file is none.
     """
-    style = looks(runs)
+    style = row_styles(runs)
     none = f"no learning curves in {store.folder} for these runs: run them again with --save curve."
     return by_dataset(sections(runs, filters), partial(_of_dataset, store, style), none)
 
 
 def _of_dataset(
-    store: Store, style: dict[RowKey, Look], section: SectionRuns, dataset: str, runs: pd.DataFrame
+    store: Store, style: dict[RowKey, RowStyle], section: SectionRuns, dataset: str, runs: pd.DataFrame
 ) -> Iterator[tuple[str, Figure]]:
     if curves := _curves(store, runs):
         yield f"curves_{section.stem}_{dataset}", _figure(section, dataset, curves, style, set(runs["row"]))
@@ -77,7 +86,7 @@ def _curves(store: Store, runs: pd.DataFrame) -> dict[RowKey, list[pd.DataFrame]
 
 
 def _figure(
-    section: SectionRuns, dataset: str, curves: dict[RowKey, list[pd.DataFrame]], style: dict[RowKey, Look], rows: set[RowKey]
+    section: SectionRuns, dataset: str, curves: dict[RowKey, list[pd.DataFrame]], style: dict[RowKey, RowStyle], rows: set[RowKey]
 ) -> Figure:
     every = pd.concat([curve for own in curves.values() for curve in own])
     shown = [name for name in PANELS if name == "train_loss" or every[name].notna().any()]
@@ -90,8 +99,10 @@ def _figure(
         if name != "val_acc1" and every[name].min() > 0:
             logarithmic(ax.yaxis)
     validated = "val_acc1" in shown
-    headline(figure, f"Learning curves, {dataset}: {section.title}")
-    below(figure, _caption(curves, validated, rows), [style[row].key(row_label(row), line=True) for row in curves])
+    figure_title(figure, f"Learning curves, {dataset}: {section.title}")
+    legend_below(
+        figure, _caption(curves, validated, rows), [style[row].legend_handle(row_label(row), line=True) for row in curves]
+    )
     return figure
 
 
@@ -99,12 +110,12 @@ def _many(
     section: SectionRuns,
     dataset: str,
     curves: dict[RowKey, list[pd.DataFrame]],
-    style: dict[RowKey, Look],
+    style: dict[RowKey, RowStyle],
     rows: set[RowKey],
     column: str,
 ) -> Figure:
     """A small panel per row, with the means of all others in grey."""
-    figure, axes = small_panels(len(curves))
+    figure, axes = subplot_grid(len(curves))
     for ax, row in zip(axes, curves, strict=True):
         for other, own in curves.items():
             colour, above = (style[row].colour, 2) if other == row else ("0.88", 1)
@@ -115,9 +126,9 @@ def _many(
     if column == "train_loss" and min(curve[column].min() for own in curves.values() for curve in own) > 0:
         logarithmic(axes[0].yaxis)
     figure.supylabel(PANELS[column].format(score_title(section.key.task)), fontsize=8)
-    headline(figure, f"Learning curves, {dataset}: {section.title}")
+    figure_title(figure, f"Learning curves, {dataset}: {section.title}")
     caption = _caption(curves, column == "val_acc1", rows, "Mean")
-    below(figure, f"A panel per method, over its epochs; grey: the other methods. {caption}")
+    legend_below(figure, f"A panel per method, over its epochs; grey: the other methods. {caption}")
     return figure
 
 
@@ -128,15 +139,23 @@ def _phases(own: list[pd.DataFrame], column: str) -> list[pd.DataFrame]:
     return [part.dropna() for _, part in over_seeds.groupby((phases != phases.shift()).cumsum())]
 
 
-def _panel(ax: Axes, curves: dict[RowKey, list[pd.DataFrame]], style: dict[RowKey, Look], column: str) -> None:
-    tidy(ax)
+def _panel(ax: Axes, curves: dict[RowKey, list[pd.DataFrame]], style: dict[RowKey, RowStyle], column: str) -> None:
+    despine(ax)
     for row, own in curves.items():
-        look = style[row]
+        row_style = style[row]
         for part in _phases(own, column):
             step = max(1, len(part) // 8)
-            ax.plot(part.index, part["mean"], ls=look.dashes, linewidth=1.2, markersize=4, markevery=step, **look.dot)
+            ax.plot(
+                part.index,
+                part["mean"],
+                ls=row_style.dashes,
+                linewidth=1.2,
+                markersize=4,
+                markevery=step,
+                **row_style.marker_kwargs,
+            )
             if len(own) > 1:
-                ax.fill_between(part.index, part["min"], part["max"], color=look.colour, alpha=0.15, linewidth=0)
+                ax.fill_between(part.index, part["min"], part["max"], color=row_style.colour, alpha=0.15, linewidth=0)
     ax.set(xlabel="epoch, through all phases" if _has_phases(curves) else "epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 

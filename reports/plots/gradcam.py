@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from vpbench.reporting.figures import sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import below, headline, shortened
 from vpbench.reporting.row_labels import row_label
+from vpbench.reporting.styles import figure_title, legend_below, shortened
 from vpbench.reports.plots._models import Group, Pictures, by_class_alone, each, groups, load, overlay, pictures, show
 from vpbench.store.store import Store
 
@@ -72,8 +72,8 @@ def _figure(group: Group, sample: Pictures, columns: dict[RowKey, tuple[NDArray[
     axes[0, 0].set_title("image", fontsize=7)
     for ax, row in zip(axes[0, 1:], columns):
         ax.set_title(shortened(row_label(row), 20), fontsize=7)
-    headline(figure, f"Grad-CAM of the true class, {group.title}")
-    below(
+    figure_title(figure, f"Grad-CAM of the true class, {group.title}")
+    legend_below(
         figure,
         "Bright patches support the true class, by the gradient of its logit on the tokens that enter the last block; every "
         "map is scaled to its own maximum. Below: the model's first guess, ✓ where it is right, and its probability.",

@@ -16,9 +16,9 @@ from vpbench.reporting.definition import leaderboard
 from vpbench.reporting.figures import SectionRuns, sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import below, headline, shortened
 from vpbench.reporting.row_labels import row_label
 from vpbench.reporting.scores import score_title
+from vpbench.reporting.styles import figure_title, legend_below, shortened
 from vpbench.store.store import Store
 
 PLACE = 20  # on a page
@@ -87,8 +87,8 @@ def _figure(section: SectionRuns, gains: pd.DataFrame) -> Figure:
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     figure.colorbar(picture, ax=ax, label="points", shrink=0.9, aspect=12, pad=0.02)
-    headline(figure, f"{section.score_word} minus linear probing: {section.title}")
+    figure_title(figure, f"{section.score_word} minus linear probing: {section.title}")
     missing = " Hatched: no number." if not np.isfinite(values).all() else ""
     points = f"Percentage points of {score_title(section.key.task)}, means over seeds."
-    below(figure, f"{points} Blue is better than linear probing, red worse.{missing}")
+    legend_below(figure, f"{points} Blue is better than linear probing, red worse.{missing}")
     return figure

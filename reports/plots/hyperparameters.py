@@ -22,8 +22,8 @@ from vpbench.core.errors import StoreError
 from vpbench.core.hashing import canonical_json
 from vpbench.reporting.figures import SectionRuns, sections
 from vpbench.reporting.frame import Filters
-from vpbench.reporting.looks import below, data_set_colours, deviation_bars, headline, name_ticks, tidy
 from vpbench.reporting.settings import options_of, settings_in
+from vpbench.reporting.styles import data_set_colours, despine, deviation_bars, figure_title, legend_below, name_ticks
 from vpbench.store.store import Store
 
 PLACE = 60  # on a page
@@ -172,17 +172,17 @@ def _figure(section: SectionRuns, method: str, sweeps: Sequence[Sweep], colours:
         axes[place].set_ylabel(section.score)
     shown = [name for name in colours if any(name in sweep.lines for sweep in sweeps)]
     keys = [Line2D([], [], color=colours[name], marker=marks[name], markersize=4, label=name) for name in shown]
-    headline(figure, f"Options of {method}: {section.title}")
+    figure_title(figure, f"Options of {method}: {section.title}")
     counts = sorted({int(n) for sweep in sweeps for line in sweep.lines.values() for n in line["n"]})
     spread = "Bars: standard deviation over seeds. " if counts[-1] > 1 else ""
     seeds = "/".join(map(str, counts))
     each = f"{seeds} seed{'' if seeds == '1' else 's'} per point."
-    below(figure, f"Along a line only the option below it differs. {spread}{each}", keys)
+    legend_below(figure, f"Along a line only the option below it differs. {spread}{each}", keys)
     return figure
 
 
 def _panel(ax: Axes, sweep: Sweep, colours: Mapping[str, str], marks: Mapping[str, str]) -> None:
-    tidy(ax)
+    despine(ax)
     frames = sweep.lines.values()
     numeric = all(_is_number(value) for line in frames for value in line["value"])
     values = sorted(

@@ -12,8 +12,8 @@ from vpbench.analysis.noise import NOISE_FILE, read_noise
 from vpbench.reporting.figures import SectionRuns, by_dataset, in_table_order, sections, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import Look, below, deviation_bars, headline, looks, tidy
 from vpbench.reporting.row_labels import row_label
+from vpbench.reporting.styles import RowStyle, despine, deviation_bars, figure_title, legend_below, row_styles
 from vpbench.store.store import Store
 
 PLACE = 70  # on a page
@@ -25,7 +25,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     Raises:
         StoreError: when no run was evaluated under noise, or a file is no such table.
     """
-    style = looks(runs)
+    style = row_styles(runs)
     none = (
         f"no accuracy under noise in {store.folder} for these runs: repeat the command that made them with "
         "--save weights --noise 0,0.1,0.2; a model that is stored is not trained again."
@@ -34,7 +34,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
 
 
 def _of_dataset(
-    store: Store, style: Mapping[RowKey, Look], section: SectionRuns, dataset: str, runs: pd.DataFrame
+    store: Store, style: Mapping[RowKey, RowStyle], section: SectionRuns, dataset: str, runs: pd.DataFrame
 ) -> Iterator[tuple[str, Figure]]:
     if tables := _tables(store, runs):
         yield f"noise_{section.stem}_{dataset}", _figure(section, dataset, tables, style, set(runs["row"]))
@@ -51,31 +51,31 @@ def _tables(store: Store, runs: pd.DataFrame) -> dict[RowKey, pd.DataFrame]:
 
 
 def _figure(
-    section: SectionRuns, dataset: str, tables: Mapping[RowKey, pd.DataFrame], style: Mapping[RowKey, Look], rows: set[RowKey]
+    section: SectionRuns, dataset: str, tables: Mapping[RowKey, pd.DataFrame], style: Mapping[RowKey, RowStyle], rows: set[RowKey]
 ) -> Figure:
     figure = Figure(figsize=(4.8, 3.9), layout="constrained")
     ax = figure.subplots()
-    tidy(ax)
+    despine(ax)
     for row, table in tables.items():
-        look = style[row]
+        row_style = style[row]
         bars = deviation_bars(table["mean"], table["std"]) if (table["count"] > 1).all() else None
         ax.errorbar(
             table.index,
             table["mean"],
             yerr=bars,
-            ls=look.dashes,
+            ls=row_style.dashes,
             linewidth=1.2,
             markersize=5,
             elinewidth=0.8,
             capsize=2,
-            **look.dot,
+            **row_style.marker_kwargs,
         )
     ax.set(xlabel="standard deviation of the noise (pixels in 0 ... 1)", ylabel=section.score)
-    headline(figure, f"Noise on the test images, {dataset}: {section.title}")
+    figure_title(figure, f"Noise on the test images, {dataset}: {section.title}")
     seeds = sorted({int(count) for table in tables.values() for count in table["count"]})
     parts = ["Gaussian noise, the same on every method's images; nothing is trained again."]
     parts.append(f"Mean and standard deviation over {'/'.join(map(str, seeds))} seeds." if seeds[-1:] > [1] else "One seed each.")
     if absent := sorted(map(row_label, rows - tables.keys())):
         parts.append(f"Not evaluated: {', '.join(absent)}.")
-    below(figure, " ".join(parts), [style[row].key(row_label(row), line=True) for row in tables])
+    legend_below(figure, " ".join(parts), [style[row].legend_handle(row_label(row), line=True) for row in tables])
     return figure

@@ -20,8 +20,18 @@ from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import SectionRuns, sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import Look, below, deviation_bars, headline, in_shares, logarithmic, looks, nested_sizes, tidy
 from vpbench.reporting.row_labels import row_label
+from vpbench.reporting.styles import (
+    RowStyle,
+    despine,
+    deviation_bars,
+    figure_title,
+    in_shares,
+    legend_below,
+    logarithmic,
+    nested_sizes,
+    row_styles,
+)
 from vpbench.store.store import Store
 
 PLACE = 10  # on a page
@@ -63,7 +73,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     Raises:
         StoreError: when no group has a method with a number on all its data sets.
     """
-    style = looks(runs)
+    style = row_styles(runs)
     lacking: list[str] = []
     drawn = False
     for section in sections(runs, filters):
@@ -111,24 +121,24 @@ def pareto_front(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
     return sorted(front, key=lambda place: (costs[place], scores[place]))
 
 
-def _figure(section: SectionRuns, points: Sequence[Point], style: dict[RowKey, Look]) -> Figure:
+def _figure(section: SectionRuns, points: Sequence[Point], style: dict[RowKey, RowStyle]) -> Figure:
     figure = Figure(figsize=(6.9, 5.6), layout="constrained")
     axes = figure.subplots(2, 2, sharey=True)
     panels = [_panel(ax, cost, points, style) for ax, cost in zip(axes.ravel(), COSTS)]
     for line in axes:
         line[0].set_ylabel(section.score)
-    headline(figure, f"{section.score_word} against cost, {_count(section.datasets)}: {section.title}")
-    below(
+    figure_title(figure, f"{section.score_word} against cost, {_count(section.datasets)}: {section.title}")
+    legend_below(
         figure,
         _caption(section, points, *map(any, zip(*panels))),
-        [style[point.row].key(row_label(point.row)) for point in points],
+        [style[point.row].legend_handle(row_label(point.row)) for point in points],
     )
     return figure
 
 
-def _panel(ax: Axes, cost: Cost, points: Sequence[Point], style: dict[RowKey, Look]) -> tuple[bool, bool]:
+def _panel(ax: Axes, cost: Cost, points: Sequence[Point], style: dict[RowKey, RowStyle]) -> tuple[bool, bool]:
     """Returns whether there is a line, which a front of one point has not, and whether points lie in one place."""
-    tidy(ax)
+    despine(ax)
     ax.set(xlabel=cost.title)
     shown = [point for point in points if cost.column in point.costs]
     if not shown:
@@ -143,7 +153,7 @@ def _panel(ax: Axes, cost: Cost, points: Sequence[Point], style: dict[RowKey, Lo
     sizes = nested_sizes(places)
     for point, cost_value, size in zip(shown, x, sizes, strict=True):
         bars = None if point.deviation is None else deviation_bars([point.accuracy], [point.deviation])
-        dot = style[point.row].dot
+        dot = style[point.row].marker_kwargs
         ax.errorbar(cost_value, point.accuracy, yerr=bars, ls="", markersize=size, elinewidth=0.8, capsize=2, **dot)
     if len(shown) > _MANY:  # too many colours to find in a legend
         for i in _apart(front, places):

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from vpbench.reporting.figures import sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import Look, below, headline, looks, shortened, tidy
 from vpbench.reporting.row_labels import row_label
+from vpbench.reporting.styles import RowStyle, despine, figure_title, legend_below, row_styles, shortened
 from vpbench.reports.plots._models import Group, Pictures, by_class_alone, each, groups, load, overlay, pictures, show, slug
 from vpbench.store.store import Store
 
@@ -37,7 +37,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     Raises:
         StoreError: when no run left its tensors, or those that did have no prompts.
     """
-    style = looks(runs)
+    style = row_styles(runs)
     none = (
         f"the trained models in {store.folder} have no prompts to show: vpbench run --methods vpt,insvp --save weights "
         f"--results {store.folder}"
@@ -45,7 +45,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     return each(groups(store, sections(runs, filters)), lambda group: _of_group(store, group, style), none)
 
 
-def _of_group(store: Store, group: Group, style: Mapping[RowKey, Look]) -> Iterator[tuple[str, Figure]]:
+def _of_group(store: Store, group: Group, style: Mapping[RowKey, RowStyle]) -> Iterator[tuple[str, Figure]]:
     by_class_alone(group)
     for row, stored in load(store, group):
         figure = _figure(group, row, stored, style[row])
@@ -53,7 +53,7 @@ def _of_group(store: Store, group: Group, style: Mapping[RowKey, Look]) -> Itera
             yield f"prompts_{group.stem}_{slug(row)}_seed{group.seed}", figure
 
 
-def _figure(group: Group, row: RowKey, stored: StoredModel, look: Look) -> Figure | None:
+def _figure(group: Group, row: RowKey, stored: StoredModel, row_style: RowStyle) -> Figure | None:
     """None for a method that prompts neither pixels nor the sequence."""
     from vpbench.analysis.inside import attention_by_block, first_prompts, grad_cam, is_readable, prompted_pixels
 
@@ -75,9 +75,9 @@ def _figure(group: Group, row: RowKey, stored: StoredModel, look: Look) -> Figur
     axes = np.array([[figure.add_subplot(grid[line, column]) for column in range(columns)] for line in range(lines)])
     _images(axes, sample, heat, _prompt(stored, sample, prompted.numpy()) if on_pixels else None)
     if shares is not None:
-        _shares(figure.add_subplot(grid[lines, :]), shares, look)
-    headline(figure, f"{row_label(row)} on {group.title}")
-    below(figure, _caption(on_pixels, tokens, shares is not None, stored.model.backbone.shape.prefix > 0))
+        _shares(figure.add_subplot(grid[lines, :]), shares, row_style)
+    figure_title(figure, f"{row_label(row)} on {group.title}")
+    legend_below(figure, _caption(on_pixels, tokens, shares is not None, stored.model.backbone.shape.prefix > 0))
     return figure
 
 
@@ -105,13 +105,13 @@ def _images(axes: NDArray[Any], sample: Pictures, heat: NDArray[np.float32], pro
         axes[line, 0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=6, fontsize=7)
 
 
-def _shares(ax: Axes, shares: NDArray[np.float32], look: Look) -> None:
+def _shares(ax: Axes, shares: NDArray[np.float32], row_style: RowStyle) -> None:
     """Shares (L, n) as a line over blocks, with the range over the images."""
-    tidy(ax)
+    despine(ax)
     at = np.arange(1, len(shares) + 1)
     percent = 100 * shares
-    ax.fill_between(at, percent.min(1), percent.max(1), color=look.colour, alpha=0.2, linewidth=0)
-    ax.plot(at, percent.mean(1), linewidth=1.2, markersize=4, **look.dot)
+    ax.fill_between(at, percent.min(1), percent.max(1), color=row_style.colour, alpha=0.2, linewidth=0)
+    ax.plot(at, percent.mean(1), linewidth=1.2, markersize=4, **row_style.marker_kwargs)
     ax.set(xlabel="block", ylabel="attention to\nprompts (%)", ylim=(0, None))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 

@@ -17,8 +17,8 @@ from vpbench.analysis.calibration import BINS, Probabilities, read_probabilities
 from vpbench.reporting.figures import SectionRuns, by_dataset, in_table_order, sections_by_class, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import below, headline, shortened
 from vpbench.reporting.row_labels import row_label
+from vpbench.reporting.styles import figure_title, legend_below, shortened
 from vpbench.store.store import Store
 
 PLACE = 47  # on a page
@@ -68,7 +68,7 @@ def _figure(
     for ax in axes[max(0, len(found) - columns) : len(found)]:
         ax.set_xlabel("probability of the predicted class")
         ax.tick_params(labelbottom=True)
-    headline(figure, f"Calibration, {dataset}: {section.title}")
+    figure_title(figure, f"Calibration, {dataset}: {section.title}")
     counts = sorted({len(seeds) for seeds in found.values()})
     parts = [
         f"{BINS} bins of equal width; width of a bar by the share of the images in its bin, all seeds together"
@@ -78,7 +78,7 @@ def _figure(
         parts.append("Dots: at the temperature T that was fitted on validation images.")
     if absent := sorted(map(row_label, rows - found.keys())):
         parts.append(f"Without probabilities: {', '.join(absent)}.")
-    below(figure, " ".join(parts), [])
+    legend_below(figure, " ".join(parts), [])
     return figure
 
 

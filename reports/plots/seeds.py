@@ -15,8 +15,8 @@ from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import SectionRuns, sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import Look, below, headline, looks, tidy
 from vpbench.reporting.row_labels import row_label
+from vpbench.reporting.styles import RowStyle, despine, figure_title, legend_below, row_styles
 from vpbench.store.store import Store
 
 PLACE = 40  # on a page
@@ -29,7 +29,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     Raises:
         StoreError: when no run has an accuracy.
     """
-    style = looks(runs)
+    style = row_styles(runs)
     shown = [section for section in sections(runs, filters) if len(section.scored)]
     if not shown:
         raise StoreError(f"no run in {store.folder} has an accuracy; vpbench run --seeds 3 makes three of each.")
@@ -37,7 +37,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         yield f"seeds_{section.stem}", _figure(section, style)
 
 
-def _figure(section: SectionRuns, style: dict[RowKey, Look]) -> Figure:
+def _figure(section: SectionRuns, style: dict[RowKey, RowStyle]) -> Figure:
     scored, rows = section.scored, section.rows
     datasets = [name for name in section.datasets if (scored["dataset"] == name).any()]
     columns = min(len(datasets), _COLUMNS)
@@ -54,25 +54,25 @@ def _figure(section: SectionRuns, style: dict[RowKey, Look]) -> Figure:
     for place, ax in enumerate(axes.ravel()[: len(datasets)]):
         if place >= len(datasets) - columns:
             ax.set_xlabel(section.score)
-    headline(figure, f"Every seed: {section.title}")
+    figure_title(figure, f"Every seed: {section.title}")
     counts = scored.groupby(["row", "dataset"], sort=False)["seed"].nunique()
     seeds = "/".join(map(str, sorted(set(counts))))
     single = " One seed shows no scatter; --seeds 3 runs more." if counts.max() == 1 else ""
-    below(figure, f"A dot is a run, the bar the mean of its row; {seeds} seed{'' if seeds == '1' else 's'} each.{single}")
+    legend_below(figure, f"A dot is a run, the bar the mean of its row; {seeds} seed{'' if seeds == '1' else 's'} each.{single}")
     return figure
 
 
-def _panel(ax: Axes, scored: pd.DataFrame, rows: list[RowKey], style: dict[RowKey, Look]) -> None:
-    tidy(ax, "x")
+def _panel(ax: Axes, scored: pd.DataFrame, rows: list[RowKey], style: dict[RowKey, RowStyle]) -> None:
+    despine(ax, "x")
     for place, row in enumerate(rows):
         own = scored.loc[scored["row"] == row].sort_values("seed")["score"].to_numpy(dtype=float)
         if not len(own):
             continue
-        look = style[row]
-        ax.plot([own.mean()] * 2, [place - 0.32, place + 0.32], color=look.colour, linewidth=2, alpha=0.5)
+        row_style = style[row]
+        ax.plot([own.mean()] * 2, [place - 0.32, place + 0.32], color=row_style.colour, linewidth=2, alpha=0.5)
         # A little above one another, as seeds often score alike.
         heights = place + (np.linspace(-0.2, 0.2, len(own)) if len(own) > 1 else np.zeros(1))
-        ax.plot(own, heights, ls="", markersize=5, markeredgewidth=0.8, alpha=0.9, **look.dot)
+        ax.plot(own, heights, ls="", markersize=5, markeredgewidth=0.8, alpha=0.9, **row_style.marker_kwargs)
     labels = [row_label(row) for row in rows]
     ax.set_yticks(range(len(rows)), [label if len(label) <= 40 else f"{label[:39]}…" for label in labels])
     ax.set_ylim(len(rows) - 0.4, -0.6)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import SectionRuns, by_dataset, in_table_order, sections, usable
 from vpbench.reporting.frame import Filters
-from vpbench.reporting.looks import below, headline, shortened
 from vpbench.reporting.row_labels import row_label
 from vpbench.reporting.scores import has_masks
+from vpbench.reporting.styles import figure_title, legend_below, shortened
 from vpbench.reports.plots._models import show
 from vpbench.store.arrays import read_arrays
 from vpbench.store.store import Store
@@ -117,7 +117,7 @@ def _figure(title: str, truth: Truth, predicted: dict[str, tuple[float, list[Mas
     axes[0, 1].set_title("label map", fontsize=7)
     for ax, (label, (score, _)) in zip(axes[0, 2:], predicted.items()):
         ax.set_title(f"{shortened(label, 20)}\nmIoU {score:.1f} %", fontsize=7)
-    headline(figure, f"Segmentation, {title}")
+    figure_title(figure, f"Segmentation, {title}")
     shown = [*truth.masks, *(mask for _, masks in predicted.values() for mask in masks[:lines])]
     present = sorted({int(label) for mask in shown for label in np.unique(mask)} - {IGNORED})
     keys = [
@@ -127,7 +127,7 @@ def _figure(title: str, truth: Truth, predicted: dict[str, tuple[float, list[Mas
     more = "" if len(keys) <= LEGEND_LIMIT else f" The {len(keys)} classes shown have no legend."
     ignored = " White: ignored." if any((mask == IGNORED).any() for mask in truth.masks) else ""
     caption = f"The first test images. Below a prediction: the share of its labelled pixels that is right.{ignored}{more}"
-    below(figure, caption, keys if not more else [])
+    legend_below(figure, caption, keys if not more else [])
     return figure
 
 

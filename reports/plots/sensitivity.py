@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from vpbench.core.errors import StoreError
 from vpbench.core.hashing import digest
 from vpbench.reporting.frame import Filters
-from vpbench.reporting.looks import below, data_set_colours, headline, logarithmic, shortened, small_panels
 from vpbench.reporting.settings import search_in
+from vpbench.reporting.styles import data_set_colours, figure_title, legend_below, logarithmic, shortened, subplot_grid
 from vpbench.reports.plots.trials import trials_in, tried, whole_ones
 from vpbench.store.store import Store
 
@@ -64,7 +64,7 @@ def _lost(trials: pd.DataFrame) -> pd.DataFrame:
 
 def _figure(lost: pd.DataFrame, setting: str, title: str) -> Figure:
     methods = sorted(lost["method"].unique(), key=lambda method: lost.loc[lost["method"] == method, "lost"].mean())
-    figure, axes = small_panels(len(methods))
+    figure, axes = subplot_grid(len(methods))
     names = list(dict.fromkeys(lost["dataset"]))
     colours = data_set_colours(lost.assign(dataset_group=""))
     for ax, method in zip(axes, methods, strict=True):
@@ -75,7 +75,9 @@ def _figure(lost: pd.DataFrame, setting: str, title: str) -> Figure:
     if lost["value"].min() > 0:
         logarithmic(axes[0].xaxis)
     figure.supylabel("points less than with the best value, validation images", fontsize=8)
-    headline(figure, f"Sensitivity to {setting}: {title}")
+    figure_title(figure, f"Sensitivity to {setting}: {title}")
     keys = [Line2D([], [], color=colours[name], marker="o", markersize=3, label=name) for name in names]
-    below(figure, f"{setting} of every trial. Behind a name: the mean of all points below the best; least sensitive first.", keys)
+    legend_below(
+        figure, f"{setting} of every trial. Behind a name: the mean of all points below the best; least sensitive first.", keys
+    )
     return figure

@@ -19,9 +19,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from vpbench.core.errors import StoreError
 from vpbench.core.hashing import digest
 from vpbench.reporting.frame import Filters
-from vpbench.reporting.looks import below, headline, method_looks, name_ticks, tidy
 from vpbench.reporting.scores import score_title, with_scores
 from vpbench.reporting.settings import options_of, search_in, settings_in
+from vpbench.reporting.styles import despine, figure_title, legend_below, method_styles, name_ticks
 from vpbench.store.store import Store
 
 PLACE = 65  # on a page
@@ -92,15 +92,15 @@ def _figure(trials: pd.DataFrame, title: str, search: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(max(2.4 * columns, 4.2), 2.3 * lines + 1.1), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
     method, score = str(trials["method"].iloc[0]).partition(":")[0], score_title(trials["task"].iloc[0])
-    colour = method_looks([method])[method][0]
+    colour = method_styles([method])[method][0]
     for ax, name in zip(axes, names):
         _panel(ax, name, values, colour)
     for ax in axes[len(names) :]:
         ax.set_visible(False)
     for place in range(0, len(names), columns):
         axes[place].set_ylabel(f"{score} (%), validation images")
-    headline(figure, f"Trials of {title}")
-    below(figure, _caption(trials, whole, search), _keys(colour))
+    figure_title(figure, f"Trials of {title}")
+    legend_below(figure, _caption(trials, whole, search), _keys(colour))
     return figure
 
 
@@ -113,7 +113,7 @@ def _keys(colour: str) -> list[Line2D]:
 
 
 def _panel(ax: Axes, name: str, values: pd.DataFrame, colour: str) -> None:
-    tidy(ax)
+    despine(ax)
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values[name])
     words = sorted({_word(value) for value in values[name]})
     at = values[name].astype(float).tolist() if numeric else [words.index(_word(value)) for value in values[name]]

@@ -28,9 +28,9 @@ from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import SectionRuns, by_dataset, in_table_order, sections, usable
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import below, headline, shortened
 from vpbench.reporting.row_labels import row_label
 from vpbench.reporting.scores import score_title
+from vpbench.reporting.styles import figure_title, legend_below, shortened
 from vpbench.store.arrays import read_arrays
 from vpbench.store.store import Store
 
@@ -164,10 +164,10 @@ def side_by_side(panels: Sequence[Panel], title: str, absent: Sequence[str], wha
         _scatter(ax, panel, classes, styles)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
-    headline(figure, title)
+    figure_title(figure, title)
     labels = [shortened(panels[0].names[k] if k < len(panels[0].names) else str(k), 20) for k in classes]
     keys = [Line2D([], [], ls="", marker=mark, color=hue, label=name) for name, (hue, mark) in zip(labels, styles)]
-    below(figure, _caption(panels[0], absent, what) + (" Colours: classes." if legend else ""), keys if legend else [])
+    legend_below(figure, _caption(panels[0], absent, what) + (" Colours: classes." if legend else ""), keys if legend else [])
     return figure
 
 

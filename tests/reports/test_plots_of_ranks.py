@@ -16,9 +16,9 @@ from report_rows import fill, grid, make_row
 from vpbench.core.errors import StoreError
 from vpbench.reporting.figures import _thin_out_labels, sections
 from vpbench.reporting.frame import Filters
-from vpbench.reporting.looks import deviation_bars
 from vpbench.reporting.make_report import make_report
 from vpbench.reporting.statistics import friedman
+from vpbench.reporting.styles import deviation_bars
 from vpbench.reports.plots import critical_difference as cd
 from vpbench.reports.plots import pareto
 

@@ -1,4 +1,4 @@
-"""Figures of rows: files, missing data, and looks that stay."""
+"""Figures of rows: files, missing data, and styles that stay."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sweeps import case, some
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.keys import RowKey
-from vpbench.reporting.looks import looks, method_looks, row_wise
 from vpbench.reporting.make_report import make_report
 from vpbench.reporting.plot_registry import plot_registry
+from vpbench.reporting.styles import method_styles, row_styles, row_wise
 from vpbench.store.store import Store
 
 
@@ -136,20 +136,20 @@ def test_unknown_figure_is_suggested(full: Store) -> None:
 
 
 def test_a_method_looks_the_same_whatever_the_store_and_the_filter(tmp_path: Path) -> None:
-    few = looks(fill(tmp_path / "a", make_row("ivpt"), make_row("linear")).load())
+    few = row_styles(fill(tmp_path / "a", make_row("ivpt"), make_row("linear")).load())
     variant = make_row("vpt", options={"prompt_length": 50}, minutes=1)
-    many = looks(fill(tmp_path / "b", *grid(), make_row("ivpt"), make_row("zebra"), make_row("aardvark"), variant).load())
+    many = row_styles(fill(tmp_path / "b", *grid(), make_row("ivpt"), make_row("zebra"), make_row("aardvark"), variant).load())
     assert {row: many[row] for row in few} == few
-    assert len({(look.colour, look.marker) for look in many.values()}) == len(many)
+    assert len({(row_style.colour, row_style.marker) for row_style in many.values()}) == len(many)
     vpt, changed = RowKey("vpt"), RowKey("vpt", options=(("prompt_length", "50"),))
     assert many[changed].colour == many[vpt].colour
     assert not many[changed].filled
 
 
 def test_fifty_methods_look_different_and_keep_their_look() -> None:
-    """A method's look depends on the store only where its name selects a pair that another one has."""
+    """A method's style depends on the store only where its name selects a pair that another one has."""
     names = [f"method{number}" for number in range(50)]
-    found = method_looks(names)
+    found = method_styles(names)
     assert len({found[name] for name in names}) == 50
     assert len(set(found.values())) == len(found)
     # What six methods had when there were no others: their figures stay comparable.
@@ -157,7 +157,7 @@ def test_fifty_methods_look_different_and_keep_their_look() -> None:
         "linear": ("#6e6e6e", "s"), "vpt": ("#0173b2", "o"), "e2vpt": ("#56b4e9", "D"),
         "insvp": ("#d55e00", "^"), "viapt": ("#029e73", "v"), "ivpt": ("#cc78bc", "P"),
     }  # fmt: skip
-    alone = [method_looks([name])[name] for name in names]
+    alone = [method_styles([name])[name] for name in names]
     assert sum(own == found[name] for own, name in zip(alone, names)) >= 35
 
 

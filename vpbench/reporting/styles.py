@@ -1,4 +1,4 @@
-"""How figures look: a colour and a marker for every method, titles, captions and legends."""
+"""Style of figures: a colour and a marker for every method, titles, captions and legends."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _DATA_SETS = ("#0173b2", "#de8f05", "#029e73", "#cc78bc", "#ca9161", "#56b4e9", 
 
 
 @dataclass(frozen=True)
-class Look:
+class RowStyle:
     """How a row of the tables (a method with its options) is drawn, the same in every figure.
 
     Attributes:
@@ -50,16 +50,16 @@ class Look:
     filled: bool = True
 
     @property
-    def dot(self) -> dict[str, Any]:
+    def marker_kwargs(self) -> dict[str, Any]:
         """Keyword arguments for the markers of ``Axes.plot``."""
         return {"marker": self.marker, "color": self.colour, "markerfacecolor": self.colour if self.filled else "white"}
 
-    def key(self, label: str, line: bool = False) -> Line2D:
+    def legend_handle(self, label: str, line: bool = False) -> Line2D:
         """An entry of a legend, with the marker alone or with a line through it."""
-        return Line2D([], [], ls=self.dashes if line else "", label=label, markersize=5, **self.dot)
+        return Line2D([], [], ls=self.dashes if line else "", label=label, markersize=5, **self.marker_kwargs)
 
 
-def method_looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
+def method_styles(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of every method: fixed in ``reports/palette.toml``, else selected by a hash of its name.
 
     No two methods share both, up to 168 of them. Where two names select the same pair, the later one in the alphabet takes the
@@ -67,7 +67,7 @@ def method_looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     """
     palette = tomllib.loads(files("vpbench.reports").joinpath("palette.toml").read_text(encoding="utf-8"))
     pairs = [(colour, marker) for marker in palette["markers"] for colour in palette["colours"]]
-    found = {name: (look["colour"], look["marker"]) for name, look in palette["methods"].items()}
+    found = {name: (style["colour"], style["marker"]) for name, style in palette["methods"].items()}
     taken = set(found.values())
     for method in [*sorted(known_methods()), *sorted(set(methods) - known_methods())]:
         if method in found:
@@ -79,23 +79,23 @@ def method_looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def looks(runs: pd.DataFrame) -> dict[RowKey, Look]:
-    """The look of every row in a store.
+def row_styles(runs: pd.DataFrame) -> dict[RowKey, RowStyle]:
+    """The style of every row in a store.
 
     Args:
         runs: the whole store's, so that a filter changes no colour.
     """
     rows = rows_in_order(arrange(runs)["row"])
-    known = method_looks(row.method for row in rows)
-    found: dict[RowKey, Look] = {}
+    known = method_styles(row.method for row in rows)
+    found: dict[RowKey, RowStyle] = {}
     variants: dict[str, int] = {}
     for row in rows:
         colour, marker = known[row.method]
         if row == RowKey(row.method):
-            found[row] = Look(colour, marker)
+            found[row] = RowStyle(colour, marker)
             continue
         nth = variants[row.method] = variants.get(row.method, -1) + 1
-        found[row] = Look(colour, _MARKERS[nth % len(_MARKERS)], _DASHES[nth % len(_DASHES)], False)
+        found[row] = RowStyle(colour, _MARKERS[nth % len(_MARKERS)], _DASHES[nth % len(_DASHES)], False)
     return found
 
 
@@ -104,7 +104,7 @@ def data_set_colours(runs: pd.DataFrame) -> dict[str, str]:
     return {name: _DATA_SETS[place % len(_DATA_SETS)] for place, name in enumerate(data_sets(runs))}
 
 
-def small_panels(count: int) -> tuple[Figure, list[Axes]]:
+def subplot_grid(count: int) -> tuple[Figure, list[Axes]]:
     """A figure of so many small panels with the same axes, six in a row; numbers stand on the left and below each column."""
     columns = min(count, 6)
     lines = -(-count // columns)
@@ -115,12 +115,12 @@ def small_panels(count: int) -> tuple[Figure, list[Axes]]:
     for ax in axes[max(0, count - columns) : count]:
         ax.tick_params(labelbottom=True)
     for ax in axes[:count]:
-        tidy(ax)
+        despine(ax)
         ax.tick_params(labelsize=6)
     return figure, axes[:count]
 
 
-def tidy(ax: Axes, grid: str = "both") -> None:
+def despine(ax: Axes, grid: str = "both") -> None:
     """No box around the panel, and a light grid in the background."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(True, axis=grid, color="0.9", linewidth=0.6)  # type: ignore[arg-type]
@@ -176,12 +176,12 @@ def in_shares(values: Sequence[float]) -> list[float]:
     return [(value - low) / (high - low) if high > low else 0.0 for value in values]
 
 
-def headline(figure: Figure, text: str) -> None:
+def figure_title(figure: Figure, text: str) -> None:
     """The figure's title, broken into lines that fit its width."""
     figure.suptitle(_balanced(text, _letters(figure)))
 
 
-def below(figure: Figure, caption: str, keys: Sequence[Artist] = ()) -> None:
+def legend_below(figure: Figure, caption: str, keys: Sequence[Artist] = ()) -> None:
     """Legend and caption below the panels. ``keys`` read row by row."""
     letters = _letters(figure)
     if not keys:
