@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -229,11 +231,24 @@ def leveldb_log(content: bytes) -> Iterator[bytes]:
             record = b""
 
 
-def in_wandb(rows: Path, row: Any) -> dict[str, Any]:
+def wandb_records(file: Path) -> list[Any]:
+    """All records of a finished run: wandb's service writes the last ones, ``exit`` among them, after ``finish`` has returned."""
+    from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record
 
+    end = time.monotonic() + 60
+    while True:
+        with suppress(DecodeError, IndexError):  # a record that is half written
+            records = [Record.FromString(content) for content in leveldb_log(file.read_bytes())]
+            if any(record.WhichOneof("record_type") == "exit" for record in records):
+                return records
+        assert time.monotonic() < end, f"{file}: no exit record among {file.stat().st_size} bytes"
+        time.sleep(0.05)
+
+
+def in_wandb(rows: Path, row: Any) -> dict[str, Any]:
     (file,) = (rows / "_tracking" / "wandb" / "wandb").glob(f"offline-run-*/run-{row['run_id']}.wandb")
-    records = [Record.FromString(content) for content in leveldb_log(file.read_bytes())]
+    records = wandb_records(file)
     history = [
         {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
         for record in records
