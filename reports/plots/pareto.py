@@ -170,7 +170,7 @@ def _apart(front: Sequence[int], places: Sequence[tuple[float, float]]) -> list[
     """Points of the front whose names do not touch, from the best one down."""
     named: list[int] = []
     for i in reversed(front):
-        if all(abs(places[i][0] - places[j][0]) > 0.2 or abs(places[i][1] - places[j][1]) > 0.06 for j in named):
+        if all(abs(places[i][0] - places[j][0]) > 0.2 or abs(places[i][1] - places[j][1]) > 0.1 for j in named):
             named.append(i)
     return named
 
