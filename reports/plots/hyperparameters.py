@@ -23,7 +23,7 @@ from vpbench.core.hashing import canonical_json
 from vpbench.reporting.figures import SectionRuns, sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.settings import options_of, settings_in
-from vpbench.reporting.styles import data_set_colours, despine, deviation_bars, figure_title, legend_below, name_ticks
+from vpbench.reporting.styles import dataset_palette, despine, deviation_bars, figure_title, legend_below, name_ticks
 from vpbench.store.store import Store
 
 PLACE = 60  # on a page
@@ -56,7 +56,7 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     Raises:
         StoreError: when no option varies.
     """
-    colours = data_set_colours(runs)
+    colours = dataset_palette(runs)
     drawn = False
     for section in sections(runs, filters):
         for method in sorted({row.method for row in section.rows}):

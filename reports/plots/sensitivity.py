@@ -15,7 +15,7 @@ from vpbench.core.errors import StoreError
 from vpbench.core.hashing import digest
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.settings import search_in
-from vpbench.reporting.styles import data_set_colours, figure_title, legend_below, logarithmic, shortened, subplot_grid
+from vpbench.reporting.styles import dataset_palette, figure_title, legend_below, logarithmic, shortened, subplot_grid
 from vpbench.reports.plots.trials import trials_in, tried, whole_ones
 from vpbench.store.store import Store
 
@@ -66,7 +66,7 @@ def _figure(lost: pd.DataFrame, setting: str, title: str) -> Figure:
     methods = sorted(lost["method"].unique(), key=lambda method: lost.loc[lost["method"] == method, "lost"].mean())
     figure, axes = subplot_grid(len(methods))
     names = list(dict.fromkeys(lost["dataset"]))
-    colours = data_set_colours(lost.assign(dataset_group=""))
+    colours = dataset_palette(lost.assign(dataset_group=""))
     for ax, method in zip(axes, methods, strict=True):
         own = lost[lost["method"] == method]
         for name, line in own.groupby("dataset", sort=False):

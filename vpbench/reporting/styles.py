@@ -99,7 +99,7 @@ def row_styles(runs: pd.DataFrame) -> dict[RowKey, RowStyle]:
     return found
 
 
-def data_set_colours(runs: pd.DataFrame) -> dict[str, str]:
+def dataset_palette(runs: pd.DataFrame) -> dict[str, str]:
     """A colour per data set of a store, the same in every figure."""
     return {name: _DATA_SETS[place % len(_DATA_SETS)] for place, name in enumerate(data_sets(runs))}
 
