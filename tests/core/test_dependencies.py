@@ -25,6 +25,7 @@ NEEDED = {
 
 
 def normalised(name: str) -> str:
+    """Name of a distribution as PEP 503 compares it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -47,6 +48,9 @@ def imported() -> frozenset[str]:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Import):
                     names |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module == "backports":
+                    # Many distributions share this package, each named as its module.
+                    names |= {f"backports.{alias.name}" for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.module:
                     names.add(node.module.partition(".")[0])
     return (
