@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from report_rows import fill, labels_of, make_row, title_of
 from sweeps import some
 
 from vpbench.core.errors import UsageError
-from vpbench.reporting.comparisons import compare, statistics_table
+from vpbench.models.registry import working_methods
+from vpbench.reporting.comparisons import LARGEST_SQUARE, compare, statistics_table
 from vpbench.reporting.definition import load_definition
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.make_report import make_report
@@ -372,13 +374,26 @@ def test_all_methods_over_all_data_sets(tmp_path: Path) -> None:
     store.write_row(make_row("vpt", "alone"))
     table = statistics_table(store.load(), load_definition("insvp", "1"), Filters())
     ranks, pairs, nemenyi = table.sections
-    assert dict(zip(labels_of(ranks), [row.cells[0].text for row in ranks.rows])) == {
-        "linear": "3.00", "vpt": "2.00", "insvp": "1.00"
-    }  # fmt: skip
+    assert labels_of(ranks) == ["insvp", "vpt", "linear"]  # best first
+    assert [row.cells[0].text for row in ranks.rows] == ["1.00", "2.00", "3.00"]
+    assert [row.cells[2].text for row in ranks.rows] == ["12/0/0", "6/0/6", "0/0/12"]
+    assert [row.cells[3].text for row in ranks.rows] == ["-", *(row.cells[0].text for row in nemenyi.rows[1:])]
     assert "Left out, as not every method has them: alone." in ranks.notes
     assert "chi2 = 12.00 with 2 degrees of freedom, p = 0.002, approximate below 10 data sets" in ranks.notes[-1]
-    assert dict(zip(labels_of(pairs), (row.cells[0].text for row in pairs.rows)))["insvp"] == "6/0/0 (0.094)"
+    assert dict(zip(labels_of(pairs), (row.cells[0].text for row in pairs.rows)))["linear"] == "0/0/6 (0.094)"
     assert title_of(nemenyi, table).startswith("Nemenyi's p: vit-nano, ")
+
+
+def test_pairs_of_many_methods_are_for_programs(tmp_path: Path) -> None:
+    names = [name for name, _ in working_methods()][: LARGEST_SQUARE + 1]
+    store = store_of(tmp_path, dict(zip(names, np.linspace(0.2, 0.9, len(names)))), datasets=5, seeds=1)
+    text = str(make_report(results=store.folder, statistics=True))
+    assert "Nemenyi's p, against the first" in text and "Wins/ties/losses: vit-nano" not in text
+    assert f"All pairs of {len(names)} methods: with --format json or csv; --method keeps fewer." in text
+    sections = json.loads(str(make_report(results=store.folder, statistics=True, format="json")))["sections"]
+    assert [len(section["rows"]) for section in sections] == [len(names)] * 3
+    fewer = str(make_report(results=store.folder, statistics=True, method=names[1:]))
+    assert "Wins/ties/losses: vit-nano" in fewer and "All pairs" not in fewer
 
 
 def test_all_methods_with_too_little(tmp_path: Path) -> None:

@@ -51,6 +51,9 @@ _REGIONS = (
 )
 
 
+LARGEST_SQUARE = 15  # so many methods are shown pair by pair; a page has no room for more
+
+
 @dataclass(frozen=True)
 class _Pair:
     """Both methods on one data set: scores by seed, and the test where predictions are stored."""
@@ -270,11 +273,14 @@ def _p(value: float) -> str:
 # All methods
 
 
-def statistics_table(runs: pd.DataFrame, definition: TableDefinition, filters: Filters, mix: bool = False) -> Table:
+def statistics_table(
+    runs: pd.DataFrame, definition: TableDefinition, filters: Filters, mix: bool = False, every_pair: bool = False
+) -> Table:
     """Mean ranks with Friedman's test, Nemenyi's and Wilcoxon's p of every pair, and wins, ties and losses; by section.
 
     Args:
         mix: all sections together; a data set counts once per section, and only in sections that have every method.
+        every_pair: all pairs, however many methods there are.
     """
     runs = _scored(arrange(runs, filters))
     if runs.empty:
@@ -291,12 +297,12 @@ def statistics_table(runs: pd.DataFrame, definition: TableDefinition, filters: F
             few = "there is one method" if scores.shape[1] < 2 else f"no data set has {names}, --method leaves some out"
             notes.append(f"{title}: nothing to compare: {few}.")
             continue
-        found = _all_methods(scores, _dropped(own, scores))
+        found = _all_methods(scores, _dropped(own, scores), every_pair or scores.shape[1] <= LARGEST_SQUARE)
         sections += [replace(each, key=key, caption=each.caption if key else f"{each.caption}: {mixed}") for each in found]
     how = (
-        "One score per method and data set: the mean of its seeds. Wilcoxon: signed-rank test of the differences, two-sided,"
-        " adjusted by Holm for all pairs. Nemenyi: all pairs after Friedman's test. Wins/ties/losses: the row's method against"
-        " the column's.",
+        "One score per method and data set: the mean of its seeds. Wins/ties/losses: the row's method against all others, or"
+        " against the column's. Nemenyi: all pairs after Friedman's test. Wilcoxon: signed-rank test of the differences,"
+        " two-sided, adjusted by Holm for all pairs.",
     )
     return Table(
         "", "All methods over all data sets", tuple(sections), (*notes, *how, *seen_in_training(runs)), tuple(sections_in(runs))
@@ -315,9 +321,14 @@ def _dropped(runs: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
     return [f"Left out, as not every method has them: {', '.join(lost)}."] if lost else []
 
 
-def _all_methods(scores: pd.DataFrame, notes: list[str]) -> list[Section]:
-    methods, n = _rows(scores), len(scores)
-    tables = [_pairwise(scores)]
+def _all_methods(scores: pd.DataFrame, notes: list[str], squares: bool) -> list[Section]:
+    """Mean ranks, best first, and the tests; with ``squares`` also every pair."""
+    n, ranks = len(scores), scores.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
+    scores = scores[ranks.index]
+    methods = _rows(scores)
+    titles = {"rank": "Mean rank", "mean": f"Mean of {n}", "record": "Wins/ties/losses"}
+    cells = {name: [_plain(ranks[name], 2), _plain(scores[name].mean(), 1), _against_all(scores, name)] for name in methods}
+    tables = [_pairwise(scores)] if squares else []
     try:
         found = friedman(scores)
         notes.append(
@@ -325,17 +336,23 @@ def _all_methods(scores: pd.DataFrame, notes: list[str]) -> list[Section]:
             f" degrees of freedom, p = {_p(found.p)}{', approximate below 10 data sets' if n < 10 else ''}."
             f" Critical difference of mean ranks at 5 % (Nemenyi): {found.critical:.2f}."
         )
-        cells = {name: [_p_cell(found.nemenyi.loc[name, other], name == other) for other in methods] for name in methods}
-        tables.append(_square("Nemenyi's p", cells))
+        against = {name: [_p_cell(found.nemenyi.loc[name, other], name == other) for other in methods] for name in methods}
+        titles["nemenyi"] = "Nemenyi's p, against the first"
+        cells = {name: [*own, against[name][0]] for name, own in cells.items()}
+        tables += [_square("Nemenyi's p", against)] if squares else []
     except TooFewError as error:
         notes.append(f"Friedman and Nemenyi: not tested. {error}.")
-    ranks = scores.rank(axis=1, ascending=False).mean()
-    rows = tuple(Row("", name, (_plain(ranks[name], 2), _plain(scores[name].mean(), 1))) for name in methods)
-    columns = (
-        Column("", "Mean rank", "test", ColumnKey("test", "rank")),
-        Column("", f"Mean of {n}", "test", ColumnKey("test", "mean")),
-    )
+    if not squares:
+        notes.append(f"All pairs of {len(methods)} methods: with --format json or csv; --method keeps fewer.")
+    columns = tuple(Column("", title, "test", ColumnKey("test", key)) for key, title in titles.items())
+    rows = tuple(Row("", name, tuple(own)) for name, own in cells.items())
     return [Section(None, columns, rows, tuple(notes), caption="Mean ranks, 1 is best"), *tables]
+
+
+def _against_all(scores: pd.DataFrame, name: RowKey) -> Cell:
+    """Wins, ties and losses of one method against each other one on each data set."""
+    gaps = scores.drop(columns=[name]).rsub(scores[name], axis=0)  # type: ignore[list-item]
+    return Cell("/".join(map(str, wins(gaps))))
 
 
 def _pairwise(scores: pd.DataFrame) -> Section:

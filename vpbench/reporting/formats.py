@@ -360,3 +360,4 @@ RENDERERS: Mapping[str, Callable[[Table], str]] = MappingProxyType(
 SUFFIXES: Mapping[str, str] = MappingProxyType(
     {"terminal": ".txt", "md": ".md", "tex": ".tex", "html": ".html", "csv": ".csv", "json": ".json"}
 )
+FOR_PROGRAMS = frozenset({"csv", "json"})  # formats that no one reads from beginning to end

@@ -14,7 +14,7 @@ from vpbench.core.names import unknown
 from vpbench.core.user_warning import warn
 from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import TableDefinition, leaderboard, load_definition
-from vpbench.reporting.formats import RENDERERS, SUFFIXES, terminal, web
+from vpbench.reporting.formats import FOR_PROGRAMS, RENDERERS, SUFFIXES, terminal, web
 from vpbench.reporting.frame import Filters, Names, load_rows
 from vpbench.reporting.no_rows import no_rows
 from vpbench.reporting.plot_registry import find_plot
@@ -107,7 +107,7 @@ def make_report(
     kind = _format(format, target)
     if pairs or statistics:
         name = "comparison" if pairs else "statistics"
-        built = _tests(store, keep, pairs, mix)
+        built = _tests(store, keep, pairs, mix, every_pair=kind in FOR_PROGRAMS)
     elif table == METHODS:
         name, built = METHODS, _methods(keep, costs, on_progress)
     elif table == SCORES:
@@ -174,14 +174,14 @@ def _methods(keep: Filters, costs: Path | str | None, on_progress: Callable[[str
     return methods_table(keep.method or ("all",), backbone, costs=file, on_method=on_progress)
 
 
-def _tests(store: Store, keep: Filters, pairs: Sequence[tuple[str, str]], mix: bool) -> Table:
+def _tests(store: Store, keep: Filters, pairs: Sequence[tuple[str, str]], mix: bool, every_pair: bool) -> Table:
     # Imported here: the libraries for tests take a second that a table need not wait for.
     from vpbench.reporting.comparisons import compare, statistics_table
 
     runs = _runs(store, ("score",))
     if pairs:
         return compare(store, runs, pairs, keep, mix)
-    return statistics_table(runs, leaderboard(), keep, mix)
+    return statistics_table(runs, leaderboard(), keep, mix, every_pair)
 
 
 def _figures(name: str, store: Store, keep: Filters, folder: Path, on_progress: Callable[[str], None] | None) -> list[Path]:
