@@ -16,7 +16,7 @@ from vpbench.core.hashing import digest
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.settings import search_in
 from vpbench.reporting.styles import dataset_palette, figure_title, legend_below, logarithmic, shortened, subplot_grid
-from vpbench.reports.plots.trials import trials_in, tried, whole_ones
+from vpbench.reporting.trials import trials_in, tried, whole_ones
 from vpbench.store.store import Store
 
 PLACE = 64  # on a page

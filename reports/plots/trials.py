@@ -7,7 +7,7 @@ validation accuracy of a whole training; they are counted below.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from vpbench.core.errors import StoreError
 from vpbench.core.hashing import digest
 from vpbench.reporting.frame import Filters
-from vpbench.reporting.scores import score_title, with_scores
-from vpbench.reporting.settings import options_of, search_in, settings_in
+from vpbench.reporting.scores import score_title
+from vpbench.reporting.settings import search_in
 from vpbench.reporting.styles import despine, figure_title, legend_below, method_styles, name_ticks
+from vpbench.reporting.trials import has_score, place_of_best, trials_in, tried, whole_ones
 from vpbench.store.store import Store
 
 PLACE = 65  # on a page
@@ -47,42 +47,6 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
             yield name, _figure(own, f"{method} on {dataset}: {backbone}, suite {suite}", search_in(search))
 
 
-def trials_in(store: Store, filters: Filters) -> pd.DataFrame:
-    """The trials of all searches, in the order in which they were made.
-
-    Raises:
-        StoreError: when there is none.
-    """
-    rows = with_scores(store.load())
-    trials = rows[rows["stage"] == "search"].sort_values(["started_at", "run_id"])
-    if trials.empty:
-        raise StoreError(
-            f"no trial of a search in {store.folder}. Make some: vpbench tune --methods vpt --suite mini --results {store.folder}"
-        )
-    return filters.apply(trials)
-
-
-def has_score(trials: pd.DataFrame) -> pd.Series[bool]:
-    """Which trials ended well."""
-    return trials["status"].eq("ok") & trials["val_score"].notna()
-
-
-def whole_ones(trials: pd.DataFrame) -> pd.DataFrame:
-    """Those that ended well; a pruned trial was a short run, and only whole ones are compared."""
-    done = trials[has_score(trials)]
-    return done[done["epochs"] == done["epochs"].max()]
-
-
-def tried(trials: pd.DataFrame, searched: Sequence[str]) -> pd.DataFrame:
-    """A row per finished trial: the value of every setting, as ``recipe.lr`` or an option, and ``score``, percent."""
-    lines = []
-    for trial in trials.to_dict("records"):
-        recipe, options = settings_in(trial["recipe"]), options_of(trial)
-        values = {name: recipe.get(name[7:]) if name.startswith("recipe.") else options.get(name) for name in searched}
-        lines.append({**values, "score": trial["val_score"]})
-    return pd.DataFrame(lines)
-
-
 def _figure(trials: pd.DataFrame, title: str, search: dict[str, Any]) -> Figure:
     whole = whole_ones(trials)
     values = tried(whole, search.get("searched", []))
@@ -94,7 +58,7 @@ def _figure(trials: pd.DataFrame, title: str, search: dict[str, Any]) -> Figure:
     method, score = str(trials["method"].iloc[0]).partition(":")[0], score_title(trials["task"].iloc[0])
     colour = method_styles([method])[method][0]
     for ax, name in zip(axes, names):
-        _panel(ax, name, values, colour)
+        _panel(ax, name, values, place_of_best(whole), colour)
     for ax in axes[len(names) :]:
         ax.set_visible(False)
     for place in range(0, len(names), columns):
@@ -108,17 +72,16 @@ def _keys(colour: str) -> list[Line2D]:
     plain: dict[str, Any] = {"ls": "", "marker": "o", "color": colour}
     return [
         Line2D([], [], label="trial", markersize=4, alpha=0.6, **plain),
-        Line2D([], [], label="best", markersize=8, markerfacecolor="none", ls="", marker="o", color="black"),
+        Line2D([], [], label="selected", markersize=8, markerfacecolor="none", ls="", marker="o", color="black"),
     ]
 
 
-def _panel(ax: Axes, name: str, values: pd.DataFrame, colour: str) -> None:
+def _panel(ax: Axes, name: str, values: pd.DataFrame, best: int, colour: str) -> None:
     despine(ax)
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values[name])
     words = sorted({_word(value) for value in values[name]})
     at = values[name].astype(float).tolist() if numeric else [words.index(_word(value)) for value in values[name]]
     ax.plot(at, values["score"], ls="", marker="o", markersize=4, color=colour, alpha=0.6)
-    best = int(values["score"].to_numpy().argmax())
     ax.plot(at[best], values["score"].iloc[best], ls="", marker="o", markersize=8, color="black", markerfacecolor="none")
     ax.set_xlabel(name)
     if not numeric:

@@ -218,7 +218,7 @@ def test_unknown_tables_papers_and_columns() -> None:
         load_definition("insvpp", "1")
     with pytest.raises(UsageError, match=r"table 7 is none of insvp's but of ivpt: --paper ivpt\."):
         load_definition("insvp", "7")
-    with pytest.raises(UsageError, match=r"Known: 1, 2, 3, 4, 5, methods, scores\. .* vpbench list tables has all\."):
+    with pytest.raises(UsageError, match=r"Known: 1, 2, 3, 4, 5, methods, scores, search\. .* vpbench list tables has all\."):
         load_definition("insvp", "foo")
     with pytest.raises(UsageError, match="Did you mean 'scores'"):
         load_definition("insvp", "score")

@@ -16,7 +16,7 @@ from sweeps import some
 from vpbench.core.errors import UsageError
 from vpbench.models.registry import working_methods
 from vpbench.reporting.comparisons import LARGEST_SQUARE, compare, statistics_table
-from vpbench.reporting.definition import load_definition
+from vpbench.reporting.definition import leaderboard, load_definition
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.make_report import make_report
 from vpbench.reporting.statistics import (
@@ -382,6 +382,20 @@ def test_all_methods_over_all_data_sets(tmp_path: Path) -> None:
     assert "chi2 = 12.00 with 2 degrees of freedom, p = 0.002, approximate below 10 data sets" in ranks.notes[-1]
     assert dict(zip(labels_of(pairs), (row.cells[0].text for row in pairs.rows)))["linear"] == "0/0/6 (0.094)"
     assert title_of(nemenyi, table).startswith("Nemenyi's p: vit-nano, ")
+
+
+def test_all_methods_against_the_reference(tmp_path: Path) -> None:
+    rows = [make_row(method, dataset, acc1=acc1) for method, dataset, acc1 in [
+        ("linear", "digits", 50.0), ("vpt", "digits", 60.0), ("insvp", "digits", 40.0),
+        ("linear", "flowers", 50.0), ("vpt", "flowers", 50.04), ("insvp", "flowers", 70.0),
+    ]]  # fmt: skip
+    (ranks, _), names = (
+        statistics_table(fill(tmp_path, *rows).load(), leaderboard(), Filters()).sections,
+        ["vpt", "insvp", "linear"],
+    )
+    assert labels_of(ranks) == names
+    place = [column.name for column in ranks.columns].index("Against linear")
+    assert [row.cells[place].text for row in ranks.rows] == ["1/1/0", "1/0/1", "-"]
 
 
 def test_pairs_of_many_methods_are_for_programs(tmp_path: Path) -> None:

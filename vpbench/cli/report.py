@@ -28,7 +28,7 @@ def report(
         str | None,
         typer.Option(
             metavar="TABLE",
-            help=f"Its number ({TABLES}); methods or scores; or one of yours by name. See vpbench list tables. Default: 1.",
+            help=f"Its number ({TABLES}); methods, scores, search; or one of yours. See vpbench list tables. Default: 1.",
         ),
     ] = None,
     paper: Annotated[str, typer.Option(metavar="PAPER", help=f"Paper whose table it is: {', '.join(paper_tables())}.")] = "insvp",
@@ -73,6 +73,8 @@ def report(
       vpbench report --table methods --out methods.md
       # calibration and macro F1, of runs with --save predictions,probabilities
       vpbench report --table scores
+      # what a search has selected, and what lies on the border of its grid
+      vpbench report --table search
       vpbench report --compare insvp vpt  # paired tests; --statistics for all
       vpbench report --plot tsne --dataset digits  # of runs with --save features
       # leaderboard, figures, methods and runs; then open page/index.html

@@ -51,6 +51,11 @@ _REGIONS = (
 )
 
 
+_HOW_ALL = (
+    "One score per method and data set: the mean of its seeds. Wins/ties/losses: the row's method against all others, or against"
+    " the one that the column names. Nemenyi: all pairs after Friedman's test. Wilcoxon: signed-rank test of the differences,"
+    " two-sided, adjusted by Holm for all pairs."
+)
 LARGEST_SQUARE = 15  # so many methods are shown pair by pair; a page has no room for more
 
 
@@ -297,15 +302,15 @@ def statistics_table(
             few = "there is one method" if scores.shape[1] < 2 else f"no data set has {names}, --method leaves some out"
             notes.append(f"{title}: nothing to compare: {few}.")
             continue
-        found = _all_methods(scores, _dropped(own, scores), every_pair or scores.shape[1] <= LARGEST_SQUARE)
+        squares = every_pair or scores.shape[1] <= LARGEST_SQUARE
+        found = _all_methods(scores, RowKey(definition.reference), _dropped(own, scores), squares)
         sections += [replace(each, key=key, caption=each.caption if key else f"{each.caption}: {mixed}") for each in found]
-    how = (
-        "One score per method and data set: the mean of its seeds. Wins/ties/losses: the row's method against all others, or"
-        " against the column's. Nemenyi: all pairs after Friedman's test. Wilcoxon: signed-rank test of the differences,"
-        " two-sided, adjusted by Holm for all pairs.",
-    )
     return Table(
-        "", "All methods over all data sets", tuple(sections), (*notes, *how, *seen_in_training(runs)), tuple(sections_in(runs))
+        "",
+        "All methods over all data sets",
+        tuple(sections),
+        (*notes, _HOW_ALL, *seen_in_training(runs)),
+        tuple(sections_in(runs)),
     )
 
 
@@ -321,13 +326,16 @@ def _dropped(runs: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
     return [f"Left out, as not every method has them: {', '.join(lost)}."] if lost else []
 
 
-def _all_methods(scores: pd.DataFrame, notes: list[str], squares: bool) -> list[Section]:
-    """Mean ranks, best first, and the tests; with ``squares`` also every pair."""
+def _all_methods(scores: pd.DataFrame, reference: RowKey, notes: list[str], squares: bool) -> list[Section]:
+    """Mean ranks, best first, wins against all methods and against ``reference``, and the tests; with ``squares`` every pair."""
     n, ranks = len(scores), scores.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
     scores = scores[ranks.index]
     methods = _rows(scores)
     titles = {"rank": "Mean rank", "mean": f"Mean of {n}", "record": "Wins/ties/losses"}
-    cells = {name: [_plain(ranks[name], 2), _plain(scores[name].mean(), 1), _against_all(scores, name)] for name in methods}
+    cells = {name: [_plain(ranks[name], 2), _plain(scores[name].mean(), 1), _against(scores, name, methods)] for name in methods}
+    if reference in methods:
+        titles["reference"] = f"Against {row_label(reference)}"
+        cells = {name: [*own, _against(scores, name, [reference])] for name, own in cells.items()}
     tables = [_pairwise(scores)] if squares else []
     try:
         found = friedman(scores)
@@ -349,10 +357,10 @@ def _all_methods(scores: pd.DataFrame, notes: list[str], squares: bool) -> list[
     return [Section(None, columns, rows, tuple(notes), caption="Mean ranks, 1 is best"), *tables]
 
 
-def _against_all(scores: pd.DataFrame, name: RowKey) -> Cell:
-    """Wins, ties and losses of one method against each other one on each data set."""
-    gaps = scores.drop(columns=[name]).rsub(scores[name], axis=0)  # type: ignore[list-item]
-    return Cell("/".join(map(str, wins(gaps))))
+def _against(scores: pd.DataFrame, name: RowKey, others: Iterable[RowKey]) -> Cell:
+    """Wins, ties and losses of one method against others on each data set."""
+    gaps = [scores[name] - scores[other] for other in others if other != name]
+    return Cell("/".join(map(str, wins(gaps)))) if gaps else Cell()
 
 
 def _pairwise(scores: pd.DataFrame) -> Section:

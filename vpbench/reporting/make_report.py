@@ -26,6 +26,7 @@ from vpbench.store.store import DEFAULT_FOLDER, Store
 
 METHODS = "methods"  # a table that is made without runs
 SCORES = "scores"  # a table from predictions and probabilities
+SEARCH = "search"  # a table of trials
 DEFAULT_FIGURES = Path("results/figures")
 
 
@@ -70,7 +71,8 @@ def make_report(
 
     Args:
         table: number of a table of ``paper``; or ``methods``: all methods, what they change and what they cost;
-            or ``scores``: calibration and scores that weigh classes, from what runs left.
+            or ``scores``: calibration and scores that weigh classes, from what runs left; or ``search``: what searches have
+            selected.
         plot: name of a figure instead.
         results: the results folder.
         format: terminal, md, tex, html, csv or json; by default the one that ``out`` ends with, else terminal.
@@ -115,6 +117,10 @@ def make_report(
         from vpbench.reporting.scores_table import scores_table
 
         name, built = SCORES, scores_table(store, _runs(store), keep)
+    elif table == SEARCH:
+        from vpbench.reporting.search_table import search_table
+
+        name, built = SEARCH, search_table(store, keep)
     else:
         definition = load_definition(paper, str(table if table is not None else 1))
         name = f"{paper}_table{definition.number}"

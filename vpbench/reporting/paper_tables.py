@@ -9,6 +9,7 @@ from pathlib import Path
 MADE = {
     "methods": "All methods, what they change and what they cost; needs no runs",
     "scores": "Calibration and scores that weigh classes, of runs with --save predictions,probabilities",
+    "search": "What searches have selected on each data set, and whether it lies on the border of the grid",
 }
 
 
