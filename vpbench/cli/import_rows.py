@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 UNDECIDED = 1
 CHOICES = ("keep", "replace")
 SHOWN = 30  # conflicts in the terminal; --json has all
+FILES = 3  # and files
 
 
 def import_rows(
@@ -83,7 +84,8 @@ def take_in(opened: Sequence[Source], results: Path, on_conflict: str | None, as
     else:
         tell(merge, str(results), undecided)
         if added:
-            typer.echo(f"{counted(len(added), 'file')} that runs lacked here: {', '.join(added[:SHOWN])}")
+            more = f" and {len(added) - FILES} more; --json lists all" if len(added) > FILES else ""
+            typer.echo(f"{counted(len(added), 'file')} that runs lacked here: {', '.join(added[:FILES])}{more}")
     for run_id in busy:
         typer.echo(f"run {run_id} is left as it is: another command works on it.", err=True)
     if undecided:
