@@ -82,6 +82,7 @@ def measure(
     threads: int | None = None,
     device: str = "auto",
     precision: str = "fp32",
+    suite: str | None = None,
     settings: Mapping[str, Any] | None = None,
     timing: bool = True,
     progress: bool | None = None,
@@ -97,6 +98,7 @@ def measure(
         repeat: rounds of timing, behind one that warms up.
         threads: of torch on a CPU.
         device, precision: as for :func:`run`.
+        suite: whose recipes set options of the methods; None: the methods' own.
         settings: options of methods, ``{"vpt.prompt_length": 50}``.
         timing: False for parameters and operations alone.
         progress: whether a bar is shown; None: where a person watches, on a terminal or in a notebook.
@@ -117,7 +119,7 @@ def measure(
     request = CostRequest(
         methods=words(methods) or [] if isinstance(methods, str) else list(methods), backbone=backbone, image_size=image_size,
         classes=classes, batch=batch, repeat=repeat, threads=threads, device=device, precision=precision,
-        settings=settings or {}, timing=timing,
+        suite=suite, settings=settings or {}, timing=timing,
     )  # fmt: skip
     costs = Costs(request)
     if not measure_all(costs, progress):

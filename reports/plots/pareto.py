@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -55,6 +54,7 @@ COSTS = (
     Cost("latency_ms_p50", "latency of one image, median (ms)", 1, timed=True),
     Cost("mem_train_peak", "peak memory in training (MiB)", 2**20, timed=True),
 )
+STEP = Cost("train_ratio", "training step / inference of the plain backbone", 1, timed=True)  # of vpbench measure
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,13 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     Raises:
         StoreError: when no group has a method with a number on all its data sets.
     """
-    style = row_styles(runs)
+    style, shown = row_styles(runs), panels_of(runs)
     lacking: list[str] = []
     drawn = False
     for section in sections(runs, filters):
-        if points := points_of(section):
+        if points := points_of(section, shown):
             drawn = True
-            yield f"pareto_{section.stem}", _figure(section, points, style)
+            yield f"pareto_{section.stem}", _figure(section, points, style, shown)
         else:
             lacking.append(section.title)
     if not drawn:
@@ -89,7 +89,12 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
         )
 
 
-def points_of(section: SectionRuns) -> list[Point]:
+def panels_of(runs: pd.DataFrame) -> tuple[Cost, ...]:
+    """The costs that are shown: with those of ``vpbench measure``, which times steps best, the step in place of the latency."""
+    return tuple(STEP if STEP.column in runs and cost.column == "latency_ms_p50" else cost for cost in COSTS)
+
+
+def points_of(section: SectionRuns, shown: Sequence[Cost] = COSTS) -> list[Point]:
     """The methods that have a number on every data set of the section, in the order of the tables."""
     scored = section.scored
     points = []
@@ -99,7 +104,7 @@ def points_of(section: SectionRuns) -> list[Point]:
             continue
         per_seed = own.pivot(index="seed", columns="dataset", values="score").dropna().mean(axis=1)
         deviation = float(per_seed.std()) if len(per_seed) > 1 else None
-        costs = {cost.column: own.groupby("dataset")[cost.column].mean().mean() / cost.scale for cost in COSTS}
+        costs = {cost.column: own.groupby("dataset")[cost.column].mean().mean() / cost.scale for cost in shown}
         known = {name: float(value) for name, value in costs.items() if pd.notna(value)}
         points.append(Point(row, float(own.groupby("dataset")["score"].mean().mean()), deviation, known))
     return points
@@ -121,16 +126,16 @@ def pareto_front(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
     return sorted(front, key=lambda place: (costs[place], scores[place]))
 
 
-def _figure(section: SectionRuns, points: Sequence[Point], style: dict[RowKey, RowStyle]) -> Figure:
+def _figure(section: SectionRuns, points: Sequence[Point], style: dict[RowKey, RowStyle], shown: Sequence[Cost]) -> Figure:
     figure = Figure(figsize=(6.9, 5.6), layout="constrained")
     axes = figure.subplots(2, 2, sharey=True)
-    panels = [_panel(ax, cost, points, style) for ax, cost in zip(axes.ravel(), COSTS)]
+    panels = [_panel(ax, cost, points, style) for ax, cost in zip(axes.ravel(), shown)]
     for line in axes:
         line[0].set_ylabel(section.score)
     figure_title(figure, f"{section.score_word} against cost, {_count(section.datasets)}: {section.title}")
     legend_below(
         figure,
-        _caption(section, points, *map(any, zip(*panels))),
+        _caption(section, points, shown, *map(any, zip(*panels))),
         [style[point.row].legend_handle(row_label(point.row)) for point in points],
     )
     return figure
@@ -185,18 +190,25 @@ def _count(datasets: Sequence[str]) -> str:
     )
 
 
-def _caption(section: SectionRuns, points: Sequence[Point], line: bool, nested: bool) -> str:
+def _caption(section: SectionRuns, points: Sequence[Point], shown: Sequence[Cost], line: bool, nested: bool) -> str:
     parts = ["Grey line: Pareto front; no other method costs as little and scores as much."] if line else []
     if nested:
         parts.append("Methods in one place are drawn inside one another.")
     if any(point.deviation is not None for point in points):
         parts.append("Bars: standard deviation over seeds.")
-    scored = section.scored
-    machines = scored[["device_name", "threads"]].astype(object).where(scored[["device_name", "threads"]].notna(), None)
-    machines = machines.drop_duplicates()
-    timed = scored[[cost.column for cost in COSTS if cost.timed]]
-    if len(machines) > 1 and np.any(timed.notna().to_numpy()):
-        parts.append(f"Latency and memory come from {len(machines)} kinds of machine and are not comparable.")
+    parts += _machines(section.scored, shown)
+    if missing := [row_label(point.row) for point in points if STEP in shown and STEP.column not in point.costs]:
+        parts.append(f"Not measured: {', '.join(missing)}.")
     if left_out := sorted(map(row_label, set(section.runs["row"]) - {point.row for point in points})):
         parts.append(f"Without a number on every data set: {', '.join(left_out)}.")
     return " ".join(parts)
+
+
+def _machines(scored: pd.DataFrame, shown: Sequence[Cost]) -> list[str]:
+    """Where the costs that depend on the machine come from, if there is something to say of it."""
+    about = scored[["device_name", "threads"]].astype(object)
+    kinds = about.where(about.notna(), None)[scored[[cost.column for cost in shown if cost.timed]].notna().any(axis=1)]
+    kinds = kinds.drop_duplicates()
+    if STEP in shown:
+        return [f"Step and memory: measured on {' and '.join(map(str, kinds['device_name'].unique()))}."]
+    return [f"Latency and memory come from {len(kinds)} kinds of machine and are not comparable."] if len(kinds) > 1 else []

@@ -19,11 +19,12 @@ from vpbench.execution.opened_data import OpenedData
 from vpbench.execution.run_job import prepare_data
 from vpbench.planning.plan import make_plan
 from vpbench.reporting.build_table import build_table
-from vpbench.reporting.comparisons import compare, statistics_table
+from vpbench.reporting.comparisons import compare
 from vpbench.reporting.definition import load_definition
 from vpbench.reporting.describe_run import describe_run, for_readers
 from vpbench.reporting.frame import Filters, load_rows
 from vpbench.reporting.notes import seen_in_training
+from vpbench.reporting.rank_table import statistics_table
 from vpbench.search.search_plan import plan_search
 from vpbench.spec.budget import Budget
 from vpbench.spec.request import Request

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from vpbench.backbones.weights import load_backbone
+from vpbench.core.errors import UsageError
 from vpbench.measure import costs
+from vpbench.measure.cost_request import CostRequest
 from vpbench.measure.peak import Load, peak_of
 from vpbench.spec.run_spec import BackboneSpec
 
@@ -34,3 +36,15 @@ def test_what_goes_wrong_in_the_process_is_told(tiny: BackboneSpec) -> None:
     nowhere = tiny.model_copy(update={"name": "vit_nowhere"})
     with pytest.raises(RuntimeError, match=r"Unknown model \(vit_nowhere\)"):
         peak_of(Load(nowhere, None, classes=10, batch=2, training=False, device="cpu", precision="fp32", threads=1))
+
+
+def test_options_are_those_of_a_suite_and_then_the_user_s() -> None:
+    def options(method: str, **more: object) -> dict[str, object]:
+        return CostRequest([method], "vit-nano", **more).resolved()[1][0].config  # type: ignore[arg-type]
+
+    own, of_suite = options("bpt"), options("bpt", suite="open-mini")
+    assert own["prompt_length"] != of_suite["prompt_length"] == 10  # benchmarks/recipes/bpt.toml
+    assert options("bpt", suite="open-mini", settings={"bpt.prompt_length": 3})["prompt_length"] == 3
+    assert options("linear", suite="open-mini") == options("linear")
+    with pytest.raises(UsageError, match="Did you mean 'open-mini'"):
+        options("bpt", suite="opn-mini")

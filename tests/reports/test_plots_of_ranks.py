@@ -13,10 +13,13 @@ from matplotlib.figure import Figure
 from plot_rows import COSTS, section_of
 from report_rows import fill, grid, make_row
 
-from vpbench.core.errors import StoreError
+from vpbench.core.errors import StoreError, UsageError
+from vpbench.measure.cost_file import COLUMNS, write_costs
 from vpbench.reporting.figures import _thin_out_labels, sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.make_report import make_report
+from vpbench.reporting.measured_costs import with_costs
+from vpbench.reporting.row_labels import row_label
 from vpbench.reporting.statistics import friedman
 from vpbench.reporting.styles import deviation_bars
 from vpbench.reports.plots import critical_difference as cd
@@ -66,6 +69,34 @@ def test_costs_of_different_machines_are_said_to_be_different(tmp_path: Path) ->
     store = fill(tmp_path, *rows)
     ((_, figure),) = pareto.draw(store, store.load(), Filters())
     assert "2 kinds of machine" in " ".join(figure.legends[0].get_title().get_text().split())
+
+
+def test_costs_of_a_file_take_the_place_of_those_of_runs(tmp_path: Path) -> None:
+    rows = [
+        make_row("linear", device_name="a", **COSTS), make_row("vpt", device_name="b", acc1=80, **COSTS),
+        make_row("vpt", acc1=82, options={"prompt_length": 50}, minutes=1, **COSTS),
+    ]  # fmt: skip
+    store, path = fill(tmp_path / "runs", *rows), tmp_path / "costs.parquet"
+    fixed = {"status": "ok", "backbone": "vit-nano", "image_size": 48, "device_name": "a CPU", "mem_train_peak": 3 * 2**20}
+    measured = [{**fixed, "method": row["method"], "method_config": row["method_config"], "train_ratio": 2.5} for row in rows[:2]]
+    write_costs([{name: row.get(name) for name in COLUMNS} for row in measured], path)
+    runs = with_costs(store.load(), path)
+    ((_, figure),) = pareto.draw(store, runs, Filters())
+    assert [ax.get_xlabel() for ax in figure.axes][2:] == [pareto.STEP.title, "peak memory in training (MiB)"]
+    caption = " ".join(figure.legends[0].get_title().get_text().split())
+    assert "measured on a CPU. Not measured: vpt (prompt_length=50)." in caption and "not comparable" not in caption
+    (section,) = sections(runs, Filters())
+    by_label = {row_label(point.row): point.costs for point in pareto.points_of(section, pareto.panels_of(runs))}
+    assert by_label["vpt"]["train_ratio"] == 2.5 and by_label["linear"]["mem_train_peak"] == 3
+    assert not {"train_ratio", "mem_train_peak"} & by_label["vpt (prompt_length=50)"].keys()
+    assert [path.suffix for path in make_report(plot="pareto", results=store.folder, costs=path, out=tmp_path)] == [
+        ".png",
+        ".pdf",
+    ]
+    with pytest.raises(UsageError, match="has no method of these runs with their options"):
+        with_costs(fill(tmp_path / "b", make_row("insvp")).load(), path)
+    with pytest.raises(UsageError, match="--costs goes with --table methods and --plot pareto"):
+        make_report(plot="heatmap", results=store.folder, costs=path)
 
 
 def test_equal_costs_are_all_seen_and_bars_end_at_100(tmp_path: Path) -> None:

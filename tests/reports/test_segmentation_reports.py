@@ -14,13 +14,14 @@ from report_rows import clusters, fill, frame_of, make_row, save_features
 
 from vpbench.core.errors import StoreError
 from vpbench.reporting.build_table import build_table
-from vpbench.reporting.comparisons import compare, statistics_table
+from vpbench.reporting.comparisons import compare
 from vpbench.reporting.definition import leaderboard, load_definition
 from vpbench.reporting.figures import sections
 from vpbench.reporting.formats import RENDERERS
 from vpbench.reporting.frame import Filters, arrange, load_rows, sections_in
 from vpbench.reporting.make_report import make_report
 from vpbench.reporting.published import with_reported
+from vpbench.reporting.rank_table import statistics_table
 from vpbench.reports.plots import segmentation, tsne
 from vpbench.store.store import Store
 

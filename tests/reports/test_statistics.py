@@ -15,10 +15,11 @@ from sweeps import some
 
 from vpbench.core.errors import UsageError
 from vpbench.models.registry import working_methods
-from vpbench.reporting.comparisons import LARGEST_SQUARE, compare, statistics_table
+from vpbench.reporting.comparisons import compare
 from vpbench.reporting.definition import leaderboard, load_definition
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.make_report import make_report
+from vpbench.reporting.rank_table import LARGEST_SQUARE, statistics_table
 from vpbench.reporting.statistics import (
     TooFewError,
     compare_hits,

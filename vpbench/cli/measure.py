@@ -28,6 +28,9 @@ def measure(
     task: Annotated[
         str, typer.Option(metavar="TASK", help="Whose head: classification, or segmentation (--set task.head=setr-pup).")
     ] = ("classification"),
+    suite: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Options as this suite's recipes set them. Default: the methods' own.")
+    ] = None,
     batch: Annotated[int, number("--batch", 1, "Images of a training step, and of inference for throughput.")] = 8,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="METHOD.OPTION=VALUE", help="An option of a method. Repeatable.")
@@ -54,6 +57,7 @@ def measure(
           --backbone vit-b16-in21k --no-timing
       vpbench measure --backbone vit-b16-in21k --device cuda --batch 64 \\
           --output costs.parquet
+      vpbench measure --suite mini --output mini.parquet  # options as in its runs
       vpbench measure --task segmentation --backbone vit-l16-in21k \\
           --image-size 512 --classes 150 --no-timing
     """
@@ -65,7 +69,8 @@ def measure(
 
     request = CostRequest(
         methods=words(methods) or [], backbone=backbone, image_size=image_size, classes=classes, batch=batch, repeat=repeat,
-        threads=threads, device=device, precision=precision, settings=settings_of(setting or []), timing=not no_timing, task=task,
+        threads=threads, device=device, precision=precision, suite=suite, settings=settings_of(setting or []),
+        timing=not no_timing, task=task,
     )  # fmt: skip
     request.resolved()  # a mistyped name is an error before torch is imported
     if output is not None:

@@ -51,7 +51,10 @@ def report(
     ] = None,
     statistics: Annotated[bool, typer.Option("--statistics", help="Tests of all methods over all data sets instead.")] = False,
     costs: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --table methods: times and memory, of vpbench measure --output.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="With --table methods or --plot pareto: times and memory, of vpbench measure --output."
+        ),
     ] = None,
     mix: Annotated[bool, typer.Option("--mix", help="Put runs that are not alike side by side.")] = False,
     dataset: Annotated[str | None, typer.Option(metavar="NAMES", help=_Only.format("data set"))] = None,

@@ -9,6 +9,7 @@ from typing import Any
 from vpbench.backbones.named import check_backbone_name
 from vpbench.core.errors import UsageError
 from vpbench.models.registry import check_preset, expand_labels, options_by_method, resolve_method
+from vpbench.planning.suites import method_options, recipe_entries, suite_card, suite_name
 from vpbench.spec.parsing import whole_number
 from vpbench.spec.run_spec import DEFAULT_TASK, MethodSpec, TaskSpec
 from vpbench.tasks import resolve_task
@@ -30,6 +31,7 @@ class CostRequest:
         threads: of torch on a CPU; None: torch's choice.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``fp32``, ``tf32``, ``bf16`` or ``auto``.
+        suite: whose recipes set options of the methods, where they set them for all of its data sets; None: the methods' own.
         settings: options of methods, ``{"vpt.prompt_length": 50}``, and of the task, ``{"task.head": "linear"}``.
         timing: False for parameters and operations alone.
         task: whose head it is: classification, or segmentation.
@@ -44,6 +46,7 @@ class CostRequest:
     threads: int | None = None
     device: str = "auto"
     precision: str = "fp32"
+    suite: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     timing: bool = True
     task: str = DEFAULT_TASK
@@ -70,4 +73,17 @@ class CostRequest:
         options = options_by_method(settings, labels)
         for label in labels:
             check_preset(label, settings)
-        return task, [resolve_method(label, options.get(label.partition(":")[0], {})) for label in labels]
+        return task, [resolve_method(label, {**self._of_suite(label), **options.get(method_in(label), {})}) for label in labels]
+
+    def _of_suite(self, label: str) -> dict[str, Any]:
+        """Options that the suite's recipes set."""
+        if self.suite is None:
+            return {}
+        name, suite = suite_name(self.suite), suite_card(self.suite)
+        preset = label.partition(":")[2]
+        return method_options(recipe_entries(method_in(label), suite.part_of or name, "", preset or None, suite.task))
+
+
+def method_in(label: str) -> str:
+    """The method of ``method:preset``."""
+    return label.partition(":")[0]

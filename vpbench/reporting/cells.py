@@ -128,3 +128,8 @@ def _ranks(means: Sequence[float | None], decimals: int) -> list[int | None]:
         return [None] * len(means)
     best_two = sorted(set(values), reverse=True)[:2]
     return [best_two.index(value) + 1 if value in best_two else None for value in printed]
+
+
+def p_text(value: float) -> str:
+    """A p-value as text: three decimals, or that it is smaller."""
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"

@@ -138,6 +138,11 @@ def arrange(runs: pd.DataFrame, filters: Filters = Filters(), lines: Sequence[Li
     return runs.assign(repeat=best_first.duplicated(["section", "row", "dataset", "seed"]))
 
 
+def scored_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Arranged runs that ended well, with a number of their own."""
+    return runs[(runs["status"] == "ok") & runs["score"].notna() & ~runs["repeat"]]
+
+
 def is_missing(value: Any) -> bool:
     """Whether a value of a row is null; a list never is."""
     return value is None or (not isinstance(value, (list, tuple, np.ndarray, dict, str)) and bool(pd.isna(value)))

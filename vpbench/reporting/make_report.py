@@ -16,6 +16,7 @@ from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import TableDefinition, leaderboard, load_definition
 from vpbench.reporting.formats import FOR_PROGRAMS, RENDERERS, SUFFIXES, terminal, web
 from vpbench.reporting.frame import Filters, Names, load_rows
+from vpbench.reporting.measured_costs import with_costs
 from vpbench.reporting.no_rows import no_rows
 from vpbench.reporting.plot_registry import find_plot
 from vpbench.reporting.published import with_reported
@@ -27,6 +28,7 @@ from vpbench.store.store import DEFAULT_FOLDER, Store
 METHODS = "methods"  # a table that is made without runs
 SCORES = "scores"  # a table from predictions and probabilities
 SEARCH = "search"  # a table of trials
+OF_COSTS = ("pareto",)  # figures that --costs is for
 DEFAULT_FIGURES = Path("results/figures")
 
 
@@ -83,7 +85,7 @@ def make_report(
         mix: put runs that are not alike into one section.
         compare: instead of a table of a paper, tests of two methods, or of several pairs of them.
         statistics: instead of a table of a paper, tests of all methods over all data sets.
-        costs: of the table ``methods``: a file of ``vpbench measure --output`` with times and memory.
+        costs: of the table ``methods`` and the figure ``pareto``: a file of ``vpbench measure --output`` with times and memory.
         width: characters of a line in the terminal's format; None does not limit it.
         colour: let the terminal's format use escape codes.
         on_progress: called with each figure before it is written, and with each method before it is counted.
@@ -97,14 +99,14 @@ def make_report(
     if sum((table is not None or plot is not None or reported, bool(compare), statistics)) > 1:
         raise UsageError("--compare, --statistics and a table or plot of a paper are three reports: ask for one at a time.")
     pairs = _pairs(compare)
-    if costs is not None and table != METHODS:
-        raise UsageError(f"--costs goes with --table {METHODS}.")
+    if costs is not None and table != METHODS and plot not in OF_COSTS:
+        raise UsageError(f"--costs goes with --table {METHODS} and --plot {' or '.join(OF_COSTS)}.")
     keep = Filters.of(dataset, suite, backbone, method, seed)
     store = Store(results)
     if plot is not None:
         if format is not None:
             raise UsageError("--format is for tables; figures are always written as PNG and PDF.")
-        return _figures(plot, store, keep, Path(out or DEFAULT_FIGURES), on_progress)
+        return _figures(plot, store, keep, Path(out or DEFAULT_FIGURES), costs, on_progress)
     target = Path(out) if out is not None else None
     kind = _format(format, target)
     if pairs or statistics:
@@ -182,7 +184,8 @@ def _methods(keep: Filters, costs: Path | str | None, on_progress: Callable[[str
 
 def _tests(store: Store, keep: Filters, pairs: Sequence[tuple[str, str]], mix: bool, every_pair: bool) -> Table:
     # Imported here: the libraries for tests take a second that a table need not wait for.
-    from vpbench.reporting.comparisons import compare, statistics_table
+    from vpbench.reporting.comparisons import compare
+    from vpbench.reporting.rank_table import statistics_table
 
     runs = _runs(store, ("score",))
     if pairs:
@@ -190,12 +193,15 @@ def _tests(store: Store, keep: Filters, pairs: Sequence[tuple[str, str]], mix: b
     return statistics_table(runs, leaderboard(), keep, mix, every_pair)
 
 
-def _figures(name: str, store: Store, keep: Filters, folder: Path, on_progress: Callable[[str], None] | None) -> list[Path]:
+def _figures(
+    name: str, store: Store, keep: Filters, folder: Path, costs: Path | str | None, on_progress: Callable[[str], None] | None
+) -> list[Path]:
     # Imported here: matplotlib and scikit-learn take a second that a table need not wait for.
     from vpbench.reporting.figures import draw_figures
 
     needs_runs = not find_plot(name).of_trials or not store.folder.is_dir()
     runs = _runs(store) if needs_runs else load_rows(store)
+    runs = runs if costs is None else with_costs(runs, Path(costs))
     with _written_to(folder):
         return draw_figures(name, store, runs, keep, folder, on_progress)
 

@@ -13,10 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vpbench.core.errors import StoreError, UnsupportedError, UsageError
+from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import Method
 from vpbench.models.registry import expand_labels, method_class, resolve_method
 from vpbench.reporting.keys import ColumnKey, RowKey
+from vpbench.reporting.measured_costs import read_costs
 from vpbench.reporting.method_groups import GROUPS
 from vpbench.reporting.table import Cell, Column, Row, Section, Table
 from vpbench.spec.run_spec import BackboneSpec
@@ -131,23 +132,12 @@ def _measured(path: Path, backbone: BackboneSpec) -> dict[str, dict[str, Any]]:
         StoreError: when the file cannot be read as one of ``vpbench measure``.
         UsageError: when it is of another backbone.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-        rows: list[dict[str, Any]] = table.to_pylist()
-        places = {(row["backbone"], row["image_size"]) for row in rows}
-        ok = [row for row in rows if row["status"] == "ok" and row["method_config"]]
-        found = {row["method"]: row for row in ok}
-        for row in ok:
-            row["train_ratio"], row["mem_train_peak"]
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise StoreError(f"{path} is no file of 'vpbench measure --output': {str(error).splitlines()[0]}.") from error
+    rows = read_costs(path)
+    places = {(row["backbone"], row["image_size"]) for row in rows}
     if places != {(backbone.name, backbone.image_size)}:
         named = ", ".join(f"{name} at {size} px" for name, size in sorted(places, key=str))
         raise UsageError(f"--costs {path} is of {named}, not of {backbone.name} at {backbone.image_size} px; see --backbone.")
-    return {label: row for label, row in found.items() if _is_usual(label, row)}
+    return {row["method"]: row for row in rows if _is_usual(row["method"], row)}
 
 
 def _is_usual(label: str, row: Mapping[str, Any]) -> bool:
