@@ -3,8 +3,8 @@
     python benchmarks/studies/beside_papers.py --paper insvp
 
 A line per method that both have: the mean that the paper prints and its place, then the mean rank and the place in each suite of
-the results. Last, Spearman's rank correlation of the paper's means with each suite's mean ranks; 1: the same order. What the paper
-has on another backbone than its first methods is left out.
+the results. Last, Spearman's rank correlation of the paper's means with each suite's mean ranks; 1: the same order. What the
+paper has on another backbone than its first methods is left out.
 """
 
 from __future__ import annotations
