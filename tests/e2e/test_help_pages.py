@@ -83,4 +83,4 @@ def test_paragraphs_are_filled_and_examples_stay() -> None:
 def test_report_names_its_tables() -> None:
     shown = " ".join(vpbench("report", "--help").out.split())
     assert "insvp: 1 to 5; ivpt: 1 to 14; viapt: 1; vpbench: 1, groups, leaderboard, shift" in shown
-    assert "methods or scores" in shown
+    assert "methods, scores, search" in shown
