@@ -26,6 +26,7 @@ from vpbench.store.store import Store
 
 PLACE = 30  # on a page
 OVERVIEW = True  # readable with thousands of runs
+MANY = 15  # methods: beyond, not every rank has its number
 
 
 def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, Figure]]:
@@ -119,13 +120,16 @@ def _diagram(
     ax.axis("off")
     ax.plot([1, methods], [0, 0], color="black", linewidth=1)
     for tick in range(1, methods + 1):
-        ax.plot([tick, tick], [0, 0.25], color="black", linewidth=1)
-        ax.text(tick, 0.4, str(tick), ha="center", va="bottom")
+        is_named = methods <= MANY or tick == 1 or tick % 5 == 0
+        ax.plot([tick, tick], [0, 0.25 if is_named else 0.12], color="black", linewidth=1)
+        if is_named:
+            ax.text(tick, 0.4, str(tick), ha="center", va="bottom")
     ax.plot([1, 1 + difference], [1.75, 1.75], color="black", linewidth=1.2, marker="|", markersize=6)
     ax.text(1 + difference / 2, 1.95, f"critical difference {difference:.2f}", ha="center", va="bottom", fontsize=7)
     start = -0.55 - 0.55 * len(groups)
     rows: list[Any] = list(ranks.index)
-    sizes = nested_sizes([(rank / reach, 0.0) for rank in ranks], step=3.0)
+    places = [(rank / reach, 0.0) for rank in ranks]
+    sizes = nested_sizes(places, step=3.0) if methods <= MANY else [3.5] * methods  # of many, the lines tell them apart
     for place, (row, rank) in enumerate(zip(rows, ranks)):
         on_left = place < half
         y = start - (place if on_left else methods - 1 - place)

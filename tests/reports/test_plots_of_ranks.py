@@ -15,6 +15,7 @@ from report_rows import fill, grid, make_row
 
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.measure.cost_file import COLUMNS, write_costs
+from vpbench.models.registry import working_methods
 from vpbench.reporting.figures import _thin_out_labels, sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.make_report import make_report
@@ -197,3 +198,12 @@ def test_equal_ranks_are_all_seen(tmp_path: Path) -> None:
     dots = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]
     assert [float(line.get_xdata()[0]) for line in dots] == [1.5, 1.5, 3]
     assert dots[0].get_markersize() > dots[1].get_markersize() == dots[2].get_markersize()
+
+
+def test_ranks_of_many_methods_are_numbered_by_fives(tmp_path: Path) -> None:
+    names = [name for name, _ in working_methods()][:18]
+    rows = [make_row(name, f"d{i}", acc1=90 - 2 * place - i % 2) for place, name in enumerate(names) for i in range(8)]
+    store = fill(tmp_path, *rows)
+    ((_, figure),) = cd.draw(store, store.load(), Filters())
+    ticks = [text.get_text() for text in figure.axes[0].texts if text.get_text().isdigit()]
+    assert ticks == ["1", "5", "10", "15"]

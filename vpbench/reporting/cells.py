@@ -133,3 +133,8 @@ def _ranks(means: Sequence[float | None], decimals: int) -> list[int | None]:
 def p_text(value: float) -> str:
     """A p-value as text: three decimals, or that it is smaller."""
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def p_is(value: float) -> str:
+    """The same in a sentence: ``p = 0.012`` or ``p < 0.001``."""
+    return f"p {'' if value < 0.001 else '= '}{p_text(value)}"

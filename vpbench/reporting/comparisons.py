@@ -12,7 +12,7 @@ import pandas as pd
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.names import unknown
 from vpbench.models.registry import method_class
-from vpbench.reporting.cells import p_text
+from vpbench.reporting.cells import p_is, p_text
 from vpbench.reporting.frame import Filters, arrange, known_methods, of_section, scored_runs, sections_in
 from vpbench.reporting.keys import ColumnKey, RowKey, SectionKey
 from vpbench.reporting.notes import protocol, seen_in_training
@@ -171,7 +171,7 @@ def _pair_table(
     p = None
     try:
         p = wilcoxon_p(gaps)
-        notes.append(f"Over {len(found)} data sets (Wilcoxon's signed-rank test of the differences, two-sided): p = {p_text(p)}.")
+        notes.append(f"Over {len(found)} data sets (Wilcoxon's signed-rank test of the differences, two-sided): {p_is(p)}.")
     except TooFewError as error:
         notes.append(f"Over data sets: not tested. {error}.")
     names = ("Difference", "95 % interval", "p", "p (Holm)", "Seeds", "Images")
@@ -189,7 +189,7 @@ def _with_holm(sections: list[Section], p_values: list[tuple[int, float]]) -> li
     if len(p_values) < 2:
         return sections
     for (index, _), p in zip(p_values, holm([p for _, p in p_values]), strict=True):
-        line = f"Adjusted by Holm for {len(p_values)} such comparisons: p = {p_text(float(p))}."
+        line = f"Adjusted by Holm for {len(p_values)} such comparisons: {p_is(float(p))}."
         sections[index] = replace(sections[index], notes=(*sections[index].notes, line))
     return sections
 

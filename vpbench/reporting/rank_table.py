@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from vpbench.reporting.cells import p_text
+from vpbench.reporting.cells import p_is, p_text
 from vpbench.reporting.definition import TableDefinition
 from vpbench.reporting.frame import Filters, arrange, of_section, scored_runs, sections_in
 from vpbench.reporting.keys import ColumnKey, RowKey
@@ -89,7 +89,7 @@ def _all_methods(scores: pd.DataFrame, reference: RowKey, notes: list[str], squa
         found = friedman(scores)
         notes.append(
             f"Friedman's test over {n} data sets and {len(methods)} methods: chi2 = {found.statistic:.2f} with {len(methods) - 1}"
-            f" degrees of freedom, p = {p_text(found.p)}{', approximate below 10 data sets' if n < 10 else ''}."
+            f" degrees of freedom, {p_is(found.p)}{', approximate below 10 data sets' if n < 10 else ''}."
             f" Critical difference of mean ranks at 5 % (Nemenyi): {found.critical:.2f}."
         )
         against = {name: [_p_cell(found.nemenyi.loc[name, other], name == other) for other in methods] for name in methods}
