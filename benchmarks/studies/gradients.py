@@ -3,14 +3,16 @@
     python benchmarks/studies/gradients.py --suite open-mini --dataset textures --methods linear,transhp,dam_vp
 
 The model of each method's first tested run is built as it was before training, and the gradient of the training loss is averaged
-over all training images. A line per method: the loss, then for its own tensors and for the head how many there are, how many
-have a gradient of exactly zero, and the norm of the gradient, by that of linear probing's head in parentheses.
+over the first ten batches of training images. A line per method: the loss, then for its own tensors and for the head how many
+there are, how many have a gradient of exactly zero, and the norm of the gradient, by that of linear probing's head in
+parentheses.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,11 @@ from vpbench.models.build import build_model
 from vpbench.store.store import Store
 from vpbench.training.fit import Trainer
 
+BATCHES = 10
+
 
 def gradients(row: dict[str, Any]) -> tuple[float, dict[str, Tensor]]:
-    """Loss of the untrained model of a run, and its mean gradient over the training images by the name of the tensor."""
+    """Loss of the untrained model of a run, and its mean gradient over some training images by the name of the tensor."""
     spec = stored_spec(row)
     backbone, raw = find_weights(spec.backbone), open_data(spec)
     torch.manual_seed(spec.seed)
@@ -39,7 +43,7 @@ def gradients(row: dict[str, Any]) -> tuple[float, dict[str, Tensor]]:
         model.method.prepare(trainer)
     trained = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
     loss, images = 0.0, 0
-    for inputs, targets in trainer.training_batches():
+    for inputs, targets in islice(trainer.training_batches(), BATCHES):
         value, _ = model.training_loss(inputs, targets)
         (value * len(targets)).backward()
         loss, images = loss + float(value.detach()) * len(targets), images + len(targets)

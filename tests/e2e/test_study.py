@@ -14,7 +14,7 @@ from command import CHECKOUT, environment, vpbench
 
 STUDY = (CHECKOUT / "docs" / "study.md").read_text(encoding="utf-8")
 SECTIONS = {part.partition("\n")[0]: part for part in STUDY.split("\n## ")[1:]}
-NUMBER = re.compile(r"(?<![\w.,-])\d+(?:,\d{3})*\.\d+(?![\w.])")  # with decimals: others are counts in words of their own
+NUMBER = re.compile(r"(?<![\w.,-])\d+(?:,\d{3})*\.\d+(?!\w|\.\d)")  # with decimals: others are counts in words of their own
 PLOTS = ("--plot", "--html")
 
 

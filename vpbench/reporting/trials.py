@@ -42,7 +42,7 @@ def whole_ones(trials: pd.DataFrame) -> pd.DataFrame:
 def tried(trials: pd.DataFrame, searched: Sequence[str]) -> pd.DataFrame:
     """A row per finished trial: the value of every setting, as ``recipe.lr`` or an option, and ``score``, percent."""
     lines = []
-    for trial in trials.to_dict("records"):
+    for trial in trials[["method", "method_config", "recipe", "val_score"]].to_dict("records"):
         recipe, options = settings_in(trial["recipe"]), options_of(trial)
         values = {name: recipe.get(name[7:]) if name.startswith("recipe.") else options.get(name) for name in searched}
         lines.append({**values, "score": trial["val_score"]})
@@ -52,5 +52,5 @@ def tried(trials: pd.DataFrame, searched: Sequence[str]) -> pd.DataFrame:
 def place_of_best(trials: pd.DataFrame) -> int:
     """The place of the trial that the search selects among whole ones; ties as :func:`vpbench.search.study.winner` has them."""
     by = ["val_correct", "val_score", "lr", "weight_decay"]
-    ranked = trials.reset_index(drop=True).sort_values(by, ascending=[False, False, True, True], kind="stable")
+    ranked = trials[by].reset_index(drop=True).sort_values(by, ascending=[False, False, True, True], kind="stable")
     return int(ranked.index[0])
