@@ -77,8 +77,8 @@ def _search(trials: pd.DataFrame, whole: pd.DataFrame, about: dict[str, Any]) ->
         return _Search({}, frozenset(), (), len(trials))
     values = tried(whole, about.get("searched", ()))
     scores = values.pop("score").to_numpy()
-    best = values.iloc[place_of_best(whole)]
-    selected = {str(name): best[name] for name in values}
+    best = place_of_best(whole)
+    selected = {str(name): values[name].iloc[best] for name in values}
     borders = {name for name, value in selected.items() if about.get("sampler") == "grid" and _on_border(value, values[name])}
     return _Search(selected, frozenset(borders), tuple(scores.max() - scores), len(trials) - len(whole))
 
