@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 from scipy.stats import spearmanr
 
+from vpbench.core.errors import UsageError, VpbenchError
 from vpbench.reporting.definition import leaderboard, load_definition
 from vpbench.reporting.frame import Filters, load_rows
 from vpbench.reporting.keys import RowKey
@@ -25,7 +26,7 @@ from vpbench.store.store import Store
 
 
 def printed(paper: str) -> dict[str, float]:
-    """The mean over all data sets of table 1, by our name of the method."""
+    """The mean of table 1, over data sets or over groups of them, by our name of the method."""
     definition = load_definition(paper, "1")
     figures = published_figures(definition, paper)
     backbone = figures[0].backbone, figures[0].pretraining
@@ -37,8 +38,11 @@ def printed(paper: str) -> dict[str, float]:
 def mean_ranks(results: Path, suite: str) -> dict[str, float]:
     """Of all methods of a suite, 1 is best."""
     rows = load_rows(Store(results), ("score",))
-    ranks = statistics_table(rows, leaderboard(), Filters(suite=(suite,))).sections[0]
-    return {str(row.key.name if isinstance(row.key, RowKey) else row.key): float(row.cells[0].mean or 0) for row in ranks.rows}
+    sections = statistics_table(rows, leaderboard(), Filters(suite=(suite,))).sections
+    if len({section.key for section in sections}) != 1:
+        raise UsageError(f"{results} has {len(sections)} groups of comparable runs of {suite}, and one is needed.")
+    keys = {row.key: row.cells[0].mean for row in sections[0].rows}
+    return {key.name: rank for key, rank in keys.items() if isinstance(key, RowKey) and rank is not None}
 
 
 def main() -> None:
@@ -48,7 +52,10 @@ def main() -> None:
     parser.add_argument("--suites", default="open-mini,photos-mini", help="names, with commas")
     asked = parser.parse_args()
     suites = asked.suites.split(",")
-    frame = pd.DataFrame({"printed": printed(asked.paper), **{name: mean_ranks(asked.results, name) for name in suites}})
+    try:
+        frame = pd.DataFrame({"printed": printed(asked.paper), **{name: mean_ranks(asked.results, name) for name in suites}})
+    except VpbenchError as error:
+        parser.error(str(error))
     frame = frame[frame["printed"].notna() & frame[suites].notna().any(axis=1)].sort_values("printed", ascending=False)
     places = pd.DataFrame({"printed": frame["printed"].rank(ascending=False), **{name: frame[name].rank() for name in suites}})
     sys.stdout.write(f"| method | {asked.paper}, table 1 | place | {' | '.join(f'{name}, rank | place' for name in suites)} |\n")

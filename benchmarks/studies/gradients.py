@@ -31,8 +31,8 @@ from vpbench.training.fit import Trainer
 BATCHES = 10
 
 
-def gradients(row: dict[str, Any]) -> tuple[float, dict[str, Tensor]]:
-    """Loss of the untrained model of a run, and its mean gradient over some training images by the name of the tensor."""
+def untrained(row: dict[str, Any]) -> Trainer:
+    """The model of a run and its data, as they are before the first step."""
     spec = stored_spec(row)
     backbone, raw = find_weights(spec.backbone), open_data(spec)
     torch.manual_seed(spec.seed)
@@ -41,6 +41,12 @@ def gradients(row: dict[str, Any]) -> tuple[float, dict[str, Tensor]]:
     trainer = Trainer(model, prepare(raw, spec.preprocess, backbone.image_size), spec, normalise, torch.device("cpu"))
     if type(model.method).prepare is not Method.prepare:
         model.method.prepare(trainer)
+    return trainer
+
+
+def gradients(trainer: Trainer) -> tuple[float, dict[str, Tensor]]:
+    """Loss and its mean gradient over some training images, by the name of the tensor."""
+    model = trainer.model
     trained = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
     loss, images = 0.0, 0
     for inputs, targets in islice(trainer.training_batches(), BATCHES):
@@ -63,13 +69,17 @@ def main() -> None:
     parser.add_argument("--methods", default="linear", help="names, with commas")
     asked = parser.parse_args()
     rows = Store(asked.results).load()
+    rows = rows[rows["status"] == "ok"]
     rows = rows[(rows["suite"] == asked.suite) & (rows["dataset"] == asked.dataset) & (rows["stage"] == "final")]
     first = rows.sort_values("seed").drop_duplicates("method").set_index("method", drop=False).to_dict("index")
-    _, probe = gradients(first["linear"])
+    names = asked.methods.split(",")
+    if missing := [name for name in ("linear", *names) if name not in first]:
+        parser.error(f"{asked.results} has no tested run of {', '.join(missing)} on {asked.dataset} of {asked.suite}.")
+    _, probe = gradients(untrained(first["linear"]))
     scale = norm(list(probe.values()))
     sys.stdout.write("| method | loss | own tensors | zero | gradient | head | zero | gradient |\n|---|" + "---:|" * 7 + "\n")
-    for name in asked.methods.split(","):
-        loss, found = gradients(first[name])
+    for name in names:
+        loss, found = gradients(untrained(first[name]))
         cells = [name, f"{loss:.3f}"]
         for is_head in (False, True):
             parts = [gradient for key, gradient in found.items() if key.startswith("head.") == is_head]

@@ -132,10 +132,11 @@ def _figure(section: SectionRuns, points: Sequence[Point], style: dict[RowKey, R
     panels = [_panel(ax, cost, points, style) for ax, cost in zip(axes.ravel(), shown)]
     for line in axes:
         line[0].set_ylabel(section.score)
+    has_line, has_nested = (any(of_panel) for of_panel in zip(*panels, strict=True))
     figure_title(figure, f"{section.score_word} against cost, {_count(section.datasets)}: {section.title}")
     legend_below(
         figure,
-        _caption(section, points, shown, *map(any, zip(*panels))),
+        _caption(section, points, shown, has_line, has_nested),
         [style[point.row].legend_handle(row_label(point.row)) for point in points],
     )
     return figure
@@ -210,5 +211,6 @@ def _machines(scored: pd.DataFrame, shown: Sequence[Cost]) -> list[str]:
     kinds = about.where(about.notna(), None)[scored[[cost.column for cost in shown if cost.timed]].notna().any(axis=1)]
     kinds = kinds.drop_duplicates()
     if STEP in shown:
-        return [f"Step and memory: measured on {' and '.join(map(str, kinds['device_name'].unique()))}."]
+        places = [f"{name}, threads: {threads:g}" for name, threads in kinds.dropna().itertuples(index=False)]
+        return [f"Step and memory: measured on {' and '.join(places)}."] if places else []
     return [f"Latency and memory come from {len(kinds)} kinds of machine and are not comparable."] if len(kinds) > 1 else []

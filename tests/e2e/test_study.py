@@ -14,7 +14,7 @@ from command import CHECKOUT, environment, vpbench
 
 STUDY = (CHECKOUT / "docs" / "study.md").read_text(encoding="utf-8")
 SECTIONS = {part.partition("\n")[0]: part for part in STUDY.split("\n## ")[1:]}
-NUMBER = re.compile(r"(?<![\w.,-])\d+(?:,\d{3})*\.\d+(?!\w|\.\d)")  # with decimals: others are counts in words of their own
+NUMBER = re.compile(r"(?<![\w.,])-?\d+(?:,\d{3})*\.\d+(?!\w|\.\d)")  # with decimals: others are counts in words of their own
 PLOTS = ("--plot", "--html")
 
 
@@ -60,7 +60,9 @@ def table_of(section: str) -> tuple[list[str], dict[str, list[str]]]:
 def printed_table(command: str) -> tuple[list[str], dict[str, dict[str, str]]]:
     section = json.loads(output(f"{command} --json"))["sections"][0]
     names = [column["name"].removeprefix("photos.") for column in section["columns"]]
-    return names, {row["label"]: dict(zip(names, (cell["text"] for cell in row["cells"]))) for row in section["rows"]}
+    return names, {
+        row["label"]: dict(zip(names, (cell["text"] for cell in row["cells"]), strict=True)) for row in section["rows"]
+    }
 
 
 def test_the_table_is_that_of_the_rows() -> None:

@@ -48,3 +48,5 @@ def test_options_are_those_of_a_suite_and_then_the_user_s() -> None:
     assert options("linear", suite="open-mini") == options("linear")
     with pytest.raises(UsageError, match="Did you mean 'open-mini'"):
         options("bpt", suite="opn-mini")
+    with pytest.raises(UsageError, match="suite mini-seg is of segmentation: say --task segmentation"):
+        options("linear", suite="mini-seg")

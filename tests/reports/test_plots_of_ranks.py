@@ -78,14 +78,17 @@ def test_costs_of_a_file_take_the_place_of_those_of_runs(tmp_path: Path) -> None
         make_row("vpt", acc1=82, options={"prompt_length": 50}, minutes=1, **COSTS),
     ]  # fmt: skip
     store, path = fill(tmp_path / "runs", *rows), tmp_path / "costs.parquet"
-    fixed = {"status": "ok", "backbone": "vit-nano", "image_size": 48, "device_name": "a CPU", "mem_train_peak": 3 * 2**20}
+    fixed = {
+        "status": "ok", "backbone": "vit-nano", "image_size": 48, "precision": "fp32", "device_name": "a CPU", "threads": 1,
+        "mem_train_peak": 3 * 2**20,
+    }  # fmt: skip
     measured = [{**fixed, "method": row["method"], "method_config": row["method_config"], "train_ratio": 2.5} for row in rows[:2]]
     write_costs([{name: row.get(name) for name in COLUMNS} for row in measured], path)
     runs = with_costs(store.load(), path)
     ((_, figure),) = pareto.draw(store, runs, Filters())
     assert [ax.get_xlabel() for ax in figure.axes][2:] == [pareto.STEP.title, "peak memory in training (MiB)"]
     caption = " ".join(figure.legends[0].get_title().get_text().split())
-    assert "measured on a CPU. Not measured: vpt (prompt_length=50)." in caption and "not comparable" not in caption
+    assert "measured on a CPU, threads: 1. Not measured: vpt (prompt_length=50)." in caption and "not comparable" not in caption
     (section,) = sections(runs, Filters())
     by_label = {row_label(point.row): point.costs for point in pareto.points_of(section, pareto.panels_of(runs))}
     assert by_label["vpt"]["train_ratio"] == 2.5 and by_label["linear"]["mem_train_peak"] == 3

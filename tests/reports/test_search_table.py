@@ -84,6 +84,22 @@ def test_options_that_differ_make_rows(tmp_path: Path) -> None:
     assert {label: row["digits"] for label, row in found.items()} == {"vpt": "0.002", "vpt (prompt_length=50)": "0.0005 border"}
 
 
+def test_what_cannot_be_compared_is_apart(tmp_path: Path) -> None:
+    """Two backbones, and two searches of one space."""
+    small, large = grid("vpt", "digits", (1.0, 3.0, 2.0)), grid("vpt", "digits", (9.0, 2.0, 3.0))
+    large = [
+        make_row(
+            "vpt", recipe={"lr": row["lr"]}, minutes=5, acc1=None, backbone="vit-b16-in21k", stage="search", search=row["search"],
+            lr=row["lr"],
+        ) | {"status": "ok", "val_acc1": row["val_acc1"]}
+        for row in large
+    ]  # fmt: skip
+    sections = json.loads(str(make_report("search", results=fill(tmp_path, *small, *large).folder, format="json")))["sections"]
+    chosen = {section["title"]: section["rows"][0]["cells"][0]["text"] for section in sections}
+    assert sorted(chosen.values()) == ["0.0005", "0.002"]
+    assert all("rates (grid, 3 trials): lr" in title for title in chosen)
+
+
 def test_without_trials(tmp_path: Path) -> None:
     store = fill(tmp_path, make_row("vpt"))
     with pytest.raises(StoreError, match=r"no trial of a search in .*Make some: vpbench tune"):

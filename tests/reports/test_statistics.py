@@ -397,6 +397,8 @@ def test_all_methods_against_the_reference(tmp_path: Path) -> None:
     assert labels_of(ranks) == names
     place = [column.name for column in ranks.columns].index("Against linear")
     assert [row.cells[place].text for row in ranks.rows] == ["1/1/0", "1/0/1", "-"]
+    groups = "partial tuning 2.50 (1, from 2.50 to 2.50); prompts 1.75 (2, from 1.50 to 2.00)"
+    assert f"Mean rank by group of methods: {groups}." in ranks.notes
 
 
 def test_pairs_of_many_methods_are_for_programs(tmp_path: Path) -> None:

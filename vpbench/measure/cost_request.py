@@ -80,6 +80,8 @@ class CostRequest:
         if self.suite is None:
             return {}
         name, suite = suite_name(self.suite), suite_card(self.suite)
+        if suite.task != self.task:
+            raise UsageError(f"suite {name} is of {suite.task}: say --task {suite.task}.")
         preset = label.partition(":")[2]
         return method_options(recipe_entries(method_in(label), suite.part_of or name, "", preset or None, suite.task))
 

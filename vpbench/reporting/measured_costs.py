@@ -9,8 +9,10 @@ import pandas as pd
 
 from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.hashing import canonical_json
+from vpbench.core.names import shortened
 from vpbench.reporting.settings import settings_in
 
+ALIKE = ("backbone", "image_size", "precision", "method")
 COLUMNS = ("train_ratio", "mem_train_peak", "latency_ms_p50", "device_name", "threads")
 
 
@@ -27,9 +29,9 @@ def read_costs(path: Path) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
         ok = [row for row in rows if row["status"] == "ok" and row["method_config"]]
         for row in ok:
-            _ = [row[name] for name in ("backbone", "image_size", "method", *COLUMNS)]
+            _ = [row[name] for name in (*ALIKE, *COLUMNS)]
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise StoreError(f"{path} is no file of 'vpbench measure --output': {str(error).splitlines()[0]}.") from error
+        raise StoreError(f"{path} is no file of 'vpbench measure --output': {shortened(str(error))}.") from error
     if not ok:
         raise StoreError(f"{path} has no method that could be measured.")
     return ok
@@ -46,13 +48,13 @@ def with_costs(runs: pd.DataFrame, path: Path) -> pd.DataFrame:
     found = [measured.get(_key(run), {}) for run in runs.to_dict("records")]
     if not any(found):
         raise UsageError(
-            f"--costs {path} has no method of these runs with their options, on their backbone: make it with vpbench measure"
-            " --backbone NAME --suite NAME."
+            f"--costs {path} has no method of these runs with their options, on their backbone at their image size and precision:"
+            f" make it with vpbench measure --backbone NAME --image-size N --suite NAME --precision NAME --output {path}."
         )
     columns: dict[str, Any] = {name: [row.get(name) for row in found] for name in COLUMNS}
     return runs.assign(**columns).astype(dict.fromkeys(("train_ratio", "mem_train_peak", "latency_ms_p50"), float))
 
 
 def _key(row: dict[Any, Any]) -> tuple[Any, ...]:
-    """What costs depend on, but for the classes of the head."""
-    return row["backbone"], row["image_size"], row["method"], canonical_json(settings_in(row["method_config"]))
+    """What must be the same; the classes of the head matter little."""
+    return *(row[name] for name in ALIKE), canonical_json(settings_in(row["method_config"]))

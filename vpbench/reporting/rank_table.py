@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import combinations
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -13,16 +14,17 @@ from vpbench.reporting.cells import p_is, p_text
 from vpbench.reporting.definition import TableDefinition
 from vpbench.reporting.frame import Filters, arrange, of_section, scored_runs, sections_in
 from vpbench.reporting.keys import ColumnKey, RowKey
+from vpbench.reporting.method_groups import group_place, group_title
 from vpbench.reporting.notes import seen_in_training
 from vpbench.reporting.row_labels import row_label, row_labels, section_titles
-from vpbench.reporting.statistics import LEAST_WILCOXON, TooFewError, friedman, holm, wilcoxon_p, wins
+from vpbench.reporting.statistics import LEAST_WILCOXON, Friedman, TooFewError, friedman, holm, wilcoxon_p, wins
 from vpbench.reporting.table import Cell, Column, Row, Section, Table
 
 _HOW = (
     "One score per method and data set: the mean of its seeds. Wins/ties/losses: the row's method against all others, or against"
-    " the one that the column names. Nemenyi: all pairs after Friedman's test. Wilcoxon: signed-rank test of the differences,"
-    " two-sided, adjusted by Holm for all pairs."
+    " the one that the column names. Nemenyi: all pairs after Friedman's test."
 )
+_PAIRS = "Wilcoxon: signed-rank test of the differences, two-sided, adjusted by Holm for all pairs."
 LARGEST_SQUARE = 15  # so many methods are shown pair by pair; a page has no room for more
 
 
@@ -53,11 +55,12 @@ def statistics_table(
         squares = every_pair or scores.shape[1] <= LARGEST_SQUARE
         found = _all_methods(scores, RowKey(definition.reference), _dropped(own, scores), squares)
         sections += [replace(each, key=key, caption=each.caption if key else f"{each.caption}: {mixed}") for each in found]
+    how = [_HOW, *([_PAIRS] if any(len(section.rows) <= LARGEST_SQUARE for section in sections) or every_pair else [])]
     return Table(
         "",
         "All methods over all data sets",
         tuple(sections),
-        (*notes, _HOW, *seen_in_training(runs)),
+        (*notes, *how, *seen_in_training(runs)),
         tuple(sections_in(runs)),
     )
 
@@ -76,33 +79,71 @@ def _dropped(runs: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
 
 def _all_methods(scores: pd.DataFrame, reference: RowKey, notes: list[str], squares: bool) -> list[Section]:
     """Mean ranks, best first, wins against all methods and against ``reference``, and the tests; with ``squares`` every pair."""
-    n, ranks = len(scores), scores.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
+    ranks = scores.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
     scores = scores[ranks.index]
-    methods = _rows(scores)
-    titles = {"rank": "Mean rank", "mean": f"Mean of {n}", "record": "Wins/ties/losses"}
-    cells = {name: [_plain(ranks[name], 2), _plain(scores[name].mean(), 1), _against(scores, name, methods)] for name in methods}
-    if reference in methods:
-        titles["reference"] = f"Against {row_label(reference)}"
-        cells = {name: [*own, _against(scores, name, [reference])] for name, own in cells.items()}
-    tables = [_pairwise(scores)] if squares else []
+    tested, about = _tested(scores)
+    columns = _rank_columns(scores, ranks, reference, tested)
+    titles = tuple(Column("", title, "test", ColumnKey("test", name)) for name, (title, _) in columns.items())
+    rows = tuple(Row("", method, tuple(cells[method] for _, cells in columns.values())) for method in _rows(scores))
+    apart = [] if squares else [f"All pairs of {len(rows)} methods: with --format json or csv; --method keeps fewer."]
+    lines = (*notes, *_by_group(ranks), about, *apart)
+    first = Section(None, titles, rows, lines, caption="Mean ranks, 1 is best")
+    return [first, _pairwise(scores), *([_nemenyi(tested)] if tested else [])] if squares else [first]
+
+
+def _tested(scores: pd.DataFrame) -> tuple[Friedman | None, str]:
+    """Friedman's test, and a line on it; None where there is too little for it."""
+    n, methods = scores.shape
     try:
         found = friedman(scores)
-        notes.append(
-            f"Friedman's test over {n} data sets and {len(methods)} methods: chi2 = {found.statistic:.2f} with {len(methods) - 1}"
-            f" degrees of freedom, {p_is(found.p)}{', approximate below 10 data sets' if n < 10 else ''}."
-            f" Critical difference of mean ranks at 5 % (Nemenyi): {found.critical:.2f}."
-        )
-        against = {name: [_p_cell(found.nemenyi.loc[name, other], name == other) for other in methods] for name in methods}
-        titles["nemenyi"] = "Nemenyi's p, against the first"
-        cells = {name: [*own, against[name][0]] for name, own in cells.items()}
-        tables += [_square("Nemenyi's p", against)] if squares else []
     except TooFewError as error:
-        notes.append(f"Friedman and Nemenyi: not tested. {error}.")
-    if not squares:
-        notes.append(f"All pairs of {len(methods)} methods: with --format json or csv; --method keeps fewer.")
-    columns = tuple(Column("", title, "test", ColumnKey("test", key)) for key, title in titles.items())
-    rows = tuple(Row("", name, tuple(own)) for name, own in cells.items())
-    return [Section(None, columns, rows, tuple(notes), caption="Mean ranks, 1 is best"), *tables]
+        return None, f"Friedman and Nemenyi: not tested. {error}."
+    return found, (
+        f"Friedman's test over {n} data sets and {methods} methods: chi2 = {found.statistic:.2f} with {methods - 1}"
+        f" degrees of freedom, {p_is(found.p)}{', approximate below 10 data sets' if n < 10 else ''}."
+        f" Critical difference of mean ranks at 5 % (Nemenyi): {found.critical:.2f}."
+    )
+
+
+def _rank_columns(
+    scores: pd.DataFrame, ranks: pd.Series[float], reference: RowKey, tested: Friedman | None
+) -> dict[str, tuple[str, dict[RowKey, Cell]]]:
+    """Title and cells of every column of the first table, by its key."""
+    methods = _rows(scores)
+    columns: dict[str, tuple[str, dict[RowKey, Cell]]] = {
+        "rank": ("Mean rank", {name: _plain(ranks[name], 2) for name in methods}),
+        "mean": (f"Mean of {len(scores)}", {name: _plain(scores[name].mean(), 1) for name in methods}),
+        "record": ("Wins/ties/losses", {name: _against(scores, name, methods) for name in methods}),
+    }
+    if reference in methods:
+        title = f"Against {row_label(reference)}"
+        columns["reference"] = (title, {name: _against(scores, name, [reference]) for name in methods})
+    if tested:
+        first = tested.nemenyi[methods[0]]
+        columns["nemenyi"] = (
+            "Nemenyi's p, against the first", {name: _p_cell(first[name], name == methods[0]) for name in methods}
+        )  # fmt: skip
+    return columns
+
+
+def _by_group(ranks: pd.Series[float]) -> list[str]:
+    """A line on the mean ranks of groups of methods, where there are several."""
+    named: dict[str, list[float]] = {}
+    for row in sorted(_keys(ranks), key=lambda row: group_place(row.method)):
+        named.setdefault(group_title(row.method).lower() or "other methods", []).append(float(ranks[row]))
+    parts = [f"{name} {fmean(own):.2f} ({len(own)}, from {min(own):.2f} to {max(own):.2f})" for name, own in named.items()]
+    return [f"Mean rank by group of methods: {'; '.join(parts)}."] if len(named) > 1 else []
+
+
+def _keys(ranks: pd.Series[float]) -> list[Any]:
+    return list(ranks.index)
+
+
+def _nemenyi(tested: Friedman) -> Section:
+    names: list[Any] = list(tested.nemenyi.columns)
+    return _square(
+        "Nemenyi's p", {name: [_p_cell(tested.nemenyi.loc[name, other], name == other) for other in names] for name in names}
+    )
 
 
 def _against(scores: pd.DataFrame, name: RowKey, others: Iterable[RowKey]) -> Cell:

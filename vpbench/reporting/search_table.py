@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class _Search:
     """The trials of one method on one data set.
 
     Attributes:
-        selected: by setting; empty where no trial was finished.
+        selected: by setting; empty where no trial was finished, or nobody knows what was searched.
         borders: those of them that lie on the border of a grid.
         below: points of every finished trial below the best one.
         lost: trials that were pruned or failed.
@@ -60,16 +60,23 @@ def search_table(store: Store, filters: Filters) -> Table:
         StoreError: when no trial is stored.
     """
     trials = arrange(trials_in(store, Filters()), filters)
+    alike = [replace(key, epochs=None) for key in trials["section"]]  # a pruned trial had fewer epochs
     found: dict[tuple[SectionKey, str], dict[RowKey, dict[str, _Search]]] = {}
-    groups: Any = trials.groupby(["row", "dataset", "search"], sort=False, dropna=False)
-    for (row, dataset, search), own in groups:
-        whole, about = whole_ones(own), search_in(search)
+    groups: Any = trials.assign(alike=alike).groupby(["alike", "row", "dataset", "search"], sort=False, dropna=False)
+    for (_, row, dataset, search), own in groups:
+        whole = whole_ones(own)
         key = (whole if len(whole) else own)["section"].iloc[0]
-        title = f"{about.get('space', 'an unknown search')}: {', '.join(map(_name, about.get('searched', ())))}"
-        found.setdefault((key, title), {}).setdefault(row, {})[str(dataset)] = _search(own, whole, about)
+        found.setdefault((key, str(search)), {}).setdefault(row, {})[str(dataset)] = _search(own, whole, search_in(search))
     order = data_sets(trials)
-    sections = tuple(_section(*key, rows, order) for key, rows in found.items())
+    sections = tuple(_section(key, _title(search), rows, order) for (key, search), rows in found.items())
     return Table("", "What searches have selected", sections, _FOOTER)
+
+
+def _title(search: str) -> str:
+    about = search_in(search)
+    if not about:
+        return "an unknown search"
+    return f"{about['space']} ({about['sampler']}, {about['trials']} trials): {', '.join(map(_name, about['searched']))}"
 
 
 def _search(trials: pd.DataFrame, whole: pd.DataFrame, about: dict[str, Any]) -> _Search:
