@@ -56,13 +56,13 @@ def draw(store: Store, runs: pd.DataFrame, filters: Filters) -> Iterator[tuple[s
     Raises:
         StoreError: when no option varies.
     """
-    colours = dataset_palette(runs)
+    palette = dataset_palette(runs)
     drawn = False
     for section in sections(runs, filters):
         for method in sorted({row.method for row in section.rows}):
             if sweeps := sweeps_of(section, method):
                 drawn = True
-                yield f"hyperparameters_{section.stem}_{method}", _figure(section, method, sweeps, colours)
+                yield f"hyperparameters_{section.stem}_{method}", _figure(section, method, sweeps, palette)
     if not drawn:
         raise StoreError(
             f"no runs in {store.folder} differ in one option only. Make some, one command per value: "
@@ -158,20 +158,20 @@ def _word(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _figure(section: SectionRuns, method: str, sweeps: Sequence[Sweep], colours: Mapping[str, str]) -> Figure:
+def _figure(section: SectionRuns, method: str, sweeps: Sequence[Sweep], palette: Mapping[str, str]) -> Figure:
     columns = min(len(sweeps), _COLUMNS)
     lines = -(-len(sweeps) // columns)
     figure = Figure(figsize=(max(2.5 * columns, 4.2), 2.4 * lines + 1.2), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    marks = dict(zip(colours, _MARKERS * (1 + len(colours) // len(_MARKERS))))
+    marks = dict(zip(palette, _MARKERS * (1 + len(palette) // len(_MARKERS))))
     for ax, sweep in zip(axes, sweeps):
-        _panel(ax, sweep, colours, marks)
+        _panel(ax, sweep, palette, marks)
     for ax in axes[len(sweeps) :]:
         ax.set_visible(False)
     for place in range(0, len(sweeps), columns):
         axes[place].set_ylabel(section.score)
-    shown = [name for name in colours if any(name in sweep.lines for sweep in sweeps)]
-    keys = [Line2D([], [], color=colours[name], marker=marks[name], markersize=4, label=name) for name in shown]
+    shown = [name for name in palette if any(name in sweep.lines for sweep in sweeps)]
+    keys = [Line2D([], [], color=palette[name], marker=marks[name], markersize=4, label=name) for name in shown]
     figure_title(figure, f"Options of {method}: {section.title}")
     counts = sorted({int(n) for sweep in sweeps for line in sweep.lines.values() for n in line["n"]})
     spread = "Bars: standard deviation over seeds. " if counts[-1] > 1 else ""
@@ -181,7 +181,7 @@ def _figure(section: SectionRuns, method: str, sweeps: Sequence[Sweep], colours:
     return figure
 
 
-def _panel(ax: Axes, sweep: Sweep, colours: Mapping[str, str], marks: Mapping[str, str]) -> None:
+def _panel(ax: Axes, sweep: Sweep, palette: Mapping[str, str], marks: Mapping[str, str]) -> None:
     despine(ax)
     frames = sweep.lines.values()
     numeric = all(_is_number(value) for line in frames for value in line["value"])
@@ -192,7 +192,7 @@ def _panel(ax: Axes, sweep: Sweep, colours: Mapping[str, str], marks: Mapping[st
         at = line["value"] if numeric else [values.index(str(value)) for value in line["value"]]
         bars = deviation_bars(line["mean"], line["std"]) if (line["n"] > 1).any() else None
         ax.errorbar(
-            at, line["mean"], yerr=bars, color=colours[name], linewidth=1.2,
+            at, line["mean"], yerr=bars, color=palette[name], linewidth=1.2,
             marker=marks[name], markersize=4, elinewidth=0.8, capsize=2,
         )  # fmt: skip
     if not numeric:

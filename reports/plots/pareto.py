@@ -36,6 +36,7 @@ from vpbench.store.store import Store
 PLACE = 10  # on a page
 _MANY = 12  # methods
 OVERVIEW = True  # readable with thousands of runs
+OF_COSTS = True  # or those of vpbench measure
 
 
 @dataclass(frozen=True)

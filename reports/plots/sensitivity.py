@@ -66,17 +66,17 @@ def _figure(lost: pd.DataFrame, setting: str, title: str) -> Figure:
     methods = sorted(lost["method"].unique(), key=lambda method: lost.loc[lost["method"] == method, "lost"].mean())
     figure, axes = subplot_grid(len(methods))
     names = list(dict.fromkeys(lost["dataset"]))
-    colours = dataset_palette(lost.assign(dataset_group=""))
+    palette = dataset_palette(lost.assign(dataset_group=""))
     for ax, method in zip(axes, methods, strict=True):
         own = lost[lost["method"] == method]
         for name, line in own.groupby("dataset", sort=False):
-            ax.plot(line["value"], -line["lost"], marker="o", markersize=2, linewidth=1, color=colours[str(name)])
+            ax.plot(line["value"], -line["lost"], marker="o", markersize=2, linewidth=1, color=palette[str(name)])
         ax.set_title(f"{shortened(method, 18)} {own['lost'].mean():.1f}", fontsize=7)
     if lost["value"].min() > 0:
         logarithmic(axes[0].xaxis)
     figure.supylabel("points less than with the best value, validation images", fontsize=8)
     figure_title(figure, f"Sensitivity to {setting}: {title}")
-    keys = [Line2D([], [], color=colours[name], marker="o", markersize=3, label=name) for name in names]
+    keys = [Line2D([], [], color=palette[name], marker="o", markersize=3, label=name) for name in names]
     legend_below(
         figure, f"{setting} of every trial. Behind a name: the mean of all points below the best; least sensitive first.", keys
     )

@@ -99,7 +99,7 @@ def test_costs_of_a_file_take_the_place_of_those_of_runs(tmp_path: Path) -> None
     ]
     with pytest.raises(UsageError, match="has no method of these runs with their options"):
         with_costs(fill(tmp_path / "b", make_row("insvp")).load(), path)
-    with pytest.raises(UsageError, match="--costs goes with --table methods and --plot pareto"):
+    with pytest.raises(UsageError, match="--costs goes with --table methods, and with figures of costs"):
         make_report(plot="heatmap", results=store.folder, costs=path)
 
 

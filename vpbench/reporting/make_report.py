@@ -28,7 +28,6 @@ from vpbench.store.store import DEFAULT_FOLDER, Store
 METHODS = "methods"  # a table that is made without runs
 SCORES = "scores"  # a table from predictions and probabilities
 SEARCH = "search"  # a table of trials
-OF_COSTS = ("pareto",)  # figures that --costs is for
 DEFAULT_FIGURES = Path("results/figures")
 
 
@@ -99,8 +98,8 @@ def make_report(
     if sum((table is not None or plot is not None or reported, bool(compare), statistics)) > 1:
         raise UsageError("--compare, --statistics and a table or plot of a paper are three reports: ask for one at a time.")
     pairs = _pairs(compare)
-    if costs is not None and table != METHODS and plot not in OF_COSTS:
-        raise UsageError(f"--costs goes with --table {METHODS} and --plot {' or '.join(OF_COSTS)}.")
+    if costs is not None and table != METHODS and not (plot and find_plot(plot).of_costs):
+        raise UsageError(f"--costs goes with --table {METHODS}, and with figures of costs, such as --plot pareto.")
     keep = Filters.of(dataset, suite, backbone, method, seed)
     store = Store(results)
     if plot is not None:

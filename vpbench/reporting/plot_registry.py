@@ -27,6 +27,7 @@ class Plot:
         place: position on a page, smallest first; ``PLACE`` of the module.
         overview: whether it is readable, and quick to draw, for thousands of runs; ``OVERVIEW`` of the module.
         of_trials: whether it shows the trials of searches, and so needs no run; ``OF_TRIALS`` of the module.
+        of_costs: whether it can show the costs of a file of ``vpbench measure``; ``OF_COSTS`` of the module.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Plot:
     place: int = LAST
     overview: bool = False
     of_trials: bool = False
+    of_costs: bool = False
 
     @property
     def option(self) -> str:
@@ -69,5 +71,5 @@ def _pick(name: str, found: Any) -> Plot:
     if draw is None:
         raise UsageError(f"plot '{name}': {found!r} has no function 'draw'.")
     title = " ".join((found.__doc__ or name).strip().split("\n\n")[0].replace("``", "").split())
-    more = (getattr(found, "PLACE", LAST), getattr(found, "OVERVIEW", False), getattr(found, "OF_TRIALS", False))
-    return Plot(name, draw, title, *more)
+    marks = (getattr(found, mark, False) for mark in ("OVERVIEW", "OF_TRIALS", "OF_COSTS"))
+    return Plot(name, draw, title, getattr(found, "PLACE", LAST), *marks)
