@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 
 def pytest_configure() -> None:
-    """A shell starts what it runs in the background with Ctrl-C ignored, and processes hand that on to those they start."""
+    """What the machine and the shell around the tests would decide otherwise.
+
+    - A shell starts what it runs in the background with Ctrl-C ignored, and processes hand that on to those they start.
+    - pytest's processes each have a cache folder, so each would measure which matrix product is faster, and some tests compare
+      bit by bit what two of them computed.
+    """
+    os.environ.setdefault("VPBENCH_LINEAR", "default")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -53,9 +53,11 @@ def test_damaged_choices_are_made_again(damage: str, cache: Path) -> None:
     assert any("width 32" in name for name in json.loads(cache.read_text()))
 
 
-def test_a_cache_that_cannot_be_written(cache: Path) -> None:
+def test_a_cache_that_cannot_be_written(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be stored is not used: two processes might measure different ones, and their predictions differ."""
+    monkeypatch.setattr(kernels, "_measured", lambda width: "onednn")
     cache.parent.write_text("a file")
-    assert linear_kernel(32) in ("default", "onednn")
+    assert linear_kernel(32) == "default"
 
 
 def test_layers_of_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:

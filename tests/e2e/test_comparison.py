@@ -12,6 +12,13 @@ from functools import cache
 import pytest
 from command import CHECKOUT, environment, vpbench
 
+from vpbench.reporting.figures import sections
+from vpbench.reporting.frame import Filters, load_rows
+from vpbench.reporting.measured_costs import with_costs
+from vpbench.reporting.row_labels import row_label
+from vpbench.reports.plots.pareto import panels_of, pareto_front, points_of
+from vpbench.store.store import Store
+
 STUDY = (CHECKOUT / "docs" / "study.md").read_text(encoding="utf-8")
 SECTIONS = {part.partition("\n")[0]: part for part in STUDY.split("\n## ")[1:]}
 NUMBER = re.compile(r"(?<![\w.,])-?\d+(?:,\d{3})*\.\d+(?!\w|\.\d)")  # with decimals: others are counts in words of their own
@@ -89,3 +96,17 @@ def test_methods_below_linear_probing_are_all_named() -> None:
         text = SECTIONS["Methods below linear probing"]
         (line,) = re.findall(rf"^- `{suite}`: (.*?)\.$", text, re.M | re.S)
         assert set(re.findall(r"`(\w+)`", line)) == below, suite
+
+
+def test_fronts_are_those_of_the_figure() -> None:
+    """By name and in their order, with costs to three digits."""
+    runs = with_costs(load_rows(Store(CHECKOUT / "results/published")), CHECKOUT / "results/costs/open-mini_vit-nano.parquet")
+    (section,) = sections(runs, Filters(suite=("open-mini",)))
+    fronts = []
+    for cost in (panels := panels_of(runs)):
+        points = [point for point in points_of(section, panels) if cost.column in point.costs]
+        assert len(points) == 43, cost.title  # all methods were measured
+        front = pareto_front([float(f"{point.costs[cost.column]:.3g}") for point in points], [point.accuracy for point in points])
+        fronts.append([row_label(points[place].row) for place in front])
+    lines = re.findall(r"^- (?:parameters|FLOPs|training step|memory): (.*)$", SECTIONS["Accuracy against cost"], re.M)
+    assert [re.findall(r"`(\w+)`", line) for line in lines] == fronts

@@ -42,15 +42,22 @@ def run_of(label: str, backbone: BackboneSpec | None = None) -> RunSpec:
     )  # fmt: skip
 
 
+def fresh_model(spec: RunSpec) -> PromptedModel:
+    """With the kernels of a run, as those that are loaded."""
+    model = build_model(spec.method, spec.backbone, len(CLASSES))
+    model.backbone.use_fastest_kernels("cpu", spec.precision)
+    return model.eval()
+
+
 def trained(spec: RunSpec) -> PromptedModel:
     """A model whose values are not those of a fresh one."""
     with torch.random.fork_rng():
         torch.manual_seed(spec.seed)
-        model = build_model(spec.method, spec.backbone, len(CLASSES))
+        model = fresh_model(spec)
         with torch.no_grad():
             for _, tensor in model.trainable():
                 tensor.add_(torch.randn_like(tensor), alpha=0.05)
-    return model.eval()
+    return model
 
 
 def written(folder: Path, label: str, backbone: BackboneSpec | None = None) -> tuple[Path, PromptedModel]:
@@ -215,7 +222,7 @@ def test_earlier_names_are_read(numbered: bool, tmp_path: Path) -> None:
     save_file(tensors, path)
     saved = decode_model(path.read_bytes(), path)
     assert saved.description is None
-    fresh = build_model(spec.method, spec.backbone, len(CLASSES)).eval()
+    fresh = fresh_model(spec)
     assert not torch.equal(fresh(pictures()), model(pictures()))
     restore(fresh, saved, path)
     assert torch.equal(fresh(pictures()), model(pictures()))

@@ -33,7 +33,8 @@ KERNELS: tuple[Kernel, Kernel] = ("default", "onednn")
 def linear_kernel(width: int) -> Kernel:
     """The faster product for tokens of this width on this machine; ``VPBENCH_LINEAR`` (default or onednn) overrules it.
 
-    The choice is stored in ``kernels.json`` in ``VPBENCH_CACHE`` or the user's cache folder.
+    The choice is stored in ``kernels.json`` in ``VPBENCH_CACHE`` or the user's cache folder. Where that folder cannot be
+    written it is torch's default, since the next process might measure another one.
     """
     asked = os.environ.get("VPBENCH_LINEAR")
     if asked in ("default", "onednn"):
@@ -41,21 +42,23 @@ def linear_kernel(width: int) -> Kernel:
     file = cache_root() / "kernels.json"
     name = f"{processor()}, torch {torch.__version__}, width {width}"
     if name not in (choices := _read(file)):
-        with _alone(file):  # another process may have measured meanwhile, and what it found holds
-            if name not in (choices := _read(file)):
+        with _alone(file) as writable:  # another process may have measured meanwhile, and what it found holds
+            if name not in (choices := _read(file)) and writable:
                 choices = {**choices, name: _measured(width)}
                 _write(file, choices)
-    return "onednn" if choices[name] == "onednn" else "default"
+    return "onednn" if choices.get(name) == "onednn" else "default"
 
 
 @contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """One process at a time, where the folder can be written."""
+def _alone(file: Path) -> Iterator[bool]:
+    """One process at a time; whether the folder can be written."""
     with ExitStack() as stack:
+        writable = False
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(file.with_suffix(".lock")))
-        yield
+            writable = True
+        yield writable
 
 
 def _measured(width: int) -> Kernel:
@@ -108,7 +111,7 @@ def _read(file: Path) -> dict[str, str]:
 
 
 def _write(file: Path, choices: dict[str, str]) -> None:
-    """Whole or not at all; a folder that cannot be written costs a measurement each time, and nothing else."""
+    """Whole or not at all; on a full disk the next process measures again."""
     text = json.dumps(choices, indent=1, sort_keys=True)
     with suppress(OSError):
         write_atomically(file, lambda path: path.write_text(text))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vpbench.core.errors import UnsupportedError, UsageError
+from vpbench.core.names import counted
 from vpbench.interface import Method
 from vpbench.models.registry import expand_labels, method_class, resolve_method
 from vpbench.reporting.keys import ColumnKey, RowKey
@@ -80,7 +81,9 @@ def _footer(costs: Path | None, measured: Mapping[str, Mapping[str, Any]]) -> li
     if not measured:
         return [*lines, "Times and memory: vpbench measure --methods all --output FILE.parquet, then --costs FILE.parquet."]
     first = next(iter(measured.values()))
-    place = f"{first['device_name']}, {first['threads']} threads" if first["device"] == "cpu" else str(first["device_name"])
+    place = str(first["device_name"])
+    if first["device"] == "cpu":
+        place += f", {counted(first['threads'], 'thread')}"
     how = f"{first['precision']}, steps of {first['train_batch']} images, {first['mem_kind']}"
     return [*lines, f"Times and memory: measured on {place}, {how} ({costs}); the others were not measured."]
 
@@ -88,8 +91,8 @@ def _footer(costs: Path | None, measured: Mapping[str, Mapping[str, Any]]) -> li
 def _row(label: str, backbone: BackboneSpec, measured: Mapping[str, Any]) -> Row:
     name, _, preset = label.partition(":")
     method = method_class(name)
-    counted, changes = _counted(label, backbone.model_dump_json())
-    numbers = {**counted, **{column: measured.get(column) for column in ("train_ratio", "mem_train_peak")}}
+    sizes, changes = _counted(label, backbone.model_dump_json())
+    numbers = {**sizes, **{column: measured.get(column) for column in ("train_ratio", "mem_train_peak")}}
     words = [str(method.year or ""), changes, "yes" if method.merge is not Method.merge else "no"]
     cells = [
         *(Cell(text) if text else Cell() for text in words),
