@@ -25,7 +25,8 @@ from vpbench.store.schema import COLUMNS, SCHEMA, SCHEMA_VERSION
 from vpbench.store.store import Store
 
 VERSIONS = sorted((Path(__file__).parent / "versions").glob("*.parquet"))
-PUBLISHED = sorted((Path(__file__).parents[2] / "results").glob("*/*.parquet"))
+RESULTS = Path(__file__).parents[2] / "results"
+PUBLISHED = sorted(path for folder in ("baselines", "published") for path in (RESULTS / folder).glob("*.parquet"))
 
 
 def plain(row: dict[str, Any]) -> dict[str, Any]:
