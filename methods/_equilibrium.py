@@ -31,7 +31,9 @@ def anderson(step: Step, start: Tensor, steps: int, memory: int) -> Tensor:
         steps: how often it is called; a fixed number, so that a row's result does not depend on the other rows.
         memory: outputs that are mixed.
     """
-    current, points, outputs = start, [], []
+    current = start
+    points: list[Tensor] = []
+    outputs: list[Tensor] = []
     for _ in range(steps):
         output = step(current)
         points, outputs = [*points, current][-memory:], [*outputs, output][-memory:]

@@ -102,7 +102,8 @@ class MapsLabels:
     def map_by_frequency(self, session: Session) -> None:
         """The mapping from the classifier's predictions of all training images, with the prompt as it is now."""
         labels: list[Tensor] = []
-        self._predictions = predicted = []
+        predicted: list[Tensor] = []
+        self._predictions = predicted
         try:
             with torch.no_grad():
                 for images, truth in session.training_batches():
@@ -111,6 +112,6 @@ class MapsLabels:
         finally:
             self._predictions = None
         classes, per_class = self.own.mapping.shape
-        pair = (torch.cat(each).cpu().numpy() for each in (predicted, labels))
-        found = frequency_mapping(*pair, self._sources, classes, per_class)
+        of_images, truths = (torch.cat(each).cpu().numpy() for each in (predicted, labels))
+        found = frequency_mapping(of_images, truths, self._sources, classes, per_class)
         self.own.mapping.copy_(torch.from_numpy(found))

@@ -43,6 +43,8 @@ class Adapters(nn.Module):
         wrappers: peft's layers by timm's names of what they wrap.
     """
 
+    wrappers: dict[str, nn.Module]
+
     def __init__(self) -> None:
         super().__init__()
         self.__dict__["wrappers"] = {}  # not modules of this one: the frozen layers are inside of them

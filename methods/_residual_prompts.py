@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vpbench.interface import BackboneShape, Scope, nn, torch
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SITES = ("norm1", "qkv", "attention")
 
@@ -26,8 +23,6 @@ def residual_prompts(shape: BackboneShape, length: int) -> nn.ParameterDict:
 
 def add_residual_prompts(scope: Scope, residuals: Any) -> None:
     """Add what :func:`residual_prompts` made to the prompt rows of the sites' outputs."""
-    name: str
-    values: Tensor
     for name, values in residuals.items():
         site, _, block = name.rpartition("_")
         scope.add_to_prompts(int(block), site, values)

@@ -78,16 +78,16 @@ class Adapter(Method[AdapterConfig]):
             bottleneck = self.config.bottleneck or width // self.config.reduction
             if bottleneck < 1:
                 raise UsageError(f"adapter.reduction={self.config.reduction} is more than the token width {width}.")
-            adapter = nn.ModuleDict({"down": nn.Linear(width, bottleneck), "up": nn.Linear(bottleneck, width)})
-            self._initialise(adapter["down"], zero=self.config.init == "zero")
-            self._initialise(adapter["up"], zero=self.config.init != "xavier")
-            self.own.adapters[f"{block}_{site}"] = adapter
+            down, up = nn.Linear(width, bottleneck), nn.Linear(bottleneck, width)
+            self._initialise(down, zero=self.config.init == "zero")
+            self._initialise(up, zero=self.config.init != "xavier")
+            self.own.adapters[f"{block}_{site}"] = nn.ModuleDict({"down": down, "up": up})
 
     def _places(self) -> Iterator[tuple[int, Site]]:
         sites: tuple[Site, ...] = ("mlp_branch",) if self.config.placement == "pfeiffer" else ("attention_branch", "mlp_branch")
         return ((block, site) for block in range(self.shape.depth) for site in sites)
 
-    def _initialise(self, linear: nn.Module, zero: bool) -> None:
+    def _initialise(self, linear: nn.Linear, zero: bool) -> None:
         if zero:
             nn.init.zeros_(linear.weight)
         else:

@@ -83,11 +83,11 @@ class AdaptFormer(Method[AdaptFormerConfig]):
 
     def _bottleneck(self, width: int) -> nn.ModuleDict:
         rank = self.config.bottleneck
-        adapter = nn.ModuleDict({"down": nn.Linear(width, rank), "up": nn.Linear(rank, width)})
-        nn.init.kaiming_uniform_(adapter["down"].weight, a=math.sqrt(5))
-        for zero in (adapter["down"].bias, adapter["up"].weight, adapter["up"].bias):
+        down, up = nn.Linear(width, rank), nn.Linear(rank, width)
+        nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
+        for zero in (down.bias, up.weight, up.bias):
             nn.init.zeros_(zero)
-        return adapter
+        return nn.ModuleDict({"down": down, "up": up})
 
     def attach(self, scope: Scope) -> None:
         """Adds the bottlenecks' outputs to the MLPs' branches."""

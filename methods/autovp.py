@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import (
@@ -166,7 +166,7 @@ class AutoVP(MapsLabels, Method[AutoVPConfig]):
         """A linear layer with ``full``, on similarities with texts one that reads each class's first template; else nothing."""
         if self.config.mapping != "full":
             return nn.Identity()
-        head: nn.Module = super().make_head(width, classes)
+        head: Any = super().make_head(width, classes)
         if self.config.class_embeddings is not None:
             nn.init.eye_(head.weight)
         self._limit_gradients(*head.parameters())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vpbench.interface import ALL_FAMILIES, NO_PARTS, F, Method, MethodConfig, Part, Preset, Scope, Site, nn, option, torch
 
@@ -81,16 +81,16 @@ class Convpass(Method[ConvpassConfig]):
 
     def _bypass(self, width: int) -> nn.ModuleDict:
         rank = self.config.bottleneck
-        layers = {"down": nn.Linear(width, rank), "conv": nn.Conv2d(rank, rank, 3, padding=1), "up": nn.Linear(rank, width)}
-        nn.init.xavier_uniform_(layers["down"].weight)
+        down, up = nn.Linear(width, rank), nn.Linear(rank, width)
+        conv: Any = nn.Conv2d(rank, rank, 3, padding=1)
+        nn.init.xavier_uniform_(down.weight)
         if self.config.init == "xavier":
-            nn.init.xavier_uniform_(layers["conv"].weight)
+            nn.init.xavier_uniform_(conv.weight)
         else:
-            nn.init.dirac_(layers["conv"].weight)
-        nn.init.zeros_(layers["up"].weight)
-        for layer in layers.values():
-            nn.init.zeros_(layer.bias)
-        return nn.ModuleDict(layers)
+            nn.init.dirac_(conv.weight)
+        for zero in (up.weight, down.bias, conv.bias, up.bias):
+            nn.init.zeros_(zero)
+        return nn.ModuleDict({"down": down, "conv": conv, "up": up})
 
     def attach(self, scope: Scope) -> None:
         """Adds the bypasses to the outputs of attention and MLP."""
@@ -103,7 +103,7 @@ class Convpass(Method[ConvpassConfig]):
         """None."""
         return NO_PARTS
 
-    def _bypassed(self, bypass: nn.ModuleDict, grid: int, x: Tensor, y: Tensor) -> Tensor:
+    def _bypassed(self, bypass: Any, grid: int, x: Tensor, y: Tensor) -> Tensor:
         hidden = _quick_gelu(bypass["down"](x))
         prefix, patches = hidden[:, : self.shape.prefix], hidden[:, self.shape.prefix :]
         parts = [F.linear(prefix, bypass["conv"].weight[:, :, 1, 1], bypass["conv"].bias)] if self.shape.prefix else []

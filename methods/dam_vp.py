@@ -291,7 +291,8 @@ class DAMVP(Method[DAMVPConfig]):
 
     def _seen_in(self, session: Session, images: Tensor) -> dict[str, Tensor]:
         """Features of a forward pass: ``plain`` without and ``prompted`` with prompts."""
-        self._seen = seen = {}
+        seen: dict[str, Tensor] = {}
+        self._seen = seen
         try:
             session.logits(images)
         finally:

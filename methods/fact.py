@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vpbench.interface import (
     ALL_FAMILIES,
@@ -151,8 +151,8 @@ class FacT(Method[FacTConfig]):
         code = F.dropout(F.linear(code, self._core(block, site)), self.config.dropout, self.own.training)
         return y + self.config.scale * F.linear(code.unflatten(-1, (-1, self.config.rank)), factors.V).flatten(-2)
 
-    def _factors_of(self, block: int) -> nn.Module:
-        factors: nn.Module = self.own.factors[self.shape.stages.index(self.shape.stage_of(block))]
+    def _factors_of(self, block: int) -> Any:
+        factors: Any = self.own.factors[self.shape.stages.index(self.shape.stage_of(block))]
         return factors
 
     def _core(self, block: int, site: Site) -> Tensor:

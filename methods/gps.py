@@ -161,7 +161,8 @@ class GPS(Method[GPSConfig]):
             session.logits(views)
             contrastive_loss(self._features.float(), labels.repeat(2), self.config.temperature).backward()
             recorded.end_batch()
-        self._recorded, self._features = None, None
+        self._recorded = None
+        del self._features  # and with them the graph of the last pass
         for each in self._trained:
             each.grad = None
         for key in self._sizes():

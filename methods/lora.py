@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vpbench.core.errors import UnsupportedError, UsageError
 from vpbench.interface import (
@@ -123,13 +123,13 @@ class LoRA(Method[LoRAConfig]):
     def _scale(self) -> float:
         return 1.0 if self.config.alpha is None else self.config.alpha / self.config.rank
 
-    def _updated(self, factors: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def _updated(self, factors: Any, x: Tensor, y: Tensor) -> Tensor:
         if self.config.targets != "qv":
             return y + self._update(factors, x)
         query, key, value = y.chunk(3, dim=-1)
         return torch.cat([query + self._update(factors.q, x), key, value + self._update(factors.v, x)], dim=-1)
 
-    def _update(self, factors: nn.Module, x: Tensor) -> Tensor:
+    def _update(self, factors: Any, x: Tensor) -> Tensor:
         x = F.dropout(x, self.config.dropout, self.own.training)
         update = F.linear(F.linear(x, factors.A), factors.B)
         return update if self._scale == 1 else update * self._scale
@@ -137,7 +137,7 @@ class LoRA(Method[LoRAConfig]):
     def merge(self, scope: Scope) -> None:
         """Adds (alpha / r) B A to the frozen weights."""
         for block, site in self._places():
-            factors: nn.Module = self.own.updates[f"{block}_{site}"]
+            factors: Any = self.own.updates[f"{block}_{site}"]
             if self.config.targets == "qv":
                 query, value = (self._scale * part.B @ part.A for part in (factors.q, factors.v))
                 weight = torch.cat([query, torch.zeros_like(query), value])
@@ -158,7 +158,7 @@ class LoRA(Method[LoRAConfig]):
         }  # fmt: skip
         tensors: dict[str, Tensor] = {}
         for block, site in self._places():
-            factors: nn.Module = self.own.updates[f"{block}_{site}"]
+            factors: Any = self.own.updates[f"{block}_{site}"]
             down, up = (factors.A, factors.B) if self.config.targets != "qv" else _joint(factors)
             name = PEFT_PREFIX + self._layer(scope, site, block)
             tensors |= {f"{name}.lora_A.weight": down.detach(), f"{name}.lora_B.weight": up.detach()}
@@ -189,7 +189,7 @@ class LoRA(Method[LoRAConfig]):
             for (block, site), (down, up) in factors.items():
                 self._copy(self.own.updates[f"{block}_{site}"], down, up)
 
-    def _copy(self, factors: nn.Module, down: Tensor, up: Tensor) -> None:
+    def _copy(self, factors: Any, down: Tensor, up: Tensor) -> None:
         if self.config.targets != "qv":
             factors.A.copy_(down)
             factors.B.copy_(up)
@@ -209,7 +209,7 @@ class LoRA(Method[LoRAConfig]):
         return names[0]
 
 
-def _joint(factors: nn.Module) -> tuple[Tensor, Tensor]:
+def _joint(factors: Any) -> tuple[Tensor, Tensor]:
     """Both updates of ``qv`` as one of the joint projection: A (2 r, D), B (3 D, 2 r)."""
     query, value = factors.q, factors.v
     up = torch.block_diag(query.B, torch.zeros(len(query.B), 0, device=query.B.device), value.B)

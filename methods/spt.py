@@ -118,6 +118,7 @@ class SPT(Method[SPTConfig]):
         self.tensors = Tensors.of(shape)
         self._vector_numbers = {each[:4]: number for number, each in enumerate(self.tensors.vectors)}
         self._recorded: SiteGradients | None = None
+        self._pieces: Sequence[Tensor] | None = None
         room = round(self.config.budget * 1e6) - (shape.width if shape.prefix else 0)
         if room < 20:
             raise UsageError(f"spt.budget={self.config.budget} million leaves nothing to tune beside the class token.")
@@ -186,7 +187,7 @@ class SPT(Method[SPTConfig]):
         sizes = [size if chosen else 0 for size, chosen in zip(self._module_sizes(), modules)]
         self._lengths = [*sizes, *entries, *vectors]
         self._places = [*entries, *(0 if found == each[-1] else found for found, each in zip(vectors, self.tensors.vectors))]
-        self._pieces: Sequence[Tensor] | None = None
+        self._pieces = None
 
     def active_parameters(self) -> int:
         """Those in use."""
@@ -216,7 +217,7 @@ class SPT(Method[SPTConfig]):
                 if not isinstance(norm, nn.LayerNorm):
                     raise UnsupportedError(f"SPT tunes LayerNorms, and this backbone has {type(norm).__name__}.")
                 self._epsilon[site, block] = norm.eps
-            edit = self._normed if site in NORMS else self._projected
+            edit: Any = self._normed if site in NORMS else self._projected
             scope.after(site, partial(edit, site, block), block, tokenwise=True)
 
     def _sites(self) -> Iterator[tuple[int | None, Site]]:
@@ -229,12 +230,15 @@ class SPT(Method[SPTConfig]):
 
     def pixels(self, images: Tensor, context: Context) -> Tensor:
         """Cuts ``values`` into pieces, once per forward pass."""
-        self._pieces = self.own.values[: sum(self._lengths)].split(self._lengths)
+        self._pieces = self._cut()
         return images
 
+    def _cut(self) -> Sequence[Tensor]:
+        pieces: Sequence[Tensor] = self.own.values[: sum(self._lengths)].split(self._lengths)
+        return pieces
+
     def _piece(self, index: int) -> Tensor:
-        if self._pieces is None:
-            self._pieces = self.own.values[: sum(self._lengths)].split(self._lengths)
+        self._pieces = self._pieces or self._cut()
         return self._pieces[index]
 
     def _module(self, index: int) -> list[Tensor]:
@@ -327,9 +331,9 @@ class SPT(Method[SPTConfig]):
             recorded.end_batch()
         self._recorded = None
         sums, wanted = recorded.sums, []
-        for block, name, _, width_out in self.tensors.matrices:
+        for index, name, _, width_out in self.tensors.matrices:
             site, part, *_ = OPERATIONS[name]
-            wanted.append(sums[block, site, "weight"][part * width_out : (part + 1) * width_out])
+            wanted.append(sums[index, site, "weight"][part * width_out : (part + 1) * width_out])
         for block, site, part, kind, length in self.tensors.vectors:
             wanted.append(sums[block, site, kind][part * length : (part + 1) * length])
         self.install(choose(wanted, self.tensors, self._module_sizes(), self.room, self.config.alpha, self.config.beta))

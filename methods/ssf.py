@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vpbench.interface import ALL_FAMILIES, NO_PARTS, Method, MethodConfig, Part, Scope, Site, nn, option, torch
 
@@ -75,7 +75,7 @@ class SSF(Method[SSFConfig]):
     def merge(self, scope: Scope) -> None:
         """Folds gamma and beta into the weights and biases before them."""
         for site, block, _ in self._sites():
-            module: nn.Module = self.own.sites[_key(site, block)]
+            module: Any = self.own.sites[_key(site, block)]
             scope.fold(site, block, scale=module.gamma, bias=module.beta)
 
 
@@ -83,5 +83,5 @@ def _key(site: Site, block: int | None) -> str:
     return site if block is None else f"{block}_{site}"
 
 
-def _scaled_and_shifted(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def _scaled_and_shifted(module: Any, x: Tensor, y: Tensor) -> Tensor:
     return torch.addcmul(module.beta.to(y.dtype), y, module.gamma.to(y.dtype))

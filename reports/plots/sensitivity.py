@@ -58,7 +58,7 @@ def _lost(trials: pd.DataFrame) -> pd.DataFrame:
                 continue
             best = values.groupby(setting)["score"].max()
             lost = pd.DataFrame({"value": best.index, "lost": best.max() - best.to_numpy()})
-            parts.append(lost.assign(method=method, dataset=dataset, setting=setting))
+            parts.append(lost.assign(method=str(method), dataset=str(dataset), setting=setting))
     return pd.concat(parts) if parts else pd.DataFrame({"setting": []})
 
 

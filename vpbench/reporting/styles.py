@@ -150,7 +150,7 @@ def name_ticks(ax: Axes, names: Sequence[str]) -> None:
     ax.margins(x=0.15)
 
 
-def deviation_bars(means: Sequence[float], deviations: Sequence[float | None]) -> list[list[float]]:
+def deviation_bars(means: Iterable[float], deviations: Iterable[float | None]) -> list[list[float]]:
     """Lengths of error bars down and up, (2, n), for accuracies in percent: no bar leaves 0 ... 100."""
     known = [0.0 if deviation is None or math.isnan(deviation) else deviation for deviation in deviations]
     pairs = list(zip(means, known, strict=True))
