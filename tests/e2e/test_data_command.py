@@ -58,6 +58,7 @@ def cards(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) -
     assert spec
     monkeypatch.setitem(sys.modules, "vpbench.benchmarks", importlib.util.module_from_spec(spec))
     monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(site / "sources")])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # the first test to import the source would leave a file
     monkeypatch.setenv("VPBENCH_DATA", str(tmp_path / "data"))
     return site
 

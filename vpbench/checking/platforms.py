@@ -7,6 +7,7 @@ from typing import Literal
 
 from vpbench.checking.baseline import Row
 from vpbench.checking.tolerance import Tolerances
+from vpbench.core.names import counted
 from vpbench.models.registry import method_class, method_registry
 
 Nearness = Literal["same", "near", "far"]
@@ -39,7 +40,7 @@ def _minor(row: Row) -> list[str]:
 
 def platform_text(row: Row) -> str:
     """A row's platform in a few words."""
-    threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
+    threads = counted(row["threads"], "thread")
     products = ", products by oneDNN" if row["linear_kernel"] == "onednn" else ""
     place = f"{row['platform']}, {row['device']} {row['device_name']}, {threads}{products}"
     return f"{place}, torch {row['torch']}, timm {row['timm']}"

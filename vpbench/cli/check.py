@@ -13,6 +13,7 @@ import typer
 
 from vpbench.cli.check_contribution import check_contribution
 from vpbench.cli.streams import warnings_as_lines
+from vpbench.core.names import counted
 from vpbench.spec.parsing import numbers, words
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def check(
     written = _write_baseline(part, old, now, baseline) if update else None
     _show(comparison, baseline, markdown, junit, as_json)
     if written is not None:
-        typer.echo(f"Wrote {baseline}: {len(written)} rows, {_content(written)}.", err=as_json)
+        typer.echo(f"Wrote {baseline}: {counted(len(written), 'row')}, {_content(written)}.", err=as_json)
     elif comparison and comparison.failures:
         raise typer.Exit(REGRESSION)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vpbench.cli.options import number
+from vpbench.core.names import counted
 
 INTERRUPTED = 130
 FAILED = 1
@@ -97,7 +98,7 @@ def measure(
         raise typer.Exit(INTERRUPTED)
     if output is not None:
         write_costs(rows, output)
-        typer.echo(f"{len(rows)} rows in {output}.", err=True)
+        typer.echo(f"{counted(len(rows), 'row')} in {output}.", err=True)
     if any(row["status"] not in ("ok", "unsupported") for row in rows):
         raise typer.Exit(FAILED)
 
@@ -127,7 +128,7 @@ def _print_sizes(rows: list[Row]) -> None:
 def _print_times(rows: list[Row]) -> None:
     first = rows[0]
     batch = next((row["throughput_batch"] for row in rows if row["throughput_batch"]), "-")
-    where = f"{first['device_name']}" + ("" if first["device"] == "cuda" else f", {first['threads']} threads")
+    where = f"{first['device_name']}" + ("" if first["device"] == "cuda" else f", {counted(first['threads'], 'thread')}")
     _table(
         f"Inference, {first['precision']}, {where}",
         rows,
