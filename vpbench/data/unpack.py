@@ -26,7 +26,7 @@ from vpbench.data.download import BLOCK, OnStep
 if sys.version_info >= (3, 11, 4):
     import tarfile
 else:  # tarfile without filters, such as Debian 12's
-    from backports import tarfile  # type: ignore[import-not-found,no-redef]
+    from backports import tarfile  # type: ignore[no-redef]
 
 SCRATCH = ".unpacking-"
 
