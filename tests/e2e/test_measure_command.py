@@ -164,14 +164,22 @@ def test_ctrl_c_prints_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         measured(self, entry, *more, **named)
 
     monkeypatch.setattr(costs.Costs, "_round", second_method_of_the_first_round)
-    done = vpbench(*SMALL, "--methods", "linear,vpt", "--json", "--output", tmp_path / "costs.parquet")
+    path = tmp_path / "costs.parquet"
+    words = (*SMALL, "--methods", "linear,vpt", "--json", "--output", path)
+    done = vpbench(*words)
     assert done.code == 130
-    assert done.err == "vpbench: interrupted; what was measured is above, a dash is what was not.\n"
+    interrupted = "vpbench: interrupted; what was measured is above, a dash is what was not.\n"
+    assert done.err == f"3 rows in {path}.\n{interrupted}"
     rows = rows_of(done)
     assert rows["linear"]["latency_ms_p50"] > 0
     assert rows["vpt"]["latency_ms_p50"] is None
     assert rows["vpt"]["flops_forward"] > 0
-    assert list(tmp_path.iterdir()) == []
+    assert {row["method"]: row for row in pq.read_table(path).to_pylist()} == rows
+    path.write_text("a whole file of another time")
+    calls.clear()
+    done = vpbench(*words)
+    assert (done.code, done.err) == (130, f"{path} is as it was: a part does not replace it.\n{interrupted}")
+    assert path.read_text() == "a whole file of another time" and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

@@ -93,12 +93,14 @@ def measure(
     for row in rows:
         if row["status"] != "ok":
             typer.echo(f"{row['method']}: {row['status']} - {row['error']}", err=True)
+    if output is not None and not whole and output.exists():
+        typer.echo(f"{output} is as it was: a part does not replace it.", err=True)
+    elif output is not None:
+        write_costs(rows, output)
+        typer.echo(f"{counted(len(rows), 'row')} in {output}.", err=True)
     if not whole:
         typer.echo("vpbench: interrupted; what was measured is above, a dash is what was not.", err=True)
         raise typer.Exit(INTERRUPTED)
-    if output is not None:
-        write_costs(rows, output)
-        typer.echo(f"{counted(len(rows), 'row')} in {output}.", err=True)
     if any(row["status"] not in ("ok", "unsupported") for row in rows):
         raise typer.Exit(FAILED)
 
