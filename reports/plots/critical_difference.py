@@ -141,10 +141,17 @@ def _diagram(
         ax.text(edge - (0.02 if on_left else -0.02) * reach, y, text, ha="right" if on_left else "left", va="center")
     for place, (first, last) in enumerate(groups):
         y = -0.55 - 0.55 * place
-        ax.plot([ranks.iloc[first] - 0.02 * reach, ranks.iloc[last] + 0.02 * reach], [y, y], color="black", linewidth=3)
+        ax.plot(_bar(ranks.tolist(), first, last, 0.02 * reach), [y, y], color="black", linewidth=3, solid_capstyle="butt")
     room = 0.35 * reach
     ax.set_xlim(left - room, max(right, 1 + difference) + room)
     ax.set_ylim(start - half + 0.3, 2.9)
+
+
+def _bar(ranks: Sequence[float], first: int, last: int, overhang: float) -> list[float]:
+    """Both ends of the bar of a group, which reach over its ranks, and never to one outside."""
+    before = ranks[first] - ranks[first - 1] if first else math.inf
+    after = ranks[last + 1] - ranks[last] if last + 1 < len(ranks) else math.inf
+    return [ranks[first] - min(overhang, before / 3), ranks[last] + min(overhang, after / 3)]
 
 
 def _caption(section: SectionRuns, scores: pd.DataFrame, tested: Friedman) -> str:

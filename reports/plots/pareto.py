@@ -130,7 +130,8 @@ def pareto_front(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
 def _figure(section: SectionRuns, points: Sequence[Point], style: dict[RowKey, RowStyle], shown: Sequence[Cost]) -> Figure:
     figure = Figure(figsize=(6.9, 5.6), layout="constrained")
     axes = figure.subplots(2, 2, sharey=True)
-    panels = [_panel(ax, cost, points, style) for ax, cost in zip(axes.ravel(), shown)]
+    alike = len(_machines(section.scored, shown)) < 2
+    panels = [_panel(ax, cost, points, style, alike or not cost.timed) for ax, cost in zip(axes.ravel(), shown)]
     for line in axes:
         line[0].set_ylabel(section.score)
     has_line, has_nested = (any(of_panel) for of_panel in zip(*panels, strict=True))
@@ -143,8 +144,14 @@ def _figure(section: SectionRuns, points: Sequence[Point], style: dict[RowKey, R
     return figure
 
 
-def _panel(ax: Axes, cost: Cost, points: Sequence[Point], style: dict[RowKey, RowStyle]) -> tuple[bool, bool]:
-    """Returns whether there is a line, which a front of one point has not, and whether points lie in one place."""
+def _panel(
+    ax: Axes, cost: Cost, points: Sequence[Point], style: dict[RowKey, RowStyle], comparable: bool
+) -> tuple[bool, bool]:  # fmt: skip
+    """Returns whether there is a line, which a front of one point has not, and whether points lie in one place.
+
+    Args:
+        comparable: whether the costs may be compared, and have a front.
+    """
     despine(ax)
     ax.set(xlabel=cost.title)
     shown = [point for point in points if cost.column in point.costs]
@@ -153,7 +160,8 @@ def _panel(ax: Axes, cost: Cost, points: Sequence[Point], style: dict[RowKey, Ro
         ax.set_xticks([])
         return False, False
     x, y = [point.costs[cost.column] for point in shown], [point.accuracy for point in shown]
-    front = pareto_front([float(f"{cost:.3g}") for cost in x], y)  # as tables print them: less is noise
+    # Costs as tables print them: less is noise.
+    front = pareto_front([float(f"{cost:.3g}") for cost in x], y) if comparable else []
     ax.plot([x[i] for i in front], [y[i] for i in front], drawstyle="steps-post", color="0.55", linewidth=1, zorder=1)
     wide = min(x) > 0 and max(x) / min(x) > 8
     places = list(zip(in_shares([math.log(value) for value in x] if wide else x), in_shares(y), strict=True))
@@ -198,7 +206,9 @@ def _caption(section: SectionRuns, points: Sequence[Point], shown: Sequence[Cost
         parts.append("Methods in one place are drawn inside one another.")
     if any(point.deviation is not None for point in points):
         parts.append("Bars: standard deviation over seeds.")
-    parts += _machines(section.scored, shown)
+    if line and len(points) > _MANY:
+        parts.append("Methods of the front are named where there is room.")
+    parts += _of_machines(_machines(section.scored, shown), shown)
     if missing := [row_label(point.row) for point in points if STEP in shown and STEP.column not in point.costs]:
         parts.append(f"Not measured: {', '.join(missing)}.")
     if left_out := sorted(map(row_label, set(section.runs["row"]) - {point.row for point in points})):
@@ -206,12 +216,17 @@ def _caption(section: SectionRuns, points: Sequence[Point], shown: Sequence[Cost
     return " ".join(parts)
 
 
-def _machines(scored: pd.DataFrame, shown: Sequence[Cost]) -> list[str]:
-    """Where the costs that depend on the machine come from, if there is something to say of it."""
+def _machines(scored: pd.DataFrame, shown: Sequence[Cost]) -> pd.DataFrame:
+    """``device_name`` and ``threads`` of the machines that the costs that depend on them come from, None where unknown."""
     about = scored[["device_name", "threads"]].astype(object)
-    kinds = about.where(about.notna(), None)[scored[[cost.column for cost in shown if cost.timed]].notna().any(axis=1)]
-    kinds = kinds.drop_duplicates()
+    timed = scored[[cost.column for cost in shown if cost.timed]].notna().any(axis=1)
+    return about.where(about.notna(), None)[timed].drop_duplicates()
+
+
+def _of_machines(kinds: pd.DataFrame, shown: Sequence[Cost]) -> list[str]:
+    """What there is to say of them."""
     if STEP in shown:
         places = [f"{name}, threads: {threads:g}" for name, threads in kinds.dropna().itertuples(index=False)]
         return [f"Step and memory: measured on {' and '.join(places)}."] if places else []
-    return [f"Latency and memory come from {len(kinds)} kinds of machine and are not comparable."] if len(kinds) > 1 else []
+    several = f"Latency and memory come from {len(kinds)} kinds of machine, are not comparable and have no front."
+    return [several] if len(kinds) > 1 else []

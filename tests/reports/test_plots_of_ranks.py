@@ -66,10 +66,19 @@ def test_costs_are_means_in_the_panel_s_unit_and_incomplete_methods_are_named(tm
 
 
 def test_costs_of_different_machines_are_said_to_be_different(tmp_path: Path) -> None:
-    rows = [make_row("linear", device_name="a", threads=1, **COSTS), make_row("vpt", device_name="b", threads=1, **COSTS)]
-    store = fill(tmp_path, *rows)
-    ((_, figure),) = pareto.draw(store, store.load(), Filters())
-    assert "2 kinds of machine" in " ".join(figure.legends[0].get_title().get_text().split())
+    """And have no Pareto front, which parameters and operations have."""
+    cheap, dear = ({name: factor * cost for name, cost in COSTS.items()} for factor in (1, 2))
+    for other, with_front in (("a", 4), ("b", 2)):
+        rows = [make_row("linear", device_name="a", threads=1, acc1=70, **cheap)]
+        rows.append(make_row("vpt", device_name=other, threads=1, acc1=80, params_method=10**6, **dear))
+        store = fill(tmp_path / other, *rows)
+        ((_, figure),) = pareto.draw(store, store.load(), Filters())
+        caption = " ".join(figure.legends[0].get_title().get_text().split())
+        assert ("2 kinds of machine, are not comparable and have no front." in caption) == (other == "b")
+        fronts = [
+            line for ax in figure.axes for line in ax.lines if line.get_drawstyle() == "steps-post" and len(line.get_xdata()) > 1
+        ]
+        assert len(fronts) == with_front
 
 
 def test_costs_of_a_file_take_the_place_of_those_of_runs(tmp_path: Path) -> None:
@@ -166,6 +175,8 @@ def test_ranks_and_bars_by_hand(tmp_path: Path) -> None:
     scores = cd.complete_scores(section_of(tmp_path, *rows))
     ranks = {row.name: rank for row, rank in friedman(pd.concat([scores] * 2)).ranks.items()}
     assert ranks == pytest.approx({"linear": 3, "vpt": 11 / 6, "insvp": 7 / 6})
+    assert cd._bar([1.0, 1.5, 2.5, 2.8], 1, 2, 0.5) == pytest.approx([1.5 - 0.5 / 3, 2.5 + 0.1])  # to no rank outside
+    assert cd._bar([1.0, 1.5], 0, 1, 0.5) == [0.5, 2.0]
     assert cd.cliques([1.0, 1.5, 2.5, 4.0], 1.2) == [(0, 1), (1, 2)]
     assert cd.cliques([1.0, 2.0, 3.0], 5) == [(0, 2)]
     assert cd.cliques([1.0, 3.0], 1) == []
