@@ -100,8 +100,9 @@ def test_methods_below_linear_probing_are_all_named() -> None:
 
 def test_fronts_are_those_of_the_figure() -> None:
     """By name and in their order, with costs to three digits."""
-    runs = with_costs(load_rows(Store(CHECKOUT / "results/published")), CHECKOUT / "results/costs/open-mini_vit-nano.parquet")
-    (section,) = sections(runs, Filters(suite=("open-mini",)))
+    filters, costs = Filters(suite=("open-mini",)), CHECKOUT / "results/costs/open-mini_vit-nano.parquet"
+    runs = with_costs(load_rows(Store(CHECKOUT / "results/published")), costs, filters)
+    (section,) = sections(runs, filters)
     fronts = []
     for cost in (panels := panels_of(runs)):
         points = [point for point in points_of(section, panels) if cost.column in point.costs]

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from vpbench.core.errors import StoreError, UsageError
@@ -76,12 +77,37 @@ def test_measurements_with_other_settings_do_not_count(tmp_path: Path) -> None:
     assert table(["vpt"], costs=path)["vpt"]["peak memory in training, MiB"] == "-"
 
 
+def test_methods_without_times_are_named_with_the_reason(tmp_path: Path) -> None:
+    path = costs(tmp_path / "costs.parquet", "vpt", "linear", "bias")
+    rows = pq.read_table(path).to_pylist()
+    rows[2]["method_config"] = '{"other": 1}'
+    write_costs([*rows, {**rows[0], "method_config": '{"prompt_length": 3}'}], path)
+
+    def footer(*labels: str) -> list[str]:
+        made = make_report("methods", method=labels, backbone="vit-nano", costs=path, format="json")
+        return list(json.loads(str(made))["footer"][2:])
+
+    measured = f"Times and memory: measured on a CPU, 2 threads, fp32, steps of 8 images, peak RSS ({path})."
+    assert footer("vpt", "linear") == [measured]
+    changed = "Measured with other options only, and left empty: bias."
+    assert footer("vpt", "lora", "bias", "insvp") == [measured, changed, "Not measured: lora, insvp."]
+
+
 def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--costs .* is of swin-b at 40 px, not of vit-nano at 40 px"):
         table(costs=costs(tmp_path / "costs.parquet", "vpt", backbone="swin-b"))
     (tmp_path / "other.parquet").write_bytes(b"no parquet")
-    with pytest.raises(StoreError, match=r"other.parquet is no file of 'vpbench measure --output'"):
-        table(costs=tmp_path / "other.parquet")
+    (rows := tmp_path / "rows.parquet").write_bytes(costs(tmp_path / "costs.parquet", "vpt").read_bytes())
+    pq.write_table(pq.read_table(rows).drop_columns("train_ratio"), rows)
+    for name, why in (
+        ("other.parquet", "it is no parquet file, or a damaged one"),
+        ("nofile.parquet", "it does not exist"),
+        (".", "it is a folder"),
+        ("rows.parquet", "it has no column train_ratio"),
+    ):
+        with pytest.raises(StoreError) as caught:
+            table(["linear"], costs=tmp_path / name)
+        assert str(caught.value) == f"{tmp_path / name} is no file of 'vpbench measure --output': {why}."
     with pytest.raises(UsageError, match=r"--costs goes with --table methods"):
         make_report("1", costs=tmp_path / "costs.parquet")
     with pytest.raises(UsageError, match=r"reads no runs"):

@@ -14,12 +14,13 @@ from plot_rows import COSTS, section_of
 from report_rows import fill, grid, make_row
 
 from vpbench.core.errors import StoreError, UsageError
+from vpbench.core.user_warning import VpbenchWarning
 from vpbench.measure.cost_file import COLUMNS, write_costs
 from vpbench.models.registry import working_methods
 from vpbench.reporting.figures import _thin_out_labels, sections
 from vpbench.reporting.frame import Filters
 from vpbench.reporting.make_report import make_report
-from vpbench.reporting.measured_costs import with_costs
+from vpbench.reporting.measured_costs import ALIKE, with_costs
 from vpbench.reporting.row_labels import row_label
 from vpbench.reporting.statistics import friedman
 from vpbench.reporting.styles import deviation_bars
@@ -110,6 +111,19 @@ def test_costs_of_a_file_take_the_place_of_those_of_runs(tmp_path: Path) -> None
         with_costs(fill(tmp_path / "b", make_row("insvp")).load(), path)
     with pytest.raises(UsageError, match="--costs goes with --table methods, and with figures of costs"):
         make_report(plot="heatmap", results=store.folder, costs=path)
+
+
+def test_costs_of_another_backbone_than_the_chosen_runs(tmp_path: Path) -> None:
+    """Runs that the filters leave out do not count; beside others a line names what has no costs."""
+    rows = [make_row("vpt"), make_row("vpt", suite="photos-mini", backbone="vit-tiny-augreg", image_size=64)]
+    store, path = fill(tmp_path / "runs", *rows), tmp_path / "costs.parquet"
+    columns = {"status": "ok", "train_ratio": 2.5, **{name: rows[0][name] for name in (*ALIKE, "method_config")}}
+    write_costs([{name: columns.get(name) for name in COLUMNS}], path)
+    places = "The file is of vit-nano at 48 px in fp32; the runs are of vit-tiny-augreg at 64 px in fp32."
+    with pytest.raises(UsageError, match=places):
+        make_report(plot="pareto", results=store.folder, suite="photos-mini", costs=path, out=tmp_path)
+    with pytest.warns(VpbenchWarning, match="has nothing for runs of vit-tiny-augreg at 64 px in fp32: their figures"):
+        assert sorted(with_costs(store.load(), path)["train_ratio"].dropna()) == [2.5]
 
 
 def test_equal_costs_are_all_seen_and_bars_end_at_100(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -62,6 +64,20 @@ def test_pairs_of_many_methods_are_for_programs(tmp_path: Path) -> None:
     assert [len(section["rows"]) for section in sections] == [len(names)] * 3
     fewer = str(make_report(results=store.folder, statistics=True, method=names[1:]))
     assert "Wins/ties/losses: vit-nano" in fewer and "All pairs" not in fewer
+
+
+def test_csv_has_the_texts_of_tests(tmp_path: Path) -> None:
+    store = ranked(tmp_path, {"insvp": 95, "vpt": 75, "linear": 50}, datasets=6)
+    lines = list(csv.DictReader(io.StringIO(str(make_report(results=store.folder, statistics=True, format="csv")))))
+    found = {(line["section"].partition(":")[0], line["method"], line["column"]): line for line in lines}
+    assert found["Mean ranks, 1 is best", "vpt", "Wins/ties/losses"]["text"] == "6/0/6"
+    assert found["Mean ranks, 1 is best", "vpt", "Against linear"]["text"] == "6/0/0"
+    pair = found["Wins/ties/losses", "linear", "insvp"]
+    assert pair["text"] == "0/0/6 (0.094)" and float(pair["mean"]) == 0.09375
+    assert found["Wins/ties/losses", "linear", "linear"]["text"] == "", "nothing to say"
+    shown = json.loads(str(make_report(results=store.folder, statistics=True, format="json")))["sections"]
+    texts = [cell["text"] for section in shown for row in section["rows"] for cell in row["cells"]]
+    assert [line["text"] or "-" for line in lines] == texts
 
 
 def test_all_methods_with_too_little(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from report_tables import cells, labels, only_section, table_of
 
 from vpbench.data.catalog import dataset_card
 from vpbench.models.registry import resolve_method
-from vpbench.planning.suites import method_options, recipe_entries, resolve_recipe, suite_card
+from vpbench.planning.suites import group_of, method_options, recipe_entries, resolve_recipe, suite_card
 from vpbench.reporting.build_table import build_table
 from vpbench.reporting.definition import load_definition
 from vpbench.reporting.frame import Filters
@@ -94,15 +94,42 @@ def test_a_task_without_any_run_switches_off_all_means() -> None:
     assert cells(only_section(vtab_table([*rows, failed])), "vpt")["Mean of 19"] == Cell("-")
 
 
-def test_a_whole_group_has_its_own_mean() -> None:
+def test_a_part_of_a_suite_has_its_own_mean() -> None:
+    """Two groups that are no part have none: it would pass for VTAB's."""
     rows = [row for row in vtab_rows() if row["dataset_group"] == "natural"]
-    own = cells(only_section(vtab_table(rows)), "vpt")
+    section = only_section(vtab_table(rows))
+    own = cells(section, "vpt")
     assert own["Mean of 7"].mean == pytest.approx(53)
     assert [name for name in own if name.startswith("Mean")] == ["Mean of 7"]
+    keys = [str(column.key) for column in section.columns if column.kind == "mean"]
+    assert keys == ["mean:vtab1k-natural:datasets"], "no paper's mean of VTAB stands beside it"
     rows += [row for row in vtab_rows() if row["dataset_group"] == "specialized"]
-    own = cells(only_section(vtab_table(rows)), "vpt")
-    assert own["Mean of 11"].mean == pytest.approx(55)
-    assert own["Mean of 2 groups"].mean == pytest.approx(50 + (3 + 8.5) / 2)
+    section = only_section(vtab_table(rows))
+    own = cells(section, "vpt")
+    assert own["Mean of 19"] == own["Mean of 3 groups"] == Cell("-")
+    structured = [name for name, group in VTAB.items() if group == "structured"]
+    assert section.notes[-1] == f"No mean: of vtab1k's data sets {', '.join(structured)} have no run here."
+
+
+def test_groups_without_a_run_have_no_column() -> None:
+    rows = [row for row in vtab_rows() if row["dataset_group"] != "structured"]
+    section = only_section(build_table(frame_of(*rows), load_definition("insvp", "2")))
+    own = cells(section, "vpt")
+    assert [name for name in own if name.startswith("Mean")][-4:] == [
+        "Mean of natural", "Mean of specialized", "Mean of 19", "Mean of 3 groups"
+    ]  # fmt: skip
+    assert own["Mean of natural"].mean == pytest.approx(53) and own["Mean of 19"] == Cell("-")
+
+
+def test_a_suite_without_a_whole_group_names_all_that_lacks() -> None:
+    suite = suite_card("photos-mini")
+    done = ("photos.cub100", "photos.flowers12", "photos.eurosat1k")
+    rows = [make_row("vpt", name, suite="photos-mini", dataset_group=group_of(suite, name)) for name in done]
+    section = only_section(build_table(frame_of(*rows), load_definition("vpbench", "leaderboard")))
+    own = cells(section, "vpt")
+    assert own["Mean of 7"] == own["Mean of 3 groups"] == Cell("-")
+    missing = ", ".join(name for name in suite.datasets if name not in done)
+    assert section.notes[-1] == f"No mean: of photos-mini's data sets {missing} have no run here." and "gtsrb" in missing
 
 
 def test_other_suites_keep_the_tables_means(tmp_path: Path) -> None:

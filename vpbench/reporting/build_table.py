@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pandas as pd
 
+from vpbench.core.errors import UsageError
 from vpbench.models.registry import method_class
-from vpbench.planning.suites import SuiteCard, group_of
+from vpbench.planning.suites import SuiteCard, group_of, suite_card, suite_names
 from vpbench.reporting.cells import Mean, Scores, cost_cell, costs_of, mean_cell, score_cell, scores_of, with_ranks
 from vpbench.reporting.definition import MEANS, TableDefinition
 from vpbench.reporting.frame import Filters, arrange, known_methods, known_suite, of_section, sections_in
@@ -300,36 +301,49 @@ def _columns(runs: pd.DataFrame) -> list[Column]:
 def _means(runs: pd.DataFrame, definition: TableDefinition, columns: Sequence[Column]) -> tuple[list[Mean], list[str]]:
     """The mean columns, and a note for the section on the ones that cannot be computed.
 
-    A suite that asks for means of its own gets them in every table, over its members in every group that has a run: without
-    a run for each of them there is no mean, as that of 18 of VTAB's 19 tasks would pass for the mean of VTAB.
+    A suite that asks for means of its own gets them in every table, over all of its members: without a run for each of them
+    there is no mean, as that of 18 of VTAB's 19 tasks would pass for the mean of VTAB. Runs of a part of it have the part's.
     """
     groups = {column.name: column.group for column in columns}
     if len(columns) < 2 and "datasets" in definition.columns:
         return [], []
     asking = [(name, card) for name in sorted(runs["suite"].dropna().unique()) if (card := known_suite(name)) and card.means]
-    members = _members(asking[0][1], groups) if asking else groups
-    if not members:  # data sets that the suite does not have any more
+    part, members = _members(*asking[0], groups) if asking else ("", groups)
+    if not set(members) & set(groups):  # data sets that the suite does not have any more
         asking, members = [], groups
     count = len(set(members.values()))
     kinds = asking[0][1].means if asking else definition.means
     named = {"datasets": f"Mean of {len(members)}", "groups": f"Mean of {count} groups"} if asking else MEANS
     means = []
     if "groups" in definition.columns:
-        for group in sorted(set(members.values())):
+        for group in sorted({group for name, group in members.items() if name in groups}):
             own = {name: of for name, of in members.items() if of == group}
             means.append(Mean(f"Mean of {group}", ColumnKey("group", group), own, False))
     if "means" in definition.columns:
         wanted = [kind for kind in kinds if kind == "datasets" or count > 1]
-        means += [Mean(named[kind], ColumnKey("mean", over=kind), members, kind == "groups") for kind in wanted]
+        means += [Mean(named[kind], ColumnKey("mean", part, kind), members, kind == "groups") for kind in wanted]
     absent = [name for name in members if name not in groups]
     return means, [f"No mean: of {asking[0][0]}'s data sets {_lacking(absent)} here."] if absent else []
 
 
-def _members(suite: SuiteCard, groups: dict[str, str]) -> dict[str, str]:
-    """The suite's data sets with their groups, in those groups that the table has a column of."""
+def _members(whole: str, suite: SuiteCard, groups: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """The data sets of a suite's means with their groups: all, or those of the part that has the table's, with its name."""
     members = {name: groups[name] if name in groups else group_of(suite, name) for name in suite.datasets}
-    present = {group for name, group in members.items() if name in groups}
-    return {name: group for name, group in members.items() if group in present}
+    present = {name: group for name, group in members.items() if name in groups}
+    part = _part(whole, set(present)) if 0 < len(present) < len(members) else ""
+    return (part, present) if part else ("", members)
+
+
+def _part(whole: str, datasets: set[str]) -> str:
+    """The part of a suite that has just these data sets; empty for none."""
+    for name in suite_names():
+        try:
+            card = suite_card(name)
+        except UsageError:  # another suite's card is no matter of this table
+            continue
+        if card.part_of == whole and set(card.datasets) == datasets:
+            return name
+    return ""
 
 
 def _lacking(names: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from vpbench.core.escaping import for_markdown as _md
 from vpbench.core.terminal import Terminal
 from vpbench.reporting.keys import RowKey
 from vpbench.reporting.row_labels import row_label, row_labels, section_titles
-from vpbench.reporting.table import Cell, Table
+from vpbench.reporting.table import EMPTY, Cell, Table
 
 # A table with text for its keys
 
@@ -314,18 +314,20 @@ def _web_cell(cell: Cell) -> str:
 
 # Numbers
 
+_WORDED = ("words", "test")  # kinds of columns whose texts say more than a number: 2/0/4 (1.000)
+
 
 def comma_separated(table: Table) -> str:
     """One line per cell, nine decimals, without title, marks and footer; missing numbers are empty, methods have our names.
 
     Columns: section, group, method, column_group, column, mean, std, n; with published figures also reported, gap and notes,
-    on the line of what was measured; where a table has words, also text.
+    on the line of what was measured; where a table has words or results of tests, also their text.
     """
     sections = _printed(table, {})
     published = any(column.kind == "reported" for section in sections for column in section.columns)
     lines = [line for section in sections for row in section.rows for line in _lines(section, row)]
     names = ["section", "group", "method", "column_group", "column", "mean", "std", "n", "reported", "gap", "notes", "text"]
-    worded = any(column.kind == "words" for section in sections for column in section.columns)
+    worded = any(column.kind in _WORDED for section in sections for column in section.columns)
     frame = pd.DataFrame(lines, columns=names).astype({"n": "Int64"})
     shown = [*(names[:11] if published else names[:8]), *(["text"] if worded else [])]
     return str(frame[shown].to_csv(index=False, lineterminator="\n"))
@@ -343,8 +345,12 @@ def _lines(section: _Section, row: _Row) -> Iterator[tuple[Any, ...]]:
         group = "" if column.kind == "reported" else column.group
         yield (
             *map(for_spreadsheet, (section.title, row.group, row.label, group, column.name)), cell.mean, cell.std, cell.n,
-            other.mean, gaps.get(column.key), " ".join(other.notes), for_spreadsheet(cell.text) if column.kind == "words" else "",
+            other.mean, gaps.get(column.key), " ".join(other.notes), for_spreadsheet(_csv_text(column, cell)),
         )  # fmt: skip
+
+
+def _csv_text(column: _Column, cell: Cell) -> str:
+    return cell.text if column.kind in _WORDED and cell.text != EMPTY else ""
 
 
 def json_text(table: Table) -> str:

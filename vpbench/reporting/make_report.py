@@ -200,7 +200,7 @@ def _figures(
 
     needs_runs = not find_plot(name).of_trials or not store.folder.is_dir()
     runs = _runs(store) if needs_runs else load_rows(store)
-    runs = runs if costs is None else with_costs(runs, Path(costs))
+    runs = runs if costs is None else with_costs(runs, Path(costs), keep)
     with _written_to(folder):
         return draw_figures(name, store, runs, keep, folder, on_progress)
 

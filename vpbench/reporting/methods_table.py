@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ NUMBERS = (
     ("peak memory in training, MiB", "mem_train_peak", 2**20, 0),
 )
 WORDS = ("year", "changes", "merged for inference")
+_ABOUT = (
+    "Changes: sites by the names of vpbench.interface.Scope, and what of the backbone itself is trained.",
+    "Parameters of the method without the head; operations of one image, of the method as papers describe it; a multiply-add"
+    " counts 2.",
+)
 
 
 def methods_table(
@@ -56,9 +61,10 @@ def methods_table(
     from vpbench.backbones.named import resolve_backbone
 
     spec = resolve_backbone(backbone or BACKBONE, "random", image_size)
-    measured = {} if costs is None else _measured(costs, spec)
+    measured, others = ({}, set()) if costs is None else _measured(costs, spec)
+    shown = expand_labels(labels)
     rows = []
-    for label in expand_labels(labels):
+    for label in shown:
         if on_method is not None:
             on_method(label)
         rows.append(_row(label, spec, measured.get(label, {})))
@@ -69,23 +75,29 @@ def methods_table(
     )
     caption = f"{spec.name} at {spec.image_size} px, {CLASSES} classes, every method's own settings"
     section = Section(None, columns, tuple(rows), (), spec.name, head="Method", caption=caption)
-    return Table("", "Methods: what they change and what they cost", (section,), tuple(_footer(costs, measured)))
+    lacking = [] if costs is None else _without_times(shown, measured, others)
+    footer = (*_ABOUT, *_times(costs, measured), *lacking)
+    return Table("", "Methods: what they change and what they cost", (section,), footer)
 
 
-def _footer(costs: Path | None, measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    lines = [
-        "Changes: sites by the names of vpbench.interface.Scope, and what of the backbone itself is trained.",
-        "Parameters of the method without the head; operations of one image, of the method as papers describe it; a multiply-add"
-        " counts 2.",
-    ]
+def _times(costs: Path | None, measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Where times and memory come from, or how to get them."""
     if not measured:
-        return [*lines, "Times and memory: vpbench measure --methods all --output FILE.parquet, then --costs FILE.parquet."]
+        return ["Times and memory: vpbench measure --methods all --output FILE.parquet, then --costs FILE.parquet."]
     first = next(iter(measured.values()))
     place = str(first["device_name"])
     if first["device"] == "cpu":
         place += f", {counted(first['threads'], 'thread')}"
     how = f"{first['precision']}, steps of {first['train_batch']} images, {first['mem_kind']}"
-    return [*lines, f"Times and memory: measured on {place}, {how} ({costs}); the others were not measured."]
+    return [f"Times and memory: measured on {place}, {how} ({costs})."]
+
+
+def _without_times(shown: Sequence[str], measured: Collection[str], others: Collection[str]) -> list[str]:
+    """Which methods a file has with other options alone, and which it does not have."""
+    changed = [label for label in shown if label in others]
+    absent = [label for label in shown if label not in others and label not in measured]
+    lines = [f"Measured with other options only, and left empty: {', '.join(changed)}."] if changed else []
+    return lines + ([f"Not measured: {', '.join(absent)}."] if absent else [])
 
 
 def _row(label: str, backbone: BackboneSpec, measured: Mapping[str, Any]) -> Row:
@@ -128,8 +140,8 @@ def _counted(label: str, on: str) -> tuple[Mapping[str, Any], str]:
     return {**counts, **count_by_dispatch(model)}, changes
 
 
-def _measured(path: Path, backbone: BackboneSpec) -> dict[str, dict[str, Any]]:
-    """Rows of a file by the method's label, those that were measured with the method's own settings.
+def _measured(path: Path, backbone: BackboneSpec) -> tuple[dict[str, dict[str, Any]], set[str]]:
+    """Rows by the method's label, those that were measured with the method's own settings; and the labels of other rows.
 
     Raises:
         StoreError: when the file cannot be read as one of ``vpbench measure``.
@@ -140,7 +152,8 @@ def _measured(path: Path, backbone: BackboneSpec) -> dict[str, dict[str, Any]]:
     if places != {(backbone.name, backbone.image_size)}:
         named = ", ".join(f"{name} at {size} px" for name, size in sorted(places, key=str))
         raise UsageError(f"--costs {path} is of {named}, not of {backbone.name} at {backbone.image_size} px; see --backbone.")
-    return {row["method"]: row for row in rows if _is_usual(row["method"], row)}
+    usual = {row["method"]: row for row in rows if _is_usual(row["method"], row)}
+    return usual, {row["method"] for row in rows} - set(usual)
 
 
 def _is_usual(label: str, row: Mapping[str, Any]) -> bool:
