@@ -235,7 +235,7 @@ def plan_request(
 def expected_seconds(plan: Plan, store: Store, options: RunOptions) -> dict[str, float | None]:
     """How long each missing run of a plan will take by past rows, by run id; None where there are no rows of similar runs."""
     from vpbench.execution.execute_plan import make_jobs
-    from vpbench.execution.expected_time import Work, past_runs
+    from vpbench.planning.expected_time import Work, past_runs
 
     past = past_runs(store)
     return {job.run_id: past.seconds(Work.of(job)) for job in make_jobs(plan, store, options)}

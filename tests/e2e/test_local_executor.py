@@ -18,7 +18,7 @@ import pytest
 from command import UNMEASURED, row_files, rows, start, traces, vpbench
 
 from vpbench.execution.executors.local import worker
-from vpbench.execution.expected_time import Work
+from vpbench.planning.expected_time import Work
 from vpbench.store.schema import REPRODUCIBLE
 from vpbench.store.store import Store
 

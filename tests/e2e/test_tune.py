@@ -54,19 +54,32 @@ def test_a_grid_is_stopped_and_continued(tuning: list[str], space: Path, tmp_pat
 
     plan = json.loads(vpbench(*words, "--dry-run", "--json").out)
     assert (plan["search"]["trials"], plan["studies"][0]["finals"], plan["studies"][0]["stored"]) == (4, 2, 0)
+    assert plan["total"] == {"trials": 4, "finals": 2, "stored": 0, "left": 6, "expected_s": None}
     assert not results.exists()
 
     with monkeypatch.context() as patch:  # Ctrl-C while the first trial ends
         finished = RunProgress.finished
-        patch.setattr(RunProgress, "finished", lambda *words: (finished(*words), signal.raise_signal(signal.SIGINT)))
+        left: list[int] = []
+
+        def stop(*about: Any) -> None:
+            finished(*about)
+            left.append(json.loads(vpbench("status", "--json", "--results", results).out)["left"])
+            signal.raise_signal(signal.SIGINT)
+
+        patch.setattr(RunProgress, "finished", stop)
         stopped = vpbench(*words)
+    assert left == [5]  # three trials and two final runs
     assert stopped.code == 130, stopped.err
     assert "the same command continues" in stopped.err
     assert "linear on grey, lr 0.1, weight_decay 0.01, 1 epoch: " in stopped.err
+    assert "Then 2 final runs of each winner; 2 final runs in all." in stopped.err and "[1/6] linear on grey" in stopped.err
     assert len(rows(results)) == 1
+    shown = vpbench(*words, "--dry-run").out
+    assert "Total: 4 trials, then 2 final runs; 1 stored, 5 left. Expected, by past rows: " in shown
     limited = vpbench(*words, "--limit", 2)
     assert (limited.code, len(rows(results))) == (0, 3)
     assert "the same command continues" in limited.err
+    assert "1 of 4 runs are stored already." in limited.err and "[1/2] linear on grey" in limited.err
 
     (outcome,) = outcomes(vpbench(*words, "--json"))
     table = rows(results).set_index("run_id")

@@ -14,7 +14,7 @@ from vpbench.core.errors import UsageError
 from vpbench.execution.executor import get_executor, processors
 from vpbench.execution.executors.inline import Inline
 from vpbench.execution.executors.local.local_executor import Local
-from vpbench.execution.expected_time import PastRuns, Work, format_duration, longest_first, past_runs
+from vpbench.planning.expected_time import PastRuns, Work, format_duration, longest_first, past_runs
 from vpbench.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("quick")

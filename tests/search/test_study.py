@@ -12,6 +12,7 @@ import pytest
 
 from vpbench.core.errors import UsageError
 from vpbench.planning.plan import PlannedRun, Request, resolve
+from vpbench.search.later_runs import LaterRuns
 from vpbench.search.search_plan import Budget, plan_search, play
 from vpbench.search.study import Row, Trial, winner
 from vpbench.search.unfinished import UnfinishedError
@@ -185,3 +186,27 @@ def test_planning_builds_a_model_once_for_all_recipes(monkeypatch: pytest.Monkey
         assert sorted(built) == [("linear", 10), ("linear", 16), ("vpt", 10), ("vpt", 16)]
     finally:
         planning._why_unsupported.cache_clear()
+
+
+@pytest.mark.parametrize("prune", [None, 2])
+def test_later_runs_are_counted_with_their_epochs(prune: int | None) -> None:
+    """Final runs in full, on training and validation images; further trials of a sampler that asks for few at a time."""
+    plan, counts = planned(space="adamw", trials=12, batch=4, prune=prune, trial_epochs=4, seeds=3), list[tuple[int, int]]()
+    later = LaterRuns(plan)
+
+    def run_round(runs: list[PlannedRun]) -> Mapping[str, Row]:
+        works = later.after(runs)
+        finals = [work for work in works[:3] if work.images == 8 * len(plan.finals.data["digits"].splits["train"])]
+        trials = [work for work in works[3:] if work.images == 4 * len(plan.trials.data["digits"].splits["train"])]
+        assert len(finals) + len(trials) == len(works)
+        counts.append((len(finals), len(trials)))
+        return done(runs)
+
+    done = Done()
+    play(plan.studies, run_round)
+    assert sorted(set(counts), reverse=True) == [(3, 8), (3, 4), (3, 0)]
+    grid = planned(space="learning-rate", seeds=3)
+    (study,) = grid.studies
+    works = LaterRuns(grid).after([study.trial(point, None) for point in study.points])
+    assert len(works) == grid.n_finals == 3
+    assert f"{grid.n_trials} trials in all. Then 3 final runs of each winner; 3 final runs in all." in grid.summary()

@@ -123,7 +123,7 @@ def _planned(run_id: str, plan: Plan, with_row: Container[str]) -> str:
 
 def _cost(expected: list[float | None]) -> str:
     """The expected time for ``--dry-run``, on one worker."""
-    from vpbench.execution.expected_time import format_duration
+    from vpbench.planning.expected_time import format_duration
 
     known = [seconds for seconds in expected if seconds is not None]
     if not known:

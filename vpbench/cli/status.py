@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from vpbench.store.store import Store
 
 EVERY_S = 2.0
-OVERDUE = 0.1  # of the time that a run has taken beyond what was expected, it is taken to need so much more
 
 
 def status(
@@ -98,12 +97,12 @@ def facts(store: Store) -> dict[str, Any]:
         ``rows`` (how many of each status), ``left_out`` (a line for every file that is no readable result),
         ``running`` (a list; ``label``, ``place``, ``host``, ``pid``, ``since``),
         ``places`` (how many runs each worker's place has under way), ``left`` (runs that commands at work have still to
-        finish, those under way included), ``seconds_left`` (None when no past run tells), and ``table`` (counts by method and
-        data set).
+        finish, those under way and later rounds of a search included), ``seconds_left`` (None when no past run tells), and
+        ``table`` (counts by method and data set).
     """
     from collections import Counter
 
-    from vpbench.execution.expected_time import COLUMNS
+    from vpbench.planning.expected_time import COLUMNS
     from vpbench.store.store import as_dicts
 
     found = store.read([*COLUMNS, "started_at"])
@@ -131,7 +130,8 @@ def _left(store: Store, rows: list[dict[str, Any]], running: list[dict[str, Any]
     from datetime import datetime
     from statistics import mean
 
-    from vpbench.execution.expected_time import PastRuns, Work
+    from vpbench.execution.time_left import OVERDUE
+    from vpbench.planning.expected_time import PastRuns, Work
 
     past, stored = PastRuns(rows), {row["run_id"]: row for row in rows}
     expected: dict[str, float | None] = {}
@@ -165,7 +165,7 @@ def _drawn(known: dict[str, Any]) -> Group:
 
     from vpbench.core.escaping import one_line
     from vpbench.core.names import counted
-    from vpbench.execution.expected_time import format_duration
+    from vpbench.planning.expected_time import format_duration
 
     rows, running = known["rows"], known["running"]
     counts = ", ".join(f"{count} {name}" for name, count in sorted(rows.items(), key=lambda item: (item[0] != "ok", item[0])))

@@ -111,13 +111,12 @@ def show_search(request: Request, budget: Budget, options: RunOptions, results: 
     rows = _planned(plan, Store(results))
     if not as_json:
         _show_plan(plan, rows, absent)
-    return {"search": plan.budget.model_dump(mode="json"), "studies": rows}
+    return {"search": plan.budget.model_dump(mode="json"), "studies": rows, "total": _total(rows)}
 
 
 def _planned(plan: SearchPlan, store: Store) -> list[dict[str, Any]]:
     """What each search has to do."""
-
-    from vpbench.execution.expected_time import Work, past_runs
+    from vpbench.planning.expected_time import Work, past_runs
     from vpbench.search.search_plan import replayed
     from vpbench.search.study import winner
     from vpbench.spec.device import planned_device
@@ -130,24 +129,37 @@ def _planned(plan: SearchPlan, store: Store) -> list[dict[str, Any]]:
         probe = plan.space.probes(study.method.partition(":")[0])[0]
         spec, raw = study.trial(probe, None).spec, plan.trials.data[study.dataset]
         each = past.seconds(Work.of_run(spec, len(raw.splits["train"]), device))
-        left = max(0, study.search.trials + len(plan.seeds) - len(stored))
+        finals = plan.runs_with(study, probe if best is None else best.values)
+        final = Work.of_run(finals[0].spec, len(plan.finals.data[study.dataset].splits["train"]), device)
+        each_final = past.seconds(final)
+        left = 0 if trials is not None else max(0, study.search.trials - len(stored))
+        finals_left = 0 if trials and best is None else sum(run.spec.run_id not in stored for run in finals)
         rows.append(
             {
                 "method": study.method, "dataset": study.dataset, "backbone": study.backbone.name,
                 "trials": study.search.trials, "finals": len(plan.seeds),
                 "stored": len(stored), "epochs": spec.recipe.epochs, "searched": ", ".join(study.search.searched),
-                "winner": None if best is None else best.values, "expected_s": None if each is None else each * left,
+                "winner": None if best is None else best.values, "left": left + finals_left,
+                "expected_s": None if each is None or each_final is None else each * left + each_final * finals_left,
             }
         )  # fmt: skip
     return rows
+
+
+def _total(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of all searches; ``expected_s`` of those where it is known."""
+    known = [row["expected_s"] for row in rows if row["expected_s"] is not None]
+    counts = {name: sum(row[name] for row in rows) for name in ("trials", "finals", "stored", "left")}
+    return {**counts, "expected_s": sum(known) if known else None}
 
 
 def _show_plan(plan: SearchPlan, rows: list[dict[str, Any]], absent_weights: list[str]) -> None:
     from rich.table import Table
 
     from vpbench.cli.dry_run import NO_TIMES, absent_line, data_lines
+    from vpbench.core.names import counted
     from vpbench.core.terminal import Terminal
-    from vpbench.execution.expected_time import format_duration
+    from vpbench.planning.expected_time import format_duration
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     columns = ("method", "dataset", *_if_several(plan.studies), "trials", "finals", "stored", "epochs", "searched")
@@ -161,7 +173,7 @@ def _show_plan(plan: SearchPlan, rows: list[dict[str, Any]], absent_weights: lis
     Terminal().print(table)
     if rows and not known:
         typer.echo(NO_TIMES)
-    count = f"{len(known)} of {len(rows)} searches"
+    count = "all" if len(known) == len(rows) else f"{len(known)} of {len(rows)} searches"
     cost = f"Expected, by past rows: {format_duration(sum(known))} for {count}, one run after the other. " if known else ""
     users = plan.trials.suite.data.keys() | set(plan.trials.data if plan.trials.request.data else ())
     for line in data_lines(plan.trials.data, users):
@@ -169,7 +181,10 @@ def _show_plan(plan: SearchPlan, rows: list[dict[str, Any]], absent_weights: lis
     for line in (absent_line(plan.trials.absent, plan.trials.request.suite or ""), *absent_weights):
         if line:
             typer.echo(line)
-    typer.echo(f"{plan.summary()} {cost}Nothing was run.")
+    typer.echo(plan.summary())
+    total = _total(rows)
+    counts = f"{counted(total['trials'], 'trial')}, then {counted(total['finals'], 'final run')}"
+    typer.echo(f"Total: {counts}; {total['stored']} stored, {total['left']} left. {cost}Nothing was run.")
 
 
 def _show(outcomes: Outcomes) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vpbench.planning.expected_time import PastRuns, Work
     from vpbench.planning.plan import Plan, PlannedRun
     from vpbench.training.fit import Epoch
 
@@ -17,6 +18,10 @@ class Callback:
 
     def planned(self, plan: Plan, limit: int | None) -> None:
         """Called before the first run of a plan, of which at most ``limit`` missing runs are done; a search has several."""
+
+    def expecting(self, works: Mapping[str, Work], past: PastRuns) -> None:
+        """Called after ``planned`` when something is to be done: by run id, what the time of each run depends on, with those
+        that follow later; and what earlier runs took."""
 
     def preparing(self, dataset: str, done: int, total: int) -> None:
         """``done`` of ``total`` images of a data set are decoded."""

@@ -12,9 +12,9 @@ from vpbench.backbones.weights import load_backbone
 from vpbench.core.errors import StoppedError
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.executor import STOPPED, Executor, make_executor, stopped_by_signals
-from vpbench.execution.expected_time import Work
 from vpbench.execution.job import Job, row_version
 from vpbench.execution.opened_data import OpenedData
+from vpbench.planning.expected_time import Work, past_runs
 from vpbench.planning.plan import Plan, PlannedRun
 from vpbench.spec.run_options import RunOptions
 from vpbench.store.store import Store, as_frame
@@ -45,7 +45,10 @@ def execute_plan(
     rows = executor(jobs, store, callback, opened)
     store.check_writable()
     if jobs:
-        with store.claims.grid({job.run_id: asdict(Work.of(job)) for job in jobs}):  # first, so that 'vpbench status' shows it
+        works = {job.run_id: Work.of(job) for job in jobs}
+        works |= {f"{work.method} on {work.dataset}, later {place}": work for place, work in enumerate(plan.later)}
+        callback.expecting(works, past_runs(store))
+        with store.claims.grid({key: asdict(work) for key, work in works.items()}):  # first, so that 'vpbench status' shows it
             for backbone in {run.spec.backbone for run in plan.missing}:
                 load_backbone(backbone)  # weights that do not fit are an error here, not after the images are decoded
             with stopped_by_signals(executor, callback):

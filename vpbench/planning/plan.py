@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from vpbench.data.counted import CountedData
 from vpbench.data.raw import RawData
 from vpbench.models.registry import method_class, resolve_method
 from vpbench.planning.check_names import methods_of, own_paths, suite_of
+from vpbench.planning.expected_time import Work
 from vpbench.planning.requested_data import open_requested, pinned_data
 from vpbench.planning.rerun import to_repeat
 from vpbench.planning.suites import (
@@ -66,8 +67,7 @@ class Plan:
     """All runs of a request, in order, and those of them that need not be run.
 
     Attributes:
-        runs: all of them.
-        stored: ids of the runs whose rows count as they are.
+        runs, stored, later: all of them; ids of those whose rows count as they are; the work of runs that will follow them.
         data: each data set once, opened but not decoded; as its card counts it where it is not there.
         request: what was asked for; where data lies and on which kind of device runs happen.
         unsupported: by id, why the method of a run does not work on the backbone; such a run becomes a row with that status.
@@ -78,6 +78,7 @@ class Plan:
     data: dict[str, RawData]
     request: Request
     unsupported: Mapping[str, str] = field(default_factory=dict)
+    later: Sequence[Work] = ()
 
     @property
     def absent(self) -> list[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.execute_plan import execute_plan
 from vpbench.execution.executor import Executor, make_executor
+from vpbench.planning.expected_time import Work
 from vpbench.planning.plan import PlannedRun, ResolvedRequest
+from vpbench.search.later_runs import LaterRuns
 from vpbench.search.outcomes import Outcomes
 from vpbench.search.search_plan import Outcome, SearchPlan, play, round_plan, rows_of
 from vpbench.search.study import winner
@@ -41,17 +45,21 @@ def execute_search(
     of_trials = options.model_copy(update={"save": ()})
 
     def run_round(
-        runs: list[PlannedRun], resolved: ResolvedRequest = plan.trials, chosen: RunOptions = of_trials
-    ) -> dict[str, dict[str, Any]]:
+        runs: list[PlannedRun], resolved: ResolvedRequest = plan.trials, chosen: RunOptions = of_trials,
+        follow: Sequence[Work] = (),
+    ) -> dict[str, dict[str, Any]]:  # fmt: skip
         nonlocal left
-        part = round_plan(runs, resolved, store, artefact_files(chosen.required))
+        part = round_plan(runs, resolved, store, artefact_files(chosen.required), follow)
+        if left is not None:
+            part = replace(part, later=follow[: max(0, left - len(part.missing))])
         if part.missing and left != 0:
             execute_plan(part, store, chosen.model_copy(update={"limit": left}), callback, executor)
         if left is not None:
             left = max(0, left - len(part.missing))
         return rows_of(runs, store)
 
-    trials = play(plan.studies, run_round)
+    later = LaterRuns(plan)
+    trials = play(plan.studies, lambda runs: run_round(runs, follow=later.after(runs)))
     best = [winner(found) for found in trials]
     final = [
         [] if trial is None else plan.runs_with(study, trial.values) for study, trial in zip(plan.studies, best, strict=True)

@@ -14,6 +14,7 @@ from vpbench.core.errors import UnsupportedError, UsageError, VpbenchError
 from vpbench.core.names import counted, unknown
 from vpbench.models.registry import resolve_method
 from vpbench.planning.check_names import methods_of, suite_of
+from vpbench.planning.expected_time import Work
 from vpbench.planning.plan import (
     Plan,
     PlannedRun,
@@ -58,6 +59,14 @@ class SearchPlan:
         """What is the same for all methods and data sets."""
         return self.studies[0].search
 
+    @property
+    def n_trials(self) -> int:
+        return sum(study.search.trials for study in self.studies)
+
+    @property
+    def n_finals(self) -> int:
+        return len(self.studies) * len(self.seeds)
+
     def summary(self) -> str:
         """The budget in two sentences, for people."""
         budget = self.budget
@@ -74,7 +83,8 @@ class SearchPlan:
             how += f", those below the median stopped after epoch {budget.prune}"
         return (
             f"Search {budget.space} ({how}): {budget.trials} trials for each method ({', '.join(methods)}) on {places}, "
-            f"chosen on validation images. Then {counted(len(self.seeds), 'final run')} of each winner."
+            f"chosen on validation images; {counted(self.n_trials, 'trial')} in all. "
+            f"Then {counted(len(self.seeds), 'final run')} of each winner; {counted(self.n_finals, 'final run')} in all."
             + "".join(f" Not searched: {sentence}" for sentence in self.unsupported)
         )
 
@@ -157,10 +167,12 @@ def play(studies: Sequence[Study], run_round: Callable[[list[PlannedRun]], Mappi
     return [ended[place] for place in range(len(searches))]
 
 
-def round_plan(runs: list[PlannedRun], resolved: ResolvedRequest, store: Store, artefacts: Sequence[str] = ()) -> Plan:
-    """The plan of a round; a run that two trials share is in it once."""
+def round_plan(
+    runs: list[PlannedRun], resolved: ResolvedRequest, store: Store, artefacts: Sequence[str] = (), later: Sequence[Work] = ()
+) -> Plan:  # fmt: skip
+    """The plan of a round, which ``later`` runs follow; a run that two trials share is in it once."""
     once = list({run.spec.run_id: run for run in runs}.values())
-    return Plan(once, stored_runs(once, store, artefacts), resolved.data, resolved.request)
+    return Plan(once, stored_runs(once, store, artefacts), resolved.data, resolved.request, later=later)
 
 
 def replayed(plan: SearchPlan, study: Study, store: Store) -> tuple[set[str], list[Trial] | None]:

@@ -98,7 +98,8 @@ class Claims:
         """Context manager: publishes all runs that a command is going to execute.
 
         Args:
-            runs: by run id, what the time of a run depends on (``vpbench.execution.expected_time.Work``).
+            runs: by run id, or any name where that is not known yet, what the time of a run depends on
+                (``vpbench.planning.expected_time.Work``).
         """
         name = f"{GRID}{socket.gethostname()}-{os.getpid()}"
         with self.claim(name, since=datetime.now(UTC).isoformat(), runs=runs):

@@ -10,9 +10,9 @@ from vpbench.execution.callbacks import Callback
 from vpbench.execution.executor import Executor, check_whole
 from vpbench.execution.executors.local.pool import LocalDispatcher
 from vpbench.execution.executors.local.slots import Slot, check_gpus, cpu_slots, gpu_slots
-from vpbench.execution.expected_time import longest_first, past_runs
 from vpbench.execution.job import Job
 from vpbench.execution.opened_data import OpenedData
+from vpbench.planning.expected_time import longest_first, past_runs
 from vpbench.store.store import Store
 
 

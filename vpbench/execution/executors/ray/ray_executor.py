@@ -15,9 +15,9 @@ from vpbench.core.errors import UsageError, VpbenchError
 from vpbench.execution.callbacks import Callback
 from vpbench.execution.executor import Executor, check_whole, processors
 from vpbench.execution.executors.ray.ray_dispatch import RayDispatcher, first_line, places
-from vpbench.execution.expected_time import longest_first, past_runs
 from vpbench.execution.job import Job
 from vpbench.execution.opened_data import OpenedData
+from vpbench.planning.expected_time import longest_first, past_runs
 from vpbench.store.store import Store
 
 CONNECT_S = 5.0  # for an answer of the cluster's head
