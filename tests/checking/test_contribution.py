@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from published_row import PUBLISHED, published_row
 from sweeps import some
 
 from vpbench.checking.contribution import check_contributions
@@ -20,12 +21,12 @@ from vpbench.planning.suites import recipe_entries, resolve_recipe, suite_card
 from vpbench.search.space import read_space, split
 from vpbench.spec.run_spec import RunSpec, Search
 from vpbench.store.exporting import write_export
-from vpbench.store.importing import open_source
 from vpbench.store.schema import COLUMNS, SCHEMA
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
 SPACE = "rate-and-decay"
-UNTESTED = dict.fromkeys(("score", "acc1", "acc5", "mean_per_class", "correct", "correct5", "total", "flops_forward"))
+UNTESTED = dict.fromkeys(
+    ("score", "acc1", "acc5", "mean_per_class", "correct", "correct5", "total", "flops_forward", "macs_forward")
+)
 Row = dict[str, Any]
 Call = Callable[..., tuple[int, str, str]]
 
@@ -42,16 +43,19 @@ def faults(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def row() -> Row:
-    """A published run of linear probing on digits."""
-    rows = open_source(PUBLISHED / "mini_vit-nano_3seeds.parquet").rows.to_pylist()
-    return next(row for row in rows if (row["method"], row["dataset"], row["seed"]) == ("linear", "digits", 42))
+    """A run of linear probing on digits."""
+    return published_row()
 
 
 def remade(row: Row, columns: Row | None = None, **changes: Any) -> Row:
     """The row of a run with another specification."""
     spec = RunSpec.model_validate(json.loads(row["spec"])).model_copy(update=changes)
-    search = spec.search.model_dump_json() if spec.search else None
-    return {**row, **spec_columns(spec), "spec": json.dumps(spec.identity()), "search": search, **(columns or {})}
+    made = {
+        "spec": json.dumps(spec.identity()),
+        "search": spec.search.model_dump_json() if spec.search else None,
+        "recipe": spec.recipe.model_dump_json(),
+    }
+    return {**row, **spec_columns(spec), **made, **(columns or {})}
 
 
 def with_recipe(row: Row, **values: Any) -> Row:
@@ -101,7 +105,7 @@ CHANGED: list[tuple[Callable[[Row], Row], str]] = [
     (lambda row: {**row, "spec": "{}"}, "its specification is that of another version"),
     (lambda row: {**row, "spec": "no JSON"}, "it has no readable specification"),
     (lambda row: {**row, "git_dirty": True}, "it was made with uncommitted changes on cdcd0806"),
-    (lambda row: {**row, "git_commit": None}, "it names no commit: run vpbench from a clone"),
+    (lambda row: {**row, "git_commit": None}, "it names no commit, because vpbench did not run from a clone"),
     (lambda row: {**row, "torch": None, "platform": ""}, "it does not record torch, platform"),
     (lambda row: {**row, "recipe_source": ""}, "it does not say where its recipe comes from"),
     (lambda row: {**row, "status": "failed"}, "it is failed, which another attempt may change; leave it out"),
@@ -206,7 +210,7 @@ def test_beside_other_files(row: Row, tmp_path: Path, call: Call) -> None:
     code, out, _ = call("check", "--contribution", written([other], tmp_path / "mine.parquet"))
     assert (
         code == 1
-        and "is in another file with other numbers: " in out
+        and f"is in {tmp_path / 'theirs.parquet'}, too, with other numbers: " in out
         and f"correct {row['correct']} there and {correct} here" in out
     )
     spec = RunSpec.model_validate(json.loads(row["spec"]))
@@ -232,7 +236,7 @@ def test_the_command(row: Row, tmp_path: Path, call: Call) -> None:
 def test_equal_faults_are_told_once(row: Row, tmp_path: Path) -> None:
     rows = [remade(row, {"git_commit": None}, seed=seed) for seed in (42, 44, 82)]
     found = faults(written(rows, tmp_path / "mine.parquet"))
-    assert found.endswith("it names no commit: run vpbench from a clone, not from an installed package (and of 2 other runs)")
+    assert found.endswith("and run it again with another --results (and of 2 other runs)")
 
 
 @pytest.mark.parametrize(

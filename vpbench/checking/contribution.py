@@ -11,15 +11,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
-from re import fullmatch
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from vpbench.checking.contribution_columns import column_faults, missing_values
+from vpbench.checking.contribution_numbers import odd_numbers
+from vpbench.checking.contribution_origin import origin_fault
+from vpbench.checking.contribution_sizes import Sizes
 from vpbench.checking.equal_budgets import SearchedRun, budget_faults
 from vpbench.checking.personal_data import personal_data
 from vpbench.checking.suite_protocol import Protocols
@@ -28,7 +31,9 @@ from vpbench.core.errors import StoreError, UsageError
 from vpbench.core.escaping import one_line
 from vpbench.core.names import counted
 from vpbench.execution.spec_columns import spec_columns
-from vpbench.spec.run_spec import RunSpec, Search
+from vpbench.models.registry import current_options
+from vpbench.spec.recipe import Recipe
+from vpbench.spec.run_spec import Preprocess, RunSpec, Search
 from vpbench.store.checked_parquet import checked
 from vpbench.store.importing import open_source, plan_merge
 from vpbench.store.plausible import implausible
@@ -37,7 +42,7 @@ from vpbench.store.schema import COLUMNS, SETTLED, is_newer, migrated
 from vpbench.store.store import Store
 
 _RECORDED = ("vpbench_version", "python", "torch", "timm", "platform", "device")
-_CLOCKS_DIFFER = timedelta(days=1)
+PARQUET = b"PAR1"  # the first and the last bytes of such a file
 _MOST_FAULTS = 20  # of a file, that are shown
 
 Row = dict[str, Any]
@@ -115,18 +120,25 @@ def _read(path: Path) -> pa.Table:
     again = "write it with: vpbench export --publish --to FILE.parquet"
     try:
         content = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"it cannot be read: {error.strerror or error}") from error
+    if content[:4] == PARQUET and content[-4:] != PARQUET:
+        raise StoreError(f"it is cut off or damaged, as it does not end like a parquet file; copy it again, or {again}")
+    try:
         line = checked(content)
         raw, version = columns_in(content)
         table = migrated(raw)
         table.validate(full=True)
     except Exception as error:  # of pyarrow, whatever is wrong with a file of another program
         raise StoreError(f"it is no readable file of rows ({one_line(str(error)).strip()[:200]}); {again}") from error
-    if version == "unknown" or line is None:
-        raise StoreError(f"it has no {'schema version' if version == 'unknown' else 'checksum'}; {again}")
+    if not version.isdecimal() or line is None:
+        raise StoreError(f"it has no {'checksum' if version.isdecimal() else 'schema version'}; {again}")
     if is_newer(version):
         raise StoreError(f"a later vpbench wrote it (schema version {version}); install that one to check it")
     if surplus := [name for name in table.column_names if name not in COLUMNS]:
         raise StoreError(f"it has columns that no row of vpbench has: {', '.join(map(one_line, surplus))}; {again}")
+    if faults := "; ".join(column_faults(raw, int(version))):
+        raise StoreError(f"{faults}; {again}")
     if not len(table):
         raise StoreError("it has no rows")
     twice = [run_id for run_id, times in Counter(table["run_id"].to_pylist()).items() if times > 1]
@@ -158,10 +170,11 @@ def _label(row: Mapping[str, Any]) -> str:
 
 
 def _add_row_faults(rows: Sequence[Row], faults: _Faults, protocols: Protocols) -> None:
+    specified: list[tuple[Row, RunSpec]] = []
     searched: list[SearchedRun] = []
     there = {row["run_id"]: row for row in rows}
     for row in rows:
-        for text in (*_provenance(row), *personal_data(row), *_odd_numbers(row)):
+        for text in (*_provenance(row), *personal_data(row), *missing_values(row), *odd_numbers(row)):
             faults.add(text, row)
         if row["stage"] == "shift":
             if there.get(row["trained_run"], {}).get("status") != "ok":
@@ -174,42 +187,29 @@ def _add_row_faults(rows: Sequence[Row], faults: _Faults, protocols: Protocols) 
             continue
         for text in _protocol(row, spec, search, protocols):
             faults.add(text, row)
+        if row["status"] == "ok":
+            specified.append((row, spec))
         if search is not None:
             searched.append(SearchedRun(row, spec, search))
     if not faults.by_text:
         for text in budget_faults(searched):
             faults.add(text)
+        sizes = Sizes()
+        for row, spec in specified:
+            for text in sizes.faults(row, spec):
+                faults.add(text, row)
 
 
 def _provenance(row: Row) -> Iterator[str]:
     """Where the row comes from, and that it is final."""
     if row["status"] not in SETTLED:
         yield f"it is {row['status']}, which another attempt may change; leave it out"
-    if not fullmatch("[0-9a-f]{40}", row["git_commit"] or ""):
-        yield "it names no commit: run vpbench from a clone, not from an installed package"
-    elif row["git_dirty"] is not False:
-        yield f"it was made with uncommitted changes on {row['git_commit'][:8]}: commit them, and run it again"
+    if fault := origin_fault(row):
+        yield fault
     if missing := [name for name in _RECORDED if not row[name]]:
         yield f"it does not record {', '.join(missing)}"
     if not row["recipe_source"]:
         yield "it does not say where its recipe comes from (recipe_source)"
-
-
-def _odd_numbers(row: Row) -> Iterator[str]:
-    """Numbers that no run has, beyond those of :mod:`vpbench.store.plausible`."""
-    if row["started_at"] is None or row["started_at"] > datetime.now(UTC) + _CLOCKS_DIFFER:
-        yield f"it began at {row['started_at']}"
-    tested = row["status"] == "ok" and row["stage"] != "search"
-    if tested and row["score"] is None:
-        yield "it is ok, and has no score"
-    if row["stage"] == "search" and row["score"] is not None:
-        yield "it is a trial, and was tested"
-    if row["metric"] is not None and row["score"] is not None and row.get(row["metric"]) != row["score"]:
-        yield f"its score {row['score']:g} is not its {row['metric']}"
-    if row["status"] == "ok" and not row["params_trainable"]:
-        yield "it has no trained parameters"
-    if tested and row["stage"] != "shift" and not (row["wall_s"] or 0) > 0:
-        yield "it took no time"
 
 
 def _specification(row: Row) -> tuple[RunSpec, Search | None]:
@@ -232,6 +232,10 @@ def _protocol(row: Row, spec: RunSpec, search: Search | None, protocols: Protoco
         if row[column] != value and not (column == "weights_sha256" and value is None):
             yield f"its {column} is {row[column]}, and by its specification {value}"
             return
+    for column, same in _repeated(row, spec).items():
+        if not same:
+            yield f"its {column} is not that of its specification"
+            return
     if (spec.stage is None) != (search is None):
         yield f"its stage is {spec.stage}, and {'no ' if search is None else 'a '}search is named"
         return
@@ -241,6 +245,33 @@ def _protocol(row: Row, spec: RunSpec, search: Search | None, protocols: Protoco
     if spec.backbone.weights != "random" and not row["weights_sha256"]:
         yield "it does not record the hash of its backbone's weights"
     yield from protocols.faults(row, spec, search)
+
+
+def _repeated(row: Row, spec: RunSpec) -> dict[str, bool]:
+    """Whether the columns that hold JSON say what the specification says, by name."""
+    options = _options(spec.method.name, json.dumps(spec.method.config))
+    return {
+        "recipe": _parsed(Recipe, row["recipe"]) == spec.recipe,
+        "preprocess": _parsed(Preprocess, row["preprocess"]) == spec.preprocess,
+        "method_config": _options(spec.method.name, row["method_config"]) == options,
+    }
+
+
+@lru_cache
+def _parsed(kind: type[BaseModel], text: str | None) -> BaseModel | None:
+    """None for what cannot be read."""
+    with suppress(ValidationError):
+        return kind.model_validate_json(text or "")
+    return None
+
+
+@lru_cache
+def _options(method: str, text: str | None) -> dict[str, Any] | None:
+    """A method's options by their present names; None for what cannot be read."""
+    with suppress(TypeError, ValueError, RecursionError):
+        found = json.loads(text or "")
+        return current_options(method, found) if isinstance(found, dict) else None
+    return None
 
 
 def _digest_faults(rows: Sequence[Row], others: Sequence[Path], protocols: Protocols) -> Iterator[str]:
@@ -272,7 +303,8 @@ def _conflicts(path: Path, others: Sequence[Path]) -> Iterator[str]:
     for conflict in merge.conflicts:
         if conflict["source"] == str(path):
             pairs = [f"{name} {old} there and {new} here" for name, (old, new) in conflict["differ"].items()]
-            yield f"{_label(conflict)} is in another file with other numbers: {', '.join(pairs)}"
+            other = merge.new[conflict["run_id"]].path
+            yield f"{_label(conflict)} is in {one_line(str(other))}, too, with other numbers: {', '.join(pairs)}"
 
 
 def _content(rows: Sequence[Row]) -> str:

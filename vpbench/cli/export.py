@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vpbench.cli import options
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _Only = "Of the rows, take only this {}; several with commas."
 
@@ -128,6 +131,8 @@ def _export_rows(to: Path, results: Path, filters: dict[str, str | int | None], 
     asked = rows.table.filter(pc.is_in(rows.table["run_id"], pa.array(chosen["run_id"])))
     table = to_publish(asked) if publish else asked
     write_export(table, to)
+    if publish:
+        _warn_of_origins(table)
     if as_json:
         typer.echo(json.dumps({"file": str(to), "rows": len(table)}))
     elif publish:
@@ -136,3 +141,15 @@ def _export_rows(to: Path, results: Path, filters: dict[str, str | int | None], 
     else:
         hint = f" To read it into another folder: vpbench import {to.name}" if to.suffix == ".parquet" else ""
         typer.echo(f"{counted(len(table), 'row')} in {to}.{hint}")
+
+
+def _warn_of_origins(table: pa.Table) -> None:
+    """Say at once of which rows nobody can check out the code, in the words of the check of the file."""
+    from collections import Counter
+
+    from vpbench.checking.contribution_origin import origin_fault
+    from vpbench.core.names import counted
+
+    rows = table.select(["git_commit", "git_dirty"]).to_pylist()
+    for fault, times in Counter(filter(None, map(origin_fault, rows))).items():
+        typer.echo(f"warning: {counted(times, 'row')} cannot be published: {fault}.", err=True)
