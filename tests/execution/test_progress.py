@@ -61,6 +61,7 @@ def test_a_log_has_the_time_left_and_counts_what_follows(images: Path, store: St
     progress.planned(first, None)
     works = {run_id: work("linear", 3600) for run_id in ids[1:]} | {f"later {n}": each for n, each in enumerate(first.later)}
     progress.expecting(works, PastRuns([past("linear", 60.0)]))
+    progress.started(whole.runs[1])
     for run in whole.runs[1:]:
         progress.finished(run, {**OK, "wall_s": 7200.0})
     progress.planned(whole, 2)  # the next round, of which two are done

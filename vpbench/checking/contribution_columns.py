@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from vpbench.core.names import counted
 from vpbench.store.schema import COLUMNS
+from vpbench.tasks import task_class, task_registry
 
 # The schema version since which every file has a column; those that are not here are as old as the schema.
 _SINCE = {
@@ -34,11 +35,6 @@ _TRAINED = (
     *("epochs_run", "selected_epoch", "train_loss", "first_losses", "params_trainable", "params_method", "params_active"),
     *("params_head", "params_total", "params_by_part", "bytes_saved", "checkpoint_blocks", "batch_parts"),
 )
-_TESTED = {
-    "classification": ("metric", "acc1", "mean_per_class", "correct", "correct5", "total"),
-    "segmentation": ("metric", "miou", "macc", "aacc", "iou_per_class", "total"),
-}
-_VALIDATED = {"classification": ("val_score", "val_acc1", "val_correct"), "segmentation": ("val_score",)}
 _TOP = 5  # classes, up to which a top-5 accuracy says nothing
 
 
@@ -72,6 +68,7 @@ def _version_of(row: Mapping[str, Any]) -> int:
 
 def _needed(row: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Columns, each group with the beginning of a sentence that ends with those of them that are empty."""
+    task = task_class(row["task"]) if row["task"] and task_registry().has(row["task"]) else None
     if row["stage"] == "shift":
         yield "it does not record", ("metric", "trained_run", "trained_on")
     else:
@@ -79,7 +76,7 @@ def _needed(row: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
         if row["status"] == "ok":
             yield "it does not record", _TRAINED
         if row["status"] == "ok" and row["n_val"]:
-            yield "it has validation images, and no", _VALIDATED.get(str(row["task"]), ())
+            yield "it has validation images, and no", ("val_score", *(task.always_validated if task else ()))
     if row["score"] is not None:
-        top5 = ("acc5",) if row["task"] == "classification" and row["stage"] != "shift" and (row["classes"] or 0) > _TOP else ()
-        yield "it has a score, and no", (*_TESTED.get(str(row["task"]), ()), *top5)
+        top5 = ("acc5",) if row["correct5"] is not None and row["stage"] != "shift" and (row["classes"] or 0) > _TOP else ()
+        yield "it has a score, and no", ("metric", *((task.metric, *task.always_recorded) if task else ()), *top5)

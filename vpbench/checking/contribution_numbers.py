@@ -115,7 +115,7 @@ def _sum(parts: str) -> int | None:
 
 def _odd_losses(row: Row) -> Iterator[str]:
     """Cross-entropy is never negative; a method's own terms may be."""
-    for name in _LOSSES if row["task"] == "classification" else ():
+    for name in _LOSSES:
         values = row[name] if isinstance(row[name], list) else [row[name]]
         negative = [value for value in values if value is not None and value < 0]
         if negative and not _has_own_loss(str(row["method"]).partition(":")[0]):

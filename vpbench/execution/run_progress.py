@@ -96,7 +96,8 @@ class RunProgress(Callback):
         self._runs: dict[str, TaskID] = {}
         self._since: dict[str, float] = {}  # when runs under way have begun
         self._at_once = 1  # how many have been under way together
-        self._goes_on = self._follows = False  # whether the next plan, and this one, is a later round of a search
+        self._goes_on = False  # whether the next plan is a later round of a search
+        self._tells = False  # whether the first run that begins is the time for saying what all will take
         self._time: TimeLeft | None = None
 
     def __enter__(self) -> RunProgress:
@@ -121,13 +122,10 @@ class RunProgress(Callback):
         if stored := len(plan.runs) - missing:
             follow = f"; {counted(len(plan.later), 'later run')} will follow" if plan.later else ""
             self._console.print(f"{stored} of {len(plan.runs)} runs are stored already{follow}.")
-        self._time, self._follows, self._goes_on = None, self._goes_on, bool(plan.later)
+        self._time, self._tells, self._goes_on = None, self._is_log and not self._goes_on, bool(plan.later)
 
     def expecting(self, works: Mapping[str, Work], past: PastRuns) -> None:
         self._time = TimeLeft(works, past)
-        if not self._follows and self._is_log and (seconds := self._time.seconds()) is not None:
-            runs = counted(self._total, "run")
-            self._console.print(f"{runs} left, by past rows about {format_duration(seconds)}, one after the other.")
 
     def preparing(self, dataset: str, done: int, total: int) -> None:
         self._progress.update(
@@ -137,9 +135,17 @@ class RunProgress(Callback):
             self._log(f"decoding {dataset}: {done} of {total}")
 
     def started(self, run: PlannedRun) -> None:
+        self._tell()
         self._runs[run.spec.run_id] = self._progress.add_task(self._label(run), total=run.spec.recipe.epochs)
         self._since[run.spec.run_id] = time.monotonic()
         self._at_once = max(self._at_once, len(self._since))
+
+    def _tell(self) -> None:
+        """What all runs will take, in a log; not before the data could be read."""
+        if self._tells and self._time is not None and (seconds := self._time.seconds()) is not None:
+            runs = counted(self._total, "run")
+            self._console.print(f"{runs} left, by past rows about {format_duration(seconds)}, one after the other.")
+        self._tells = False
 
     def epoch(self, run: PlannedRun, epoch: Epoch) -> None:
         bar = self._runs[run.spec.run_id]

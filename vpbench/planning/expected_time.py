@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vpbench.execution.job import Job
     from vpbench.spec.run_spec import RunSpec
     from vpbench.store.store import Store
 
@@ -25,6 +24,22 @@ LIKE = (
     ("device", "backbone", "method", "dataset"), ("device", "backbone", "method"), ("device", "backbone"),
 )  # fmt: skip
 """What similar runs have in common, from the most to the least similar."""
+
+
+class Job(Protocol):
+    """What is read of a job, see :class:`vpbench.execution.job.Job`."""
+
+    @property
+    def spec(self) -> RunSpec: ...
+
+    @property
+    def n_train(self) -> int: ...
+
+    @property
+    def device(self) -> str: ...
+
+
+AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,7 @@ class Work:
 
     @classmethod
     def of(cls, job: Job) -> Work:
+        """For a job of a plan."""
         return cls.of_run(job.spec, job.n_train, job.device)
 
     @classmethod
@@ -96,7 +112,7 @@ def past_runs(store: Store) -> PastRuns:
     return PastRuns(rows[rows["stage"] != "shift"])  # nothing was trained there
 
 
-def longest_first(jobs: Sequence[Job], past: PastRuns) -> list[Job]:
+def longest_first(jobs: Sequence[AnyJob], past: PastRuns) -> list[AnyJob]:
     """So that no long run is left over for the end, when the other workers have nothing to do."""
     works = [Work.of(job) for job in jobs]
     known = [past.seconds(work) for work in works]

@@ -134,6 +134,10 @@ class Task(ABC, Generic[C]):
     """Name of the metric that a row's ``score`` is, as its column is called."""
     metric_title: ClassVar[str]
     """The same in words, for messages and tables."""
+    always_recorded: ClassVar[tuple[str, ...]] = ()
+    """Columns beside the metric that every row of a tested run has."""
+    always_validated: ClassVar[tuple[str, ...]] = ()
+    """Columns that every row of a run with validation images has."""
     pipeline_tag: ClassVar[str]
     """What the Hugging Face hub calls it."""
     own_suite: ClassVar[str]

@@ -137,6 +137,8 @@ class Classification(Task[TaskConfig]):
     title = "image classification"
     metric = "acc1"
     metric_title = "top-1"
+    always_recorded = ("mean_per_class", "correct", "correct5", "total")
+    always_validated = ("val_acc1", "val_correct")
     pipeline_tag = "image-classification"
     own_suite = "custom"
 

@@ -59,6 +59,7 @@ class Segmentation(Task[SegmentationConfig]):
     title = "semantic segmentation"
     metric = "miou"
     metric_title = "mIoU"
+    always_recorded = ("macc", "aacc", "iou_per_class", "total")
     pipeline_tag = "image-segmentation"
     own_suite = "custom-segmentation"
     target: ClassVar[Target] = "mask"
